@@ -1,0 +1,129 @@
+"""Every configuration field: its meaning, unit and default.
+
+Library code reads fields from the config it is given and has no defaults of
+its own. Config files start from `base()`, which is locked: a misspelt field
+raises an AttributeError in a config file and on the command line alike.
+
+Conventions: `*_px` are pixels, `*_s` seconds, `*_epochs` passes over the
+training set, `num_*` counts. An empty tuple, an empty string or None means
+"not set" and the comment says what happens then.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def base() -> ml_collections.ConfigDict:
+  """Returns a new locked config with every field at its default."""
+  config = ml_collections.ConfigDict()
+  # Seed of the initial weights, the order of clips, augmentation and dropout.
+  config.seed = 0
+
+  config.model = model = ml_collections.ConfigDict()
+  model.name = 'slowfast'  # A name that mgjax.models.build knows.
+  model.num_classes = 400
+  model.dropout = 0.5  # Before the classifier; a rate in [0, 1).
+  model.dtype = 'float32'  # Compute type: 'float32' or 'bfloat16'.
+  # ResNet depth, 50 or 101; `blocks` (per stage, for example (1, 1, 1, 1))
+  # replaces it where it is not empty.
+  model.depth = 50
+  model.blocks = ()
+  model.width = 64  # Channels after the stem; every stage follows from it.
+  model.alpha = 4  # SlowFast: fast frames per slow frame.
+  model.beta_inv = 8  # SlowFast: slow channels per fast channel.
+  model.fusion_kernel = 7  # SlowFast: temporal size of the lateral kernels.
+  model.fusion_ratio = 2  # SlowFast: lateral channels per fast channel.
+
+  config.data = data = ml_collections.ConfigDict()
+  data.name = 'moving_digits/motion'  # TFDS name/config below `dir`.
+  # Folder of the prepared data sets; '': $TFDS_DATA_DIR, else ./data.
+  data.dir = ''
+  # Training videos in an epoch; None: read from the data set's description.
+  data.num_train = config_dict.placeholder(int)
+  data.num_frames = 32  # T of the full grid.
+  data.stride_frames = 2  # Frames from one sampled frame to the next.
+  # Frame rate at which stride_frames counts (videos of another rate are
+  # sampled at the same spacing in seconds); 0: count the video's own frames.
+  data.target_fps = 30.0
+  # Crop of the full grid: a square, or crop_px high and crop_width_px wide.
+  data.crop_px = 224
+  data.crop_width_px = config_dict.placeholder(int)
+  # The short side of a video is resized to a random length in this range.
+  data.jitter_px = (256, 320)
+  data.jitter_inverse = False  # Draw 1 / length uniformly, not the length.
+  data.sampling = 'dense'  # 'dense': a strided span. 'segments': TSN's.
+  data.flip = True  # Mirror half of the clips, left to right.
+  data.mean = (0.45, 0.45, 0.45)  # Subtracted from RGB in [0, 1] ...
+  data.std = (0.225, 0.225, 0.225)  # ... which is then divided by this.
+  data.batch_size = 64  # Clips per step of the full grid, over all devices.
+  data.num_workers = 2  # Threads that decode batches ahead of the device.
+  data.prefetch_batches = 6  # Batches ready or under way; 3 = a short cycle.
+  data.max_bad_fraction = 0.01  # Undecodable training videos tolerated.
+
+  config.optim = optim = ml_collections.ConfigDict()
+  optim.base_lr = 0.1  # Learning rate of the full grid's batch.
+  optim.momentum = 0.9
+  optim.nesterov = True
+  optim.weight_decay = 1e-4  # On everything but batch-norm scale and bias.
+  # 'steps', 'cosine' or 'constant'; or a call of an optax schedule whose
+  # count is baseline epochs, such as
+  # 'optax.linear_schedule(init_value=0.1, end_value=0.0, transition_steps=20)'.
+  optim.schedule = 'steps'
+  optim.lr_steps = (94, 154, 196)  # Baseline epochs at which 'steps' decays.
+  optim.gamma = 0.1  # Factor of each decay.
+  optim.end_lr = 0.0  # 'cosine': learning rate at the end.
+  optim.total_epochs = 239  # Epochs of the baseline.
+  # Linear warm-up, in epochs of the run itself (multigrid does not stretch
+  # it), from warmup_lr to the schedule's value at its end.
+  optim.warmup_epochs = 34.0
+  optim.warmup_lr = 0.01
+
+  config.grid = grid = ml_collections.ConfigDict()
+  # 'none', 'short', 'long', 'both', 'ladder' or 'progressive'.
+  grid.mode = 'none'
+  # Long cycle, coarse to fine: (frames factor, side factor) of the full grid.
+  grid.long_factors = ((0.25, 0.5**0.5), (0.5, 0.5**0.5), (0.5, 1), (1, 1))
+  # Short cycle: side factors of the full grid; the phase's own grid is last.
+  grid.short_factors = (0.5, 0.5**0.5)
+  # Epochs of the run per baseline epoch (modes short, long, both,
+  # progressive; 'none' and 'ladder' train for just the epochs they name).
+  grid.epoch_factor = 1.5
+  # Long cycles before the fine-tuning phase where the learning rate has no
+  # steps to align with (any schedule but 'steps').
+  grid.num_long_cycles = 3
+  # 'ladder': (frames factor, epochs, learning rate, schedule) of each rung;
+  # the schedule is written as in optim.schedule and restarts at every rung.
+  grid.ladder = ((0.5, 50, 0.01, 'cosine'), (1, 25, 0.01, 'cosine'))
+  # 'progressive': (share of the epochs, frames factor, side factor).
+  grid.progressive = ((0.75, 1, 0.5), (0.25, 1, 1))
+
+  config.norm = norm = ml_collections.ConfigDict()
+  # Clips behind one batch-norm statistic at the phase's base grid; 0: the
+  # whole batch.
+  norm.group_clips = 8
+  # 'phase': the number of groups is the phase's (groups grow inside a short
+  # cycle, as in the paper); 'step': every group has group_clips clips.
+  norm.group_by = 'phase'
+  norm.momentum = 0.9  # Share of the old running statistics a step keeps.
+  norm.eps = 1e-5
+  # Training batches at the phase's base grid from which the statistics are
+  # estimated afresh before an evaluation; 0: keep the running ones.
+  norm.precise_batches = 200
+
+  config.eval = evaluation = ml_collections.ConfigDict()
+  evaluation.split = 'validation'
+  evaluation.every = 10.0  # Epochs between evaluations; 0: at the end only.
+  evaluation.num_views = 10  # Temporal views per video.
+  evaluation.num_crops = 3  # Spatial crops per view: 1 (centre) or 3.
+  evaluation.crop_px = 256  # Crop; with 3 crops also the resized short side.
+  evaluation.crop_width_px = config_dict.placeholder(int)
+  # Short side that videos are resized to before the centre crop (1 crop).
+  evaluation.short_side_px = 256
+  evaluation.batch_size = 64  # Clips per evaluation step.
+
+  config.train = train = ml_collections.ConfigDict()
+  train.log_every_steps = 10  # Steps between lines of metrics.jsonl.
+  train.checkpoint_every_s = 600.0  # Seconds between checkpoints ...
+  train.checkpoint_every_steps = 0  # ... or steps, where this is not 0.
+  train.keep_checkpoints = 3  # The newest that are kept.
+  return config.lock()
