@@ -9,8 +9,13 @@ training set, `num_*` counts. An empty tuple, an empty string or None means
 "not set" and the comment says what happens then.
 """
 
+import types
+from typing import Any
+
 import ml_collections
 from ml_collections import config_dict
+
+from mgjax.cli import ConfigError
 
 
 def base() -> ml_collections.ConfigDict:
@@ -127,3 +132,104 @@ def base() -> ml_collections.ConfigDict:
   train.checkpoint_every_steps = 0  # ... or steps, where this is not 0.
   train.keep_checkpoints = 3  # The newest that are kept.
   return config.lock()
+
+
+def parse_args(arg: str, **defaults: Any) -> types.SimpleNamespace:
+  """Reads the arguments after the colon of --config=FILE.py:ARGUMENTS.
+
+  Args:
+    arg: Such as 'grid=both,seed=1'; '' for none.
+    **defaults: Every accepted key; a value gets its default's type.
+
+  Raises:
+    ConfigError: If a key is unknown or given twice, or a value has another
+      type than the default.
+  """
+  args = dict(defaults)
+  seen = set()
+  for item in filter(None, arg.split(',')):
+    key, equals, text = (part.strip() for part in item.partition('='))
+    if not equals or key not in defaults:
+      raise ConfigError(
+        f'config argument {item!r} is unknown; accepted after the colon are '
+        f'{", ".join(f"{k}=..." for k in defaults)}.'
+      )
+    if key in seen:
+      raise ConfigError(f'config argument {key!r} is given twice.')
+    seen.add(key)
+    args[key] = _parse_value(key, text, type(defaults[key]))
+  return types.SimpleNamespace(**args)
+
+
+def _parse_value(key: str, text: str, kind: type) -> Any:
+  if kind is bool:
+    if text.lower() in ('true', 'false'):
+      return text.lower() == 'true'
+  else:
+    try:
+      return kind(text)
+    except ValueError:
+      pass
+  raise ConfigError(
+    f'config argument {key}={text!r} is not of type {kind.__name__}.'
+  )
+
+
+# (field, what is accepted, test). What depends on several fields, and all of
+# `grid`, is checked where the schedule is made: mgjax/cycles.py.
+_RULES = (
+  ('seed', 'an integer in [0, 2^32)', lambda v: 0 <= v < 2**32),
+  ('model.num_classes', '2 or more', lambda v: v >= 2),
+  ('model.dropout', 'a rate in [0, 1)', lambda v: 0 <= v < 1),
+  (
+    'model.dtype',
+    "'float32' or 'bfloat16'",
+    lambda v: v in ('float32', 'bfloat16'),
+  ),
+  ('model.width', '1 or more', lambda v: v >= 1),
+  ('model.alpha', '1 or more', lambda v: v >= 1),
+  ('model.beta_inv', '1 or more', lambda v: v >= 1),
+  ('data.num_train', '1 or more, or not set', lambda v: v is None or v >= 1),
+  ('data.target_fps', 'a rate, or 0', lambda v: v >= 0),
+  ('data.std', 'three positive numbers', lambda v: len(v) == 3 and min(v) > 0),
+  ('data.mean', 'three numbers', lambda v: len(v) == 3),
+  ('data.num_workers', '1 or more', lambda v: v >= 1),
+  ('data.prefetch_batches', '1 or more', lambda v: v >= 1),
+  ('data.max_bad_fraction', 'a share in [0, 1]', lambda v: 0 <= v <= 1),
+  ('optim.base_lr', '0 or more', lambda v: v >= 0),
+  ('optim.momentum', 'in [0, 1)', lambda v: 0 <= v < 1),
+  ('optim.weight_decay', '0 or more', lambda v: v >= 0),
+  ('optim.gamma', 'in (0, 1]', lambda v: 0 < v <= 1),
+  ('optim.end_lr', '0 or more', lambda v: v >= 0),
+  ('optim.warmup_lr', '0 or more', lambda v: v >= 0),
+  ('norm.momentum', 'in [0, 1]', lambda v: 0 <= v <= 1),
+  ('norm.eps', 'positive', lambda v: v > 0),
+  ('norm.precise_batches', '0 or more', lambda v: v >= 0),
+  ('eval.every', '0 or more', lambda v: v >= 0),
+  ('eval.num_views', '1 or more', lambda v: v >= 1),
+  ('eval.num_crops', '1 or 3', lambda v: v in (1, 3)),
+  ('eval.crop_px', '1 or more', lambda v: v >= 1),
+  ('eval.batch_size', '1 or more', lambda v: v >= 1),
+  ('train.log_every_steps', '1 or more', lambda v: v >= 1),
+  ('train.checkpoint_every_s', 'positive', lambda v: v > 0),
+  ('train.checkpoint_every_steps', '0 or more', lambda v: v >= 0),
+  ('train.keep_checkpoints', '1 or more', lambda v: v >= 1),
+)
+
+
+def validate(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Returns the config, each of whose fields has a value that can work.
+
+  Raises:
+    ConfigError: Names the first field that has not.
+  """
+  for field, accepted, is_right in _RULES:
+    section, _, name = field.rpartition('.')
+    value = (config[section] if section else config)[name]
+    try:
+      right = is_right(value)
+    except TypeError:  # Another type, from an override of a tuple.
+      right = False
+    if not right:
+      raise ConfigError(f'{field} is {value!r}; it must be {accepted}.')
+  return config

@@ -14,4 +14,40 @@ def get_config(arg: str = ''):
   config = default.base()
   config.seed = args.seed
   config.grid.mode = args.grid
+
+  model = config.model
+  model.num_classes = 16
+  model.blocks = (1, 1, 1, 1)
+  model.width = 16
+  model.beta_inv = 4
+  model.dropout = 0.2
+
+  data = config.data
+  data.name = 'moving_digits/motion'
+  data.num_frames = 16
+  data.stride_frames = 2
+  data.target_fps = 0.0
+  data.crop_px = 64
+  data.jitter_px = (64, 80)
+  data.flip = False  # A mirrored motion has another label.
+  data.batch_size = 8
+
+  optim = config.optim
+  optim.base_lr = 0.05
+  optim.lr_steps = (7, 10)
+  optim.total_epochs = 12
+  optim.warmup_epochs = 1.0
+  optim.warmup_lr = 0.01
+
+  config.norm.precise_batches = 20
+
+  config.eval.every = 6.0
+  config.eval.num_views = 1
+  config.eval.num_crops = 1
+  config.eval.crop_px = 64
+  config.eval.short_side_px = 64
+  config.eval.batch_size = 50
+
+  config.train.log_every_steps = 10
+  config.train.checkpoint_every_s = 60.0
   return config

@@ -1,0 +1,1 @@
+"""Videos: data sets on disk, decoding, sampling of clips, the stream."""

@@ -1,0 +1,255 @@
+"""Where a clip lies in its video: frame indices, resized size, crop offsets.
+
+Pure functions of the video's form and of uniform numbers in [0, 1), so that a
+clip depends on its number alone. The formulas are those of the reference
+(facebookresearch/SlowFast, commit 287ec00: slowfast/datasets/decoder.py,
+ssv2.py, charades.py, transform.py); differences are named where they occur.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def dense_frames(
+  num_source: int,
+  *,
+  num_frames: int,
+  span: float,
+  start: float,
+) -> np.ndarray:
+  """Takes `num_frames` frames, evenly spread over `span` source frames.
+
+  Args:
+    num_source: Frames of the video, at least 1.
+    num_frames: T, at least 1.
+    span: Source frames covered, first to last, at least 1.
+    start: Position of the first one; not necessarily an integer.
+
+  Returns:
+    int64 [T], each in [0, num_source); a short video repeats its last frame.
+
+  Source: SlowFast decoder.temporal_sampling.
+  """
+  indices = np.linspace(start, start + span - 1, num_frames)
+  return np.floor(np.clip(indices, 0, num_source - 1)).astype(np.int64)
+
+
+def dense_span(
+  *, num_frames: int, stride_frames: int, fps: float, target_fps: float
+) -> float:
+  """Source frames that `num_frames` strides of a target_fps clock cover.
+
+  Source: SlowFast decoder.decode, clip_sz.
+  """
+  return max(1.0, stride_frames * num_frames / target_fps * fps)
+
+
+def strided_frames(
+  num_source: int, *, num_frames: int, stride_frames: int, start: int
+) -> np.ndarray:
+  """Takes every `stride_frames`-th frame from `start`, exactly.
+
+  Returns:
+    int64 [T]; indices outside the video become its first or last frame.
+
+  Source: SlowFast charades.py.
+  """
+  indices = start + stride_frames * np.arange(num_frames)
+  return np.clip(indices, 0, num_source - 1)
+
+
+def segment_bounds(num_source: int, num_frames: int) -> np.ndarray:
+  """First and last frame of each of `num_frames` equal segments.
+
+  Returns:
+    int64 [T, 2], both bounds inclusive, rounded half to even.
+
+  Source: SlowFast ssv2.py; Wang et al. 2016 (TSN), section 3.1.
+  """
+  segment = (num_source - 1) / num_frames
+  edges = [round(segment * i) for i in range(num_frames + 1)]
+  return np.array(list(zip(edges[:-1], edges[1:], strict=True)), np.int64)
+
+
+def train_frames(
+  num_source: int,
+  fps: float,
+  *,
+  num_frames: int,
+  stride_frames: tuple[int, int],
+  sampling: str,
+  target_fps: float,
+  uniforms: np.ndarray,
+) -> np.ndarray:
+  """Frame indices of a training clip.
+
+  Args:
+    num_source: Frames of the video.
+    fps: Its frame rate.
+    num_frames: T.
+    stride_frames: Smallest and largest stride; one is drawn for the clip, all
+      equally likely (multigrid keeps the span of some clips, the stride of
+      others).
+    sampling: 'dense' or 'segments'.
+    target_fps: Frame rate of the strides; 0: that of the video.
+    uniforms: At least 2 + T numbers in [0, 1): stride, start, then one for
+      each segment.
+
+  Returns:
+    int64 [T].
+
+  Source: Wu et al. 2020, section 3 (sampling grids); SlowFast kinetics.py.
+  """
+  if sampling == 'segments':
+    low, high = segment_bounds(num_source, num_frames).T
+    draws = uniforms[2 : 2 + num_frames]
+    return low + np.floor(draws * (high - low + 1)).astype(np.int64)
+  low, high = stride_frames
+  stride = low + math.floor(uniforms[0] * (high - low + 1))
+  if target_fps:
+    span = dense_span(
+      num_frames=num_frames,
+      stride_frames=stride,
+      fps=fps,
+      target_fps=target_fps,
+    )
+    start = uniforms[1] * max(num_source - span, 0)
+    return dense_frames(
+      num_source, num_frames=num_frames, span=span, start=start
+    )
+  room = num_source - ((num_frames - 1) * stride + 1)
+  first, last = min(room, 0), max(room, 0)
+  start = first + math.floor(uniforms[1] * (last - first + 1))
+  return strided_frames(
+    num_source, num_frames=num_frames, stride_frames=stride, start=start
+  )
+
+
+def view_frames(
+  num_source: int,
+  fps: float,
+  *,
+  num_frames: int,
+  stride_frames: int,
+  sampling: str,
+  target_fps: float,
+  view: int,
+  num_views: int,
+) -> np.ndarray:
+  """Frame indices of one of `num_views` evaluation views, spread over a video.
+
+  Returns:
+    int64 [T].
+
+  Differs: The single view of a dense clip is the middle one; the reference
+    takes the first (Kinetics) or divides by zero (Charades).
+  """
+  if sampling == 'segments':
+    low, high = segment_bounds(num_source, num_frames).T
+    return low + (high - low) * (2 * view + 1) // (2 * num_views)
+  if target_fps:
+    span = dense_span(
+      num_frames=num_frames,
+      stride_frames=stride_frames,
+      fps=fps,
+      target_fps=target_fps,
+    )
+    room = max(num_source - span, 0)
+    # Of K views the last starts at (K - 1) / K of the room, as the published
+    # Kinetics numbers were computed.
+    start = room / 2 if num_views == 1 else room * view / num_views
+    return dense_frames(
+      num_source, num_frames=num_frames, span=span, start=start
+    )
+  room = max(num_source - ((num_frames - 1) * stride_frames + 1), 0)
+  start = room // 2 if num_views == 1 else round(room / (num_views - 1) * view)
+  return strided_frames(
+    num_source, num_frames=num_frames, stride_frames=stride_frames, start=start
+  )
+
+
+def short_side(
+  jitter_px: tuple[int, int], *, inverse: bool, uniform: float
+) -> int:
+  """Draws the length that a training clip's short side is resized to.
+
+  Args:
+    jitter_px: Smallest and largest length.
+    inverse: Draw the inverse of the length uniformly (smaller sizes are then
+      more likely).
+    uniform: A number in [0, 1).
+
+  Source: SlowFast transform.random_short_side_scale_jitter.
+  """
+  low, high = jitter_px
+  if inverse:
+    return round(1 / (1 / high + uniform * (1 / low - 1 / high)))
+  return round(low + uniform * (high - low))
+
+
+def resized_hw(
+  height: int, width: int, *, short_px: int, at_least: Sequence[int] = (0, 0)
+) -> tuple[int, int]:
+  """Size of a frame whose short side becomes `short_px`, aspect kept.
+
+  Args:
+    height: Of the frame, in pixels.
+    width: Of the frame, in pixels.
+    short_px: Wanted short side.
+    at_least: Height and width of the crop that must fit. A wide crop can need
+      a larger short side than wanted; it then decides.
+
+  Returns:
+    (height, width); the long side is rounded down.
+
+  Source: SlowFast transform.random_short_side_scale_jitter.
+  """
+  if width < height:
+    new = (math.floor(height / width * short_px), short_px)
+  else:
+    new = (short_px, math.floor(width / height * short_px))
+  if new[0] < at_least[0] or new[1] < at_least[1]:
+    scale = max(at_least[0] / height, at_least[1] / width)
+    # Rounding may lose the last pixel of the side that decides.
+    new = (
+      max(math.floor(height * scale), at_least[0]),
+      max(math.floor(width * scale), at_least[1]),
+    )
+  return new
+
+
+def random_offset(length: int, crop_px: int, uniform: float) -> int:
+  """First row (or column) of a random crop.
+
+  The last possible offset never occurs, as in the reference.
+
+  Source: SlowFast transform.random_crop.
+  """
+  return math.floor(uniform * (length - crop_px)) if length > crop_px else 0
+
+
+def crop_offsets(
+  height: int, width: int, *, crop_hw: tuple[int, int], crop: int
+) -> tuple[int, int]:
+  """Offsets of one of three crops along the long side: start, centre, end.
+
+  Args:
+    height: Of the resized frame.
+    width: Of the resized frame.
+    crop_hw: Size of the crop.
+    crop: 0: left (top), 1: centre, 2: right (bottom).
+
+  Returns:
+    (y, x) of the crop's first pixel.
+
+  Source: SlowFast transform.uniform_crop.
+  """
+  y = math.ceil((height - crop_hw[0]) / 2)
+  x = math.ceil((width - crop_hw[1]) / 2)
+  if height > width:
+    y = (0, y, height - crop_hw[0])[crop]
+  else:
+    x = (0, x, width - crop_hw[1])[crop]
+  return y, x

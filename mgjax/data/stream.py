@@ -1,0 +1,310 @@
+"""Batches as a pure function of the step: no iterator state, exact resume.
+
+Training reads one endless stream of clips. Clip number c is the video at
+position c % N of epoch c // N's permutation; its frames, scale, crop and flip
+come from a counter-based generator keyed by (seed, c). A step takes the clip
+numbers clips_before(step) ... + batch, so any batch can be made by itself, in
+any thread, on any host, and every video is used once per epoch whatever the
+grids are.
+"""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterator
+
+import grain
+import ml_collections
+import numpy as np
+from grain import experimental as grain_experimental
+
+from mgjax.data import sampling
+from mgjax.data.decode import DecodeError, Video
+from mgjax.data.sources import Source
+from mgjax.schedule import Grid, GridSchedule
+
+# A video is replaced at most so often; then the data set is not usable.
+_MAX_ATTEMPTS = 10
+
+
+class DataError(Exception):
+  """The training data cannot be used; says why."""
+
+
+def crop_hw(data: ml_collections.ConfigDict) -> tuple[int, int]:
+  """Height and width of the crop named by crop_px and crop_width_px."""
+  return data.crop_px, data.crop_width_px or data.crop_px
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainStream:
+  """Makes the training batch of any step.
+
+  Attributes:
+    config: The run's configuration.
+    schedule: Grids and clip positions of the steps.
+    source: The training videos.
+    shard: Index of this host among those that share every batch.
+    num_shards: Number of such hosts.
+  """
+
+  config: ml_collections.ConfigDict
+  schedule: GridSchedule
+  source: Source
+  shard: int = 0
+  num_shards: int = 1
+
+  def video_index(self, clip: int) -> int:
+    """Index of the video that clip number `clip` shows."""
+    epoch, position = divmod(clip, len(self.source))
+    return grain_experimental.index_shuffle(
+      index=position,
+      max_index=len(self.source) - 1,
+      seed=_hash32(self.config.seed, epoch),
+      rounds=4,
+    )
+
+  def clip(
+    self,
+    clip: int,
+    grid: Grid,
+    *,
+    stride_frames: tuple[int, int],
+    jitter_px: tuple[int, int],
+  ) -> dict:
+    """Decodes one training clip.
+
+    Args:
+      clip: Its number in the stream.
+      grid: Its frames and crop.
+      stride_frames: Range of frame strides.
+      jitter_px: Range of the resized short side.
+
+    Returns:
+      'video' uint8 [T, H, W, 3], 'label' int, 'flip' bool, 'id' text and
+      'skipped': ids of videos that could not be decoded and were replaced.
+
+    Raises:
+      DataError: Replacements could not be decoded either.
+    """
+    data = self.config.data
+    index = self.video_index(clip)
+    skipped = []
+    generator = np.random.Generator(
+      np.random.Philox(key=[self.config.seed, clip])
+    )
+    uniforms = generator.random(8 + grid.T)
+    for attempt in range(_MAX_ATTEMPTS):
+      if attempt:
+        index = _hash32(self.config.seed, clip, attempt) % len(self.source)
+      example = self.source[index]
+      try:
+        with Video(example.video) as video:
+          frames = sampling.train_frames(
+            video.num_frames,
+            video.fps,
+            num_frames=grid.T,
+            stride_frames=stride_frames,
+            sampling=data.sampling,
+            target_fps=data.target_fps,
+            uniforms=uniforms[6:],
+          )
+          short = sampling.short_side(
+            jitter_px, inverse=data.jitter_inverse, uniform=uniforms[0]
+          )
+          height, width = sampling.resized_hw(
+            video.height, video.width, short_px=short, at_least=grid[1:3]
+          )
+          pixels = video.frames(frames, height, width)
+      except DecodeError as error:
+        skipped.append(f'{example.id}: {error}')
+        continue
+      y = sampling.random_offset(height, grid.H, uniforms[1])
+      x = sampling.random_offset(width, grid.W, uniforms[2])
+      return {
+        'video': pixels[:, y : y + grid.H, x : x + grid.W],
+        'label': example.label,
+        'flip': bool(data.flip and uniforms[3] < 0.5),
+        'id': example.id,
+        'skipped': skipped,
+      }
+    raise DataError(
+      f'{_MAX_ATTEMPTS} videos in a row could not be decoded '
+      f'(clip {clip}): {"; ".join(skipped)}'
+    )
+
+  def batch(self, step: int) -> dict:
+    """Makes this host's share of the batch of `step`.
+
+    Returns:
+      'video' uint8 [b, T, H, W, 3], 'label' int32 [b], 'flip' bool [b], with
+      b = batch / num_shards; 'ids' and 'skipped', lists of text.
+    """
+    phase = self.schedule.phase(step)
+    position = self.schedule.cycle_index(step)
+    return self._batch(
+      self.schedule.clips_before(step),
+      phase.cycle[position],
+      stride_frames=phase.stride_frames,
+      jitter_px=phase.jitter_px[position],
+    )
+
+  def base_batch(self, step: int, number: int) -> dict:
+    """Batch `number` of those that estimate batch-norm statistics at `step`.
+
+    They have the base grid of the phase that `step` ends, and show the clips
+    that the stream would show next.
+    """
+    phase = self.schedule.phase(step - 1)
+    first = self.schedule.clips_before(step) + number * phase.base.batch
+    return self._batch(
+      first,
+      phase.base,
+      stride_frames=phase.stride_frames,
+      jitter_px=phase.jitter_px[-1],
+    )
+
+  def _batch(self, first: int, grid: Grid, **ranges) -> dict:
+    share = grid.batch // self.num_shards
+    first += self.shard * share
+    clips = [self.clip(first + i, grid, **ranges) for i in range(share)]
+    return {
+      'video': np.stack([c['video'] for c in clips]),
+      'label': np.array([c['label'] for c in clips], np.int32),
+      'flip': np.array([c['flip'] for c in clips], bool),
+      'ids': [c['id'] for c in clips],
+      'skipped': [s for c in clips for s in c['skipped']],
+    }
+
+  def batches(self, first_step: int) -> Iterator[dict]:
+    """Yields the batches from `first_step` to the end, decoded ahead."""
+    return _read_ahead(
+      lambda i: self.batch(first_step + i),
+      self.schedule.total_steps - first_step,
+      self.config.data,
+    )
+
+  def base_batches(self, step: int, count: int) -> Iterator[dict]:
+    """Yields `count` batches of `base_batch`, decoded ahead."""
+    return _read_ahead(
+      lambda i: self.base_batch(step, i), count, self.config.data
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalStream:
+  """Makes the evaluation batches: every view of every video, once.
+
+  Item i is crop i % num_crops of view i // num_crops % num_views of video
+  i // (num_crops * num_views). The last batch is padded with copies of the
+  last item that have weight 0.
+  """
+
+  config: ml_collections.ConfigDict
+  source: Source
+  batch_size: int
+  shard: int = 0
+  num_shards: int = 1
+
+  @property
+  def views_per_video(self) -> int:
+    return self.config.eval.num_views * self.config.eval.num_crops
+
+  @property
+  def num_batches(self) -> int:
+    return math.ceil(len(self.source) * self.views_per_video / self.batch_size)
+
+  def batch(self, number: int) -> dict:
+    """Makes this host's share of batch `number`.
+
+    Returns:
+      'video' uint8 [b, T, H, W, 3], 'label' int32 [b], 'weight' float32 [b]:
+      1 for a view that counts, 0 for padding and for videos that cannot be
+      decoded; 'index' int64 [b], the video's place in the source; 'failed',
+      a list of text.
+    """
+    share = self.batch_size // self.num_shards
+    first = number * self.batch_size + self.shard * share
+    last = len(self.source) * self.views_per_video - 1
+    views = [self._view(min(i, last)) for i in range(first, first + share)]
+    weight = [
+      float(i <= last and view['ok'])
+      for i, view in zip(range(first, first + share), views, strict=True)
+    ]
+    return {
+      'video': np.stack([v['video'] for v in views]),
+      'label': np.array([v['label'] for v in views], np.int32),
+      'weight': np.array(weight, np.float32),
+      'index': np.array([v['index'] for v in views], np.int64),
+      'failed': [v['error'] for v in views if not v['ok']],
+    }
+
+  def _view(self, item: int) -> dict:
+    data, evaluation = self.config.data, self.config.eval
+    item, crop = divmod(item, evaluation.num_crops)
+    index, view = divmod(item, evaluation.num_views)
+    example = self.source[index]
+    hw = crop_hw(evaluation)
+    try:
+      with Video(example.video) as video:
+        frames = sampling.view_frames(
+          video.num_frames,
+          video.fps,
+          num_frames=data.num_frames,
+          stride_frames=data.stride_frames,
+          sampling=data.sampling,
+          target_fps=data.target_fps,
+          view=view,
+          num_views=evaluation.num_views,
+        )
+        short = evaluation.short_side_px
+        if evaluation.num_crops > 1:
+          short = evaluation.crop_px
+        height, width = sampling.resized_hw(
+          video.height, video.width, short_px=short, at_least=hw
+        )
+        pixels = video.frames(frames, height, width)
+    except DecodeError as error:
+      pixels = np.zeros((data.num_frames, *hw, 3), np.uint8)
+      return {
+        'video': pixels,
+        'label': example.label,
+        'index': index,
+        'ok': False,
+        'error': f'{example.id}: {error}',
+      }
+    y, x = sampling.crop_offsets(
+      height,
+      width,
+      crop_hw=hw,
+      crop=1 if evaluation.num_crops == 1 else crop,
+    )
+    return {
+      'video': pixels[:, y : y + hw[0], x : x + hw[1]],
+      'label': example.label,
+      'index': index,
+      'ok': True,
+    }
+
+  def batches(self) -> Iterator[dict]:
+    """Yields all batches in order, decoded ahead."""
+    return _read_ahead(self.batch, self.num_batches, self.config.data)
+
+
+def _read_ahead(make_batch, count: int, data) -> Iterator[dict]:
+  """Makes elements 0 ... count - 1 in worker threads, ahead of their use.
+
+  Threads are enough: decoding, resizing and copying release Python's lock.
+  """
+  options = grain.ReadOptions(
+    num_threads=data.num_workers, prefetch_buffer_size=data.prefetch_batches
+  )
+  return iter(
+    grain.MapDataset.range(count).map(make_batch).to_iter_dataset(options)
+  )
+
+
+def _hash32(*numbers: int) -> int:
+  """A 32-bit hash of integers, the same on every machine and version."""
+  digest = hashlib.blake2b(repr(numbers).encode(), digest_size=4).digest()
+  return int.from_bytes(digest, 'little')

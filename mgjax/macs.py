@@ -1,0 +1,81 @@
+"""Multiply-adds of a model's forward pass, counted without running it."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mgjax.models import conv, norm
+
+
+def forward_macs(model: nn.Module, *, T: int, H: int, W: int) -> int:
+  """Counts the multiply-adds of one clip's forward pass.
+
+  Convolutions and matrix products count; elementwise work (batch norm,
+  activations, pooling) does not, and neither does any bias. Positions that
+  only see padding count like all others, as usual.
+
+  Args:
+    model: A model of `mgjax.models`.
+    T: Frames of the clip.
+    H: Its height in pixels.
+    W: Its width in pixels.
+
+  Returns:
+    Multiply-adds; the "FLOPs" of most papers on video models.
+  """
+  clip = jax.ShapeDtypeStruct((1, T, H, W, 3), jnp.float32)
+  key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+  with nn.intercept_methods(_shortcut):
+    jaxpr = jax.make_jaxpr(model.init)(key, clip)
+  return sum(_macs(eqn) for eqn in _equations(jaxpr.jaxpr))
+
+
+def _shortcut(next_fun, args, kwargs, context):
+  """Traces the two layers that are most of a network by what they count.
+
+  A convolution becomes one native operation, as it is on an accelerator: the
+  formulations for CPUs skip some padding. No parameters are initialised.
+  With this, tracing SlowFast-50 takes a fifth of the time, so that a plan of
+  a dozen grids takes seconds.
+  """
+  module = context.module
+  if context.method_name == '__call__':
+    if isinstance(module, norm.BatchNorm):
+      return args[0]
+    if isinstance(module, conv.Conv):
+      (x,) = args
+      shape = (*module.kernel_size, x.shape[-1], module.features)
+      return conv.conv3d(
+        x,
+        jnp.zeros(shape, x.dtype),
+        strides=module.strides,
+        formulation='native',
+      )
+  return next_fun(*args, **kwargs)
+
+
+def _equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[int, Any]]:
+  """Yields (repetitions, equation) of a jaxpr and all that it calls."""
+  for eqn in jaxpr.eqns:
+    yield times, eqn
+    inner = times * eqn.params.get('length', 1)  # A scan has a length.
+    for sub in jax.core.jaxprs_in_params(eqn.params):
+      yield from _equations(sub, inner)
+
+
+def _macs(item: tuple[int, Any]) -> int:
+  times, eqn = item
+  if eqn.primitive.name == 'conv_general_dilated':
+    kernel = eqn.invars[1].aval.shape
+    out_features = eqn.params['dimension_numbers'].rhs_spec[0]
+    per_output = math.prod(kernel) // kernel[out_features]
+  elif eqn.primitive.name == 'dot_general':
+    (contracted, _), _ = eqn.params['dimension_numbers']
+    per_output = math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
+  else:
+    return 0
+  return times * math.prod(eqn.outvars[0].aval.shape) * per_output

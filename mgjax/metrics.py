@@ -1,0 +1,241 @@
+"""What a run reports: where its time goes, metrics.jsonl, TensorBoard."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import tensorboardX
+import tqdm
+
+
+@dataclasses.dataclass
+class Times:
+  """Seconds of a run by what the device did. They add up to the run's time.
+
+  Attributes:
+    step_s: It computed training steps.
+    data_s: It waited for a batch.
+    compile_s: It waited for a program.
+    other_s: It waited for anything else in the loop (Python, logging).
+    eval_s: Evaluation, batch-norm statistics included.
+    checkpoint_s: The loop was held up by checkpoints.
+  """
+
+  step_s: float = 0.0
+  data_s: float = 0.0
+  compile_s: float = 0.0
+  other_s: float = 0.0
+  eval_s: float = 0.0
+  checkpoint_s: float = 0.0
+
+  @property
+  def train_s(self) -> float:
+    """Training time: without compilation, evaluation and checkpoints."""
+    return self.step_s + self.data_s + self.other_s
+
+  @property
+  def wait_fraction(self) -> float:
+    """Share of the training time in which the device waited for data."""
+    return self.data_s / self.train_s if self.train_s else 0.0
+
+  def __sub__(self, other: 'Times') -> 'Times':
+    return Times(
+      *(
+        getattr(self, f.name) - getattr(other, f.name)
+        for f in dataclasses.fields(self)
+      )
+    )
+
+
+@dataclasses.dataclass
+class _InFlight:
+  """A step that has been handed to the device."""
+
+  report: Callable[[dict, float], None]
+  metrics: dict
+  asked_batch: float
+  got_batch: float
+  got_program: float
+  dispatched: float
+  finished: concurrent.futures.Future
+
+
+class StepClock:
+  """Times steps that run asynchronously.
+
+  The loop hands steps to the device before earlier ones have finished, so the
+  host's own waiting says little. A thread notes when each step's result is
+  there; a wait for data counts only from the end of the step before.
+  """
+
+  def __init__(self, times: Times, max_in_flight: int = 2):
+    self.times = times
+    self._max_in_flight = max_in_flight
+    self._queue = collections.deque()
+    self._watcher = concurrent.futures.ThreadPoolExecutor(1, 'step-clock')
+    self._free_since = time.perf_counter()
+
+  def dispatched(
+    self,
+    metrics: dict,
+    *,
+    asked_batch: float,
+    got_batch: float,
+    got_program: float,
+    report: Callable[[dict, float], None],
+  ) -> None:
+    """Registers a step just handed to the device.
+
+    Args:
+      metrics: Its results, possibly still being computed.
+      asked_batch: time.perf_counter() when the loop asked for its batch.
+      got_batch: ... when the batch was there.
+      got_program: ... when the program was there.
+      report: Called with the results as Python floats and the step's seconds
+        on the device, once it has finished.
+    """
+    self._queue.append(
+      _InFlight(
+        report=report,
+        metrics=metrics,
+        asked_batch=asked_batch,
+        got_batch=got_batch,
+        got_program=got_program,
+        dispatched=time.perf_counter(),
+        finished=self._watcher.submit(_finish_time, metrics),
+      )
+    )
+    while len(self._queue) > self._max_in_flight:
+      self._harvest()
+
+  def drain(self) -> None:
+    """Waits for all steps."""
+    while self._queue:
+      self._harvest()
+
+  def restart(self) -> None:
+    """Marks the device as free from now: what came before was not a step."""
+    self._free_since = time.perf_counter()
+
+  def close(self) -> None:
+    self._watcher.shutdown()
+
+  def _harvest(self) -> None:
+    step = self._queue.popleft()
+    finished = step.finished.result()
+    free = self._free_since
+    data_s = max(0.0, step.got_batch - max(step.asked_batch, free))
+    compile_s = max(0.0, step.got_program - max(step.got_batch, free))
+    step_s = finished - max(step.dispatched, free)
+    self.times.data_s += data_s
+    self.times.compile_s += compile_s
+    self.times.step_s += step_s
+    self.times.other_s += finished - free - step_s - data_s - compile_s
+    self._free_since = finished
+    step.report({k: float(v) for k, v in step.metrics.items()}, step_s)
+
+
+def _finish_time(metrics: dict) -> float:
+  jax.block_until_ready(metrics)
+  return time.perf_counter()
+
+
+class Writer:
+  """Appends to metrics.jsonl and to TensorBoard events."""
+
+  def __init__(self, workdir: pathlib.Path, step: int):
+    """Opens the files; lines after `step` are dropped, a resumed run repeats
+    them."""
+    self._path = workdir / 'metrics.jsonl'
+    kept = [m for m in read_metrics(workdir) if m['step'] <= step]
+    # Written beside and moved, so that a kill leaves the old or the new file.
+    beside = self._path.with_suffix('.tmp')
+    beside.write_text(''.join(json.dumps(m) + '\n' for m in kept))
+    beside.replace(self._path)
+    self._file = self._path.open('a')
+    self._events = tensorboardX.SummaryWriter(
+      str(workdir), purge_step=step + 1 if step else None, flush_secs=20
+    )
+
+  def write(self, line: dict) -> None:
+    """Writes one line: a flat dict with 'step'."""
+    self._file.write(json.dumps(line) + '\n')
+    self._file.flush()
+    for name, value in line.items():
+      if name != 'step' and isinstance(value, int | float):
+        self._events.add_scalar(name, value, line['step'])
+
+  def picture(self, name: str, pixels, step: int) -> None:
+    """Adds a picture, uint8 [H, W, 3], to TensorBoard."""
+    self._events.add_image(name, pixels, step, dataformats='HWC')
+
+  def close(self) -> None:
+    self._file.close()
+    self._events.close()
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict]:
+  """Reads metrics.jsonl; a half-written last line is left out."""
+  path = workdir / 'metrics.jsonl'
+  if not path.exists():
+    return []
+  lines = []
+  for text in path.read_text().splitlines():
+    try:
+      lines.append(json.loads(text))
+    except json.JSONDecodeError:
+      break
+  return lines
+
+
+class Progress:
+  """A progress bar on a terminal, a line now and then in a log."""
+
+  def __init__(self, total: int, initial: int, *, log_every_s: float = 20.0):
+    self._total = total
+    self._log_every_s = log_every_s
+    self._logged = 0.0
+    self._bar = None
+    if sys.stderr.isatty():
+      self._bar = tqdm.tqdm(
+        total=total,
+        initial=initial,
+        bar_format='{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {postfix}',
+        dynamic_ncols=True,
+      )
+
+  def update(self, step: int, text: str) -> None:
+    """Shows that `step` steps are done, and a few words."""
+    if self._bar is not None:
+      self._bar.set_postfix_str(text, refresh=False)
+      self._bar.update(step - self._bar.n)
+    elif time.monotonic() - self._logged > self._log_every_s or (
+      step == self._total
+    ):
+      self._logged = time.monotonic()
+      print(f'step {step}/{self._total}  {text}', file=sys.stderr, flush=True)
+
+  def say(self, text: str) -> None:
+    """Prints a line above the bar."""
+    if self._bar is not None:
+      self._bar.clear()
+    print(text, file=sys.stderr, flush=True)
+
+  def close(self) -> None:
+    if self._bar is not None:
+      self._bar.close()
+
+
+def duration(seconds: float) -> str:
+  """Seconds as '3:07' or '1:02:03'."""
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f'{hours}:{minutes:02}:{seconds:02}'
+  return f'{minutes}:{seconds:02}'

@@ -1,0 +1,91 @@
+"""Video models. All take any number of frames and any crop, in one tree.
+
+model = models.build('slowfast', num_classes=400, dropout=0.5, dtype='float32')
+variables = model.init(rng, video)                          # evaluation
+logits = model.apply(variables, video)
+logits, new = model.apply(                                  # training
+  variables, video, pool=group_matrix(batch, groups),
+  rngs={'dropout': rng}, mutable=['batch_stats'])
+_, new = model.apply(                                       # precise stats
+  variables, video, pool=group_matrix(batch, 1), deterministic=True,
+  mutable=['batch_moments'])
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from mgjax.models.norm import combine_statistics, group_matrix
+from mgjax.models.resnet3d import ResNet3D
+from mgjax.models.slowfast import SlowFast
+
+__all__ = [
+  'MODELS',
+  'build',
+  'combine_statistics',
+  'from_config',
+  'group_matrix',
+]
+
+MODELS = {
+  'slowfast': SlowFast,
+  'slow': functools.partial(ResNet3D, arch='slow'),
+  'c2d': functools.partial(ResNet3D, arch='c2d'),
+  'i3d': functools.partial(ResNet3D, arch='i3d'),
+}
+
+
+def _options(name: str) -> set[str]:
+  """Names of the options that model `name` takes."""
+  if name not in MODELS:
+    raise ValueError(
+      f'Unknown model {name!r}; accepted are {", ".join(sorted(MODELS))}.'
+    )
+  maker = MODELS[name]
+  module, fixed = getattr(maker, 'func', maker), getattr(maker, 'keywords', {})
+  fields = {field.name for field in dataclasses.fields(module)}
+  return fields - {'parent', 'name'} - set(fixed)
+
+
+def build(
+  name: str, *, num_classes: int, dropout: float, dtype: Any, **options: Any
+) -> nn.Module:
+  """Makes a model.
+
+  Args:
+    name: One of `MODELS`.
+    num_classes: K, the number of logits.
+    dropout: Rate before the classifier, in training.
+    dtype: Compute type, such as 'float32' or 'bfloat16'. Parameters,
+      statistics and logits are float32.
+    **options: Attributes of the model's class.
+
+  Raises:
+    ValueError: If the name or an option is unknown.
+  """
+  unknown = set(options) - _options(name)
+  if unknown:
+    raise ValueError(
+      f'Model {name!r} has no option {", ".join(sorted(unknown))}; accepted '
+      f'are {", ".join(sorted(_options(name)))}.'
+    )
+  return MODELS[name](
+    num_classes=num_classes, dropout=dropout, dtype=jnp.dtype(dtype), **options
+  )
+
+
+def from_config(model: Any, norm: Any) -> nn.Module:
+  """Makes the model of `config.model` and `config.norm`.
+
+  Fields of `config.model` that this model does not have are left out (a Slow
+  network has no alpha).
+  """
+  options = {k: v for k, v in model.items() if k in _options(model.name)}
+  if 'blocks' in options:
+    options['blocks'] = tuple(options['blocks'])
+  return build(
+    model.name, **options, norm_momentum=norm.momentum, norm_eps=norm.eps
+  )

@@ -1,0 +1,176 @@
+"""Batch normalisation over groups of clips; the number of groups is a value.
+
+Multigrid training changes the batch but keeps the number of clips behind one
+statistic (Wu et al. 2020, "sub-batch" normalisation). Here a batch of B clips
+is cut into groups, each normalised by its own mean and variance:
+
+  1. each clip's mean and variance over T, H, W           [B, C], float32
+  2. pooled inside a group by `pool`, a [B, B] matrix     [B, C]
+  3. x * scale + shift, with one scale and shift per clip and channel
+
+The large tensor is read elementwise only; how clips are grouped lives in a
+small matrix, an argument of the program. So one compiled program serves any
+number of groups, what devices exchange is [B, C]-sized, and the result does
+not depend on how clips lie on devices.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, PyTree
+
+
+def group_matrix(
+  batch: int, groups: int | Int[Array, '']
+) -> Float[Array, 'batch batch']:
+  """Averages over groups: entry 1 / size where two clips share a group.
+
+  Clip i belongs to group i % groups.
+
+  Args:
+    batch: Clips in the batch.
+    groups: Number of equal groups; may be traced. It must divide `batch`,
+      which is checked where the value is known.
+
+  Raises:
+    ValueError: If a known number of groups does not divide the batch.
+
+  Source: PySlowFast 287ec00, models/batchnorm_helper.py, SubBatchNorm3d
+    (interleaved splits).
+  """
+  if not isinstance(groups, jax.Array) and (groups < 1 or batch % groups):
+    raise ValueError(
+      f'{groups} batch-norm groups do not divide a batch of {batch} clips; '
+      f'use a divisor of {batch}.'
+    )
+  group = jnp.arange(batch) % groups
+  same = group[:, None] == group[None, :]
+  return same.astype(jnp.float32) * (groups / batch)
+
+
+def clip_moments(
+  x: Float[Array, 'B T H W C'],
+) -> tuple[Float[Array, 'B C'], Float[Array, 'B C']]:
+  """Mean and (biased) variance of each clip's channels, at least float32."""
+  x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  mean = x.mean((1, 2, 3))
+  var = jnp.square(x - mean[:, None, None, None]).mean((1, 2, 3))
+  return mean, var
+
+
+def pool_moments(
+  mean: Float[Array, 'B C'],
+  var: Float[Array, 'B C'],
+  pool: Float[Array, 'B B'],
+) -> tuple[Float[Array, 'B C'], Float[Array, 'B C']]:
+  """Moments of each clip's group, by the law of total variance."""
+  average = lambda v: jnp.matmul(
+    pool.astype(v.dtype), v, precision=lax.Precision.HIGHEST
+  )
+  group_mean = average(mean)
+  return group_mean, average(var + jnp.square(mean - group_mean))
+
+
+class BatchNorm(nn.Module):
+  """Batch normalisation over groups of clips.
+
+  Variables: params 'scale' and 'bias' [C]; batch_stats 'mean' and 'var' [C],
+  of the whole batch whatever the groups.
+
+  In training, 'batch_stats' is updated where it is mutable. Where the
+  collection 'batch_moments' is mutable, it receives this batch's own mean and
+  biased variance in the same tree: `combine_statistics` makes running
+  statistics from several of those ("precise" batch norm).
+
+  Attributes:
+    momentum: Share of the old running statistics that a step keeps.
+    eps: Added to the variance.
+    zero_init: Start with scale 0, so that a residual block starts as identity.
+    dtype: Type of the result. Statistics and the affine map are computed in
+      float32 at least.
+
+  Source: PySlowFast 287ec00, models/batchnorm_helper.py; Wu et al. 2020.
+  Differs: PySlowFast keeps running statistics per split and averages those
+    later; here they are of the whole batch, so their tree never changes. The
+    mean is the same; the variance contains the spread between the *batch's*
+    group means, not between their running averages.
+  """
+
+  momentum: float = 0.9
+  eps: float = 1e-5
+  zero_init: bool = False
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, 'B T H W C'],
+    pool: Float[Array, 'B B'] | None = None,
+  ) -> Float[Array, 'B T H W C']:
+    """Normalises by `pool`'s groups; by the running statistics without."""
+    b, t, h, w, c = x.shape
+    init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
+    scale = self.param('scale', init, (c,))
+    bias = self.param('bias', nn.initializers.zeros, (c,))
+    running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (c,))
+    running_var = self.variable('batch_stats', 'var', jnp.ones, (c,))
+    if pool is None:
+      mean, var = running_mean.value[None], running_var.value[None]
+    else:
+      clip_mean, clip_var = clip_moments(x)
+      mean, var = pool_moments(clip_mean, clip_var, pool)
+      if not self.is_initializing():
+        self._record(
+          clip_mean, clip_var, b * t * h * w, running_mean, running_var
+        )
+    factor = scale * lax.rsqrt(var + self.eps)
+    shift = bias - mean * factor
+    y = x * factor[:, None, None, None] + shift[:, None, None, None]
+    return y.astype(self.dtype)
+
+  def _record(self, clip_mean, clip_var, count, running_mean, running_var):
+    """Updates the collections that are mutable."""
+    clip_mean, clip_var = lax.stop_gradient((clip_mean, clip_var))
+    mean = clip_mean.mean(0)
+    var = (clip_var + jnp.square(clip_mean - mean)).mean(0)
+    if self.is_mutable_collection('batch_moments'):
+      self.put_variable('batch_moments', 'mean', mean)
+      self.put_variable('batch_moments', 'var', var)
+    if self.is_mutable_collection('batch_stats'):
+      # Running variances are unbiased, as in torch; Flax stores biased ones.
+      unbiased = var * (count / max(count - 1, 1))
+      keep = self.momentum
+      running_mean.value = keep * running_mean.value + (1 - keep) * mean
+      running_var.value = keep * running_var.value + (1 - keep) * unbiased
+
+
+def combine_statistics(moments: Sequence[PyTree]) -> PyTree:
+  """Population statistics of several equal batches, for 'batch_stats'.
+
+  Args:
+    moments: 'batch_moments' of each batch: a tree of {'mean', 'var'} with
+      biased variances.
+
+  Returns:
+    The same tree: mean of means; mean of variances plus variance of means.
+
+  Source: fvcore, nn/precise_bn.py (population statistics).
+  """
+  if not moments:
+    raise ValueError('No batch statistics to combine; give at least one batch.')
+  is_layer = lambda node: set(node) == {'mean', 'var'}
+
+  def combine(*layers):
+    means = jnp.stack([layer['mean'] for layer in layers])
+    variances = jnp.stack([layer['var'] for layer in layers])
+    mean = means.mean(0)
+    return {
+      'mean': mean,
+      'var': (variances + jnp.square(means - mean)).mean(0),
+    }
+
+  return jax.tree.map(combine, *moments, is_leaf=is_layer)

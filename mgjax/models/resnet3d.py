@@ -1,0 +1,267 @@
+"""3-D bottleneck residual networks of one pathway: Slow, C2D, I3D.
+
+The parts (stem, stages, head) are also those of SlowFast.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mgjax.models import conv, norm
+
+Pool = Float[Array, 'B B'] | None
+
+BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+
+# Temporal kernels of the first convolution of each block, per stage; the
+# pattern of a stage repeats over its blocks. Source: PySlowFast 287ec00,
+# models/video_model_builder.py, _TEMPORAL_KERNEL_BASIS.
+TEMPORAL_KERNELS = {
+  'c2d': ((1,), (1,), (1,), (1,)),
+  'i3d': ((3,), (3, 1), (3, 1), (1, 3)),
+  'slow': ((1,), (1,), (3,), (3,)),
+  'fast': ((3,), (3,), (3,), (3,)),
+}
+STEM_KERNELS = {'c2d': 1, 'i3d': 5, 'slow': 1, 'fast': 5}
+
+
+def stage_blocks(depth: int, blocks: Sequence[int]) -> tuple[int, ...]:
+  """Blocks of the four stages: `blocks`, or those of a ResNet of `depth`."""
+  if not blocks and depth in BLOCKS:
+    return BLOCKS[depth]
+  if len(blocks) != 4 or min(blocks) < 1:
+    raise ValueError(
+      f'No network of depth {depth} and blocks {tuple(blocks)}; use a depth of '
+      f'{sorted(BLOCKS)}, or four block counts such as (1, 1, 1, 1).'
+    )
+  return tuple(blocks)
+
+
+class Layer(nn.Module):
+  """Convolution, batch norm and, where asked, ReLU."""
+
+  features: int
+  kernel_size: tuple[int, int, int]
+  strides: tuple[int, int, int] = (1, 1, 1)
+  relu: bool = True
+  zero_init: bool = False  # Of the batch norm's scale.
+  norm_momentum: float = 0.9
+  norm_eps: float = 1e-5
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'B T H W C'], pool: Pool
+  ) -> Float[Array, 'B t h w D']:
+    x = conv.Conv(
+      self.features,
+      self.kernel_size,
+      self.strides,
+      dtype=self.dtype,
+      name='conv',
+    )(x)
+    x = norm.BatchNorm(
+      momentum=self.norm_momentum,
+      eps=self.norm_eps,
+      zero_init=self.zero_init,
+      dtype=self.dtype,
+      name='norm',
+    )(x, pool)
+    return nn.relu(x) if self.relu else x
+
+
+class Stem(nn.Module):
+  """kt x 7 x 7 layer of stride 2, then the spatial max-pool of stride 2."""
+
+  features: int
+  temporal_kernel: int
+  layer: Callable[..., Layer]  # `Layer` with the network's options.
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'B T H W C'], pool: Pool
+  ) -> Float[Array, 'B T h w D']:
+    x = self.layer(
+      self.features, (self.temporal_kernel, 7, 7), (1, 2, 2), name='layer'
+    )(x, pool)
+    return conv.max_pool_spatial(x)
+
+
+class Block(nn.Module):
+  """Bottleneck: kt x 1 x 1, 1 x 3 x 3 (strided), 1 x 1 x 1, plus shortcut.
+
+  Source: PySlowFast 287ec00, models/resnet_helper.py, BottleneckTransform.
+  """
+
+  features: int
+  inner: int
+  temporal_kernel: int
+  stride: int  # Of H and W.
+  layer: Callable[..., Layer]
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'B T H W C'], pool: Pool
+  ) -> Float[Array, 'B T h w D']:
+    strides = (1, self.stride, self.stride)
+    shortcut = x
+    if x.shape[-1] != self.features or self.stride != 1:
+      shortcut = self.layer(
+        self.features, (1, 1, 1), strides, relu=False, name='shortcut'
+      )(x, pool)
+    x = self.layer(self.inner, (self.temporal_kernel, 1, 1), name='a')(x, pool)
+    x = self.layer(self.inner, (1, 3, 3), strides, name='b')(x, pool)
+    x = self.layer(
+      self.features, (1, 1, 1), relu=False, zero_init=True, name='c'
+    )(x, pool)
+    return nn.relu(x + shortcut)
+
+
+class Stage(nn.Module):
+  """Blocks of one width; the first one strides.
+
+  Attributes:
+    features: Output channels; blocks are a quarter as wide inside.
+    num_blocks: Blocks.
+    temporal_kernels: Pattern of the blocks' temporal kernels, repeated.
+    num_temporal: Blocks from the first one that follow the pattern, the
+      others have temporal kernels of 1; None: all.
+    stride: Of H and W.
+    layer: `Layer` with the network's options.
+  """
+
+  features: int
+  num_blocks: int
+  temporal_kernels: tuple[int, ...]
+  stride: int
+  layer: Callable[..., Layer]
+  num_temporal: int | None = None
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'B T H W C'], pool: Pool
+  ) -> Float[Array, 'B T h w D']:
+    for i in range(self.num_blocks):
+      kernel = self.temporal_kernels[i % len(self.temporal_kernels)]
+      if self.num_temporal is not None and i >= self.num_temporal:
+        kernel = 1
+      x = Block(
+        self.features,
+        self.features // 4,
+        kernel,
+        self.stride if i == 0 else 1,
+        self.layer,
+        name=f'block{i}',
+      )(x, pool)
+    return x
+
+
+class Head(nn.Module):
+  """Global average of each pathway, joined, dropout, linear classifier.
+
+  The average takes whatever size arrives, so one head serves every grid.
+
+  Source: PySlowFast 287ec00, models/head_helper.py, ResNetBasicHead with the
+    short cycle on (global pooling).
+  Differs: PySlowFast's head without the short cycle slides a fixed window and
+    averages class probabilities over its positions in evaluation.
+  """
+
+  num_classes: int
+  dropout: float
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    pathways: Sequence[Float[Array, 'B _ _ _ _']],
+    *,
+    deterministic: bool,
+  ) -> Float[Array, 'B K']:
+    # The classifier runs in float32 at least: it is small, and bfloat16
+    # logits would cost the loss its digits.
+    dtype = jnp.promote_types(self.dtype, jnp.float32)
+    features = [x.astype(dtype).mean((1, 2, 3)) for x in pathways]
+    x = jnp.concatenate(features, axis=-1)
+    x = nn.Dropout(self.dropout, deterministic=deterministic)(x)
+    return nn.Dense(
+      self.num_classes,
+      dtype=dtype,
+      kernel_init=nn.initializers.normal(0.01),
+      name='classifier',
+    )(x)
+
+
+class ResNet3D(nn.Module):
+  """Network of one pathway.
+
+  Attributes:
+    arch: 'slow', 'c2d' or 'i3d': temporal kernels and pooling.
+    num_classes: K.
+    dropout: Rate before the classifier, in training.
+    depth: 50 or 101.
+    blocks: Blocks per stage; () takes those of `depth`.
+    width: Channels after the stem; stages have 4, 8, 16 and 32 times as many.
+    num_temporal: Per stage, blocks with temporal kernels; () for all.
+    norm_momentum: Share of the running statistics that a step keeps.
+    norm_eps: Added to variances.
+    dtype: Compute type.
+  """
+
+  arch: str
+  num_classes: int
+  dropout: float = 0.5
+  depth: int = 50
+  blocks: tuple[int, ...] = ()
+  width: int = 64
+  num_temporal: tuple[int, ...] = ()
+  norm_momentum: float = 0.9
+  norm_eps: float = 1e-5
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    video: Float[Array, 'B T H W 3'],
+    pool: Pool = None,
+    *,
+    deterministic: bool | None = None,
+  ) -> Float[Array, 'B K']:
+    """Returns logits.
+
+    Args:
+      video: Normalised clips.
+      pool: Batch-norm groups (`norm.group_matrix`) in training; None in
+        evaluation, which uses running statistics.
+      deterministic: Whether dropout is off; by default where `pool` is None.
+    """
+    layer = functools.partial(
+      Layer,
+      norm_momentum=self.norm_momentum,
+      norm_eps=self.norm_eps,
+      dtype=self.dtype,
+    )
+    blocks = stage_blocks(self.depth, self.blocks)
+    x = video.astype(self.dtype)
+    x = Stem(self.width, STEM_KERNELS[self.arch], layer, name='stem')(x, pool)
+    for i, num_blocks in enumerate(blocks):
+      x = Stage(
+        4 * self.width * 2**i,
+        num_blocks,
+        TEMPORAL_KERNELS[self.arch][i],
+        stride=1 if i == 0 else 2,
+        layer=layer,
+        num_temporal=self.num_temporal[i] if self.num_temporal else None,
+        name=f'res{i + 2}',
+      )(x, pool)
+      if i == 0 and self.arch in ('c2d', 'i3d'):
+        x = conv.max_pool_temporal(x)
+    if deterministic is None:
+      deterministic = pool is None
+    return Head(self.num_classes, self.dropout, self.dtype, name='head')(
+      [x], deterministic=deterministic
+    )

@@ -1,0 +1,141 @@
+"""SlowFast: a wide pathway on few frames, a narrow one on all of them.
+
+Source: Feichtenhofer et al. 2019 (arXiv:1812.03982); PySlowFast 287ec00,
+models/video_model_builder.py.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from mgjax.models import resnet3d
+
+
+def slow_frames(num_frames: int, alpha: int) -> np.ndarray:
+  """Indices of the frames the slow pathway sees: evenly spread, both ends.
+
+  floor(linspace(0, num_frames - 1, num_frames // alpha)) in integers: as
+  float32, torch's linspace is off by one at some lengths (160 frames).
+
+  Source: PySlowFast 287ec00, datasets/utils.py, pack_pathway_output.
+  """
+  num_slow = num_frames // alpha
+  if num_slow < 1:
+    raise ValueError(
+      f'{num_frames} frames leave none for the slow pathway, which takes one '
+      f'in {alpha}; use at least {alpha} frames.'
+    )
+  return np.arange(num_slow) * (num_frames - 1) // max(num_slow - 1, 1)
+
+
+class SlowFast(nn.Module):
+  """Two-pathway network.
+
+  Attributes:
+    num_classes: K.
+    dropout: Rate before the classifier, in training.
+    depth: 50 or 101.
+    blocks: Blocks per stage; () takes those of `depth`.
+    width: Channels of the slow pathway after the stem.
+    alpha: Fast frames per slow frame.
+    beta_inv: Slow channels per fast channel.
+    fusion_kernel: Temporal size of the lateral kernels.
+    fusion_ratio: Lateral channels per fast channel.
+    num_temporal: Per stage, blocks with temporal kernels; () for all.
+    norm_momentum: Share of the running statistics that a step keeps.
+    norm_eps: Added to variances.
+    dtype: Compute type.
+  """
+
+  num_classes: int
+  dropout: float = 0.5
+  depth: int = 50
+  blocks: tuple[int, ...] = ()
+  width: int = 64
+  alpha: int = 4
+  beta_inv: int = 8
+  fusion_kernel: int = 7
+  fusion_ratio: int = 2
+  num_temporal: tuple[int, ...] = ()
+  norm_momentum: float = 0.9
+  norm_eps: float = 1e-5
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    video: Float[Array, 'B T H W 3'],
+    pool: resnet3d.Pool = None,
+    *,
+    deterministic: bool | None = None,
+  ) -> Float[Array, 'B K']:
+    """Returns logits.
+
+    Args:
+      video: Normalised clips of at least `alpha` frames.
+      pool: Batch-norm groups (`norm.group_matrix`) in training; None in
+        evaluation, which uses running statistics.
+      deterministic: Whether dropout is off; by default where `pool` is None.
+    """
+    if self.width % self.beta_inv:
+      raise ValueError(
+        f'width {self.width} is not divisible by beta_inv {self.beta_inv}.'
+      )
+    layer = functools.partial(
+      resnet3d.Layer,
+      norm_momentum=self.norm_momentum,
+      norm_eps=self.norm_eps,
+      dtype=self.dtype,
+    )
+    widths = {'slow': self.width, 'fast': self.width // self.beta_inv}
+    video = video.astype(self.dtype)
+    x = {
+      'slow': video[:, slow_frames(video.shape[1], self.alpha)],
+      'fast': video,
+    }
+
+    def fuse(x, name):
+      """Joins fast features to the slow pathway's, at its frame rate."""
+      lateral = layer(
+        self.fusion_ratio * x['fast'].shape[-1],
+        (self.fusion_kernel, 1, 1),
+        (self.alpha, 1, 1),
+        name=name,
+      )(x['fast'], pool)
+      # A length that alpha does not divide has one more strided position.
+      lateral = lateral[:, : x['slow'].shape[1]]
+      slow = jnp.concatenate([x['slow'], lateral], axis=-1)
+      return {'slow': slow, 'fast': x['fast']}
+
+    x = {
+      path: resnet3d.Stem(
+        widths[path], resnet3d.STEM_KERNELS[path], layer, name=f'{path}_stem'
+      )(x[path], pool)
+      for path in x
+    }
+    x = fuse(x, 'fuse_stem')
+    blocks = resnet3d.stage_blocks(self.depth, self.blocks)
+    for i, num_blocks in enumerate(blocks):
+      x = {
+        path: resnet3d.Stage(
+          4 * widths[path] * 2**i,
+          num_blocks,
+          resnet3d.TEMPORAL_KERNELS[path][i],
+          stride=1 if i == 0 else 2,
+          layer=layer,
+          num_temporal=self.num_temporal[i] if self.num_temporal else None,
+          name=f'{path}_res{i + 2}',
+        )(x[path], pool)
+        for path in x
+      }
+      if i < 3:
+        x = fuse(x, f'fuse_res{i + 2}')
+    if deterministic is None:
+      deterministic = pool is None
+    return resnet3d.Head(
+      self.num_classes, self.dropout, self.dtype, name='head'
+    )([x['slow'], x['fast']], deterministic=deterministic)

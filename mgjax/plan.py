@@ -1,0 +1,397 @@
+r"""What a training run will do, exactly, before it is launched.
+
+python -m mgjax.plan --config=configs/kinetics400.py:grid=both
+
+prints the phases of the run, its cost, and what it asks of the data loader.
+--format=json prints one JSON object instead, and --format=png draws a picture.
+Nothing is trained and no data is read but the number of videos.
+
+Costs are multiply-adds of forward passes. A backward pass costs about twice
+as much whatever the grid, so ratios are those of training; how fast a machine
+does them depends on the grid, so measured speed-ups differ.
+"""
+
+import json
+import math
+import os
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from mgjax import cli, cycles
+from mgjax.cli import ConfigError
+from mgjax.schedule import Grid, GridSchedule, Phase
+
+# Videos in the training set where the data is not at hand.
+_PUBLISHED_SIZES = {
+  'kinetics400': 240_436,
+  'something_something_v2': 168_913,
+  'charades': 7_985,
+  # Ours: the defaults of data/moving_digits.py.
+  'moving_digits/motion': 4_000,
+  'moving_digits/motion_tiny': 240,
+  'moving_digits/digit_motion': 4_000,
+}
+
+_LR_EVERY_EPOCHS = 0.25
+
+
+def dataset_size(config: ml_collections.ConfigDict) -> tuple[int, str]:
+  """Returns the number of training videos, and where it is known from.
+
+  `config.data.num_train`, or else the description of the prepared data set,
+  or else the published size.
+
+  Raises:
+    ConfigError: If none of them says.
+  """
+  data = config.data
+  if data.num_train is not None:
+    return data.num_train, 'data.num_train'
+  root = data.dir or os.environ.get('TFDS_DATA_DIR') or 'data'
+  folder = pathlib.Path(root) / data.name
+  # Read as it is: importing tensorflow_datasets takes longer than all else.
+  found = sorted(folder.glob('*/dataset_info.json'), key=_version)
+  if found:
+    splits = json.loads(found[-1].read_text()).get('splits', [])
+    for split in splits:
+      if split['name'] == 'train':
+        return sum(map(int, split['shardLengths'])), str(found[-1])
+  if data.name in _PUBLISHED_SIZES:
+    return _PUBLISHED_SIZES[data.name], f'published size of {data.name}'
+  raise ConfigError(
+    f'data.name={data.name!r} is not prepared in {folder}, so its size is '
+    'unknown; prepare it, or give --config.data.num_train=VIDEOS.'
+  )
+
+
+def _version(path: pathlib.Path) -> list[int]:
+  """Sorts 10.0.0 behind 9.0.0."""
+  return [int(n) if n.isdigit() else -1 for n in path.parent.name.split('.')]
+
+
+def make_plan(
+  config: ml_collections.ConfigDict,
+  schedule: GridSchedule,
+  *,
+  size_source: str = 'data set',
+) -> dict[str, Any]:
+  """Returns all that is known about a run before its launch, as JSON data.
+
+  Args:
+    config: See configs/default.py.
+    schedule: Its schedule.
+    size_source: Where the number of training videos is known from.
+
+  Raises:
+    ConfigError: If the model cannot be built.
+  """
+  full = cycles.full_grid(config)
+  gmacs = _gmacs_per_clip(config, {full, *schedule.grids})
+  phases = [
+    {
+      'lr_stage': phase.lr_stage,
+      'base': phase.base._asdict(),
+      'cycle': [grid._asdict() for grid in phase.cycle],
+      'end_epoch': phase.end_epoch,
+      'end_step': phase.end_step,
+      'lr_scale': phase.lr_scale,
+      'stride_frames': list(phase.stride_frames),
+      'jitter_px': [list(jitter) for jitter in phase.jitter_px],
+      'bn_groups': phase.bn_groups[-1],
+      'bn_groups_cycle': list(phase.bn_groups),
+      'steps': num_steps,
+      'clips': sum(clips for _, clips in used),
+      'gmacs': math.fsum(gmacs[grid[:3]] * clips for grid, clips in used),
+    }
+    for phase, num_steps, used in _uses(schedule)
+  ]
+  clips = schedule.total_clips
+  total_gmacs = math.fsum(phase['gmacs'] for phase in phases)
+
+  # The baseline: the full grid for the epochs that it takes.
+  epochs = config.optim.total_epochs
+  if config.grid.mode == 'ladder':
+    epochs = sum(rung[1] for rung in config.grid.ladder)
+  base_steps = math.ceil(epochs * schedule.num_train / full.batch)
+  base_clips = base_steps * full.batch
+  full_gmacs = gmacs[full[:3]]
+
+  frames = sum(n * grid.T for *_, used in _uses(schedule) for grid, n in used)
+  costs = [gmacs[grid[:3]] for grid in schedule.grids]
+  clips_per_step = clips / schedule.total_steps
+  max_batch = max(grid.batch for grid in schedule.grids)
+  return {
+    'mode': config.grid.mode,
+    'model': config.model.name,
+    'data': config.data.name,
+    'dataset_size': schedule.num_train,
+    'dataset_size_source': size_source,
+    'total_epochs': schedule.total_epochs,
+    'total_steps': schedule.total_steps,
+    'total_clips': clips,
+    'total_gmacs': total_gmacs,
+    'grids': [grid._asdict() for grid in schedule.grids],
+    'gmacs_per_clip': costs,  # Of each of the grids.
+    'num_train_programs': len(schedule.grids),
+    'phases': phases,
+    'lr': {
+      'every_epochs': _LR_EVERY_EPOCHS,
+      'values': [
+        schedule.lr_at_epoch(k * _LR_EVERY_EPOCHS)
+        for k in range(int(schedule.total_epochs / _LR_EVERY_EPOCHS) + 1)
+      ],
+    },
+    'baseline': {
+      'grid': full._asdict(),
+      'epochs': epochs,
+      'steps': base_steps,
+      'clips': base_clips,
+      'gmacs': base_clips * full_gmacs,
+    },
+    'speedup': {
+      'steps': base_steps / schedule.total_steps,
+      'macs': base_clips * full_gmacs / total_gmacs,
+    },
+    'io': {
+      'clips_per_gmac_ratio_mean': clips / total_gmacs * full_gmacs,
+      'clips_per_gmac_ratio_peak': full_gmacs / min(costs),
+      'frames_per_gmac_ratio_mean': frames / total_gmacs * full_gmacs / full.T,
+      'clips_per_step_mean': clips_per_step,
+      'clips_per_step_peak': max_batch,
+      'clips_per_step_ratio_mean': clips_per_step / full.batch,
+      'clips_per_step_ratio_peak': max_batch / full.batch,
+      'clips_ratio': clips / base_clips,
+      'frames_ratio': frames / (base_clips * full.T),
+    },
+  }
+
+
+def _uses(
+  schedule: GridSchedule,
+) -> Iterator[tuple[Phase, int, list[tuple[Grid, int]]]]:
+  """Yields each phase, its steps, and the clips that its cycle's grids use."""
+  for i, phase in enumerate(schedule.phases):
+    num_steps = phase.end_step - schedule.start_step(i)
+    cycles_done, rest = divmod(num_steps, len(phase.cycle))
+    used = [
+      (grid, grid.batch * (cycles_done + (position < rest)))
+      for position, grid in enumerate(phase.cycle)
+    ]
+    yield phase, num_steps, used
+
+
+def _gmacs_per_clip(
+  config: ml_collections.ConfigDict, grids: set[Grid]
+) -> dict[tuple[int, ...], float]:
+  """Returns 1e9 multiply-adds of one clip's forward pass for each (T, H, W)."""
+  # JAX takes most of a second to import, and bad flags need none of it.
+  from mgjax import macs, models
+
+  try:
+    model = models.from_config(config.model, config.norm)
+  except ValueError as error:
+    raise ConfigError(f'model: {error}') from error
+  return {
+    (t, h, w): macs.forward_macs(model, T=t, H=h, W=w) / 1e9
+    for t, h, w in sorted({grid[:3] for grid in grids})
+  }
+
+
+# The table.
+
+
+def format_table(plan: dict[str, Any]) -> str:
+  """Returns the plan as text, in the paper's terms."""
+  full, io = plan['baseline']['grid'], plan['io']
+  size = 'S²' if full['H'] == full['W'] else 'H x W'
+  lines = [
+    f'{plan["data"]}, {plan["model"]}, grid.mode={plan["mode"]}',
+    f'{plan["dataset_size"]:,} training videos ({plan["dataset_size_source"]})',
+    f'full grid: B x T x {size} = '
+    f'{full["batch"]} x {full["T"]} x {_side_text(full)}',
+    '',
+    *_cost_table(plan),
+    '',
+    f'loader: {io["clips_per_gmac_ratio_mean"]:.2f} x the clips per '
+    f'multiply-add of the baseline, at most '
+    f'{io["clips_per_gmac_ratio_peak"]:.2f} x; '
+    f'{io["clips_per_step_mean"]:.0f} clips per step, at most '
+    f'{io["clips_per_step_peak"]}',
+    f'programs to compile: {plan["num_train_programs"]}, one for each grid',
+    '',
+    *_phase_table(plan),
+  ]
+  return '\n'.join(line.rstrip() for line in lines)
+
+
+def _cost_table(plan: dict[str, Any]) -> list[str]:
+  base, speedup = plan['baseline'], plan['speedup']
+  run = {
+    'epochs': plan['total_epochs'],
+    'steps': plan['total_steps'],
+    'clips': plan['total_clips'],
+    'gmacs': plan['total_gmacs'],
+  }
+  rows = [['', 'epochs', 'steps', 'clips', 'multiply-adds']]
+  for name, cost in (('baseline', base), ('this run', run)):
+    rows.append(
+      [
+        name,
+        f'{cost["epochs"]:g}',
+        f'{cost["steps"]:,}',
+        f'{cost["clips"]:,}',
+        _macs_text(cost['gmacs']),
+      ]
+    )
+  more_clips = f'{plan["io"]["clips_ratio"]:.2f} x more'
+  fewer = [f'{speedup[what]:.2f} x fewer' for what in ('steps', 'macs')]
+  rows.append(['', '', fewer[0], more_clips, fewer[1]])
+  return _aligned(rows, left=(0,))
+
+
+def _phase_table(plan: dict[str, Any]) -> list[str]:
+  rows = [
+    ['', 'LR', 'long cycle', 'short cycle', 'epochs', 'steps', 'compute']
+    + ['LR x', 'learning rate', 'BN groups', 'stride', 'jitter']
+  ]
+  full = plan['baseline']['grid']
+  start = 0
+  for i, phase in enumerate(plan['phases'], start=1):
+    first, last = _lr_ends(plan, start, phase['end_epoch'])
+    short_cycle = [f'{g["batch"]} x {_side_text(g)}' for g in phase['cycle']]
+    lows = dict.fromkeys(str(low) for low, _ in phase['jitter_px'])
+    rows.append(
+      [
+        f'{i}',
+        f'{phase["lr_stage"]}',
+        shape_text(phase['base'], full),
+        '  '.join(short_cycle),
+        f'{start:g} - {phase["end_epoch"]:g}',
+        f'{phase["steps"]:,}',
+        f'{phase["gmacs"] / plan["total_gmacs"]:.1%}',
+        f'{phase["lr_scale"]:g}',
+        f'{first:.3g}' if first == last else f'{first:.3g} .. {last:.3g}',
+        '/'.join(dict.fromkeys(map(str, phase['bn_groups_cycle']))),
+        '-'.join(map(str, dict.fromkeys(phase['stride_frames']))),
+        f'{"/".join(lows)}-{phase["jitter_px"][0][1]}',
+      ]
+    )
+    start = phase['end_epoch']
+  return _aligned(rows, left=(2, 3, 11))
+
+
+def _lr_ends(
+  plan: dict[str, Any], start: float, end: float
+) -> tuple[float, float]:
+  """Returns the first and the last listed learning rate of some epochs."""
+  values, every = plan['lr']['values'], plan['lr']['every_epochs']
+  first = min(math.ceil(start / every), len(values) - 1)
+  last = max(first, math.ceil(end / every) - 1)
+  return values[first], values[last]
+
+
+def _aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
+  """Aligns columns: those in `left` to the left, the others to the right."""
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  return [
+    '  '.join(
+      cell.ljust(width) if i in left else cell.rjust(width)
+      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+    )
+    for row in rows
+  ]
+
+
+def _macs_text(gmacs: float) -> str:
+  """Writes 1e9 multiply-adds with a prefix: 2.891 E."""
+  exponent = min(max(int(math.log10(max(gmacs, 1)) // 3), 0), 3)
+  return f'{gmacs / 1000**exponent:.4g} {"GTPE"[exponent]}'
+
+
+def _side_text(grid: dict[str, Any]) -> str:
+  if grid['H'] == grid['W']:
+    return f'{grid["H"]}²'
+  return f'{grid["H"]}x{grid["W"]}'
+
+
+def shape_text(grid: dict[str, Any], full: dict[str, Any]) -> str:
+  """Names a grid relative to the full one: 8B x T/4 x (S/√2)²."""
+  factor = f'{grid["batch"] / full["batch"]:g}'.removeprefix('1')
+  frames = _part('T', grid['T'] / full['T'])
+  if full['H'] != full['W']:
+    height = _part('H', grid['H'] / full['H'])
+    return (
+      f'{factor}B x {frames} x {height} x {_part("W", grid["W"] / full["W"])}'
+    )
+  side = _part('S', grid['H'] / full['H'])
+  return f'{factor}B x {frames} x {side if side == "S" else f"({side})"}²'
+
+
+def _part(letter: str, ratio: float) -> str:
+  """Names a part of a side: T/4, S/√2, 0.6S."""
+  known = {1: '', 0.5**0.5: '/√2', 0.5: '/2', 0.125**0.5: '/√8', 0.25: '/4'}
+  for value, text in known.items():
+    # Sides are whole pixels: 158 / 224 is 0.3 % from 1 / √2.
+    if math.isclose(ratio, value, rel_tol=0.015):
+      return letter + text
+  return f'{ratio:.3g}{letter}'
+
+
+# The command.
+
+
+def main(argv: Sequence[str]) -> None:
+  """Makes the plan that the flags ask for, and writes it."""
+  del argv
+  from configs import default
+
+  # Planning takes no accelerator, nor the seconds of finding one.
+  os.environ['JAX_PLATFORMS'] = 'cpu'
+  config = default.validate(flags.FLAGS.config)
+  num_train, size_source = dataset_size(config)
+  schedule = cycles.make_schedule(
+    config, num_train, num_devices=flags.FLAGS.num_devices
+  )
+  plan = make_plan(config, schedule, size_source=size_source)
+  output, form = flags.FLAGS.output, flags.FLAGS.format
+  if form == 'png':
+    from mgjax import plan_picture
+
+    output = output or 'plan.png'
+    plan_picture.draw(plan, schedule, pathlib.Path(output))
+    print(f'wrote {output}', file=sys.stderr)
+    return
+  text = json.dumps(plan, indent=1) if form == 'json' else format_table(plan)
+  if output:
+    pathlib.Path(output).write_text(text + '\n')
+  else:
+    print(text)
+
+
+if __name__ == '__main__':
+  config_flags.DEFINE_config_file(
+    'config',
+    None,
+    'Config file, with arguments after a colon.',
+    lock_config=True,
+  )
+  flags.DEFINE_enum(
+    'format', 'table', ['table', 'json', 'png'], 'What to make of the plan.'
+  )
+  flags.DEFINE_string(
+    'output', None, 'File to write; by default stdout, or plan.png.'
+  )
+  flags.DEFINE_integer(
+    'num_devices',
+    1,
+    'Devices that will share each batch: checked, and of no other effect.',
+    lower_bound=1,
+  )
+  flags.mark_flags_as_required(['config'])
+  cli.run(main)

@@ -1,0 +1,211 @@
+"""The picture of a plan: what changes over a run, on one axis of compute."""
+
+import itertools
+import pathlib
+from typing import Any
+
+import matplotlib
+from matplotlib import figure, lines, ticker
+from matplotlib.axes import Axes
+from matplotlib.backends import backend_agg
+
+from mgjax import plan as plan_lib
+from mgjax.schedule import GridSchedule
+
+_INK, _FAINT = '#222222', '#9a9a9a'
+# One colour for each shape of the long cycle, coarse to fine.
+_COLOURS = ('#e0a030', '#58a868', '#2f86b8', '#3d3a8c', '#8c3a78', '#555555')
+
+
+def draw(
+  plan: dict[str, Any], schedule: GridSchedule, path: pathlib.Path
+) -> None:
+  """Draws a plan into a PNG file.
+
+  Args:
+    plan: Made by `plan.make_plan`.
+    schedule: The schedule that it was made from.
+    path: File to write.
+  """
+  style = {
+    'font.size': 9,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.edgecolor': _FAINT,
+    'xtick.color': _FAINT,
+    'ytick.color': _FAINT,
+    'xtick.labelcolor': _INK,
+    'ytick.labelcolor': _INK,
+  }
+  with matplotlib.rc_context(style):
+    fig = figure.Figure(figsize=(11, 10), dpi=120, layout='constrained')
+    fig.get_layout_engine().set(h_pad=0.06, hspace=0.02)
+    axes = fig.subplots(6, 1, sharex=True, height_ratios=[3, 3, 3, 3, 2, 3])
+    _draw_panels(axes, plan, schedule)
+    _decorate(fig, axes, plan)
+    backend_agg.FigureCanvasAgg(fig).print_png(path)
+
+
+def _draw_panels(
+  axes: Any, plan: dict[str, Any], schedule: GridSchedule
+) -> None:
+  frames, crop, batch, lr, groups, loader = axes
+  base = plan['baseline']
+  cost = {
+    (g['T'], g['H'], g['W']): gmacs
+    for g, gmacs in zip(plan['grids'], plan['gmacs_per_clip'], strict=True)
+  }
+  full_cost = base['gmacs'] / base['clips']
+  full, full_groups = base['grid'], plan['phases'][-1]['bn_groups']
+  edges = _compute_edges(plan)
+  colours = _shape_colours(plan)
+  for i, (phase, (left, right)) in enumerate(
+    zip(plan['phases'], itertools.pairwise(edges), strict=True)
+  ):
+    colour = colours[_shape_name(phase, plan)]
+    cycle = phase['cycle']
+
+    def span(axis, values, left=left, right=right, colour=colour):
+      """Thin lines for a short cycle, a thick one for its base grid."""
+      *short, last = values
+      axis.hlines(short, left, right, color=colour, lw=1.1, alpha=0.75)
+      axis.hlines(last, left, right, color=colour, lw=3.2)
+
+    span(frames, [phase['base']['T']])
+    span(crop, [min(g['H'], g['W']) for g in cycle])
+    span(batch, [g['batch'] for g in cycle])
+    span(groups, phase['bn_groups_cycle'])
+    # A grid that a short phase never reaches has no cost of its own.
+    relative = [
+      full_cost / cost.get((g['T'], g['H'], g['W']), full_cost) for g in cycle
+    ]
+    mean = phase['clips'] / phase['gmacs'] * full_cost
+    span(loader, [*relative, mean])
+
+    first_step = schedule.start_step(i)
+    points = [first_step + k * phase['steps'] // 500 for k in range(500)]
+    xs = [
+      left + (right - left) * (p - first_step) / phase['steps'] for p in points
+    ]
+    lr.plot(
+      xs,
+      [schedule.lr(p) for p in points],
+      color=colour,
+      lw=2.4,
+      solid_capstyle='butt',
+    )
+
+  for axis, value in (
+    (frames, full['T']),
+    (crop, min(full['H'], full['W'])),
+    (batch, full['batch']),
+    (groups, full_groups),
+    (loader, 1.0),
+  ):
+    axis.axhline(value, color=_FAINT, lw=0.9, ls=(0, (4, 3)), zorder=0)
+  for axis in (batch, groups, loader):
+    _log2_axis(axis)
+  lr.set_yscale('log')
+  lr.yaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f'{v:g}'))
+  frames.set_ylim(0, None)
+  frames.set_yticks(sorted({p['base']['T'] for p in plan['phases']}))
+  sides = {min(g['H'], g['W']) for p in plan['phases'] for g in p['cycle']}
+  crop.set_ylim(0, max(sides) * 1.12)
+  crop.set_yticks(sorted(sides))
+
+
+def _decorate(fig: figure.Figure, axes: Any, plan: dict[str, Any]) -> None:
+  titles = (
+    'frames per clip',
+    'crop: short side in pixels',
+    'clips per step',
+    'learning rate',
+    'batch-norm groups',
+    'what the loader must deliver: clips per multiply-add, relative to the '
+    'baseline (thick: mean of the phase)',
+  )
+  edges = _compute_edges(plan)
+  stages = [phase['lr_stage'] for phase in plan['phases']]
+  cuts = [
+    edge
+    for edge, (a, b) in zip(
+      edges[1:-1], itertools.pairwise(stages), strict=True
+    )
+    if a != b
+  ]
+  for axis, title in zip(axes, titles, strict=True):
+    axis.set_title(title, loc='left', fontsize=9, color=_INK, pad=4)
+    axis.tick_params(length=3)
+    axis.set_xlim(0, 100)
+    for cut in cuts:
+      axis.axvline(cut, color='#d8d8d8', lw=0.9, zorder=0)
+  axes[-1].set_xlabel(
+    "forward multiply-adds done, % of this run's total "
+    f'({plan["speedup"]["macs"]:.2f} x fewer than the baseline)'
+  )
+  axes[-1].xaxis.set_major_locator(ticker.MultipleLocator(10))
+  _epoch_axis(axes[0], plan, edges)
+
+  fig.suptitle(
+    f'{plan["data"]}, {plan["model"]}, grid.mode={plan["mode"]}: '
+    f'{plan["speedup"]["steps"]:.2f} x fewer steps, '
+    f'{len(plan["grids"])} grids, {len(plan["phases"])} phases',
+    fontsize=12,
+    x=0.01,
+    ha='left',
+    color=_INK,
+  )
+  handles = [
+    lines.Line2D([], [], color=colour, lw=3.2, label=name)
+    for name, colour in _shape_colours(plan).items()
+  ]
+  if any(len(phase['cycle']) > 1 for phase in plan['phases']):
+    handles.append(
+      lines.Line2D([], [], color=_INK, lw=1.1, label='short cycle')
+    )
+  handles.append(
+    lines.Line2D([], [], color=_FAINT, lw=0.9, ls=(0, (4, 3)), label='baseline')
+  )
+  fig.legend(
+    handles=handles,
+    loc='outside lower left',
+    ncols=len(handles),
+    frameon=False,
+    handlelength=1.8,
+  )
+
+
+def _epoch_axis(axis: Axes, plan: dict[str, Any], edges: list[float]) -> None:
+  """Writes the epoch above every phase that ends far enough from the last."""
+  top = axis.secondary_xaxis('top')
+  ticks, labels = [], []
+  for edge, phase in zip(edges[1:], plan['phases'], strict=True):
+    if not ticks or edge - ticks[-1] > 2.5:
+      ticks.append(edge)
+      labels.append(f'{phase["end_epoch"]:.4g}')
+  top.set_xticks([0, *ticks], ['epoch 0', *labels])
+  top.tick_params(length=3, labelsize=8)
+  top.spines['top'].set_visible(False)
+
+
+def _log2_axis(axis: Axes) -> None:
+  axis.set_yscale('log', base=2)
+  axis.yaxis.set_major_locator(ticker.LogLocator(base=2, numticks=12))
+  axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f'{v:g}'))
+  low, high = axis.get_ylim()
+  axis.set_ylim(min(low, 0.8 * high / 2), high * 1.1)
+
+
+def _compute_edges(plan: dict[str, Any]) -> list[float]:
+  """Returns the percentages of the run's compute between the phases."""
+  done = itertools.accumulate((p['gmacs'] for p in plan['phases']), initial=0)
+  return [100 * gmacs / plan['total_gmacs'] for gmacs in done]
+
+
+def _shape_name(phase: dict[str, Any], plan: dict[str, Any]) -> str:
+  return plan_lib.shape_text(phase['base'], plan['baseline']['grid'])
+
+
+def _shape_colours(plan: dict[str, Any]) -> dict[str, str]:
+  names = dict.fromkeys(_shape_name(phase, plan) for phase in plan['phases'])
+  return dict(zip(names, itertools.cycle(_COLOURS), strict=False))

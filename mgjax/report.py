@@ -1,0 +1,110 @@
+"""report.png: one picture of a run, drawn from what the run wrote."""
+
+import json
+import pathlib
+
+import matplotlib
+import numpy as np
+from matplotlib import figure
+from matplotlib.backends import backend_agg
+
+from mgjax import metrics
+from mgjax.schedule import GridSchedule
+
+
+def draw(
+  workdir: pathlib.Path, schedule: GridSchedule, label_names: tuple[str, ...]
+) -> np.ndarray:
+  """Draws workdir/report.png from metrics.jsonl and eval.json.
+
+  Args:
+    workdir: Folder of the run.
+    schedule: Its schedule.
+    label_names: Names of the classes.
+
+  Returns:
+    The picture, uint8 [H, W, 3].
+  """
+  lines = metrics.read_metrics(workdir)
+  steps = [m for m in lines if 'loss' in m]
+  evals = [m for m in lines if 'eval_top1' in m]
+  result = json.loads((workdir / 'eval.json').read_text())
+  minutes = np.array([m['train_s'] for m in steps]) / 60
+
+  with matplotlib.rc_context({'font.size': 9, 'axes.titlesize': 10}):
+    fig = figure.Figure(figsize=(13, 8), dpi=100, layout='constrained')
+    canvas = backend_agg.FigureCanvasAgg(fig)
+    axes = fig.subplot_mosaic(
+      [['grid', 'confusion'], ['loss', 'confusion'], ['lr', 'classes']],
+      width_ratios=[1.35, 1],
+      height_ratios=[1, 1.4, 0.8],
+    )
+    _draw_grids(axes['grid'], minutes, steps, schedule)
+    _draw_loss(axes['loss'], minutes, steps, evals)
+    axes['lr'].semilogy(minutes, [m['lr'] for m in steps], color='tab:purple')
+    axes['lr'].set(title='Learning rate', xlabel='training time [min]')
+    _draw_confusion(axes['confusion'], result, label_names)
+    _draw_classes(axes['classes'], result)
+    for name in ('grid', 'loss', 'lr'):
+      axes[name].set_xlim(0, minutes.max() if len(minutes) else 1)
+      axes[name].grid(alpha=0.3)
+    fig.suptitle(
+      f'{workdir.name}: top-1 {result["top1"]:.1f} % of '
+      f'{result["num_scored"]} videos after {schedule.total_steps} steps, '
+      f'{schedule.total_clips} clips'
+    )
+    canvas.draw()
+    fig.savefig(workdir / 'report.png')
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _draw_grids(axis, minutes, steps, schedule) -> None:
+  """Frames, side and batch relative to the largest of the schedule."""
+  volume = np.array([m['T'] * m['H'] * m['W'] for m in steps], float)
+  largest = max(g.T * g.H * g.W for g in schedule.grids)
+  batch = np.array([m['batch'] for m in steps], float)
+  axis.semilogy(
+    minutes, volume / largest, '.', ms=3, label='pixels per clip / full'
+  )
+  axis.semilogy(
+    minutes,
+    batch / min(g.batch for g in schedule.grids),
+    '.',
+    ms=3,
+    label='clips per step / least',
+  )
+  axis.set_title('Grid: small grids carry big batches')
+  axis.legend(loc='best', fontsize=8)
+
+
+def _draw_loss(axis, minutes, steps, evals) -> None:
+  axis.plot(minutes, [m['loss'] for m in steps], '.', ms=2, alpha=0.5)
+  axis.set(title='Training loss, validation top-1', ylabel='loss')
+  axis.set_ylim(bottom=0)
+  accuracy = axis.twinx()
+  accuracy.plot(
+    [m['train_s'] / 60 for m in evals],
+    [m['eval_top1'] for m in evals],
+    'o-',
+    color='tab:red',
+  )
+  accuracy.set_ylim(0, 100)
+  accuracy.set_ylabel('top-1 [%]', color='tab:red')
+
+
+def _draw_confusion(axis, result, label_names) -> None:
+  confusion = np.array(result['confusion'], float)
+  share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+  axis.imshow(share, cmap='Blues', vmin=0, vmax=1)
+  axis.set(title='Confusion', xlabel='taken for', ylabel='true class')
+  if len(label_names) <= 40:
+    ticks = range(len(label_names))
+    axis.set_xticks(ticks, label_names, rotation=90, fontsize=7)
+    axis.set_yticks(ticks, label_names, fontsize=7)
+
+
+def _draw_classes(axis, result) -> None:
+  """Accuracy of each class, best to worst."""
+  scored = [v for v in result['per_class'].values() if v is not None]
+  axis.bar(range(len(scored)), sorted(scored, reverse=True))
+  axis.set(title='Accuracy by class, sorted', ylabel='[%]', ylim=(0, 100))

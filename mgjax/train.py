@@ -1,0 +1,617 @@
+r"""Trains a video model under a grid schedule.
+
+python -m mgjax.train --config=configs/moving_digits.py:grid=both \
+  --workdir=runs/digits
+
+The same command resumes an interrupted run from its newest checkpoint; the
+result is the same, bit for bit, as that of an uninterrupted run.
+
+Exit codes: 0 finished; 2 a setting that cannot work; 75 stopped by SIGTERM
+after writing a checkpoint (start again to go on); 130 the same for Ctrl-C.
+"""
+
+import bisect
+import json
+import math
+import os
+import pathlib
+import platform
+import signal
+import sys
+import time
+
+import flax
+import jax
+import jax.numpy as jnp
+import jaxlib
+import ml_collections
+import numpy as np
+from absl import flags
+
+from mgjax import (
+  checkpoint,
+  cli,
+  cycles,
+  evaluate,
+  metrics,
+  models,
+  optim,
+  parallel,
+  plan,
+  report,
+  step_cache,
+  train_step,
+)
+from mgjax.cli import ConfigError
+from mgjax.data import sources, stream
+from mgjax.models import norm
+from mgjax.schedule import Grid, GridSchedule
+from mgjax.step_cache import Program
+
+EXIT_RESTART = 75  # EX_TEMPFAIL of sysexits.h.
+EXIT_INTERRUPTED = 130
+
+
+def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
+  """Runs, or resumes, a training from its config to its last evaluation.
+
+  Args:
+    config: See configs/default.py; not modified.
+    workdir: Folder of everything that the run writes.
+
+  Returns:
+    The summary that is written to workdir/summary.json.
+
+  Raises:
+    ConfigError: The run cannot work; nothing has been trained.
+    SystemExit: A signal stopped the run; a checkpoint has been written.
+  """
+  started = time.perf_counter()
+  step_cache.use_persistent_cache()
+  mesh = parallel.make_mesh()
+
+  # Everything that can be refused is refused here.
+  source = sources.open_source(config, 'train')
+  eval_source = sources.open_source(config, config.eval.split)
+  evaluate.check_classes(config, source)
+  evaluate.check_batch(config, mesh.size)
+  if config.data.num_train not in (None, len(source)):
+    raise ConfigError(
+      f'data.num_train={config.data.num_train}, but {source.name} has '
+      f'{len(source)} training videos; leave it at None to use them all'
+    )
+  schedule = cycles.make_schedule(config, len(source), num_devices=mesh.size)
+  prepare_workdir(config, workdir)
+  run_plan = plan.make_plan(config, schedule)
+  (workdir / 'plan.json').write_text(json.dumps(run_plan, indent=1) + '\n')
+
+  train_stream = stream.TrainStream(
+    config,
+    schedule,
+    source,
+    shard=jax.process_index(),
+    num_shards=jax.process_count(),
+  )
+  eval_stream = stream.EvalStream(
+    config,
+    eval_source,
+    config.eval.batch_size,
+    shard=jax.process_index(),
+    num_shards=jax.process_count(),
+  )
+
+  # The state, new or from the newest checkpoint.
+  model = models.from_config(config.model, config.norm)
+  tx = optim.make_optimizer(config.optim)
+  rng = jax.device_put(jax.random.key(config.seed), parallel.replicated(mesh))
+
+  def make_state():
+    return train_step.create_state(
+      model, tx, jax.random.key(config.seed), evaluate.example_video(config)
+    )
+
+  abstract = checkpoint.abstract_state(make_state, parallel.replicated(mesh))
+  checkpoints = checkpoint.Checkpoints(workdir, config.train)
+  eval_steps = evaluation_steps(schedule, config.eval.every)
+  first_step = checkpoints.steps()[-1] if checkpoints.steps() else 0
+  programs = step_cache.StepCache(
+    lower_programs(
+      config, schedule, model, tx, mesh, abstract, first_step, eval_steps
+    )
+  )
+  if first_step:
+    state, progress = checkpoints.restore(abstract, first_step)
+  else:
+    state = jax.jit(make_state, out_shardings=parallel.replicated(mesh))()
+    progress = {'times': {}, 'bad_videos': {}}
+  times = metrics.Times(**progress['times'])
+  bad_videos = progress['bad_videos']
+
+  # The loop.
+  writer = metrics.Writer(workdir, first_step)
+  bar = metrics.Progress(schedule.total_steps, first_step)
+  clock = metrics.StepClock(times)
+  stop = StopSignal()
+  bar.say(
+    f'{len(schedule.grids)} grids, {schedule.total_steps} steps, '
+    f'{schedule.total_epochs} epochs of {len(source)} videos; '
+    f'{optim.num_parameters(state.params):,} parameters; '
+    f'{mesh.size} {jax.default_backend()} device(s)'
+    + (f'; resuming at step {first_step}' if first_step else '')
+  )
+
+  def save(step):
+    begin = time.perf_counter()
+    record = {'times': vars(times), 'bad_videos': bad_videos}
+    checkpoints.save(state, step, record)
+    times.checkpoint_s += time.perf_counter() - begin
+
+  def run_evaluation(step):
+    begin = time.perf_counter()
+    result = evaluate.evaluate(
+      programs[Program('eval', evaluate.eval_grid(config))],
+      state,
+      eval_stream,
+      mesh,
+      report=lambda done, total: bar.update(step, f'evaluation {done}/{total}'),
+    )
+    times.eval_s += time.perf_counter() - begin
+    writer.write(
+      {
+        **position(schedule, step),
+        'train_s': times.train_s,
+        'wait_fraction': times.wait_fraction,
+        **{f'eval_{k}': result[k] for k in ('top1', 'top5', 'num_scored')},
+      }
+    )
+    bar.say(
+      f'step {step}, epoch {schedule.epoch(step):.1f}: top-1 '
+      f'{result["top1"]:.2f} %, top-5 {result["top5"]:.2f} % of '
+      f'{result["num_scored"]} of {result["num_videos"]} videos'
+    )
+    evaluate.write_result(workdir, {'step': step, **result})
+    return result
+
+  result = None
+  if first_step in eval_steps:
+    # The run stopped between this checkpoint and its evaluation, or has ended.
+    result = run_evaluation(first_step)
+  window = LogWindow(schedule, writer, bar, clock, config.train.log_every_steps)
+  last_save = time.monotonic()
+  batches = train_stream.batches(first_step)
+  training_began = time.perf_counter()
+  clock.restart()
+  for step in range(first_step, schedule.total_steps):
+    grid = schedule(step)
+    asked_batch = time.perf_counter()
+    batch = next(batches)
+    got_batch = time.perf_counter()
+    program = programs[Program('train', grid)]
+    got_program = time.perf_counter()
+    note_bad_videos(bad_videos, batch, len(source), config)
+    phase = schedule.phase(step)
+    groups = phase.bn_groups[schedule.cycle_index(step)]
+    lr = schedule.lr(step)
+    state, step_metrics = program(
+      state,
+      parallel.put_batch(mesh, on_device(batch)),
+      *put_scalars(mesh, lr, groups),
+      rng,
+    )
+    clock.dispatched(
+      step_metrics,
+      asked_batch=asked_batch,
+      got_batch=got_batch,
+      got_program=got_program,
+      report=window.reporter(step, grid, lr, groups),
+    )
+
+    done = step + 1
+    at_evaluation = done in eval_steps
+    due = time.monotonic() - last_save > config.train.checkpoint_every_s
+    if every := config.train.checkpoint_every_steps:
+      due = done % every == 0
+    if not (at_evaluation or due or stop.received):
+      continue
+    clock.drain()
+    if at_evaluation:
+      state = with_precise_statistics(
+        state, train_stream, done, programs, config, mesh, rng, times
+      )
+    save(done)
+    last_save = time.monotonic()
+    if at_evaluation and not stop.received:
+      result = run_evaluation(done)
+    if stop.received:
+      for part in (bar, clock, checkpoints, writer, programs):
+        part.close()
+      bar.say(f'Stopped at step {done}; the same command goes on from there.')
+      sys.exit(stop.exit_code)
+    clock.restart()
+  clock.drain()
+
+  summary = summarize(
+    config,
+    schedule,
+    run_plan,
+    programs,
+    times,
+    result,
+    bad_videos,
+    startup_s=training_began - started,
+  )
+  for part in (bar, clock, checkpoints, programs):
+    part.close()
+  (workdir / 'summary.json').write_text(json.dumps(summary, indent=1) + '\n')
+  picture = report.draw(workdir, schedule, eval_source.label_names)
+  writer.picture('report', picture, schedule.total_steps)
+  writer.close()
+  return summary
+
+
+def lower_programs(
+  config, schedule, model, tx, mesh, abstract, first_step, eval_steps
+) -> dict:
+  """Functions that lower each program still needed, in order of first use."""
+  data = config.data
+  replicated, sharded = parallel.replicated(mesh), parallel.sharded(mesh)
+  pixels = {'mean': data.mean, 'std': data.std}
+  run_train_step = jax.jit(
+    train_step.make_train_step(model, tx, **pixels),
+    donate_argnums=0,
+    out_shardings=replicated,
+  )
+  run_stats_step = jax.jit(
+    train_step.make_stats_step(model, **pixels), out_shardings=replicated
+  )
+  scalar = lambda dtype: jax.ShapeDtypeStruct((), dtype, sharding=replicated)
+  key = scalar(jax.random.key(0).dtype)
+
+  def batch_spec(grid: Grid) -> dict:
+    spec = lambda shape, dtype: jax.ShapeDtypeStruct(
+      (grid.batch, *shape), dtype, sharding=sharded
+    )
+    return {
+      'video': spec((grid.T, grid.H, grid.W, 3), np.uint8),
+      'label': spec((), np.int32),
+      'flip': spec((), np.bool_),
+    }
+
+  needed = {}  # First step of use by program, in whatever order.
+  start = 0
+  for phase in schedule.phases:
+    for i, grid in enumerate(phase.cycle):
+      # The first step at or after first_step that has this grid.
+      step = start + i
+      if step < first_step:
+        step += -(-(first_step - step) // len(phase.cycle)) * len(phase.cycle)
+      if step < phase.end_step:
+        needed.setdefault(Program('train', grid), step)
+    start = phase.end_step
+  for step in eval_steps:
+    if step >= first_step:
+      needed.setdefault(Program('eval', evaluate.eval_grid(config)), step - 0.5)
+      if config.norm.precise_batches and step > first_step:
+        base = schedule.phase(step - 1).base
+        needed.setdefault(Program('stats', base), step - 0.5)
+
+  def lower(program: Program):
+    batch = batch_spec(program.grid)
+    if program.kind == 'train':
+      return run_train_step.lower(
+        abstract, batch, scalar(jnp.float32), scalar(jnp.int32), key
+      )
+    if program.kind == 'stats':
+      return run_stats_step.lower(abstract, batch, scalar(jnp.int32), key)
+    return evaluate.lower_eval_step(config, model, mesh, abstract)
+
+  return {
+    program: lambda program=program: lower(program)
+    for program in sorted(needed, key=needed.get)
+  }
+
+
+def with_precise_statistics(
+  state, train_stream, step, programs, config, mesh, rng, times
+):
+  """Replaces the running statistics by those of fresh training batches.
+
+  Args:
+    state: After `step` steps.
+    train_stream: Gives the batches, at the base grid of the phase just left.
+    step: Steps done.
+    programs: Holds the statistics program.
+    config: norm.precise_batches says how many.
+    mesh: Devices.
+    rng: The run's key.
+    times: Its eval_s is increased.
+
+  Source: Wu et al. 2020; SlowFast 287ec00, tools/train_net.py
+    calculate_and_update_precise_bn.
+  """
+  if not config.norm.precise_batches:
+    return state
+  begin = time.perf_counter()
+  phase = train_stream.schedule.phase(step - 1)
+  program = programs[Program('stats', phase.base)]
+  _, groups = put_scalars(mesh, 0.0, phase.bn_groups[-1])
+  moments = [
+    program(state, parallel.put_batch(mesh, on_device(batch)), groups, rng)
+    for batch in train_stream.base_batches(step, config.norm.precise_batches)
+  ]
+  statistics = jax.device_put(
+    norm.combine_statistics(moments), parallel.replicated(mesh)
+  )
+  times.eval_s += time.perf_counter() - begin
+  return state.replace(batch_stats=statistics)
+
+
+def on_device(batch: dict) -> dict:
+  """The part of a batch that a program takes."""
+  return {name: batch[name] for name in ('video', 'label', 'flip')}
+
+
+def put_scalars(mesh, lr: float, groups: int) -> tuple[jax.Array, jax.Array]:
+  """Moves the learning rate (float32) and batch-norm groups (int32)."""
+  return jax.device_put(
+    (np.float32(lr), np.int32(groups)), parallel.replicated(mesh)
+  )
+
+
+def evaluation_steps(schedule: GridSchedule, every: float) -> set[int]:
+  """Steps after which the model is evaluated: every so many epochs, and last.
+
+  Args:
+    schedule: The run's schedule.
+    every: Epochs; 0: only after the last step.
+  """
+  steps = {schedule.total_steps}
+  if every:
+    for i in range(1, math.ceil(schedule.total_epochs / every)):
+      steps.add(
+        bisect.bisect_left(
+          range(schedule.total_steps),
+          i * every * schedule.num_train,
+          key=schedule.clips_before,
+        )
+      )
+  return steps - {0}
+
+
+def position(schedule: GridSchedule, step: int) -> dict:
+  """Where a run is after `step` steps: the start of every metrics line."""
+  grid = schedule(step - 1)
+  return {
+    'step': step,
+    'epoch': schedule.epoch(step),
+    'clips': schedule.clips_before(step),
+    **grid._asdict(),
+  }
+
+
+class LogWindow:
+  """Turns finished steps into metrics lines and the progress text."""
+
+  def __init__(self, schedule, writer, bar, clock, every: int):
+    self._schedule = schedule
+    self._writer = writer
+    self._bar = bar
+    self._times = clock.times
+    self._every = every
+    self._start = metrics.Times(**vars(clock.times))
+    self._clips = 0
+
+  def reporter(self, step: int, grid: Grid, lr: float, groups: int):
+    """Returns what the clock calls once `step` has finished."""
+
+    def report_step(values: dict, step_s: float) -> None:
+      done = step + 1
+      self._clips += grid.batch
+      schedule = self._schedule
+      recent = self._times - self._start
+      if not math.isfinite(values['loss']):
+        raise FloatingPointError(
+          f'The loss of step {step} is {values["loss"]} (grid {grid}, learning '
+          f'rate {lr:g}). The newest checkpoint is from before; lower '
+          'optim.base_lr or raise optim.warmup_epochs.'
+        )
+      clips_per_s = self._clips / max(recent.train_s, 1e-9)
+      left = self._times.train_s * (schedule.total_steps - done) / done
+      self._bar.update(
+        done,
+        f'grid {grid}  loss {values["loss"]:.3f}  {clips_per_s:.0f} clips/s  '
+        f'waiting for data {100 * recent.wait_fraction:.0f} %  '
+        f'left {metrics.duration(left)}',
+      )
+      if done % self._every == 0 or done == schedule.total_steps:
+        self._writer.write(
+          {
+            **position(schedule, done),
+            'train_s': self._times.train_s,
+            'wait_fraction': recent.wait_fraction,
+            'compile_wait_s': self._times.compile_s,
+            'step_s': step_s,
+            'clips_per_s': clips_per_s,
+            'lr': lr,
+            'bn_groups': groups,
+            **values,
+          }
+        )
+        self._start = metrics.Times(**vars(self._times))
+        self._clips = 0
+
+    return report_step
+
+
+class StopSignal:
+  """Notes SIGTERM and SIGINT; the loop stops at the next step.
+
+  A second signal acts at once, as if this were not here.
+  """
+
+  def __init__(self):
+    self.received = None
+    for number in (signal.SIGTERM, signal.SIGINT):
+      try:
+        signal.signal(number, self._note)
+      except ValueError:  # Not the main thread, as in some tests.
+        return
+
+  def _note(self, number, frame) -> None:
+    del frame
+    self.received = number
+    signal.signal(number, signal.SIG_DFL)
+
+  @property
+  def exit_code(self) -> int:
+    if self.received == signal.SIGINT:
+      return EXIT_INTERRUPTED
+    return EXIT_RESTART
+
+
+def note_bad_videos(bad: dict, batch: dict, num_train: int, config) -> None:
+  """Counts replaced videos; too many stop the run."""
+  for text in batch['skipped']:
+    name, reason = text.split(': ', 1)
+    if name not in bad:
+      bad[name] = reason
+      print(f'\ncannot decode {text}; replaced', file=sys.stderr)
+  if len(bad) > config.data.max_bad_fraction * num_train:
+    raise stream.DataError(
+      f'{len(bad)} of {num_train} training videos cannot be decoded, more than '
+      f'data.max_bad_fraction={config.data.max_bad_fraction} allows; the last '
+      f'is {name}: {reason}'
+    )
+
+
+def prepare_workdir(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> None:
+  """Makes the folder; refuses to go on in the folder of another run.
+
+  Raises:
+    ConfigError: The folder cannot be written, or a run with other settings
+      lives there; the message names the fields.
+  """
+  path = workdir / 'config.json'
+  new = json.loads(config.to_json_best_effort())
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+      old = json.loads(path.read_text())
+      if changed := changed_fields(old, new):
+        raise ConfigError(
+          f'--workdir={workdir} holds a run with other settings: '
+          f'{"; ".join(changed)}. Use another folder, or the old settings'
+        )
+    path.write_text(json.dumps(new, indent=1) + '\n')
+  except OSError as error:
+    raise ConfigError(f'--workdir={workdir}: {error.strerror}') from error
+
+
+def changed_fields(old: dict, new: dict, prefix: str = '') -> list[str]:
+  """Differences of two nested dicts as 'group.field: old -> new'.
+
+  The fields that only say how a machine runs the training are left out.
+  """
+  free = ('train.', 'data.dir', 'data.num_workers', 'data.prefetch_batches')
+  changes = []
+  for name in sorted(old.keys() | new.keys()):
+    path = prefix + name
+    a, b = old.get(name), new.get(name)
+    if isinstance(a, dict) and isinstance(b, dict):
+      changes += changed_fields(a, b, path + '.')
+    elif a != b and not path.startswith(free):
+      changes.append(f'{path}: {a} -> {b}')
+  return changes
+
+
+def summarize(
+  config, schedule, run_plan, programs, times, result, bad_videos, *, startup_s
+) -> dict:
+  """What a record keeps of a finished run."""
+  return {
+    'mode': config.grid.mode,
+    'seed': config.seed,
+    'top1': result['top1'],
+    'top5': result['top5'],
+    'num_videos': result['num_videos'],
+    'num_scored': result['num_scored'],
+    'steps': schedule.total_steps,
+    'epochs': schedule.total_epochs,
+    'clips': schedule.total_clips,
+    'num_grids': len(schedule.grids),
+    'num_compiled': programs.compiled('train'),
+    'num_from_disk': sum(p.kind == 'train' for p in programs.from_disk),
+    'baseline_steps': run_plan['baseline']['steps'],
+    'predicted_speedup': run_plan['speedup'],
+    'startup_s': startup_s,
+    'compile_s': sum(programs.compile_s.values()),
+    'compile_wait_s': times.compile_s,
+    'train_s': times.train_s,
+    **{
+      name: getattr(times, name)
+      for name in ('step_s', 'data_s', 'other_s', 'eval_s', 'checkpoint_s')
+    },
+    'wait_fraction': times.wait_fraction,
+    'bad_videos': bad_videos,
+    'environment': {
+      'backend': jax.default_backend(),
+      'device': jax.devices()[0].device_kind,
+      'num_devices': jax.device_count(),
+      'num_processes': jax.process_count(),
+      'machine': platform.machine(),
+      'num_cpus': os.cpu_count(),
+      'python': platform.python_version(),
+      'jax': jax.__version__,
+      'jaxlib': jaxlib.__version__,
+      'flax': flax.__version__,
+      'numpy': np.__version__,
+    },
+  }
+
+
+def tell(summary: dict, workdir: pathlib.Path, config_arg: str) -> str:
+  """The closing words of a run."""
+  s = summary
+  here = f'--config={config_arg} --workdir={workdir}'
+  return f"""
+top-1 {s['top1']:.2f} %, top-5 {s['top5']:.2f} %: {s['num_scored']} of {
+    s['num_videos']
+  } validation videos scored
+{s['num_grids']} distinct grids, {s['num_compiled']} compilations ({
+    s['num_from_disk']
+  } read from the cache on disk)
+compiling {s['compile_s']:.0f} s (waited for {
+    s['compile_wait_s']:.0f} s of it), waiting for data {
+    s['data_s']:.0f} s, stepping {s['step_s']:.0f} s, evaluating {
+    s['eval_s']:.0f} s
+{s['steps']} steps, {s['clips']} clips; {
+    s['baseline_steps'] / s['steps']:.1f} times fewer steps than the baseline
+
+checkpoint   {workdir}/checkpoints/{s['steps']}
+metrics      {workdir}/metrics.jsonl, TensorBoard: tensorboard --logdir={workdir}
+picture      {workdir}/report.png
+
+Next:
+  python -m mgjax.plan {here.split()[0]}
+  python -m mgjax.evaluate {here} --config.eval.num_views=3
+  python -m mgjax.train {here.replace('grid=both', 'grid=none')}-none"""
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    'workdir', None, 'Folder of everything the run writes.', flag_values=values
+  )
+
+
+def main(values: flags.FlagValues) -> None:
+  if not values.workdir:
+    raise ConfigError('--workdir is missing; give a folder for the run.')
+  workdir = pathlib.Path(values.workdir)
+  summary = train(values.config, workdir)
+  print(tell(summary, workdir, values['config'].config_filename))
+
+
+if __name__ == '__main__':
+  sys.exit(cli.run(main, define_flags))
