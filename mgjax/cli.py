@@ -3,9 +3,9 @@
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
 
-from absl import app, flags
+from absl import flags
+from ml_collections import config_flags
 
 
 class ConfigError(ValueError):
@@ -13,41 +13,70 @@ class ConfigError(ValueError):
 
 
 def run(
-  main: Callable[[Sequence[str]], int | None],
+  main: Callable[[flags.FlagValues], None],
+  define_flags: Callable[[flags.FlagValues], None],
   argv: Sequence[str] | None = None,
-) -> NoReturn:
-  """Parses the flags, calls `main` and exits.
+) -> int:
+  """Parses the flags of a command, calls it and returns its exit code.
 
-  Bad input, a flag or a ConfigError, ends with one line on stderr and exit
-  code 2. Anything else that goes wrong is a bug and keeps its traceback.
+    if __name__ == '__main__':
+      sys.exit(cli.run(main, define_flags))
+
+  Every command takes --config=FILE.py[:arguments] and --config.field=value.
+  Bad input, be it flags or a ConfigError, ends with one line on stderr and
+  exit code 2. Anything else that goes wrong is a bug and keeps its traceback.
 
   Args:
-    main: Gets the program name and the arguments that are not flags (none).
+    main: Gets the parsed flags; `config` among them is a checked config.
+    define_flags: Adds the command's own flags to those it is given.
     argv: Program name and arguments; None: those of the process.
 
   Differs: absl's app.run ends with code 1 and a page of help on bad flags,
-    and with a traceback on bad configs.
+    and with a traceback on bad configs. Flags are not global here, so that
+    commands can import each other, and tests can call them.
   """
-  app.define_help_flags()
+  argv = list(sys.argv if argv is None else argv)
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file(
+    'config',
+    None,
+    'Config file, with arguments after a colon: '
+    'configs/kinetics400.py:grid=both,seed=1. Any of its fields can be '
+    'overridden by --config.field=value.',
+    lock_config=True,
+    flag_values=values,
+    sys_argv=argv,
+  )
+  define_flags(values)
+  if {'--help', '-h', '-help'} & set(argv[1:]):
+    print(f'{sys.modules[main.__module__].__doc__}\n{values.get_help()}')
+    return 0
   try:
-    main_argv = parse_flags(sys.argv if argv is None else argv)
-    code = main(main_argv)
+    _parse(values, argv)
+    main(values)
   except ConfigError as error:
     print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
-    code = 2
-  sys.exit(code)
+    return 2
+  return 0
 
 
-def parse_flags(argv: Sequence[str]) -> list[str]:
-  """Parses absl's flags and returns the program name.
+def _parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
+  """Parses all flags and checks the config.
 
   Raises:
     ConfigError: A flag is unknown or has a wrong value, a config cannot be
       read or refuses its arguments, or something else stands between flags.
   """
+  # Configs import this module for its error.
+  from configs import default
+
   try:
-    rest = flags.FLAGS(list(argv))
-    _read_configs()
+    rest = values(list(argv))
+    config = values['config'].value
+    if config is None:
+      raise ConfigError('--config is missing; give --config=configs/FILE.py.')
+    # A config file that could not be read complains when it is used.
+    getattr(config, 'keys')  # noqa: B009
   except OSError as error:
     path = next((a for a in argv if re.match('--?config=', a)), '--config')
     reason = str(error).strip().splitlines()[-1].strip()
@@ -67,15 +96,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     raise ConfigError(
       f'unexpected argument {rest[1]!r}; flags look like --config=FILE.'
     )
-  return rest
-
-
-def _read_configs() -> None:
-  """Looks into every config: an unreadable file complains only then."""
-  for name in flags.FLAGS:
-    value = flags.FLAGS[name].value
-    if type(value).__module__.startswith('ml_collections.config_flags'):
-      getattr(value, 'keys')  # noqa: B009 - it may raise, hence not idle.
+  default.validate(config)
 
 
 def _innermost(error: flags.Error) -> str:

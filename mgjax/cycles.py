@@ -31,7 +31,10 @@ MODES = ('none', 'short', 'long', 'both', 'ladder', 'progressive')
 # Five halvings leave one pixel of 16; below, the deep layers see padding only.
 MIN_CROP_PX = 16
 
-LrFunction = Callable[[float], float]
+# Configs write whole numbers without a point.
+Real = int | float
+
+LrFunction = Callable[[Real], float]
 
 
 class _Plan(NamedTuple):
@@ -185,7 +188,7 @@ def _long(config: ml_collections.ConfigDict) -> _Plan:
   stretch = (
     optim.total_epochs * grid.epoch_factor / _sum(e[-1] for e in entries)
   )
-  ends: list[int | float] = list(
+  ends: list[Real] = list(
     itertools.accumulate(epochs * stretch for *_, epochs in entries)
   )
   if by_steps:
@@ -299,23 +302,31 @@ _BUILDERS = {
 # Grids.
 
 
-def _resized(full: Grid, t_factor: float, side_factor: float) -> Grid:
-  """Returns the full grid with fewer frames and shorter sides, same batch."""
-  return Grid(
+def _resized(full: Grid, t_factor: Real, side_factor: Real) -> Grid:
+  """Returns the full grid with fewer frames and shorter sides, same batch.
+
+  Raises:
+    ConfigError: If nothing is left of it.
+  """
+  t, h, w = (
     round(full.T * t_factor),
     round(full.H * side_factor),
     round(full.W * side_factor),
-    full.batch,
   )
+  _require(
+    min(t, h, w) >= 1,
+    f'the factors ({t_factor:g}, {side_factor:g}) in grid leave {t} frames of '
+    f'{h}x{w} pixels of the full {full.T} of {full.H}x{full.W}; use larger '
+    'factors.',
+  )
+  return Grid(t, h, w, full.batch)
 
 
-def _batch_factor(full: Grid, t: int, h: float, w: float) -> int:
+def _batch_factor(full: Grid, t: int, h: Real, w: Real) -> int:
   """Returns how many times the full grid's batch costs the same at t x h x w.
 
   Source: section 3 of the paper: b t h w = B T H W.
   """
-  if not min(t, h, w):
-    return 0  # Refused later, where the phase can be named.
   return round(float(full.T * full.H * full.W) / (t * h * w))
 
 
@@ -350,7 +361,7 @@ def _stride_range(
   Source: section 3.2 of the paper; PySlowFast datasets/utils.py.
   """
   stride = config.data.stride_frames
-  return stride, stride * (config.data.num_frames // max(num_frames, 1))
+  return stride, stride * (config.data.num_frames // num_frames)
 
 
 def _jitter_range(
@@ -373,7 +384,7 @@ def _make_phase(
   config: ml_collections.ConfigDict,
   *,
   cycle: tuple[Grid, ...],
-  end_epoch: int | float,
+  end_epoch: Real,
   lr_stage: int = 0,
   lr_scale: float = 1.0,
   strides: tuple[int, int] | None = None,
@@ -392,7 +403,7 @@ def _make_phase(
   )
 
 
-def _intervals(config: ml_collections.ConfigDict) -> list[int | float]:
+def _intervals(config: ml_collections.ConfigDict) -> list[Real]:
   """Returns the baseline epochs at which long cycles start and end.
 
   The fine-tuning phase follows the last of them.
@@ -404,7 +415,7 @@ def _intervals(config: ml_collections.ConfigDict) -> list[int | float]:
   return [total * i / (cycles + 1) for i in range(cycles + 1)]
 
 
-def _sum(values: Iterable[float]) -> float:
+def _sum(values: Iterable[Real]) -> Real:
   """Adds from left to right; `sum` compensates errors from Python 3.12 on."""
   *_, total = itertools.accumulate(values)
   return total
@@ -413,19 +424,21 @@ def _sum(values: Iterable[float]) -> float:
 # Learning rates, as functions of the epoch.
 
 
-def _step_decay(base_lr: float, steps: Sequence[int], gamma: float):
+def _step_decay(
+  base_lr: Real, steps: Sequence[Real], gamma: Real
+) -> LrFunction:
   scales = [gamma**k for k in range(len(steps) + 1)]
   return _piecewise(base_lr, [0, *steps], scales)
 
 
 def _piecewise(
-  base_lr: float, starts: Sequence[int | float], scales: Sequence[float]
+  base_lr: Real, starts: Sequence[Real], scales: Sequence[Real]
 ) -> LrFunction:
   """Returns `base_lr * scale` of the last interval that has started."""
   return lambda e: base_lr * scales[max(bisect.bisect_right(starts, e), 1) - 1]
 
 
-def _cosine(base_lr: float, end_lr: float, total_epochs: float) -> LrFunction:
+def _cosine(base_lr: Real, end_lr: Real, total_epochs: Real) -> LrFunction:
   """Source: PySlowFast lr_policy.py, lr_func_cosine without an offset."""
 
   def lr_at_epoch(epoch):
@@ -437,7 +450,7 @@ def _cosine(base_lr: float, end_lr: float, total_epochs: float) -> LrFunction:
 
 
 def _stretched(
-  policy: LrFunction, baseline_epochs: float, run_epochs: float
+  policy: LrFunction, baseline_epochs: Real, run_epochs: Real
 ) -> LrFunction:
   """Runs a policy of baseline epochs over the run's own number of epochs."""
   if not run_epochs:
@@ -453,7 +466,7 @@ def _scaled(policy: LrFunction, phases: Sequence[Phase]) -> LrFunction:
 
 
 def _with_warmup(
-  policy: LrFunction, *, warmup_epochs: float, warmup_lr: float
+  policy: LrFunction, *, warmup_epochs: Real, warmup_lr: Real
 ) -> LrFunction:
   """Starts linearly, towards the policy's own value where the warm-up ends.
 
@@ -468,8 +481,8 @@ def _with_warmup(
 def _lr_function(
   optim: ml_collections.ConfigDict,
   *,
-  total_epochs: int | float,
-  base_lr: float | None = None,
+  total_epochs: Real,
+  base_lr: Real | None = None,
   schedule: str | None = None,
   field: str = 'optim.schedule',
 ) -> LrFunction:
@@ -558,6 +571,7 @@ def _check_common(config: ml_collections.ConfigDict) -> None:
   full = full_grid(config)
   _require(
     len(data.jitter_px) == 2
+    and all(map(_is_number, data.jitter_px))
     and min(full.H, full.W) <= data.jitter_px[0] <= data.jitter_px[1],
     f'data.jitter_px is {tuple(data.jitter_px)}; it must be (least, greatest) '
     f'short side, the least no smaller than the crop of {min(full.H, full.W)}.',
@@ -591,7 +605,7 @@ def _check_common(config: ml_collections.ConfigDict) -> None:
     )
   if grid.mode in ('short', 'long', 'both', 'progressive'):
     _require(
-      grid.epoch_factor > 0,
+      _is_number(grid.epoch_factor) and grid.epoch_factor > 0,
       f'grid.epoch_factor is {grid.epoch_factor}; it must be positive.',
     )
   if grid.mode in ('short', 'both'):
@@ -603,7 +617,7 @@ def _check_common(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_lr_steps(
-  lr_steps: Sequence[Any], total_epochs: int | float, *, needed: bool = False
+  lr_steps: Sequence[Any], total_epochs: Real, *, needed: bool = False
 ) -> None:
   edges = (0, *lr_steps, total_epochs)
   _require(
@@ -732,13 +746,7 @@ def _check_phase(
   """Refuses a phase whose grids cannot be trained, and names it."""
   base = phase.base
   where = f'{number} ({describe(base, full_grid(config))})'
-  multiple, reason = _frames_rule(config.model)
-  _require(
-    base.T >= 1 and base.T % multiple == 0,
-    f'{where}: clips of {base.T} frames do not fit model.name='
-    f'{config.model.name!r}, which needs a multiple of {multiple} '
-    f'({reason}); change data.num_frames or the frames factors in grid.',
-  )
+  _check_frames(base.T, where, config.model)
   for grid in phase.cycle:
     crop = f'{grid.H}x{grid.W}'
     _require(
@@ -765,13 +773,25 @@ def _check_phase(
     )
 
 
-def _frames_rule(model: ml_collections.ConfigDict) -> tuple[int, str]:
-  """Returns what the number of frames must be a multiple of, and why."""
+def _check_frames(
+  num_frames: int, where: str, model: ml_collections.ConfigDict
+) -> None:
+  """Refuses clips that are too short for the model."""
+  clips = f'{where}: clips of {num_frames} frames do not fit model.name='
+  advice = 'change data.num_frames or the frames factors in grid.'
   if model.name.startswith('slowfast'):
-    return model.alpha, 'model.alpha'
+    _require(
+      num_frames >= model.alpha,
+      f'{clips}{model.name!r}, whose slow pathway sees one frame in '
+      f'model.alpha={model.alpha}, so {model.alpha} or more are needed; '
+      f'{advice}',
+    )
   if model.name.startswith('blvnet'):
-    return 2, 'its frames go in pairs to the two branches'
-  return 1, 'any number'
+    _require(
+      num_frames % 2 == 0,
+      f'{clips}{model.name!r}, which shares pairs of frames out to its two '
+      f'branches, so an even number is needed; {advice}',
+    )
 
 
 def _is_number(value: Any) -> bool:

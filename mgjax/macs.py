@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 
 from mgjax.models import conv, norm
 
@@ -63,7 +64,7 @@ def _equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[int, Any]]:
   for eqn in jaxpr.eqns:
     yield times, eqn
     inner = times * eqn.params.get('length', 1)  # A scan has a length.
-    for sub in jax.core.jaxprs_in_params(eqn.params):
+    for sub in core.jaxprs_in_params(eqn.params):
       yield from _equations(sub, inner)
 
 

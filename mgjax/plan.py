@@ -21,7 +21,6 @@ from typing import Any
 
 import ml_collections
 from absl import flags
-from ml_collections import config_flags
 
 from mgjax import cli, cycles
 from mgjax.cli import ConfigError
@@ -287,7 +286,7 @@ def _phase_table(plan: dict[str, Any]) -> list[str]:
 
 
 def _lr_ends(
-  plan: dict[str, Any], start: float, end: float
+  plan: dict[str, Any], start: int | float, end: int | float
 ) -> tuple[float, float]:
   """Returns the first and the last listed learning rate of some epochs."""
   values, every = plan['lr']['values'], plan['lr']['every_epochs']
@@ -308,7 +307,7 @@ def _aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
   ]
 
 
-def _macs_text(gmacs: float) -> str:
+def _macs_text(gmacs: int | float) -> str:
   """Writes 1e9 multiply-adds with a prefix: 2.891 E."""
   exponent = min(max(int(math.log10(max(gmacs, 1)) // 3), 0), 3)
   return f'{gmacs / 1000**exponent:.4g} {"GTPE"[exponent]}'
@@ -346,52 +345,56 @@ def _part(letter: str, ratio: float) -> str:
 # The command.
 
 
-def main(argv: Sequence[str]) -> None:
-  """Makes the plan that the flags ask for, and writes it."""
-  del argv
-  from configs import default
-
-  # Planning takes no accelerator, nor the seconds of finding one.
-  os.environ['JAX_PLATFORMS'] = 'cpu'
-  config = default.validate(flags.FLAGS.config)
-  num_train, size_source = dataset_size(config)
-  schedule = cycles.make_schedule(
-    config, num_train, num_devices=flags.FLAGS.num_devices
-  )
-  plan = make_plan(config, schedule, size_source=size_source)
-  output, form = flags.FLAGS.output, flags.FLAGS.format
-  if form == 'png':
-    from mgjax import plan_picture
-
-    output = output or 'plan.png'
-    plan_picture.draw(plan, schedule, pathlib.Path(output))
-    print(f'wrote {output}', file=sys.stderr)
-    return
-  text = json.dumps(plan, indent=1) if form == 'json' else format_table(plan)
-  if output:
-    pathlib.Path(output).write_text(text + '\n')
-  else:
-    print(text)
-
-
-if __name__ == '__main__':
-  config_flags.DEFINE_config_file(
-    'config',
-    None,
-    'Config file, with arguments after a colon.',
-    lock_config=True,
-  )
+def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_enum(
-    'format', 'table', ['table', 'json', 'png'], 'What to make of the plan.'
+    'format',
+    'table',
+    ['table', 'json', 'png'],
+    'What to make of the plan.',
+    flag_values=values,
   )
   flags.DEFINE_string(
-    'output', None, 'File to write; by default stdout, or plan.png.'
+    'output',
+    None,
+    'File to write; by default stdout, or plan.png.',
+    flag_values=values,
   )
   flags.DEFINE_integer(
     'num_devices',
     1,
     'Devices that will share each batch: checked, and of no other effect.',
     lower_bound=1,
+    flag_values=values,
   )
-  flags.mark_flags_as_required(['config'])
-  cli.run(main)
+
+
+def main(values: flags.FlagValues) -> None:
+  """Makes the plan that the flags ask for, and writes it."""
+  # Planning takes no accelerator, nor the seconds of finding one.
+  os.environ['JAX_PLATFORMS'] = 'cpu'
+  config = values.config
+  output = pathlib.Path(values.output or 'plan.png')
+  if not output.parent.is_dir():
+    raise ConfigError(f'--output={output}: {output.parent} is not a folder.')
+  num_train, size_source = dataset_size(config)
+  schedule = cycles.make_schedule(
+    config, num_train, num_devices=values.num_devices
+  )
+  plan = make_plan(config, schedule, size_source=size_source)
+  if values.format == 'png':
+    from mgjax import plan_picture
+
+    plan_picture.draw(plan, schedule, output)
+    print(f'wrote {output}', file=sys.stderr)
+    return
+  text = format_table(plan)
+  if values.format == 'json':
+    text = json.dumps(plan, indent=1)
+  if values.output:
+    output.write_text(text + '\n')
+  else:
+    print(text)
+
+
+if __name__ == '__main__':
+  sys.exit(cli.run(main, define_flags))

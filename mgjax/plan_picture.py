@@ -106,6 +106,10 @@ def _draw_panels(
   for axis in (batch, groups, loader):
     _log2_axis(axis)
   lr.set_yscale('log')
+  # A cosine ends at 0; five decades are enough to see it fall.
+  highest = max(plan['lr']['values'])
+  lowest = min(rate for rate in plan['lr']['values'] if rate > 0)
+  lr.set_ylim(max(lowest / 2, highest * 1e-5), highest * 2)
   lr.yaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f'{v:g}'))
   frames.set_ylim(0, None)
   frames.set_yticks(sorted({p['base']['T'] for p in plan['phases']}))
@@ -182,7 +186,7 @@ def _epoch_axis(axis: Axes, plan: dict[str, Any], edges: list[float]) -> None:
   for edge, phase in zip(edges[1:], plan['phases'], strict=True):
     if not ticks or edge - ticks[-1] > 2.5:
       ticks.append(edge)
-      labels.append(f'{phase["end_epoch"]:.4g}')
+      labels.append(f'{phase["end_epoch"]:.3g}')
   top.set_xticks([0, *ticks], ['epoch 0', *labels])
   top.tick_params(length=3, labelsize=8)
   top.spines['top'].set_visible(False)

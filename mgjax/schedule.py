@@ -195,7 +195,7 @@ class GridSchedule:
 
   def lr(self, step: int) -> float:
     """Returns the learning rate of a step in [0, total_steps]."""
-    return self.lr_at_epoch(self.epoch(step))
+    return float(self.lr_at_epoch(self.epoch(step)))
 
 
 def lay_out(

@@ -134,9 +134,10 @@ def test_a_billion_steps_take_no_longer_than_ten():
     num_train=10**12,
     lr_at_epoch=lambda _: 1.0,
   )
-  assert s.clips_before(s.total_steps - 1) == s.total_clips - s(
-    s.total_steps - 1
-  ).batch
+  assert (
+    s.clips_before(s.total_steps - 1)
+    == s.total_clips - s(s.total_steps - 1).batch
+  )
 
 
 def test_schedules_compare_by_what_they_do_and_not_by_their_functions():

@@ -26,13 +26,15 @@ import contextlib
 import dataclasses
 import functools
 import io
+import itertools
 import multiprocessing
 import os
 import pathlib
 import shutil
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import av
 import cv2
@@ -40,6 +42,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 from jaxtyping import Float, Int, UInt8
+
+from mgjax.cli import ConfigError
 
 NAME = 'moving_digits'
 VERSION = '1.0.0'
@@ -97,7 +101,7 @@ def class_names(labels: str) -> tuple[str, ...]:
     return MOTIONS
   if labels == 'digit_motion':
     return tuple(f'{d}_{m}' for d in range(10) for m in _DIGIT_MOTIONS)
-  raise ValueError(f"labels is '{labels}'; use 'motion' or 'digit_motion'.")
+  raise ConfigError(f"labels is '{labels}'; use 'motion' or 'digit_motion'.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,20 +119,20 @@ class Spec:
     class_names(self.labels)
     for field in ('num_train', 'num_validation'):
       if getattr(self, field) < 1:
-        raise ValueError(f'{field} is {getattr(self, field)}; use 1 or more.')
+        raise ConfigError(f'{field} is {getattr(self, field)}; use 1 or more.')
     if self.num_train + self.num_validation > MAX_VIDEOS:
-      raise ValueError(
+      raise ConfigError(
         f'num_train + num_validation is '
         f'{self.num_train + self.num_validation}; use at most {MAX_VIDEOS}.'
       )
     if self.size_px % 2 or not 32 <= self.size_px <= 512:
-      raise ValueError(
+      raise ConfigError(
         f'size_px is {self.size_px}; use an even number from 32 to 512.'
       )
     if not 8 <= self.num_frames <= 600:
-      raise ValueError(f'num_frames is {self.num_frames}; use 8 to 600.')
+      raise ConfigError(f'num_frames is {self.num_frames}; use 8 to 600.')
     if self.seed < 0:
-      raise ValueError(f'seed is {self.seed}; use 0 or more.')
+      raise ConfigError(f'seed is {self.seed}; use 0 or more.')
 
   def num_videos(self, split: str) -> int:
     return {'train': self.num_train, 'validation': self.num_validation}[split]
@@ -156,9 +160,12 @@ def config_name(spec: Spec) -> str:
 
 
 class Trajectory(NamedTuple):
-  """The digit at every frame; all values lie in [0, 1) and wrap around."""
+  """The digit at every frame; all values lie in [0, 1) and wrap around.
 
-  x: Float[np.ndarray, ' T']  # Centre, in sides of the frame, rightwards.
+  The tremor takes log size a little outside.
+  """
+
+  x: Float[np.ndarray, ' T']  # Centre, in sides of the frame, to the right.
   y: Float[np.ndarray, ' T']  # Centre, in sides of the frame, downwards.
   turn: Float[np.ndarray, ' T']  # Angle in turns, clockwise.
   size: Float[np.ndarray, ' T']  # Log size: 0 is the smallest, 1 the largest.
@@ -209,7 +216,7 @@ def _path(
       wave = 4 * np.abs((swings * u + phase) % 1.0 - 0.5) - 1
       path[:2] = along((quarter + 0.5) / 4) * amplitude / 2 * wave
     case _:
-      raise ValueError(f"Motion is '{motion}'; expected one of {MOTIONS}.")
+      raise ConfigError(f"Motion is '{motion}'; expected one of {MOTIONS}.")
   return path
 
 
@@ -228,14 +235,17 @@ def trajectory(
     rng: Source of all randomness.
 
   Raises:
-    ValueError: If the motion is unknown.
+    ConfigError: If the motion is unknown.
   """
   start = rng.uniform(size=(4, 1))
   path = _path(_REVERSED.get(motion, motion), num_frames, rng)
   if motion in _REVERSED:
     path = path[:, ::-1]
-  path = path + rng.normal(scale=_TREMOR, size=path.shape)
-  return Trajectory(*((start + path) % 1.0))
+  path = (start + path) % 1.0 + rng.normal(scale=_TREMOR, size=path.shape)
+  # Size does not wrap a second time: a digit of about the largest size would
+  # flicker between the largest and the smallest.
+  path[:3] %= 1.0
+  return Trajectory(*path)
 
 
 @functools.cache
@@ -403,6 +413,9 @@ def encode(frames: UInt8[np.ndarray, 'T H W 3']) -> bytes:
       'preset': 'veryfast',
       'tune': 'fastdecode',
       'g': '16',
+      # With B-frames x264's look-ahead reads memory that it has not set: 11
+      # of 24 clips then came out different from run to run.
+      'bf': '0',
     }
     for image in frames:
       planes = cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420)
@@ -468,10 +481,8 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     Config(name=name, description=str(spec), spec=spec)
     for name, spec in CONFIGS.items()
   ]
-  # Makes examples from (spec, split, index); `prepare` puts a pool here.
-  map_examples = staticmethod(
-    lambda arguments: (_make_example(*a) for a in arguments)
-  )
+  # Maps (spec, split, index) to examples; `prepare` replaces it with a pool.
+  map_examples = functools.partial(itertools.starmap, _make_example)
 
   def _info(self) -> tfds.core.DatasetInfo:
     names = class_names(self.builder_config.spec.labels)
@@ -503,24 +514,26 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       yield example['id'], example
 
 
-def _star_make_example(arguments: tuple[Spec, str, int]) -> dict[str, Any]:
+def _make_example_of(arguments: tuple[Spec, str, int]) -> dict[str, Any]:
   return _make_example(*arguments)
+
+
+def _start_worker() -> None:
+  cv2.setNumThreads(1)
+  # Ctrl-C reaches all processes; the parent stops the others.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def _example_map(num_workers: int):
   """Yields a function that makes examples in parallel, in order."""
   if num_workers == 1:
-    yield lambda arguments: map(_star_make_example, arguments)
+    yield functools.partial(map, _make_example_of)
     return
   # Not fork: the parent may have threads (TFDS, JAX), which a fork breaks.
   context = multiprocessing.get_context('spawn')
-  with context.Pool(
-    num_workers, initializer=cv2.setNumThreads, initargs=(1,)
-  ) as pool:
-    yield lambda arguments: pool.imap(
-      _star_make_example, arguments, chunksize=8
-    )
+  with context.Pool(num_workers, initializer=_start_worker) as pool:
+    yield functools.partial(pool.imap, _make_example_of, chunksize=8)
 
 
 def prepare(
@@ -539,28 +552,33 @@ def prepare(
   Args:
     out_dir: Folder of prepared data sets (`config.data.dir`).
     spec: What to make; a string is a name in CONFIGS.
-    num_workers: Processes; 0: one per core.
+    num_workers: Processes; 0: one per core, fewer for a small data set.
     progress: Whether to show a progress bar and to report on stderr.
 
   Returns:
     Folder for `tfds.builder_from_directory`.
 
   Raises:
-    ValueError: If the name is unknown or num_workers is negative.
+    ConfigError: If the name is unknown or num_workers is negative.
   """
   if isinstance(spec, str):
     if spec not in CONFIGS:
-      raise ValueError(f"config is '{spec}'; use one of {', '.join(CONFIGS)}.")
+      raise ConfigError(f"config is '{spec}'; use one of {', '.join(CONFIGS)}.")
     spec = CONFIGS[spec]
   if num_workers < 0:
-    raise ValueError(f'workers is {num_workers}; use 0 (all cores) or more.')
-  num_workers = num_workers or len(os.sched_getaffinity(0))
+    raise ConfigError(f'workers is {num_workers}; use 0 (all cores) or more.')
+  if not num_workers:
+    # A process takes two seconds to start, in which one makes 150 clips.
+    num_videos = spec.num_train + spec.num_validation
+    num_workers = min(os.cpu_count() or 1, 1 + num_videos // 400)
   name = config_name(spec)
   config_dir = pathlib.Path(out_dir) / NAME / name
   data_dir = config_dir / VERSION
-  report = (
-    functools.partial(print, file=sys.stderr) if progress else (lambda *_: None)
-  )
+
+  def report(message: str) -> None:
+    if progress:
+      print(message, file=sys.stderr)
+
   if (data_dir / 'dataset_info.json').exists():
     report(f'{NAME}/{name} is already prepared: {data_dir}')
     return str(data_dir)
@@ -571,9 +589,8 @@ def prepare(
   config_dir.mkdir(parents=True, exist_ok=True)
   builder = MovingDigits(
     data_dir=str(out_dir),
-    config=name
-    if name in CONFIGS
-    else Config(name=name, description=str(spec), spec=spec),
+    # TFDS refuses another object under the name of a config it knows.
+    config=name if name in CONFIGS else Config(name=name, spec=spec),
     file_format='array_record',
   )
   tfds.disable_progress_bar()
@@ -603,7 +620,9 @@ def prepare(
 
 
 class _Parser(argparse.ArgumentParser):
-  def error(self, message: str):
+  """Reports an error in one line, without the usage."""
+
+  def error(self, message: str) -> NoReturn:
     self.exit(2, f'error: {message}\n')
 
 
@@ -645,7 +664,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   try:
     spec = dataclasses.replace(CONFIGS[args.config], **changes)
     prepare(args.out, spec, num_workers=args.workers)
-  except (ValueError, OSError) as error:
+  except (ConfigError, OSError) as error:
     parser.error(str(error))
 
 

@@ -14,7 +14,7 @@ number of groups, what devices exchange is [B, C]-sized, and the result does
 not depend on how clips lie on devices.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -162,7 +162,9 @@ def combine_statistics(moments: Sequence[PyTree]) -> PyTree:
   """
   if not moments:
     raise ValueError('No batch statistics to combine; give at least one batch.')
-  is_layer = lambda node: set(node) == {'mean', 'var'}
+  is_layer = lambda node: (
+    set(node) == {'mean', 'var'} and not isinstance(node['mean'], Mapping)
+  )
 
   def combine(*layers):
     means = jnp.stack([layer['mean'] for layer in layers])

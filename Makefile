@@ -1,0 +1,43 @@
+# make demo      a whole run: data, training, evaluation (under 10 minutes)
+# make test      the tests that every change must pass
+# make test-all  those and the slow ones
+# make records   the runs behind the README's table (about an hour)
+# make tables    the README's table, from the records
+# make lint      formatting and static checks
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+GRID ?= both
+WORKDIR ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: demo test test-all records tables lint clean
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mgjax needs Python 3.11 or newer; choose one with make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+demo: $(VENV)/installed
+	@$(RUN) -m mgjax.data.moving_digits --out=data --config=motion
+	@$(RUN) -m mgjax.train --config=configs/moving_digits.py:grid=$(GRID) --workdir=$(WORKDIR)
+
+test: $(VENV)/installed
+	$(RUN) -m pytest -m "not slow"
+
+test-all: $(VENV)/installed
+	$(RUN) -m pytest
+
+records: $(VENV)/installed
+	$(RUN) -m experiments.compare
+
+tables: $(VENV)/installed
+	$(RUN) -m experiments.tables
+
+lint: $(VENV)/installed
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+clean:
+	rm -rf $(VENV) runs

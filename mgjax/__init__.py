@@ -1,0 +1,12 @@
+"""Multigrid training of video models.
+
+Where things are:
+  schedule.py    step -> grid, clips, learning rate; cycles.py makes it
+  train.py       the training loop; train_step.py one step
+  step_cache.py  one compiled program per grid
+  data/          stream.py: step -> batch; decode, sampling, sources
+  models/        the networks; norm.py: batch norm over groups of clips
+  evaluate.py    accuracy of a checkpoint; plan.py: a run before its launch
+
+Axes: B clips, T frames, H and W pixels, C channels, K classes.
+"""

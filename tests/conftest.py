@@ -1,0 +1,31 @@
+"""Fixtures that several test modules share."""
+
+import os
+
+# Before JAX starts: tests also check runs on several devices.
+os.environ['XLA_FLAGS'] = (
+  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=2'
+)
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+
+import pytest  # noqa: E402
+
+from configs import moving_digits as config_file  # noqa: E402
+from mgjax.data import moving_digits  # noqa: E402
+
+
+@pytest.fixture(scope='session')
+def data_dir(tmp_path_factory, worker_id='master'):
+  """Folder with the data set of `tiny_config`."""
+  folder = tmp_path_factory.mktemp('data')
+  moving_digits.prepare(folder, 'motion_tiny', num_workers=2, progress=False)
+  return folder
+
+
+@pytest.fixture
+def tiny_config(data_dir):
+  """A config whose training takes seconds; unlocked, for tests to change."""
+  config = config_file.get_config('grid=both,size=tiny')
+  config.data.dir = str(data_dir)
+  config.unlock()
+  return config

@@ -1,0 +1,102 @@
+"""Every formulation of a convolution is the same function."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from mgjax.models import conv
+
+CASES = [  # Kernel, strides, [B, T, H, W].
+  ((1, 1, 1), (1, 1, 1), (2, 3, 5, 4)),
+  ((1, 1, 1), (1, 2, 2), (2, 3, 5, 4)),
+  ((1, 1, 1), (2, 1, 1), (1, 5, 2, 3)),
+  ((3, 1, 1), (1, 1, 1), (2, 5, 3, 3)),
+  ((3, 1, 1), (1, 1, 1), (2, 1, 3, 3)),  # Fewer frames than taps.
+  ((7, 1, 1), (4, 1, 1), (2, 16, 3, 2)),
+  ((7, 1, 1), (4, 1, 1), (2, 9, 3, 2)),
+  ((5, 1, 1), (8, 1, 1), (2, 8, 2, 2)),
+  ((1, 3, 3), (1, 1, 1), (2, 2, 7, 6)),
+  ((1, 3, 3), (1, 2, 2), (2, 2, 10, 7)),
+  ((1, 3, 3), (1, 1, 1), (2, 2, 2, 4)),  # Maps smaller than the kernel.
+  ((1, 3, 3), (1, 2, 2), (2, 2, 4, 9)),
+  ((1, 3, 3), (1, 2, 2), (2, 2, 1, 1)),
+  ((1, 7, 7), (1, 2, 2), (2, 2, 11, 14)),
+  ((5, 7, 7), (1, 2, 2), (2, 4, 11, 8)),
+  ((5, 7, 7), (1, 2, 2), (1, 2, 9, 9)),
+  ((3, 3, 3), (2, 2, 1), (2, 5, 7, 6)),
+]
+
+
+@pytest.mark.parametrize('kernel_size,strides,shape', CASES)
+def test_folded_convolution_and_gradients_equal_native(
+  kernel_size, strides, shape
+):
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(*shape, 3))
+    kernel = rng.normal(size=(*kernel_size, 3, 4))
+
+    def run(formulation, x, kernel):
+      f = lambda x, kernel: conv.conv3d(
+        x, kernel, strides=strides, formulation=formulation
+      )
+      y, vjp = jax.vjp(f, x, kernel)
+      return y, *vjp(
+        jnp.sin(jnp.arange(y.size, dtype=y.dtype)).reshape(y.shape)
+      )
+
+    # float64, sums of at most 735 terms of order 1: rounding is below 1e-12.
+    run = jax.jit(run, static_argnums=0)
+    results = run('folded', x, kernel), run('native', x, kernel)
+    for folded, native in zip(*results, strict=True):
+      np.testing.assert_allclose(folded, native, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('size', [32, 45, 79, 113])
+def test_strided_axes_are_halved_upwards(size):
+  out = jax.eval_shape(
+    lambda x, k: conv.conv3d(x, k, strides=(1, 2, 2)),
+    jax.ShapeDtypeStruct((1, 4, size, size, 3), jnp.float32),
+    jax.ShapeDtypeStruct((5, 7, 7, 3, 8), jnp.float32),
+  )
+  half = -(-size // 2)
+  assert out.shape == (1, 4, half, half, 8)
+
+
+def test_unknown_formulation_is_an_error():
+  with pytest.raises(ValueError, match="'auto', 'native' or 'folded'"):
+    conv.conv3d(
+      jnp.zeros((1, 1, 1, 1, 1)),
+      jnp.zeros((1, 1, 1, 1, 1)),
+      formulation='winograd',
+    )
+
+
+@pytest.mark.parametrize('h,w', [(8, 8), (7, 10), (1, 2)])
+def test_spatial_max_pool_equals_reduce_window(h, w):
+  x = jax.random.normal(jax.random.key(0), (2, 3, h, w, 4))
+  expected = lax.reduce_window(
+    x,
+    -jnp.inf,
+    lax.max,
+    (1, 1, 3, 3, 1),
+    (1, 1, 2, 2, 1),
+    ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)),
+  )
+  np.testing.assert_array_equal(conv.max_pool_spatial(x), expected)
+
+
+@pytest.mark.parametrize('t,expected', [(4, [1, 3]), (5, [1, 3])])
+def test_temporal_max_pool_takes_pairs_and_drops_an_odd_frame(t, expected):
+  x = jnp.arange(t, dtype=jnp.float32).reshape(1, t, 1, 1, 1)
+  assert conv.max_pool_temporal(x).ravel().tolist() == expected
+
+
+def test_kernels_start_with_the_variance_of_their_fan_out():
+  module = conv.Conv(64, (3, 3, 3))
+  kernel = module.init(jax.random.key(0), jnp.zeros((1, 3, 3, 3, 32)))
+  kernel = kernel['params']['kernel']
+  # 55296 normal draws: the standard deviation is known to 0.3 % (1 sigma).
+  assert np.std(kernel) == pytest.approx((2 / (27 * 64)) ** 0.5, rel=0.015)

@@ -1,0 +1,229 @@
+"""Models as a whole: names, options, sizes, both modes."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import default
+from mgjax import models
+from mgjax.models import resnet3d, slowfast
+
+SMALL = dict(
+  num_classes=5, dropout=0.5, dtype='float32', blocks=(1, 1, 1, 1), width=8
+)
+
+
+def small(name='slowfast', **options):
+  if name == 'slowfast':
+    options = {'beta_inv': 4} | options
+  return models.build(name, **(SMALL | options))
+
+
+@functools.cache
+def small_variables(name='slowfast'):
+  video = jnp.zeros((1, 4, 32, 32, 3))
+  return jax.jit(small(name).init)(jax.random.key(0), video)
+
+
+def clips(shape, seed=0):
+  return jax.random.normal(jax.random.key(seed), (*shape, 3))
+
+
+def test_an_unknown_model_lists_the_accepted_ones():
+  with pytest.raises(ValueError, match='c2d, i3d, slow, slowfast'):
+    models.build('slowfat', num_classes=2, dropout=0.0, dtype='float32')
+
+
+def test_an_unknown_option_lists_the_accepted_ones():
+  with pytest.raises(ValueError, match="no option alpha; accepted.*'?width"):
+    models.build('slow', num_classes=2, dropout=0.0, dtype='float32', alpha=4)
+
+
+def test_a_bad_depth_or_block_count_is_an_error():
+  for options in ({'depth': 34, 'blocks': ()}, {'blocks': (1, 1)}):
+    with pytest.raises(ValueError, match='depth of .50, 101., or four block'):
+      jax.eval_shape(
+        small(**options).init, jax.random.key(0), clips((1, 4, 32, 32))
+      )
+
+
+@pytest.mark.parametrize('name', sorted(models.MODELS))
+def test_every_model_is_made_from_the_default_config(name):
+  config = default.base()
+  config.model.name = name
+  config.norm.momentum = 0.75
+  model = models.from_config(config.model, config.norm)
+  assert model.num_classes == 400
+  assert model.norm_momentum == 0.75
+  assert model.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+  'depth,fusion_kernel,num_temporal,parameters',
+  [
+    # PySlowFast 287ec00: SLOWFAST_8x8_R50, 4x16_R50, 16x8_R101_50_50,
+    # 8x8_R101_101_101.
+    (50, 7, (), 34566488),
+    (50, 5, (), 34480216),
+    (101, 5, (3, 4, 6, 3), 53774808),
+    (101, 5, (), 62826968),
+  ],
+)
+def test_slowfast_has_the_published_number_of_parameters(
+  depth, fusion_kernel, num_temporal, parameters
+):
+  model = models.build(
+    'slowfast',
+    num_classes=400,
+    dropout=0.5,
+    dtype='float32',
+    depth=depth,
+    fusion_kernel=fusion_kernel,
+    num_temporal=num_temporal,
+  )
+  variables = jax.eval_shape(
+    model.init,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((1, 4, 32, 32, 3), jnp.float32),
+  )
+  leaves = jax.tree.leaves(variables['params'])
+  assert sum(leaf.size for leaf in leaves) == parameters
+
+
+@pytest.mark.parametrize(
+  'grid', [(1, 4, 32, 32), (1, 8, 79, 79), (2, 32, 113, 64), (1, 10, 45, 45)]
+)
+@pytest.mark.parametrize('name', ['slowfast', 'slow'])
+def test_one_tree_serves_every_grid(name, grid):
+  variables = jax.eval_shape(lambda: small_variables(name))
+  logits = jax.eval_shape(
+    small(name).apply,
+    variables,
+    jax.ShapeDtypeStruct((*grid, 3), jnp.float32),
+  )
+  assert logits.shape == (grid[0], 5)
+
+
+def test_fewer_frames_than_alpha_is_an_error():
+  with pytest.raises(ValueError, match='use at least 4 frames'):
+    jax.eval_shape(small().init, jax.random.key(0), clips((1, 3, 32, 32)))
+
+
+@pytest.mark.parametrize(
+  't,alpha,expected',
+  [
+    (32, 4, [0, 4, 8, 13, 17, 22, 26, 31]),
+    (16, 4, [0, 5, 10, 15]),
+    (8, 4, [0, 7]),
+    (4, 4, [0]),
+  ],
+)
+def test_slow_frames_are_those_of_pyslowfast(t, alpha, expected):
+  assert slowfast.slow_frames(t, alpha).tolist() == expected
+
+
+def test_groups_of_a_batch_equal_separate_batches():
+  model, variables = small(), small_variables()
+  # Make the residual branches count: they start at zero.
+  variables = jax.tree.map(lambda v: v + 0.1, variables)
+  video = clips((6, 4, 32, 32))
+
+  @jax.jit
+  def run(video, groups):
+    pool = models.group_matrix(video.shape[0], groups)
+    return model.apply(variables, video, pool=pool, deterministic=True)
+
+  together = run(video, 2)
+  for group in (0, 1):
+    # float32, the reductions run in another order.
+    np.testing.assert_allclose(
+      together[group::2], run(video[group::2], 1), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_training_updates_statistics_and_evaluation_does_not():
+  model, variables = small(), small_variables()
+  video = clips((4, 4, 32, 32))
+  _, new = model.apply(
+    variables,
+    video,
+    pool=models.group_matrix(4, 2),
+    rngs={'dropout': jax.random.key(1)},
+    mutable=['batch_stats'],
+  )
+  assert jax.tree.structure(new['batch_stats']) == jax.tree.structure(
+    variables['batch_stats']
+  )
+  moved = jax.tree.map(
+    lambda a, b: bool((a != b).any()),
+    new['batch_stats'],
+    variables['batch_stats'],
+  )
+  assert all(jax.tree.leaves(moved))
+  _, new = model.apply(variables, video, mutable=['batch_stats'])
+  for old, kept in zip(
+    jax.tree.leaves(variables['batch_stats']),
+    jax.tree.leaves(new['batch_stats']),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(old, kept)
+
+
+def test_dropout_is_on_in_training_only():
+  model, variables = small(), small_variables()
+  head = variables['params']['head']['classifier']
+  head['kernel'] = jnp.ones_like(head['kernel'])
+  video = clips((2, 4, 32, 32))
+  pool = models.group_matrix(2, 1)
+  run = lambda seed: model.apply(
+    variables, video, pool=pool, rngs={'dropout': jax.random.key(seed)}
+  )
+  assert (run(0) != run(1)).any()
+  model.apply(variables, video)  # Needs no dropout key.
+
+
+def test_residual_branches_start_at_zero():
+  for path, leaf in jax.tree.leaves_with_path(small_variables()['params']):
+    names = [key.key for key in path]
+    if names[-1] == 'scale':
+      assert (leaf == (0 if names[-3] == 'c' else 1)).all(), names
+
+
+def test_bfloat16_keeps_float32_parameters_statistics_and_logits():
+  model = small(dtype='bfloat16')
+  video = jax.ShapeDtypeStruct((2, 4, 32, 32, 3), jnp.float32)
+  variables = jax.eval_shape(model.init, jax.random.key(0), video)
+  logits, new = jax.eval_shape(
+    lambda v, x: model.apply(
+      v,
+      x,
+      pool=models.group_matrix(2, 1),
+      deterministic=True,
+      mutable=['batch_stats'],
+    ),
+    variables,
+    video,
+  )
+  for leaf in jax.tree.leaves((variables, logits, new)):
+    assert leaf.dtype == jnp.float32
+
+
+def test_temporal_kernels_follow_the_architecture():
+  def kernels(name):
+    model = models.build(name, num_classes=2, dropout=0.0, dtype='float32')
+    video = jax.ShapeDtypeStruct((1, 4, 32, 32, 3), jnp.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), video)['params']
+    return [
+      [
+        params[f'res{stage}'][f'block{i}']['a']['conv']['kernel'].shape[0]
+        for i in range(resnet3d.BLOCKS[50][stage - 2])
+      ]
+      for stage in (2, 3, 4, 5)
+    ]
+
+  i3d = [[3, 3, 3], [3, 1, 3, 1], [3, 1, 3, 1, 3, 1], [1, 3, 1]]
+  assert kernels('i3d') == i3d
+  assert kernels('slow') == [[1] * 3, [1] * 4, [3] * 6, [3] * 3]

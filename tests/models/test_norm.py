@@ -1,0 +1,191 @@
+"""Grouped batch norm against PySlowFast's and a plain NumPy computation."""
+
+import json
+import pathlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mgjax.models import norm
+
+GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'ops'
+
+
+def reference(x, groups, scale, bias, eps=1e-5):
+  """Normalises clips i, i + groups, ... together. Works on NumPy and JAX."""
+  b = x.shape[0]
+  y = x.reshape(b // groups, groups, *x.shape[1:])
+  axes = (0, 2, 3, 4)
+  mean = y.mean(axes, keepdims=True)
+  var = ((y - mean) ** 2).mean(axes, keepdims=True)
+  y = (y - mean) / (var + eps) ** 0.5
+  return y.reshape(x.shape) * scale + bias
+
+
+def random_input(dtype, shape=(12, 2, 3, 5, 4)):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=shape) * rng.uniform(0.5, 3, (shape[0], 1, 1, 1, 4))
+  x += 2 * rng.normal(size=(shape[0], 1, 1, 1, 4))  # Clips differ.
+  scale, bias, weights = rng.normal(size=4), rng.normal(size=4), x[::-1].copy()
+  return [a.astype(dtype) for a in (x, scale, bias, weights)]
+
+
+def apply(x, scale, bias, pool, module=None, mean=None, var=None, mutable=()):
+  module = module or norm.BatchNorm(dtype=x.dtype)
+  c = x.shape[-1]
+  stats = {
+    'mean': np.zeros(c, scale.dtype) if mean is None else mean,
+    'var': np.ones(c, scale.dtype) if var is None else var,
+  }
+  variables = {'params': {'scale': scale, 'bias': bias}, 'batch_stats': stats}
+  return module.apply(variables, jnp.asarray(x), pool, mutable=list(mutable))
+
+
+@pytest.mark.parametrize('groups', [1, 2, 3, 12])
+def test_grouped_normalisation_and_gradients_equal_numpy(groups):
+  x, scale, bias, weights = random_input(np.float64)
+  with jax.enable_x64(True):
+    pool = norm.group_matrix(12, groups)
+    run = jax.jit(lambda x, s, b: apply(x, s, b, pool)[0])
+    plain = lambda x, s, b: reference(x, groups, s, b)
+    # 1 / 3 of a float32 pooling matrix is off by 1e-8.
+    np.testing.assert_allclose(
+      run(x, scale, bias), plain(x, scale, bias), rtol=0, atol=1e-6
+    )
+    loss = lambda f: lambda *args: (f(*args) * weights).sum()
+    actual = jax.grad(loss(run), (0, 1, 2))(x, scale, bias)
+    expected = jax.grad(loss(plain), (0, 1, 2))(x, scale, bias)
+    for a, e in zip(actual, expected, strict=True):
+      np.testing.assert_allclose(a, e, rtol=0, atol=1e-6 * np.abs(e).max())
+
+
+def test_the_number_of_groups_may_be_traced():
+  x, scale, bias, _ = random_input(np.float32)
+
+  @jax.jit
+  def run(groups):
+    return apply(x, scale, bias, norm.group_matrix(12, groups))[0]
+
+  for groups in (1, 2, 4, 6):
+    # float32 rounding of values up to 10.
+    np.testing.assert_allclose(
+      run(jnp.int32(groups)), reference(x, groups, scale, bias), atol=2e-5
+    )
+  assert run._cache_size() == 1
+
+
+def test_large_means_do_not_spoil_float32_variances():
+  x, *_ = random_input(np.float64)
+  x = x + 300.0
+  _, var = norm.clip_moments(jnp.asarray(x, jnp.float32))
+  # A mean of squares minus a squared mean would lose 1e5 * 1e-7 = 1 %.
+  np.testing.assert_allclose(var, x.var((1, 2, 3)), rtol=1e-4)
+
+
+def test_groups_must_divide_the_batch():
+  with pytest.raises(ValueError, match='3 batch-norm groups do not divide a'):
+    norm.group_matrix(8, 3)
+
+
+def golden():
+  stored = json.loads((GOLDEN / 'subbn_numeric.json').read_text())
+  shape = stored['x_shape']
+
+  def video(name):
+    x = np.asarray(stored[name], np.float32).reshape(shape)
+    return np.moveaxis(x, 1, -1)
+
+  vector = lambda name: np.asarray(stored[name], np.float32)
+  return stored, video, vector
+
+
+def test_training_output_equals_sub_batch_norm_of_pyslowfast():
+  stored, video, vector = golden()
+  pool = norm.group_matrix(stored['x_shape'][0], stored['num_splits'])
+  y, new = apply(
+    video('x'), vector('weight'), vector('bias'), pool, mutable=['batch_stats']
+  )
+  # Both are float32.
+  np.testing.assert_allclose(y, video('y_train'), atol=5e-6)
+  stats = new['batch_stats']
+  np.testing.assert_allclose(
+    stats['mean'], vector('aggregated_mean'), atol=1e-6
+  )
+  # The variance differs by design: PySlowFast averages the splits' running
+  # variances, where the spread between split means enters damped by the
+  # momentum squared; here it is the unbiased variance of the whole batch.
+  x = video('x').astype(np.float64)
+  expected = 0.9 + 0.1 * x.var((0, 1, 2, 3), ddof=1)
+  np.testing.assert_allclose(stats['var'], expected, rtol=1e-6)
+
+
+def test_evaluation_output_equals_sub_batch_norm_of_pyslowfast():
+  _, video, vector = golden()
+  y, _ = apply(
+    video('x'),
+    vector('weight'),
+    vector('bias'),
+    None,
+    mean=vector('aggregated_mean'),
+    var=vector('aggregated_var'),
+  )
+  np.testing.assert_allclose(y, video('y_eval'), atol=5e-6)
+
+
+def test_statistics_are_not_touched_where_they_are_immutable():
+  x, scale, bias, _ = random_input(np.float32)
+  _, new = apply(x, scale, bias, norm.group_matrix(12, 2))
+  assert not new
+
+
+def test_combined_statistics_are_those_of_all_clips_together():
+  x, scale, bias, _ = random_input(np.float32, (12, 2, 3, 5, 4))
+  moments = [
+    apply(part, scale, bias, norm.group_matrix(4, 2), mutable=['batch_moments'])
+    for part in np.split(x, 3)
+  ]
+  combined = norm.combine_statistics([m['batch_moments'] for _, m in moments])
+  x = x.astype(np.float64)
+  np.testing.assert_allclose(combined['mean'], x.mean((0, 1, 2, 3)), atol=1e-5)
+  np.testing.assert_allclose(combined['var'], x.var((0, 1, 2, 3)), rtol=1e-5)
+
+
+def test_combining_keeps_the_tree_of_batch_stats():
+  class Two(nn.Module):
+    @nn.compact
+    def __call__(self, x, pool=None):
+      x = norm.BatchNorm(name='mean')(x, pool)  # A confusing name on purpose.
+      return norm.BatchNorm(name='var')(x, pool)
+
+  x = jnp.asarray(random_input(np.float32)[0])
+  variables = Two().init(jax.random.key(0), x)
+  assert set(variables) == {'params', 'batch_stats'}
+  _, new = Two().apply(
+    variables, x, norm.group_matrix(12, 1), mutable=['batch_moments']
+  )
+  combined = norm.combine_statistics([new['batch_moments']])
+  assert jax.tree.structure(combined) == jax.tree.structure(
+    variables['batch_stats']
+  )
+
+
+def test_no_statistics_to_combine_is_an_error():
+  with pytest.raises(ValueError, match='at least one batch'):
+    norm.combine_statistics([])
+
+
+def test_bfloat16_keeps_float32_statistics():
+  x, scale, bias, _ = random_input(np.float32)
+  x16 = jnp.asarray(x, jnp.bfloat16)
+  pool = norm.group_matrix(12, 3)
+  y, new = apply(x16, scale, bias, pool, mutable=['batch_stats'])
+  assert y.dtype == jnp.bfloat16
+  assert new['batch_stats']['var'].dtype == jnp.float32
+  expected = reference(np.asarray(x16, np.float64), 3, scale, bias)
+  # One rounding to bfloat16 (2**-9) of the result.
+  np.testing.assert_allclose(
+    np.asarray(y, np.float32), expected, rtol=2**-8, atol=1e-3
+  )

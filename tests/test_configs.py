@@ -1,0 +1,177 @@
+"""configs: complete, comparable, and every grid of theirs fits its model."""
+
+import functools
+import importlib
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import default
+from mgjax import cycles, models, plan
+from mgjax.cli import ConfigError
+
+FOLDER = pathlib.Path(default.__file__).parent
+GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'schedule'
+NAMES = sorted(
+  path.stem
+  for path in FOLDER.glob('*.py')
+  if path.stem not in ('__init__', 'default')
+)
+
+
+def get_config(name, arg=''):
+  return importlib.import_module(f'configs.{name}').get_config(arg)
+
+
+def schedule_of(config):
+  num_train, _ = plan.dataset_size(config)
+  return cycles.make_schedule(config, num_train)
+
+
+def flat(config):
+  """Dotted names of all fields, with their values."""
+  fields = {}
+  for key, value in config.items():
+    if hasattr(value, 'items'):
+      fields |= {f'{key}.{k}': v for k, v in flat(value).items()}
+    else:
+      fields[key] = value
+  return fields
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_config_has_exactly_the_fields_of_the_default(name):
+  assert set(flat(get_config(name))) == set(flat(default.base()))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_baseline_and_its_multigrid_run_differ_in_the_grid_only(name):
+  one, other = (
+    flat(get_config(name, f'grid={mode}')) for mode in ('none', 'both')
+  )
+  different = {key for key in one if one[key] != other[key]}
+  assert different == {'grid.mode'}
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_config_is_valid(name):
+  default.validate(get_config(name))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_misspelt_field_is_refused(name):
+  with pytest.raises(AttributeError):
+    get_config(name).optim.base_lrr = 1.0
+
+
+@pytest.mark.parametrize('mode', cycles.MODES)
+@pytest.mark.parametrize('name', NAMES)
+def test_every_mode_of_every_config_has_a_schedule(name, mode):
+  assert schedule_of(get_config(name, f'grid={mode}')).total_steps > 0
+
+
+@functools.cache
+def variables(model):
+  video = jnp.zeros((1, 32, 32, 32, 3))
+  return jax.eval_shape(model.init, jax.random.key(0), video)
+
+
+@functools.cache
+def logits_shape(model, *video_shape):
+  video = jax.ShapeDtypeStruct(video_shape, jnp.float32)
+  return jax.eval_shape(model.apply, variables(model), video).shape
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_every_grid_of_every_config_fits_its_model(name):
+  config = get_config(name, 'grid=both')
+  # Two configs that differ only in classes share what is traced.
+  config.model.num_classes = 5
+  model = models.from_config(config.model, config.norm)
+  for t, h, w in sorted({grid[:3] for grid in schedule_of(config).grids}):
+    assert logits_shape(model, 2, t, h, w, 3) == (2, 5)
+
+
+@pytest.mark.parametrize(
+  'name,golden,num_train',
+  [
+    ('kinetics400', 'kinetics_slowfast8x8', 240_000),
+    ('ssv2', 'ssv2_slowfast16x8', 168_913),
+    ('charades', 'charades_slowfast16x8', 7_985),
+  ],
+)
+@pytest.mark.parametrize(
+  'mode,suffix', [('none', 'baseline'), ('both', 'multigrid')]
+)
+def test_the_paper_configs_train_like_the_reference(
+  name, golden, num_train, mode, suffix
+):
+  path = GOLDEN / f'schedule_{golden}_{suffix}.json'
+  want = json.loads(path.read_text())['output']
+  s = cycles.make_schedule(get_config(name, f'grid={mode}'), num_train)
+  assert s.total_epochs == want['max_epoch']
+  lr = [s.lr_at_epoch(0.25 * k) for k in range(len(want['lr_at_epoch']['lr']))]
+  assert lr == pytest.approx(want['lr_at_epoch']['lr'], rel=1e-12)
+  stages = {stage['end_epoch']: stage for stage in want['stages']}
+  for phase in s.phases:
+    if phase.end_epoch in stages:
+      stage = stages[phase.end_epoch]
+      assert phase.base.batch == stage['batch_size']
+      assert phase.base.T == stage['num_frames']
+      assert list(phase.stride_frames) == stage['sampling_rate_range']
+
+
+@pytest.mark.parametrize(
+  'arg,want',
+  [
+    ('', (1, 'both', 0.5, False)),
+    ('seed=3', (3, 'both', 0.5, False)),
+    ('grid=none, rate=2, fast=true', (1, 'none', 2.0, True)),
+  ],
+)
+def test_arguments_after_the_colon_get_the_type_of_their_default(arg, want):
+  args = default.parse_args(arg, seed=1, grid='both', rate=0.5, fast=False)
+  got = (args.seed, args.grid, args.rate, args.fast)
+  assert got == want
+  assert list(map(type, got)) == list(map(type, want))
+
+
+@pytest.mark.parametrize(
+  'arg,message',
+  [
+    ('gird=none', "'gird=none' is unknown; accepted .* seed=..., grid=..."),
+    ('none', "'none' is unknown"),
+    ('seed=1.5', "seed='1.5' is not of type int"),
+    ('seed=1,seed=2', "'seed' is given twice"),
+  ],
+)
+def test_other_arguments_are_refused(arg, message):
+  with pytest.raises(ConfigError, match=message):
+    default.parse_args(arg, seed=1, grid='both')
+
+
+def test_a_model_that_a_config_has_no_recipe_for_is_refused():
+  with pytest.raises(ConfigError, match="model='vit' is unknown here"):
+    get_config('kinetics400', 'model=vit')
+
+
+@pytest.mark.parametrize(
+  'field,value',
+  [
+    ('model.dropout', 1.0),
+    ('model.dtype', 'float16'),
+    ('data.std', (0.2, 0.2)),
+    ('optim.gamma', 0.0),
+    ('eval.num_crops', 2),
+    ('data.mean', ()),
+    ('seed', -1),
+  ],
+)
+def test_values_that_cannot_work_are_refused_by_field_name(field, value):
+  config = default.base()
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(ConfigError, match=f'^{field} is .*; it must be'):
+    default.validate(config)

@@ -1,0 +1,287 @@
+"""plan.py and macs.py: what a run costs, before it is launched."""
+
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from configs import default, kinetics400, moving_digits
+from mgjax import cycles, macs, models, plan, plan_picture
+from mgjax.cli import ConfigError
+
+ROOT = pathlib.Path(__file__).parent.parent
+COST = json.loads(
+  (ROOT / 'tests/golden/schedule/cost_kinetics_240k.json').read_text()
+)
+
+
+def plan_of(config, num_train):
+  return plan.make_plan(config, cycles.make_schedule(config, num_train))
+
+
+@pytest.fixture(scope='module')
+def kinetics():
+  """The plan of SlowFast 8x8 on Kinetics-400, short and long cycle."""
+  return plan_of(kinetics400.get_config('grid=both'), 240_000)
+
+
+@pytest.fixture(scope='module')
+def digits():
+  return plan_of(moving_digits.get_config('grid=both'), 4000)
+
+
+def run_plan(*args):
+  """Runs the command; returns its exit code, stdout and stderr."""
+  done = subprocess.run(
+    [sys.executable, '-m', 'mgjax.plan', *args],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    env={**os.environ, 'TFDS_DATA_DIR': '/nonexistent'},
+  )
+  return done.returncode, done.stdout, done.stderr
+
+
+# Multiply-adds.
+
+
+def test_multiply_adds_of_slowfast_equal_the_reference(kinetics):
+  # The reference counts convolutions only; the classifier is a product more.
+  classifier = (2048 + 256) * 400
+  for grid, gmacs in zip(
+    kinetics['grids'], kinetics['gmacs_per_clip'], strict=True
+  ):
+    want = COST['conv_gmacs'][f'{grid["T"]}x{grid["H"]}'] * 1e9 + classifier
+    assert round(gmacs * 1e9) == round(want)
+
+
+@pytest.mark.parametrize(
+  'name,gmacs', [('slow', 41.74), ('c2d', 19.49), ('i3d', 28.41)]
+)
+def test_multiply_adds_of_other_models_equal_the_reference(name, gmacs):
+  config = kinetics400.get_config(f'model={name}')
+  model = models.from_config(config.model, config.norm)
+  got = macs.forward_macs(model, T=8, H=224, W=224) / 1e9
+  assert got == pytest.approx(gmacs, abs=0.006)
+
+
+def test_multiply_adds_of_a_rectangle_are_those_of_its_area():
+  config = moving_digits.get_config()
+  model = models.from_config(config.model, config.norm)
+  square = macs.forward_macs(model, T=16, H=64, W=64)
+  wide = macs.forward_macs(model, T=16, H=64, W=128)
+  # All but the classifier doubles.
+  assert wide == pytest.approx(2 * square, rel=1e-3)
+
+
+# The plan.
+
+
+def test_speed_ups_are_those_of_the_reference(kinetics):
+  want = {row['mode']: row for row in COST['rows'] if row['epoch_factor'] != 1}
+  # The reference drops partial batches at the end of every epoch.
+  assert kinetics['speedup']['steps'] == pytest.approx(
+    want['both']['iteration_ratio'], rel=2e-3
+  )
+  assert kinetics['speedup']['macs'] == pytest.approx(
+    want['both']['conv_mac_speedup'], rel=2e-3
+  )
+
+
+def test_the_loader_must_deliver_five_times_the_clips(kinetics):
+  io = kinetics['io']
+  assert io['clips_per_step_ratio_mean'] == pytest.approx(5.13, abs=0.01)
+  assert io['clips_ratio'] == pytest.approx(1.5, abs=0.005)
+  assert io['frames_ratio'] == pytest.approx(0.72, abs=0.01)
+  assert io['clips_per_step_peak'] == 1024
+  assert io['clips_per_gmac_ratio_mean'] == pytest.approx(
+    io['clips_ratio'] * kinetics['speedup']['macs']
+  )
+
+
+def test_phases_add_up_to_the_run(digits):
+  assert sum(p['steps'] for p in digits['phases']) == digits['total_steps']
+  assert sum(p['clips'] for p in digits['phases']) == digits['total_clips']
+  assert math.fsum(p['gmacs'] for p in digits['phases']) == pytest.approx(
+    digits['total_gmacs']
+  )
+
+
+def test_costs_are_those_of_counting_step_by_step(digits):
+  config = moving_digits.get_config('grid=both')
+  schedule = cycles.make_schedule(config, 4000)
+  costs = dict(zip(schedule.grids, digits['gmacs_per_clip'], strict=True))
+  total = math.fsum(
+    costs[schedule(step)] * schedule(step).batch
+    for step in range(schedule.total_steps)
+  )
+  assert digits['total_gmacs'] == pytest.approx(total, rel=1e-12)
+
+
+def test_the_baseline_is_the_plan_of_mode_none(digits):
+  none = plan_of(moving_digits.get_config('grid=none'), 4000)
+  assert digits['baseline']['steps'] == none['total_steps']
+  assert digits['baseline']['clips'] == none['total_clips']
+  assert digits['baseline']['gmacs'] == pytest.approx(none['total_gmacs'])
+  assert none['speedup'] == pytest.approx({'steps': 1.0, 'macs': 1.0})
+
+
+def test_a_ladder_is_compared_to_as_many_epochs_of_the_full_grid():
+  config = moving_digits.get_config('grid=ladder')
+  config.grid.ladder = ((0.5, 50, 0.1, 'cosine'), (1, 25, 0.1, 'steps'))
+  ladder = plan_of(config, 4000)
+  assert ladder['baseline']['epochs'] == 75
+  # 50 of 75 epochs at half the cost.
+  assert ladder['speedup']['macs'] == pytest.approx(1.5, rel=1e-3)
+
+
+def test_learning_rates_are_listed_from_the_first_epoch_to_the_last(digits):
+  config = moving_digits.get_config('grid=both')
+  schedule = cycles.make_schedule(config, 4000)
+  values = digits['lr']['values']
+  assert len(values) == 4 * digits['total_epochs'] + 1
+  assert values[0] == config.optim.warmup_lr
+  assert values[-1] == schedule.lr_at_epoch(digits['total_epochs'])
+
+
+def test_a_plan_is_json(digits):
+  assert json.loads(json.dumps(digits)) == digits
+
+
+def test_a_model_that_does_not_exist_is_refused():
+  config = moving_digits.get_config()
+  config.model.name = 'vit'
+  with pytest.raises(ConfigError, match="'vit'"):
+    plan_of(config, 4000)
+
+
+# The number of videos.
+
+
+def test_a_configured_size_comes_first():
+  config = default.base()
+  config.data.num_train = 7
+  assert plan.dataset_size(config) == (7, 'data.num_train')
+
+
+def test_the_size_is_read_from_the_newest_version_of_a_data_set(tmp_path):
+  config = default.base()
+  config.data.dir, config.data.name = str(tmp_path), 'clips/small'
+  for version, shards in (('9.0.0', ['1']), ('10.0.0', ['20', '22'])):
+    folder = tmp_path / 'clips/small' / version
+    folder.mkdir(parents=True)
+    splits = [
+      {'name': 'validation', 'shardLengths': ['5']},
+      {'name': 'train', 'shardLengths': shards},
+    ]
+    (folder / 'dataset_info.json').write_text(json.dumps({'splits': splits}))
+  size, source = plan.dataset_size(config)
+  assert size == 42
+  assert '10.0.0' in source
+
+
+def test_the_size_of_an_absent_data_set_is_the_published_one(tmp_path):
+  config = default.base()
+  config.data.dir, config.data.name = str(tmp_path), 'kinetics400'
+  assert plan.dataset_size(config) == (
+    240_436,
+    'published size of kinetics400',
+  )
+
+
+def test_the_size_of_an_unknown_data_set_must_be_given(tmp_path):
+  config = default.base()
+  config.data.dir, config.data.name = str(tmp_path), 'mine'
+  with pytest.raises(ConfigError, match=r'--config\.data\.num_train=VIDEOS'):
+    plan.dataset_size(config)
+
+
+def test_published_sizes_of_moving_digits_are_those_it_generates():
+  from mgjax.data import moving_digits as builder
+
+  for name, spec in builder.CONFIGS.items():
+    published = plan._PUBLISHED_SIZES[f'moving_digits/{name}']
+    assert published == spec.num_videos('train')
+
+
+# Text and picture.
+
+
+def test_the_table_speaks_the_terms_of_the_paper(kinetics):
+  text = plan.format_table(kinetics)
+  for words in (
+    '8B x T/4 x (S/√2)²',
+    '4B x T/2 x (S/√2)²',
+    '2B x T/2 x S²',
+    'B x T x S²',
+    '1024 x 112²  512 x 158²  512 x 158²',
+    '329 - 358',
+    '3.34 x fewer',
+  ):
+    assert words in text
+
+
+def test_a_rectangle_is_named_by_both_sides():
+  full = {'T': 32, 'H': 128, 'W': 224, 'batch': 64}
+  part = {'T': 16, 'H': 91, 'W': 158, 'batch': 256}
+  assert plan.shape_text(part, full) == '4B x T/2 x H/√2 x W/√2'
+
+
+def test_a_picture_is_drawn(digits, tmp_path):
+  schedule = cycles.make_schedule(moving_digits.get_config('grid=both'), 4000)
+  path = tmp_path / 'plan.png'
+  plan_picture.draw(digits, schedule, path)
+  assert path.read_bytes().startswith(b'\x89PNG')
+
+
+# The command.
+
+
+def test_the_command_prints_one_json_object_and_nothing_else():
+  code, out, err = run_plan(
+    '--config=configs/moving_digits.py:grid=long', '--format=json'
+  )
+  assert (code, err) == (0, '')
+  assert json.loads(out)['mode'] == 'long'
+
+
+@pytest.mark.parametrize(
+  'args,message',
+  [
+    ([], '--config'),
+    (['--config=configs/none.py'], 'configs/none.py: cannot read'),
+    (['--config=configs/ssv2.py:gird=both'], "'gird=both' is unknown"),
+    (['--config=configs/ssv2.py', '--fromat=json'], "flag 'fromat'"),
+    (['--config=configs/ssv2.py', 'json'], "unexpected argument 'json'"),
+    (
+      ['--config=configs/ssv2.py', '--config.optim.base_lrr=1'],
+      '--config.optim.base_lrr: there is no such field. Did you mean',
+    ),
+    (
+      ['--config=configs/ssv2.py', '--config.data.crop_px=1.5'],
+      '--config.data.crop_px=1.5',
+    ),
+    (
+      ['--config=configs/ssv2.py', '--output=/nonexistent/plan.png'],
+      '/nonexistent is not a folder',
+    ),
+    (
+      ['--config=configs/ssv2.py', '--config.grid.mode=all'],
+      "grid.mode is 'all'; use one of none",
+    ),
+    (
+      ['--config=configs/ssv2.py', '--config.model.dropout=2'],
+      'model.dropout is 2.0; it must be a rate',
+    ),
+  ],
+)
+def test_bad_input_ends_with_one_line_and_code_2(args, message):
+  code, out, err = run_plan(*args)
+  assert (code, out) == (2, '')
+  assert err.startswith('error: ')
+  assert err.count('\n') == 1
+  assert message in err

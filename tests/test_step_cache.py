@@ -1,0 +1,81 @@
+"""Programs are compiled once, ahead of their use."""
+
+import threading
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mgjax.schedule import Grid
+from mgjax.step_cache import Program, StepCache
+
+GRIDS = [Grid(2, 8, 8, 4), Grid(4, 8, 8, 2)]
+PROGRAMS = [Program('train', grid) for grid in GRIDS]
+
+
+def lowering(grid, function=lambda x: x * 2):
+  spec = jax.ShapeDtypeStruct((grid.batch, grid.T), jnp.float32)
+  return lambda: jax.jit(function).lower(spec)
+
+
+@pytest.fixture
+def cache():
+  cache = StepCache({p: lowering(p.grid) for p in PROGRAMS})
+  yield cache
+  cache.close()
+
+
+def test_a_program_runs_on_its_grid(cache):
+  assert cache[PROGRAMS[1]](jnp.ones((2, 4))).tolist() == [[2.0] * 4] * 2
+
+
+def test_a_grid_that_was_not_planned_is_an_error_that_names_it(cache):
+  unplanned = Program('train', Grid(16, 9, 9, 1))
+  with pytest.raises(KeyError, match='16x9x9 b1 was not planned'):
+    cache[unplanned]
+
+
+def test_a_batch_of_another_shape_is_an_error_not_a_recompilation(cache):
+  with pytest.raises(TypeError):
+    cache[PROGRAMS[0]](jnp.ones((3, 2)))
+
+
+def test_the_second_program_compiles_while_the_first_is_used():
+  release = threading.Event()
+
+  def slow_lowering():
+    release.wait(10)
+    return lowering(GRIDS[1])()
+
+  cache = StepCache({PROGRAMS[0]: lowering(GRIDS[0]), PROGRAMS[1]: slow_lowering})
+  cache[PROGRAMS[0]](jnp.ones((4, 2)))
+  assert PROGRAMS[1] not in cache.compile_s
+  release.set()
+  cache[PROGRAMS[1]](jnp.ones((2, 4)))
+  assert cache.compiled('train') == 2
+  cache.close()
+
+
+def test_a_failed_compilation_is_raised_where_the_program_is_needed():
+  def fail():
+    raise RuntimeError('no memory')
+
+  cache = StepCache({PROGRAMS[0]: fail, PROGRAMS[1]: lowering(GRIDS[1])})
+  cache[PROGRAMS[1]]
+  with pytest.raises(RuntimeError, match='no memory'):
+    cache[PROGRAMS[0]]
+  cache.close()
+
+
+def test_waiting_for_a_compilation_is_counted():
+  release = threading.Event()
+
+  def slow_lowering():
+    release.wait(10)
+    return lowering(GRIDS[0])()
+
+  cache = StepCache({PROGRAMS[0]: slow_lowering})
+  threading.Timer(0.2, release.set).start()
+  cache[PROGRAMS[0]]
+  assert cache.wait_s > 0.1
+  cache.close()
