@@ -81,10 +81,23 @@ class Video:
       DecodeError: A needed packet is damaged.
     """
     wanted = {self._pts[i] for i in indices}
+    try:
+      found = self._find(wanted, height, width, from_start=False)
+    except DecodeError:
+      # Some key frames are none: what follows them refers to what was before
+      # (open groups of pictures). Only a decode from the start then tells
+      # damage from that.
+      found = self._find(wanted, height, width, from_start=True)
+    return np.stack([found[self._pts[i]] for i in indices])
+
+  def _find(
+    self, wanted: set[int], height: int, width: int, *, from_start: bool
+  ) -> dict[int, np.ndarray]:
+    """Decodes and resizes the frames with these time stamps."""
     found = {}
     resize = VideoReformatter()
     try:
-      for frame in self._decode(wanted):
+      for frame in self._decode(wanted, from_start):
         if frame.pts not in wanted or frame.pts in found:
           continue
         if frame.is_corrupt:
@@ -93,15 +106,14 @@ class Video:
           frame, width, height, 'rgb24', interpolation=Interpolation.BILINEAR
         ).to_ndarray()
         if len(found) == len(wanted):
-          break
+          return found
     except (av.FFmpegError, ValueError) as error:
       raise DecodeError(f'damaged: {error}') from error
-    missing = wanted - found.keys()
-    if missing:
-      raise DecodeError(f'{len(missing)} frames are missing from the file')
-    return np.stack([found[self._pts[i]] for i in indices])
+    raise DecodeError(
+      f'{len(wanted) - len(found)} frames are missing from the file'
+    )
 
-  def _decode(self, wanted: set[int]):
+  def _decode(self, wanted: set[int], from_start: bool):
     """Yields the frames of all groups of pictures that hold a wanted one."""
     packets = self._packets
     starts = [i for i, p in enumerate(packets) if p.is_keyframe] or [0]
@@ -115,15 +127,22 @@ class Video:
         # refers to the group before.
         if group and packet.pts < packets[starts[group]].pts:
           needed.add(group - 1)
+    if from_start:
+      needed.update(range(max(needed)))
     codec = self._stream.codec_context
     codec.flush_buffers()
     previous = None
     for group in sorted(needed):
-      if previous is not None and group != previous + 1:
+      key = packets[starts[group]]
+      resumes = group != 0 and group - 1 != previous
+      if resumes and previous is not None:
         yield from codec.decode(None)
         codec.flush_buffers()
       end = starts[group + 1] if group + 1 < len(starts) else len(packets)
       for packet in packets[starts[group] : end]:
-        yield from codec.decode(packet)
+        # Without the group before, an open group's first pictures have
+        # nothing to refer to; they are not wanted then.
+        if not (resumes and packet.pts < key.pts):
+          yield from codec.decode(packet)
       previous = group
     yield from codec.decode(None)

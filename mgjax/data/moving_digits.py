@@ -33,6 +33,7 @@ import pathlib
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -610,8 +611,11 @@ def prepare(
         yield example
 
     builder.map_examples = map_and_count
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS chats.
-      builder.download_and_prepare()
+    with (
+      contextlib.redirect_stdout(io.StringIO()),  # TFDS chats.
+      tempfile.TemporaryDirectory() as no_downloads,
+    ):
+      builder.download_and_prepare(download_dir=no_downloads)
   report(f'Prepared {data_dir}; use --config.data.name={NAME}/{name}')
   return str(data_dir)
 

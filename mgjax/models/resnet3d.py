@@ -30,13 +30,14 @@ STEM_KERNELS = {'c2d': 1, 'i3d': 5, 'slow': 1, 'fast': 5}
 
 
 def stage_blocks(depth: int, blocks: Sequence[int]) -> tuple[int, ...]:
-  """Blocks of the four stages: `blocks`, or those of a ResNet of `depth`."""
+  """Blocks of each stage: `blocks`, or those of a ResNet of `depth`."""
   if not blocks and depth in BLOCKS:
     return BLOCKS[depth]
-  if len(blocks) != 4 or min(blocks) < 1:
+  if not 1 <= len(blocks) <= 4 or min(blocks) < 1:
     raise ValueError(
       f'No network of depth {depth} and blocks {tuple(blocks)}; use a depth of '
-      f'{sorted(BLOCKS)}, or four block counts such as (1, 1, 1, 1).'
+      f'{sorted(BLOCKS)}, or the blocks of one to four stages, such as '
+      '(1, 1, 1, 1).'
     )
   return tuple(blocks)
 

@@ -132,7 +132,7 @@ class SlowFast(nn.Module):
         )(x[path], pool)
         for path in x
       }
-      if i < 3:
+      if i < len(blocks) - 1:  # The head joins what the last stage gives.
         x = fuse(x, f'fuse_res{i + 2}')
     if deterministic is None:
       deterministic = pool is None

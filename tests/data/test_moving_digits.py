@@ -465,6 +465,7 @@ def test_command_prints_the_name_to_train_on(tmp_path, capsys):
   name = 'moving_digits/motion_3_2_80px_8f_seed0'
   assert f'--config.data.name={name}' in capsys.readouterr().err
   assert (tmp_path / name / moving_digits.VERSION).is_dir()
+  assert [p.name for p in tmp_path.iterdir()] == ['moving_digits']
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """A batch is a function of its step; an epoch uses every video once."""
 
 import collections
-import dataclasses
 
 import numpy as np
 import pytest
@@ -115,15 +114,13 @@ def test_wide_crops_are_wide(tiny_config, source):
   assert clips.batch(step)['video'].shape[2:4] == (32, 48)
 
 
-@dataclasses.dataclass
-class Damaged:
+class Damaged(sources.Source):
   """A source in which some videos cannot be decoded."""
 
-  source: sources.Source
-  bad: set[int]
-
-  def __post_init__(self):
-    self.label_names = self.source.label_names
+  def __init__(self, source: sources.Source, bad: set[int]):
+    self.source = source
+    self.bad = bad
+    self.label_names = source.label_names
 
   def __len__(self):
     return len(self.source)
@@ -177,15 +174,13 @@ def test_evaluation_shows_every_view_once_whatever_the_batch_size(
     np.testing.assert_array_equal(alone.batch(i)['video'][0], pixels[i])
 
 
-@dataclasses.dataclass
-class Few:
+class Few(sources.Source):
   """The first examples of a source."""
 
-  source: sources.Source
-  count: int
-
-  def __post_init__(self):
-    self.label_names = self.source.label_names
+  def __init__(self, source: sources.Source, count: int):
+    self.source = source
+    self.count = count
+    self.label_names = source.label_names
 
   def __len__(self):
     return self.count

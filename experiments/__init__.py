@@ -1,0 +1,1 @@
+"""Runs behind the tables, their records, and the tables themselves."""
