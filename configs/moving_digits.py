@@ -40,8 +40,8 @@ def get_config(arg: str = ''):
 
   optim = config.optim
   optim.base_lr = 0.05
-  optim.lr_steps = (7, 10)
-  optim.total_epochs = 12
+  optim.lr_steps = (5, 8)
+  optim.total_epochs = 10
   optim.warmup_epochs = 1.0
   optim.warmup_lr = 0.01
 
@@ -50,7 +50,7 @@ def get_config(arg: str = ''):
 
   config.norm.precise_batches = 20
 
-  config.eval.every = 6.0
+  config.eval.every = 7.5
   config.eval.num_views = 1
   config.eval.num_crops = 1
   config.eval.crop_px = 64
@@ -61,6 +61,7 @@ def get_config(arg: str = ''):
 
   if args.size == 'tiny':
     data.name = 'moving_digits/motion_tiny'
+    model.blocks = (1, 1)
     model.width = 8
     model.alpha = 2
     data.num_frames = 8

@@ -12,6 +12,10 @@ class ConfigError(ValueError):
   """A setting that cannot work; its message says which, why and what would."""
 
 
+class RunError(Exception):
+  """Something outside the program that ends a run that was well set up."""
+
+
 def run(
   main: Callable[[flags.FlagValues], None],
   define_flags: Callable[[flags.FlagValues], None],
@@ -24,7 +28,8 @@ def run(
 
   Every command takes --config=FILE.py[:arguments] and --config.field=value.
   Bad input, be it flags or a ConfigError, ends with one line on stderr and
-  exit code 2. Anything else that goes wrong is a bug and keeps its traceback.
+  exit code 2; a RunError with one line and code 1. Anything else that goes
+  wrong is a bug and keeps its traceback.
 
   Args:
     main: Gets the parsed flags; `config` among them is a checked config.
@@ -57,6 +62,9 @@ def run(
   except ConfigError as error:
     print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
     return 2
+  except RunError as error:
+    print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
+    return 1
   return 0
 
 

@@ -19,6 +19,7 @@ import platform
 import signal
 import sys
 import time
+import zlib
 
 import flax
 import jax
@@ -42,7 +43,7 @@ from mgjax import (
   step_cache,
   train_step,
 )
-from mgjax.cli import ConfigError
+from mgjax.cli import ConfigError, RunError
 from mgjax.data import sources, stream
 from mgjax.models import norm
 from mgjax.schedule import Grid, GridSchedule
@@ -203,7 +204,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
       asked_batch=asked_batch,
       got_batch=got_batch,
       got_program=got_program,
-      report=window.reporter(step, grid, lr, groups),
+      report=window.reporter(step, grid, lr, groups, batch['ids']),
     )
 
     done = step + 1
@@ -401,7 +402,9 @@ class LogWindow:
     self._start = metrics.Times(**vars(clock.times))
     self._clips = 0
 
-  def reporter(self, step: int, grid: Grid, lr: float, groups: int):
+  def reporter(
+    self, step: int, grid: Grid, lr: float, groups: int, ids: list[str]
+  ):
     """Returns what the clock calls once `step` has finished."""
 
     def report_step(values: dict, step_s: float) -> None:
@@ -410,7 +413,7 @@ class LogWindow:
       schedule = self._schedule
       recent = self._times - self._start
       if not math.isfinite(values['loss']):
-        raise FloatingPointError(
+        raise RunError(
           f'The loss of step {step} is {values["loss"]} (grid {grid}, learning '
           f'rate {lr:g}). The newest checkpoint is from before; lower '
           'optim.base_lr or raise optim.warmup_epochs.'
@@ -434,6 +437,8 @@ class LogWindow:
             'clips_per_s': clips_per_s,
             'lr': lr,
             'bn_groups': groups,
+            # Two runs that show the same number saw the same videos.
+            'ids_crc32': zlib.crc32(' '.join(ids).encode()),
             **values,
           }
         )
@@ -477,7 +482,7 @@ def note_bad_videos(bad: dict, batch: dict, num_train: int, config) -> None:
       bad[name] = reason
       print(f'\ncannot decode {text}; replaced', file=sys.stderr)
   if len(bad) > config.data.max_bad_fraction * num_train:
-    raise stream.DataError(
+    raise RunError(
       f'{len(bad)} of {num_train} training videos cannot be decoded, more than '
       f'data.max_bad_fraction={config.data.max_bad_fraction} allows; the last '
       f'is {name}: {reason}'

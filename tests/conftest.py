@@ -1,12 +1,16 @@
 """Fixtures that several test modules share."""
 
 import os
+import tempfile
 
-# Before JAX starts: tests also check runs on several devices.
+# Before JAX starts. Two devices, so that every test of training is one of
+# data parallelism too; compiled programs are shared by all tests.
 os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=2'
 )
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+_PROGRAMS = tempfile.TemporaryDirectory(prefix='mgjax-programs-')
+os.environ['JAX_COMPILATION_CACHE_DIR'] = _PROGRAMS.name
 
 import pytest  # noqa: E402
 
@@ -15,7 +19,7 @@ from mgjax.data import moving_digits  # noqa: E402
 
 
 @pytest.fixture(scope='session')
-def data_dir(tmp_path_factory, worker_id='master'):
+def data_dir(tmp_path_factory):
   """Folder with the data set of `tiny_config`."""
   folder = tmp_path_factory.mktemp('data')
   moving_digits.prepare(folder, 'motion_tiny', num_workers=2, progress=False)

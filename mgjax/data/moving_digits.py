@@ -2,7 +2,8 @@ r"""Moving digits: a video data set that is generated locally in seconds.
 
 python -m mgjax.data.moving_digits --out=data
 
-A handwritten digit moves over a drifting texture; the label is its motion.
+Four copies of a handwritten digit move alike over a drifting texture; the label
+is their motion.
 The clips are real H.264 in a TFDS data set (ArrayRecord), so they take the
 same path as any other video data set. Nothing is downloaded: the digits are
 the 8 x 8 ones that scikit-learn carries.
@@ -313,6 +314,10 @@ def _texture(
   return np.clip(texture, 20, 235)
 
 
+# Copies of the digit move alike, a cell apart (y, x, in sides of the frame):
+# a small crop, such as coarse grids take, still shows the motion.
+_COPIES = np.array([(0, 0), (0, 0.5), (0.5, 0.5), (0.5, 0)])
+
 _GLYPH_PX = 32  # Side of the upscaled digit, without its margin.
 _MARGIN_PX = 4
 
@@ -333,7 +338,7 @@ def render(
   size_px: int,
   rng: np.random.Generator,
 ) -> UInt8[np.ndarray, 'T H W 3']:
-  """Draws a clip: the digit on its path over a slowly drifting texture.
+  """Draws a clip: copies of the digit on their paths over a drifting texture.
 
   Colours, texture and drift come from `rng`, whatever the motion.
 
@@ -383,16 +388,22 @@ def render(
   )
   roll = np.stack([top, left], -1).astype(int) - half_px
 
+  # From each copy of the digit to the next, in pixels.
+  copies = (_COPIES + rng.uniform(-0.06, 0.06, _COPIES.shape)) * size_px
+  steps = np.diff(copies.astype(int), axis=0, append=copies[-1:].astype(int))
+
   frames = np.empty((num_frames, size_px, size_px, 3), np.uint8)
   colours = np.broadcast_to(colour + 0.5, (patch_px, patch_px, 3)).copy()
   for t in range(num_frames):
     frame = cv2.getRectSubPix(repeated, (size_px, size_px), view_centre[t])
     weight = cv2.warpAffine(mask, affine[t], (patch_px, patch_px))
     patch = frame[:patch_px, :patch_px]
-    patch[:] = cv2.blendLinear(
-      colours, patch.astype(np.float32), weight, 1 - weight
-    )
-    frames[t] = np.roll(frame, roll[t], (0, 1))
+    for step in steps:
+      patch[:] = cv2.blendLinear(
+        colours, patch.astype(np.float32), weight, 1 - weight
+      )
+      frame[:] = np.roll(frame, -step, (0, 1))
+    frames[t] = np.roll(frame, roll[t] + steps.sum(0), (0, 1))
   return frames
 
 

@@ -18,6 +18,7 @@ import ml_collections
 import numpy as np
 from grain import experimental as grain_experimental
 
+from mgjax.cli import RunError
 from mgjax.data import sampling
 from mgjax.data.decode import DecodeError, Video
 from mgjax.data.sources import Source
@@ -25,10 +26,6 @@ from mgjax.schedule import Grid, GridSchedule
 
 # A video is replaced at most so often; then the data set is not usable.
 _MAX_ATTEMPTS = 10
-
-
-class DataError(Exception):
-  """The training data cannot be used; says why."""
 
 
 def crop_hw(data: ml_collections.ConfigDict) -> tuple[int, int]:
@@ -85,7 +82,7 @@ class TrainStream:
       'skipped': ids of videos that could not be decoded and were replaced.
 
     Raises:
-      DataError: Replacements could not be decoded either.
+      RunError: Replacements could not be decoded either.
     """
     data = self.config.data
     index = self.video_index(clip)
@@ -128,7 +125,7 @@ class TrainStream:
         'id': example.id,
         'skipped': skipped,
       }
-    raise DataError(
+    raise RunError(
       f'{_MAX_ATTEMPTS} videos in a row could not be decoded '
       f'(clip {clip}): {"; ".join(skipped)}'
     )

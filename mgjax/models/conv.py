@@ -18,8 +18,7 @@ kernel's shape picks one of:
 CPU milliseconds, forward / input gradient / kernel gradient, 2 cores, float32:
 
   layer                      3-D convolution   here
-  3 x 3 x 3 ... see `_spatial` for maps smaller than the kernel
-  stem 5x7x7, 3 > 8, T 32    1012 / - / 2040   122 / - / 60
+  stem 5x7x7, 3 > 8, T 32    1012 / - / 2040   41 / - / 86
   1x3x3, 128, stride 2, 28^2 11.6 / 186 / 54   4.8 / 5.7 / 9.1
   7x1x1, stride 4, 32 > 64   7.6 / 203 / 46    5.5 / 2.4 / 4.6
   1x1x1, stride 2, 256 > 512 5.5 / 93 / 18     3.7 / 4.0 / 5.0

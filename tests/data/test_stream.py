@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mgjax import cycles
+from mgjax.cli import RunError
 from mgjax.data import sources, stream
 from mgjax.data.sources import Example
 
@@ -147,7 +148,7 @@ def test_a_bad_video_is_replaced_by_the_same_other_one_every_time(
 
 def test_a_source_without_good_videos_is_an_error(tiny_config, source):
   damaged = make_stream(tiny_config, Damaged(source, set(range(len(source)))))
-  with pytest.raises(stream.DataError, match='could not be decoded'):
+  with pytest.raises(RunError, match='could not be decoded'):
     damaged.batch(0)
 
 
