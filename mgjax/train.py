@@ -551,6 +551,9 @@ def summarize(
     'baseline_steps': run_plan['baseline']['steps'],
     'predicted_speedup': run_plan['speedup'],
     'startup_s': startup_s,
+    # Of all threads of this launch, evaluation and compilation included; less
+    # sensitive than the other times to what else the machine does.
+    'cpu_s': time.process_time(),
     'compile_s': sum(programs.compile_s.values()),
     'compile_wait_s': times.compile_s,
     'train_s': times.train_s,

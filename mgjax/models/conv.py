@@ -15,14 +15,18 @@ kernel's shape picks one of:
   1 x kh x kw   time folded into the batch, a 2-D convolution
   kt x kh x kw  as 1 x kh x kw with kt * D outputs, then shift and add
 
-CPU milliseconds, forward / input gradient / kernel gradient, 2 cores, float32:
+Process CPU milliseconds (all threads), forward / input gradient / kernel
+gradient, 2 cores, float32, JAX 0.10.2:
 
   layer                      3-D convolution   here
-  stem 5x7x7, 3 > 8, T 32    1012 / - / 2040   41 / - / 86
+  stem 5x7x7, 3 > 8 (*)      1525 / - / 2892   39 / - / 47
   1x3x3, 128, stride 2, 28^2 11.6 / 186 / 54   4.8 / 5.7 / 9.1
   7x1x1, stride 4, 32 > 64   7.6 / 203 / 46    5.5 / 2.4 / 4.6
   1x1x1, stride 2, 256 > 512 5.5 / 93 / 18     3.7 / 4.0 / 5.0
   1x3x3, 64                  19 / 19 / 36      4.1 / 4.2 / 7.9
+
+(*) 2 x 32 x 112^2, both columns in one process; the other rows were measured
+in another session, before this file, with the same formulations.
 """
 
 import functools
