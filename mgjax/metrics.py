@@ -215,9 +215,7 @@ class Progress:
     if self._bar is not None:
       self._bar.set_postfix_str(text, refresh=False)
       self._bar.update(step - self._bar.n)
-    elif time.monotonic() - self._logged > self._log_every_s or (
-      step == self._total
-    ):
+    elif time.monotonic() - self._logged > self._log_every_s:
       self._logged = time.monotonic()
       print(f'step {step}/{self._total}  {text}', file=sys.stderr, flush=True)
 

@@ -580,31 +580,38 @@ def summarize(
 
 
 def tell(summary: dict, workdir: pathlib.Path, config_arg: str) -> str:
-  """The closing words of a run."""
+  """The closing words of a run.
+
+  Args:
+    summary: What `train` returns.
+    workdir: The run's folder.
+    config_arg: Value of --config.
+  """
   s = summary
-  here = f'--config={config_arg} --workdir={workdir}'
+  file, _, arguments = config_arg.partition(':')
+  other = 'both' if s['mode'] == 'none' else 'none'
+  kept = [a for a in arguments.split(',') if a and not a.startswith('grid=')]
+  other_config = f'{file}:{",".join([f"grid={other}", *kept])}'
   return f"""
-top-1 {s['top1']:.2f} %, top-5 {s['top5']:.2f} %: {s['num_scored']} of {
-    s['num_videos']
-  } validation videos scored
-{s['num_grids']} distinct grids, {s['num_compiled']} compilations ({
-    s['num_from_disk']
-  } read from the cache on disk)
-compiling {s['compile_s']:.0f} s (waited for {
-    s['compile_wait_s']:.0f} s of it), waiting for data {
-    s['data_s']:.0f} s, stepping {s['step_s']:.0f} s, evaluating {
-    s['eval_s']:.0f} s
-{s['steps']} steps, {s['clips']} clips; {
-    s['baseline_steps'] / s['steps']:.1f} times fewer steps than the baseline
+top-1 {s['top1']:.2f} %, top-5 {s['top5']:.2f} %, {s['num_scored']} of \
+{s['num_videos']} validation videos scored
+{s['num_grids']} distinct grids, {s['num_compiled']} compilations \
+({s['num_from_disk']} of them read from the cache on disk)
+{s['compile_s']:.0f} s compiling in the background ({s['compile_wait_s']:.0f} s\
+ waited for), {s['data_s']:.0f} s waiting for data, {s['step_s']:.0f} s\
+ stepping, {s['eval_s']:.0f} s evaluating
+{s['steps']} steps ({s['baseline_steps']} without multigrid), {s['clips']} clips
 
 checkpoint   {workdir}/checkpoints/{s['steps']}
-metrics      {workdir}/metrics.jsonl, TensorBoard: tensorboard --logdir={workdir}
+metrics      {workdir}/metrics.jsonl
+TensorBoard  {workdir}/events.out.tfevents.*
 picture      {workdir}/report.png
 
 Next:
-  python -m mgjax.plan {here.split()[0]}
-  python -m mgjax.evaluate {here} --config.eval.num_views=3
-  python -m mgjax.train {here.replace('grid=both', 'grid=none')}-none"""
+  python -m mgjax.plan --config={config_arg}
+  python -m mgjax.evaluate --config={config_arg} --workdir={workdir} \
+--config.eval.num_views=3
+  python -m mgjax.train --config={other_config} --workdir={workdir}-{other}"""
 
 
 def define_flags(values: flags.FlagValues) -> None:
