@@ -34,15 +34,22 @@ def draw(
   with matplotlib.rc_context({'font.size': 9, 'axes.titlesize': 10}):
     fig = figure.Figure(figsize=(13, 8), dpi=100, layout='constrained')
     canvas = backend_agg.FigureCanvasAgg(fig)
-    axes = fig.subplot_mosaic(
-      [['grid', 'confusion'], ['loss', 'confusion'], ['lr', 'classes']],
-      width_ratios=[1.35, 1],
-      height_ratios=[1, 1.4, 0.8],
-    )
+    left, right = fig.subfigures(1, 2, width_ratios=[1.35, 1])
+    axes = {
+      **left.subplot_mosaic(
+        [['grid'], ['loss'], ['lr']], height_ratios=[1, 1.4, 0.8], sharex=True
+      ),
+      **right.subplot_mosaic(
+        [['confusion'], ['classes']], height_ratios=[2.2, 1]
+      ),
+    }
     _draw_grids(axes['grid'], minutes, steps, schedule)
     _draw_loss(axes['loss'], minutes, steps, evals)
     axes['lr'].semilogy(minutes, [m['lr'] for m in steps], color='tab:purple')
-    axes['lr'].set(title='Learning rate', xlabel='training time [min]')
+    axes['lr'].set(
+      title='Learning rate',
+      xlabel='training time [min], without compilation and evaluation',
+    )
     _draw_confusion(axes['confusion'], result, label_names)
     _draw_classes(axes['classes'], result)
     for name in ('grid', 'loss', 'lr'):
@@ -105,6 +112,9 @@ def _draw_confusion(axis, result, label_names) -> None:
 
 def _draw_classes(axis, result) -> None:
   """Accuracy of each class, best to worst."""
-  scored = [v for v in result['per_class'].values() if v is not None]
-  axis.bar(range(len(scored)), sorted(scored, reverse=True))
-  axis.set(title='Accuracy by class, sorted', ylabel='[%]', ylim=(0, 100))
+  scored = {k: v for k, v in result['per_class'].items() if v is not None}
+  names = sorted(scored, key=scored.get, reverse=True)
+  axis.bar(range(len(names)), [scored[name] for name in names])
+  axis.set(title='Accuracy by class', ylabel='[%]', ylim=(0, 100))
+  if len(names) <= 40:
+    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)

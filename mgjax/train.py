@@ -113,6 +113,11 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
 
   abstract = checkpoint.abstract_state(make_state, parallel.replicated(mesh))
   checkpoints = checkpoint.Checkpoints(workdir, config.train)
+  finished = workdir / 'summary.json'
+  if finished.exists() and schedule.total_steps in checkpoints.steps():
+    checkpoints.close()
+    print(f'{workdir}: this run has finished already', file=sys.stderr)
+    return json.loads(finished.read_text())
   eval_steps = evaluation_steps(schedule, config.eval.every)
   first_step = checkpoints.steps()[-1] if checkpoints.steps() else 0
   programs = step_cache.StepCache(
@@ -175,7 +180,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
 
   result = None
   if first_step in eval_steps:
-    # The run stopped between this checkpoint and its evaluation, or has ended.
+    # The run stopped between this checkpoint and its evaluation.
     result = run_evaluation(first_step)
   window = LogWindow(schedule, writer, bar, clock, config.train.log_every_steps)
   last_save = time.monotonic()
@@ -243,10 +248,11 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
   )
   for part in (bar, clock, checkpoints, programs):
     part.close()
-  (workdir / 'summary.json').write_text(json.dumps(summary, indent=1) + '\n')
   picture = report.draw(workdir, schedule, eval_source.label_names)
   writer.picture('report', picture, schedule.total_steps)
   writer.close()
+  # Last: a folder with this file holds a finished run.
+  finished.write_text(json.dumps(summary, indent=1) + '\n')
   return summary
 
 

@@ -5,6 +5,7 @@ to step is an argument, so one compiled program serves every step of a grid.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -26,7 +27,7 @@ class TrainState:
     opt_state: The optimizer's state.
   """
 
-  step: jax.Array
+  step: Any
   params: dict
   batch_stats: dict
   opt_state: optax.OptState

@@ -93,8 +93,8 @@ _DIGIT_MOTIONS = ('right', 'left', 'down', 'up')
 _TREMOR = 0.01
 
 # Sides of the smallest and the largest digit, as shares of the frame's side.
-_MIN_SIZE = 14 / 80
-_MAX_SIZE = 26 / 80
+_MIN_SIZE = 18 / 80
+_MAX_SIZE = 32 / 80
 
 
 def class_names(labels: str) -> tuple[str, ...]:
