@@ -150,10 +150,19 @@ class Writer:
   """Appends to metrics.jsonl and to TensorBoard events."""
 
   def __init__(self, workdir: pathlib.Path, step: int):
-    """Opens the files; lines after `step` are dropped, a resumed run repeats
-    them."""
+    """Opens the files.
+
+    Args:
+      workdir: The run's folder.
+      step: Steps done. Lines of later ones, and of the evaluation after this
+        one, are dropped: a resumed run writes them again.
+    """
     self._path = workdir / 'metrics.jsonl'
-    kept = [m for m in read_metrics(workdir) if m['step'] <= step]
+    kept = [
+      m
+      for m in read_metrics(workdir)
+      if m['step'] < step or (m['step'] == step and 'eval_top1' not in m)
+    ]
     # Written beside and moved, so that a kill leaves the old or the new file.
     beside = self._path.with_suffix('.tmp')
     beside.write_text(''.join(json.dumps(m) + '\n' for m in kept))

@@ -11,6 +11,7 @@ after writing a checkpoint (start again to go on); 130 the same for Ctrl-C.
 """
 
 import bisect
+import contextlib
 import json
 import math
 import os
@@ -67,6 +68,16 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
     ConfigError: The run cannot work; nothing has been trained.
     SystemExit: A signal stopped the run; a checkpoint has been written.
   """
+  with contextlib.ExitStack() as stack:
+    return _train(config, workdir, stack)
+
+
+def _train(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  stack: contextlib.ExitStack,
+) -> dict:
+  """`train`; what must be closed, however the run ends, goes on the stack."""
   started = time.perf_counter()
   step_cache.use_persistent_cache()
   mesh = parallel.make_mesh()
@@ -113,9 +124,9 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
 
   abstract = checkpoint.abstract_state(make_state, parallel.replicated(mesh))
   checkpoints = checkpoint.Checkpoints(workdir, config.train)
+  stack.callback(checkpoints.close)
   finished = workdir / 'summary.json'
   if finished.exists() and schedule.total_steps in checkpoints.steps():
-    checkpoints.close()
     print(f'{workdir}: this run has finished already', file=sys.stderr)
     return json.loads(finished.read_text())
   eval_steps = evaluation_steps(schedule, config.eval.every)
@@ -125,6 +136,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
       config, schedule, model, tx, mesh, abstract, first_step, eval_steps
     )
   )
+  stack.callback(programs.close)
   if first_step:
     state, progress = checkpoints.restore(abstract, first_step)
   else:
@@ -135,8 +147,11 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
 
   # The loop.
   writer = metrics.Writer(workdir, first_step)
+  stack.callback(writer.close)
   bar = metrics.Progress(schedule.total_steps, first_step)
+  stack.callback(bar.close)
   clock = metrics.StepClock(times)
+  stack.callback(clock.close)
   stop = StopSignal()
   bar.say(
     f'{len(schedule.grids)} grids, {schedule.total_steps} steps, '
@@ -229,8 +244,6 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
     if at_evaluation and not stop.received:
       result = run_evaluation(done)
     if stop.received:
-      for part in (bar, clock, checkpoints, writer, programs):
-        part.close()
       bar.say(f'Stopped at step {done}; the same command goes on from there.')
       sys.exit(stop.exit_code)
     clock.restart()
@@ -246,11 +259,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
     bad_videos,
     startup_s=training_began - started,
   )
-  for part in (bar, clock, checkpoints, programs):
-    part.close()
   picture = report.draw(workdir, schedule, eval_source.label_names)
   writer.picture('report', picture, schedule.total_steps)
-  writer.close()
   # Last: a folder with this file holds a finished run.
   finished.write_text(json.dumps(summary, indent=1) + '\n')
   return summary

@@ -124,7 +124,7 @@ def test_the_closing_words_name_what_was_measured_and_where_it_lies(run):
   text = train.tell(summary, workdir, 'configs/moving_digits.py:size=tiny')
   assert f'{GRIDS} distinct grids, {GRIDS} compilations' in text
   assert '64 of 64 validation videos scored' in text
-  for name in ('checkpoints/', 'metrics.jsonl', 'report.png', 'tfevents'):
+  for name in ('checkpoints/', 'metrics.jsonl', 'report.png', 'events.out'):
     assert f'{workdir}/{name}' in text
   assert text.count('python -m mgjax.') == 3
 
@@ -136,7 +136,7 @@ def refused(config, workdir, match):
 
 def test_another_config_in_the_same_folder_is_refused(run, tiny_config):
   tiny_config.optim.base_lr = 0.3
-  refused(tiny_config, run[0], 'optim.base_lr: 0.05 -> 0.3')
+  refused(tiny_config, run[0], 'optim.base_lr: 0.025 -> 0.3')
 
 
 def test_a_wrong_number_of_classes_is_refused(tiny_config, tmp_path):
