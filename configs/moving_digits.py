@@ -23,9 +23,9 @@ def get_config(arg: str = ''):
   model = config.model
   model.name = 'slowfast'
   model.num_classes = 16
-  model.blocks = (1, 1)
+  model.blocks = (1, 1, 1)
   model.width = 16
-  model.beta_inv = 2
+  model.beta_inv = 4
   model.dropout = 0.2
 
   data = config.data
@@ -36,20 +36,19 @@ def get_config(arg: str = ''):
   data.crop_px = 64
   data.jitter_px = (64, 80)
   data.flip = False  # A mirrored motion has another label.
-  data.batch_size = 4
+  data.batch_size = 8
 
   optim = config.optim
-  optim.base_lr = 0.025
-  optim.lr_steps = (5, 7)
-  optim.total_epochs = 8
+  optim.base_lr = 0.05
+  optim.lr_steps = (5, 8)
+  optim.total_epochs = 10
   optim.warmup_epochs = 1.0
-  optim.warmup_lr = 0.005
+  optim.warmup_lr = 0.01
 
   config.grid.num_long_cycles = 2
   config.grid.ladder = ((0.5, 8, 0.05, 'cosine'), (1, 4, 0.05, 'cosine'))
 
-  config.norm.group_clips = 4
-  config.norm.precise_batches = 40
+  config.norm.precise_batches = 20
 
   config.eval.every = 0.0
   config.eval.num_views = 1

@@ -21,10 +21,12 @@ def multigrid_table(records: list[dict]) -> str:
 
   Returns:
     The table. Accuracy is mean ± standard deviation over seeds; times are
-    means; speed-ups are ratios to the baseline, the measured one of mean
-    training seconds, the predicted ones of the plan's steps and
-    multiply-adds.
+    medians (a machine is at times busy with something else); speed-ups are
+    ratios to the baseline: measured, of the training seconds; predicted, of
+    the plan's multiply-adds. They are blank while there is no baseline.
   """
+  if not records:
+    return 'No records yet.'
   modes = {}
   for entry in records:
     modes.setdefault(entry['summary']['mode'], []).append(entry['summary'])
@@ -33,17 +35,20 @@ def multigrid_table(records: list[dict]) -> str:
     ' | evaluating [s] | speed-up measured | predicted (MACs) |',
     '|---|---|---|---|---|---|---|---|---|---|',
   ]
-  baseline = statistics.mean(s['train_s'] for s in modes['none'])
+  seconds = lambda mode: statistics.median(s['train_s'] for s in modes[mode])
   for mode in sorted(modes, key=lambda m: m != 'none'):
     runs = modes[mode]
-    mean = lambda field, runs=runs: statistics.mean(s[field] for s in runs)
+    median = lambda field, runs=runs: statistics.median(s[field] for s in runs)
+    measured = ''
+    if 'none' in modes:
+      measured = f'{seconds("none") / seconds(mode):.2f}'
     top1 = [s['top1'] for s in runs]
     spread = statistics.stdev(top1) if len(top1) > 1 else 0.0
     rows.append(
       f'| {mode} | {statistics.mean(top1):.1f} ± {spread:.1f} | {len(runs)} '
-      f'| {mean("steps"):,.0f} | {mean("clips"):,.0f} '
-      f'| {mean("train_s"):.0f} | {mean("compile_s"):.0f} '
-      f'| {mean("eval_s"):.0f} | {baseline / mean("train_s"):.2f} '
+      f'| {median("steps"):,.0f} | {median("clips"):,.0f} '
+      f'| {median("train_s"):.0f} | {median("compile_s"):.0f} '
+      f'| {median("eval_s"):.0f} | {measured} '
       f'| {runs[0]["predicted_speedup"]["macs"]:.2f} |'
     )
   return '\n'.join(rows)

@@ -229,9 +229,7 @@ def check_batch(config, num_devices: int) -> None:
 
 
 def define_flags(values: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    'workdir', None, 'Folder of the run.', flag_values=values
-  )
+  flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
   flags.DEFINE_integer(
     'step',
     None,

@@ -64,9 +64,7 @@ def normalize(
 
 def flip_clips(video: jax.Array, flip: jax.Array) -> jax.Array:
   """Mirrors the clips of [B, T, H, W, 3] whose entry of bool [B] is set."""
-  return jnp.where(
-    flip[:, None, None, None, None], video[:, :, :, ::-1], video
-  )
+  return jnp.where(flip[:, None, None, None, None], video[:, :, :, ::-1], video)
 
 
 def make_train_step(

@@ -24,9 +24,7 @@ def test_constant_scores_are_worth_nothing():
 
 def test_top5_is_not_top1():
   scores = np.tile(np.arange(10.0), (10, 1))
-  result = evaluate.accuracy(
-    scores, np.arange(10), tuple('abcdefghij')
-  )
+  result = evaluate.accuracy(scores, np.arange(10), tuple('abcdefghij'))
   assert (result['top1'], result['top5']) == (10.0, 50.0)
 
 

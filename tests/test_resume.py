@@ -89,9 +89,7 @@ def assert_same_run(a: pathlib.Path, b: pathlib.Path) -> None:
   assert losses_and_clips(a) == losses_and_clips(b)
   first, second = final_state(a), final_state(b)
   assert jax.tree.structure(first) == jax.tree.structure(second)
-  for x, y in zip(
-    jax.tree.leaves(first), jax.tree.leaves(second), strict=True
-  ):
+  for x, y in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
     np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 

@@ -47,7 +47,9 @@ def test_the_second_program_compiles_while_the_first_is_used():
     release.wait(10)
     return lowering(GRIDS[1])()
 
-  cache = StepCache({PROGRAMS[0]: lowering(GRIDS[0]), PROGRAMS[1]: slow_lowering})
+  cache = StepCache(
+    {PROGRAMS[0]: lowering(GRIDS[0]), PROGRAMS[1]: slow_lowering}
+  )
   cache[PROGRAMS[0]](jnp.ones((4, 2)))
   assert PROGRAMS[1] not in cache.compile_s
   release.set()

@@ -136,7 +136,7 @@ def refused(config, workdir, match):
 
 def test_another_config_in_the_same_folder_is_refused(run, tiny_config):
   tiny_config.optim.base_lr = 0.3
-  refused(tiny_config, run[0], 'optim.base_lr: 0.025 -> 0.3')
+  refused(tiny_config, run[0], 'optim.base_lr: 0.05 -> 0.3')
 
 
 def test_a_wrong_number_of_classes_is_refused(tiny_config, tmp_path):
@@ -179,9 +179,7 @@ def test_bad_flags_end_in_one_line_and_code_2(capsys):
 
 
 @pytest.mark.parametrize('every,epochs', [(0.0, [6]), (2.0, [2, 4, 6])])
-def test_evaluations_fall_on_the_first_step_after_the_epoch(
-  every, epochs
-):
+def test_evaluations_fall_on_the_first_step_after_the_epoch(every, epochs):
   config = config_file.get_config('size=tiny')
   schedule = cycles.make_schedule(config, 240)
   steps = sorted(train.evaluation_steps(schedule, every))

@@ -217,13 +217,41 @@ def drawn_at(path, glyph):
   return (weight * x).sum() / weight.sum(), (weight * y).sum() / weight.sum()
 
 
-def test_digit_is_drawn_where_the_trajectory_says():
+@pytest.fixture
+def one_copy(monkeypatch):
+  """Draws the first of the four copies only."""
+  first = moving_digits._COPIES[:1]
+  monkeypatch.setattr(moving_digits, '_COPIES', first)
+
+
+def test_four_copies_of_the_digit_are_a_cell_apart(monkeypatch):
+  def drawn(copies):
+    monkeypatch.setattr(moving_digits, '_COPIES', copies)
+    frame, plain = (
+      moving_digits.render(
+        still(0.2, 0.3, 0.1, 0.5),
+        glyph=np.full((8, 8), image, np.uint8),
+        size_px=80,
+        rng=np.random.default_rng(0),
+      )[0].astype(int)
+      for image in (16, 0)
+    )
+    return np.abs(frame - plain).sum(-1) > 60
+
+  copies = moving_digits._COPIES
+  assert copies.tolist() == [[0, 0], [0, 0.5], [0.5, 0.5], [0.5, 0]]
+  all_four, first = drawn(copies), drawn(copies[:1])
+  assert all_four.sum() == pytest.approx(4 * first.sum(), rel=0.1)
+  assert all_four[first].mean() > 0.9
+
+
+def test_digit_is_drawn_where_the_trajectory_says(one_copy):
   glyph = np.full((8, 8), 16, np.uint8)
   x, y = drawn_at(still(0.25, 0.7, 0.1, 0.5), glyph)
   assert (x, y) == pytest.approx((20, 56), abs=0.6)
 
 
-def test_positive_turns_are_clockwise_on_the_screen():
+def test_positive_turns_are_clockwise_on_the_screen(one_copy):
   glyph = np.zeros((8, 8), np.uint8)
   glyph[:2, 3:5] = 16  # A mark at twelve o'clock.
   x, y = drawn_at(still(0.5, 0.5, 0.25, 1.0), glyph)

@@ -12,7 +12,10 @@ from mgjax.data import sampling
 # Made by running PySlowFast 287ec00.
 GOLDEN = json.loads(
   (
-    pathlib.Path(__file__).parents[1] / 'golden' / 'ops' / 'sampling_and_views.json'
+    pathlib.Path(__file__).parents[1]
+    / 'golden'
+    / 'ops'
+    / 'sampling_and_views.json'
   ).read_text()
 )
 
@@ -173,6 +176,8 @@ def test_a_wide_crop_always_fits():
 
 
 def test_random_offsets_cover_all_but_the_last_position():
-  offsets = {sampling.random_offset(10, 7, u) for u in np.linspace(0, 0.999, 99)}
+  offsets = {
+    sampling.random_offset(10, 7, u) for u in np.linspace(0, 0.999, 99)
+  }
   assert offsets == {0, 1, 2}
   assert sampling.random_offset(7, 7, 0.9) == 0

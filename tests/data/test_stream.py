@@ -21,7 +21,9 @@ def make_stream(config, source, **kwargs):
   return stream.TrainStream(config, schedule, source, **kwargs)
 
 
-@pytest.mark.parametrize('mode', ['none', 'short', 'long', 'both', 'progressive'])
+@pytest.mark.parametrize(
+  'mode', ['none', 'short', 'long', 'both', 'progressive']
+)
 def test_every_video_is_used_once_per_epoch_whatever_the_grids(
   tiny_config, source, mode
 ):
