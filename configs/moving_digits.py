@@ -40,8 +40,8 @@ def get_config(arg: str = ''):
 
   optim = config.optim
   optim.base_lr = 0.05
-  optim.lr_steps = (5, 8)
-  optim.total_epochs = 10
+  optim.lr_steps = (5, 7)
+  optim.total_epochs = 8
   optim.warmup_epochs = 1.0
   optim.warmup_lr = 0.01
 

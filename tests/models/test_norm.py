@@ -189,3 +189,29 @@ def test_bfloat16_keeps_float32_statistics():
   np.testing.assert_allclose(
     np.asarray(y, np.float32), expected, rtol=2**-8, atol=1e-3
   )
+
+
+def test_precise_statistics_equal_the_reference():
+  """Pooled over batches; the reference pools batches, then splits: the same."""
+  stored, _, _ = golden()
+  clips, channels, *thw = stored['x_shape']
+  moments = []
+  for flat in stored['precise_bn_inputs']:
+    x = np.array(flat).reshape(clips, channels, *thw).transpose(0, 2, 3, 4, 1)
+    x = jnp.asarray(x, jnp.float32)
+    variables = norm.BatchNorm().init(jax.random.key(0), x)
+    _, updates = norm.BatchNorm().apply(
+      variables,
+      x,
+      norm.group_matrix(clips, stored['num_splits']),
+      mutable=['batch_moments'],
+    )
+    moments.append(updates['batch_moments'])
+  precise = norm.combine_statistics(moments)
+  # float32 sums of 64 numbers of size 1 in both.
+  np.testing.assert_allclose(
+    precise['mean'], stored['precise_bn_mean'], rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    precise['var'], stored['precise_bn_var'], rtol=1e-6
+  )
