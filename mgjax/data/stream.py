@@ -223,7 +223,10 @@ class EvalStream:
     share = self.batch_size // self.num_shards
     first = number * self.batch_size + self.shard * share
     last = len(self.source) * self.views_per_video - 1
-    views = [self._view(min(i, last)) for i in range(first, first + share)]
+    items = [min(i, last) for i in range(first, first + share)]
+    # Padding is decoded once, however much of it there is.
+    decoded = {item: self._view(item) for item in dict.fromkeys(items)}
+    views = [decoded[item] for item in items]
     weight = [
       float(i <= last and view['ok'])
       for i, view in zip(range(first, first + share), views, strict=True)
@@ -233,7 +236,7 @@ class EvalStream:
       'label': np.array([v['label'] for v in views], np.int32),
       'weight': np.array(weight, np.float32),
       'index': np.array([v['index'] for v in views], np.int64),
-      'failed': [v['error'] for v in views if not v['ok']],
+      'failed': [v['error'] for v in decoded.values() if not v['ok']],
     }
 
   def _view(self, item: int) -> dict:
