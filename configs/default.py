@@ -29,8 +29,9 @@ def base() -> ml_collections.ConfigDict:
   model.num_classes = 400
   model.dropout = 0.5  # Before the classifier; a rate in [0, 1).
   model.dtype = 'float32'  # Compute type: 'float32' or 'bfloat16'.
-  # ResNet depth, 50 or 101; `blocks` (per stage, for example (1, 1, 1, 1))
-  # replaces it where it is not empty.
+  # ResNet depth, 50 or 101 (tsn, tsm, tam, i3d_resnet, s3d_resnet: 18, 34 and
+  # 152 too; those below 50 have basic blocks). `blocks` (per stage, for example
+  # (1, 1, 1, 1)) replaces its number of blocks where it is not empty.
   model.depth = 50
   model.blocks = ()
   model.width = 64  # Channels after the stem; every stage follows from it.
@@ -38,6 +39,21 @@ def base() -> ml_collections.ConfigDict:
   model.beta_inv = 8  # SlowFast: slow channels per fast channel.
   model.fusion_kernel = 7  # SlowFast: temporal size of the lateral kernels.
   model.fusion_ratio = 2  # SlowFast: lateral channels per fast channel.
+  # tsn, tsm, tam, i3d_resnet, s3d_resnet: temporal stride, 1 or 2, at the
+  # entrance of every stage, such as (1, 2, 2, 2); (): no stride.
+  model.temporal_strides = ()
+  # tam, blvnet_tam: frames that are aggregated, odd; 0: no aggregation.
+  model.tam_frames = 3
+  # tsm: 1 / shift_div of the channels come from the next frame, as many from
+  # the frame before.
+  model.shift_div = 8
+  # tsm: 'blockres' shifts the input of residual branches, 'block' that of
+  # whole blocks, shortcut included.
+  model.shift_place = 'blockres'
+  # blresnet, blvnet_tam: channels of the big branch per channel of the little.
+  model.bl_alpha = 2
+  # blresnet, blvnet_tam: blocks of a stage per block of its little branch.
+  model.bl_beta = 4
 
   config.data = data = ml_collections.ConfigDict()
   data.name = 'moving_digits/motion'  # TFDS name/config below `dir`.
@@ -189,6 +205,24 @@ _RULES = (
   ('model.width', '1 or more', lambda v: v >= 1),
   ('model.alpha', '1 or more', lambda v: v >= 1),
   ('model.beta_inv', '1 or more', lambda v: v >= 1),
+  (
+    'model.temporal_strides',
+    'strides of 1 or 2, one per stage, or ()',
+    lambda v: all(stride in (1, 2) for stride in v),
+  ),
+  (
+    'model.tam_frames',
+    'an odd number of frames, or 0',
+    lambda v: v == 0 or (v > 0 and v % 2 == 1),
+  ),
+  ('model.shift_div', '2 or more', lambda v: v >= 2),
+  (
+    'model.shift_place',
+    "'blockres' or 'block'",
+    lambda v: v in ('blockres', 'block'),
+  ),
+  ('model.bl_alpha', '1 or more', lambda v: v >= 1),
+  ('model.bl_beta', '1 or more', lambda v: v >= 1),
   ('data.num_train', '1 or more, or not set', lambda v: v is None or v >= 1),
   ('data.target_fps', 'a rate, or 0', lambda v: v >= 0),
   ('data.std', 'three positive numbers', lambda v: len(v) == 3 and min(v) > 0),

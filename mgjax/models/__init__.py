@@ -18,7 +18,10 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from mgjax.models.blvnet import BLVNet
+from mgjax.models.ibm_resnet3d import I3DResNet, S3DResNet
 from mgjax.models.norm import combine_statistics, group_matrix
+from mgjax.models.resnet2d import TAM, TSM, TSN
 from mgjax.models.resnet3d import ResNet3D
 from mgjax.models.slowfast import SlowFast
 
@@ -35,6 +38,13 @@ MODELS = {
   'slow': functools.partial(ResNet3D, arch='slow'),
   'c2d': functools.partial(ResNet3D, arch='c2d'),
   'i3d': functools.partial(ResNet3D, arch='i3d'),
+  'tsn': TSN,
+  'tsm': TSM,
+  'tam': TAM,
+  'blresnet': functools.partial(BLVNet, pairs=False, tam_frames=0),
+  'blvnet_tam': functools.partial(BLVNet, pairs=True),
+  'i3d_resnet': I3DResNet,
+  's3d_resnet': S3DResNet,
 }
 
 
@@ -84,8 +94,8 @@ def from_config(model: Any, norm: Any) -> nn.Module:
   network has no alpha).
   """
   options = {k: v for k, v in model.items() if k in _options(model.name)}
-  if 'blocks' in options:
-    options['blocks'] = tuple(options['blocks'])
+  for name in {'blocks', 'temporal_strides'} & set(options):
+    options[name] = tuple(options[name])
   return build(
     model.name, **options, norm_momentum=norm.momentum, norm_eps=norm.eps
   )

@@ -4,7 +4,8 @@ The parts (stem, stages, head) are also those of SlowFast.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -29,14 +30,18 @@ TEMPORAL_KERNELS = {
 STEM_KERNELS = {'c2d': 1, 'i3d': 5, 'slow': 1, 'fast': 5}
 
 
-def stage_blocks(depth: int, blocks: Sequence[int]) -> tuple[int, ...]:
-  """Blocks of each stage: `blocks`, or those of a ResNet of `depth`."""
-  if not blocks and depth in BLOCKS:
-    return BLOCKS[depth]
+def stage_blocks(
+  depth: int,
+  blocks: Sequence[int],
+  known: Mapping[int, tuple[int, ...]] = types.MappingProxyType(BLOCKS),
+) -> tuple[int, ...]:
+  """Blocks of each stage: `blocks`, or those `known` for `depth`."""
+  if not blocks and depth in known:
+    return known[depth]
   if not 1 <= len(blocks) <= 4 or min(blocks) < 1:
     raise ValueError(
       f'No network of depth {depth} and blocks {tuple(blocks)}; use a depth of '
-      f'{sorted(BLOCKS)}, or the blocks of one to four stages, such as '
+      f'{sorted(known)}, or the blocks of one to four stages, such as '
       '(1, 1, 1, 1).'
     )
   return tuple(blocks)

@@ -1,0 +1,286 @@
+"""Big-little networks: bLResNet for images, bLVNet-TAM for video.
+
+A stage has two branches: a big one (deep, wide) at half the resolution and a
+little one (shallow, narrow) at the full one; their sum goes through one more
+block. bLResNet shows both branches every frame. bLVNet-TAM takes frames in
+pairs: the first of a pair goes to the little branch, the second to the big
+one, and both get the sum back.
+
+Source: Chen et al. 2019 (arXiv:1807.03848), IBM/BigLittleNet dff4654; Fan et
+al. 2019 (arXiv:1912.00869), IBM/bLVNet-TAM feadcd3.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mgjax.models import conv, resnet2d, resnet3d, temporal
+
+# Of depth 101, stages 2 and 3 differ from a plain ResNet's 4 and 23.
+BLOCKS = {50: (3, 4, 6, 3), 101: (4, 8, 18, 3), 152: (5, 12, 30, 3)}
+
+# Of H and W, in the block that follows the sum of the branches.
+_FUSION_STRIDES = (2, 2, 1)
+
+Aggregation = Callable[..., temporal.TemporalAggregation] | None
+
+
+class Block(nn.Module):
+  """Bottleneck whose shortcut strides by average pooling.
+
+  Attributes:
+    features: Output channels; a quarter of them inside.
+    layer: `resnet3d.Layer` with the network's options.
+    stride: Of H and W, 1 or 2.
+    relu: Whether the sum goes through a ReLU.
+    aggregation: Makes the temporal aggregation in front, if there is one. An
+      identity shortcut starts before it, any other one behind it.
+
+  Source: IBM/bLVNet-TAM feadcd3, core/models/blvnet_tam_backbone.py.
+  """
+
+  features: int
+  layer: Callable[..., resnet3d.Layer]
+  stride: int = 1
+  relu: bool = True
+  aggregation: Aggregation = None
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'B T H W C'], pool: resnet3d.Pool
+  ) -> Float[Array, 'B T h w D']:
+    shortcut = x
+    if self.aggregation is not None:
+      x = self.aggregation(name='temporal')(x)
+    projected = x.shape[-1] != self.features
+    if self.stride == 2 or projected:
+      shortcut = conv.avg_pool_spatial(x) if self.stride == 2 else x
+    if projected:
+      shortcut = self.layer(
+        self.features, (1, 1, 1), relu=False, name='shortcut'
+      )(shortcut, pool)
+    inner = self.features // 4
+    strides = (1, self.stride, self.stride)
+    x = self.layer(inner, (1, 1, 1), name='a')(x, pool)
+    x = self.layer(inner, (1, 3, 3), strides, name='b')(x, pool)
+    x = self.layer(
+      self.features, (1, 1, 1), relu=False, zero_init=True, name='c'
+    )(x, pool)
+    x = x + shortcut
+    return nn.relu(x) if self.relu else x
+
+
+def _split(x, pairs):
+  """Frames of the big and the little branch."""
+  return (x[:, 1::2], x[:, ::2]) if pairs else (x, x)
+
+
+def _distribute(x, pairs):
+  """Undoes `_split`: both frames of a pair get what came of it."""
+  return jnp.repeat(x, 2, axis=1) if pairs else x
+
+
+class Stem(nn.Module):
+  """7 x 7 layer on every frame, then a first pair of branches."""
+
+  features: int
+  alpha: int
+  pairs: bool
+  layer: Callable[..., resnet3d.Layer]
+  aggregation: Aggregation
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'B T H W C'], pool: resnet3d.Pool
+  ) -> Float[Array, 'B T h w D']:
+    narrow = self.features // self.alpha
+    halved = (1, 2, 2)
+    x = self.layer(self.features, (1, 7, 7), halved, name='layer')(x, pool)
+    if self.aggregation is not None:
+      x = self.aggregation(name='temporal')(x)
+    big, little = _split(x, self.pairs)
+    big = self.layer(self.features, (1, 3, 3), halved, relu=False, name='big')(
+      big, pool
+    )
+    little = self.layer(narrow, (1, 3, 3), name='little0')(little, pool)
+    little = self.layer(narrow, (1, 3, 3), halved, name='little1')(little, pool)
+    little = self.layer(self.features, (1, 1, 1), relu=False, name='little2')(
+      little, pool
+    )
+    x = nn.relu(big + little)
+    x = self.layer(self.features, (1, 1, 1), name='merge')(x, pool)
+    return _distribute(x, self.pairs)
+
+
+class BigLittleStage(nn.Module):
+  """Big and little branch, their sum, and a fusion block.
+
+  Attributes:
+    features: Output channels.
+    num_blocks: Blocks of the stage: the big branch has one less, the little
+      one num_blocks // beta - 1, both at least 1.
+    alpha: Big channels per little channel, rounded down.
+    beta: See num_blocks.
+    stride: Of the fusion block in H and W.
+    pairs: Whether the branches take different frames of a pair.
+    layer: `resnet3d.Layer` with the network's options.
+    aggregation: Makes the temporal aggregation in front, if there is one.
+  """
+
+  features: int
+  num_blocks: int
+  alpha: int
+  beta: int
+  stride: int
+  pairs: bool
+  layer: Callable[..., resnet3d.Layer]
+  aggregation: Aggregation
+
+  def _branch(self, features, num_blocks, stride, last_relu):
+    # As in the reference, a branch of one block keeps its last ReLU.
+    return resnet2d.Stage(
+      tuple(
+        functools.partial(
+          Block,
+          features,
+          self.layer,
+          stride if i == 0 else 1,
+          relu=last_relu or i == 0 or i < num_blocks - 1,
+        )
+        for i in range(num_blocks)
+      ),
+      name='little' if stride == 1 else 'big',
+    )
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'B T H W C'], pool: resnet3d.Pool
+  ) -> Float[Array, 'B T h w D']:
+    if self.aggregation is not None:
+      x = self.aggregation(name='temporal')(x)
+    big, little = _split(x, self.pairs)
+    num_big = max(1, self.num_blocks - 1)
+    num_little = max(1, self.num_blocks // self.beta - 1)
+    big = self._branch(self.features, num_big, 2, False)(big, pool)
+    little = self._branch(self.features // self.alpha, num_little, 1, True)(
+      little, pool
+    )
+    little = self.layer(self.features, (1, 1, 1), relu=False, name='expand')(
+      little, pool
+    )
+    _, _, height, width, _ = little.shape
+    big = conv.upsample_spatial(big, height=height, width=width)
+    x = nn.relu(big + little)
+    x = Block(self.features, self.layer, self.stride, name='fusion')(x, pool)
+    return _distribute(x, self.pairs)
+
+
+class BLVNet(nn.Module):
+  """Big-little network on frames or on pairs of frames.
+
+  With pairs, a clip of an odd number of frames is completed by its last frame,
+  so that every grid of a multigrid schedule has whole pairs.
+
+  Attributes:
+    num_classes: K.
+    pairs: Whether frames are taken in pairs (bLVNet) or one by one (bLResNet).
+    dropout: Rate before the classifier, in training.
+    depth: 50, 101 or 152.
+    blocks: Blocks per stage, the last of which is an ordinary one; () takes
+      those of `depth`.
+    width: Channels after the stem.
+    bl_alpha: Channels of the big branch per channel of the little one.
+    bl_beta: Blocks of a stage per block of its little branch, about.
+    tam_frames: Frames that are aggregated, odd; 0: none.
+    norm_momentum: Share of the running statistics that a step keeps.
+    norm_eps: Added to variances.
+    dtype: Compute type.
+
+  Differs: The references have a fixed, even number of frames.
+  """
+
+  num_classes: int
+  pairs: bool
+  dropout: float = 0.5
+  depth: int = 50
+  blocks: tuple[int, ...] = ()
+  width: int = 64
+  bl_alpha: int = 2
+  bl_beta: int = 4
+  tam_frames: int = 3
+  norm_momentum: float = 0.9
+  norm_eps: float = 1e-5
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    video: Float[Array, 'B T H W 3'],
+    pool: resnet3d.Pool = None,
+    *,
+    deterministic: bool | None = None,
+  ) -> Float[Array, 'B K']:
+    """Returns logits.
+
+    Args:
+      video: Normalised clips.
+      pool: Batch-norm groups (`norm.group_matrix`) in training; None in
+        evaluation, which uses running statistics.
+      deterministic: Whether dropout is off; by default where `pool` is None.
+    """
+    layer = functools.partial(
+      resnet3d.Layer,
+      norm_momentum=self.norm_momentum,
+      norm_eps=self.norm_eps,
+      dtype=self.dtype,
+    )
+    aggregation = None
+    if self.tam_frames:
+      aggregation = functools.partial(
+        temporal.TemporalAggregation, self.tam_frames, dtype=self.dtype
+      )
+    blocks = resnet3d.stage_blocks(self.depth, self.blocks, BLOCKS)
+    if self.width < self.bl_alpha:
+      raise ValueError(
+        f'bl_alpha {self.bl_alpha} leaves no channels of width {self.width}.'
+      )
+    x = video.astype(self.dtype)
+    if self.pairs and x.shape[1] % 2:
+      x = jnp.concatenate([x, x[:, -1:]], axis=1)
+    x = Stem(
+      self.width, self.bl_alpha, self.pairs, layer, aggregation, name='stem'
+    )(x, pool)
+    for i, num_blocks in enumerate(blocks[:-1]):
+      x = BigLittleStage(
+        4 * self.width * 2**i,
+        num_blocks,
+        self.bl_alpha,
+        self.bl_beta,
+        _FUSION_STRIDES[i],
+        self.pairs,
+        layer,
+        aggregation,
+        name=f'res{i + 2}',
+      )(x, pool)
+    # The last stage is an ordinary one. The two frames of a pair are equal by
+    # now: it takes one.
+    x, _ = _split(x, self.pairs)
+    features = 4 * self.width * 2 ** (len(blocks) - 1)
+    x = resnet2d.Stage(
+      tuple(
+        functools.partial(
+          Block, features, layer, 2 if i == 0 else 1, aggregation=aggregation
+        )
+        for i in range(blocks[-1])
+      ),
+      name=f'res{len(blocks) + 1}',
+    )(x, pool)
+    if deterministic is None:
+      deterministic = pool is None
+    return resnet2d.FrameHead(
+      self.num_classes, self.dropout, self.dtype, name='head'
+    )(x, deterministic=deterministic)

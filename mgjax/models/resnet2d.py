@@ -1,0 +1,298 @@
+"""2-D residual networks on sampled frames: TSN, TSM, TAM.
+
+Each frame goes through a ResNet, the logits are averaged over frames. TSN
+looks at every frame by itself; TSM and TAM mix neighbouring frames at the
+input of residual blocks. The parts are also those of the 3-D networks of
+IBM's benchmark (ibm_resnet3d.py).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mgjax.models import conv, resnet3d, temporal
+
+BLOCKS = {
+  18: (2, 2, 2, 2),
+  34: (3, 4, 6, 3),
+  50: (3, 4, 6, 3),
+  101: (3, 4, 23, 3),
+  152: (3, 8, 36, 3),
+}
+
+
+class LayerShape(NamedTuple):
+  """One layer of a residual branch."""
+
+  name: str
+  features: int
+  kernel_size: tuple[int, int, int]
+  strides: tuple[int, int, int] = (1, 1, 1)
+
+
+class Block(nn.Module):
+  """Residual block: the layers of its branch, plus a shortcut.
+
+  Attributes:
+    branch: The layers, all but the last one with ReLU.
+    strides: Of the whole block: T, H and W.
+    layer: `resnet3d.Layer` with the network's options.
+    temporal: Makes the module in front of the branch, if there is one.
+    temporal_shortcut: Whether the shortcut starts behind that module too.
+
+  Source: torchvision's ResNet (strides in the 3 x 3 layer); the modules' place
+    as in IBM/action-recognition-pytorch 67cc96f, models/twod_models/resnet.py.
+  """
+
+  branch: tuple[LayerShape, ...]
+  strides: tuple[int, int, int]
+  layer: Callable[..., resnet3d.Layer]
+  temporal: Callable[..., nn.Module] | None = None
+  temporal_shortcut: bool = False
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'B T H W C'], pool: resnet3d.Pool
+  ) -> Float[Array, 'B t h w D']:
+    shortcut = x
+    if self.temporal is not None:
+      x = self.temporal(name='temporal')(x)
+      if self.temporal_shortcut:
+        shortcut = x
+    features = self.branch[-1].features
+    if x.shape[-1] != features or self.strides != (1, 1, 1):
+      shortcut = self.layer(
+        features, (1, 1, 1), self.strides, relu=False, name='shortcut'
+      )(shortcut, pool)
+    for shape in self.branch:
+      x = self.layer(
+        shape.features,
+        shape.kernel_size,
+        shape.strides,
+        relu=shape is not self.branch[-1],
+        name=shape.name,
+      )(x, pool)
+    return nn.relu(x + shortcut)
+
+
+class Stage(nn.Module):
+  """Blocks, one after the other: block0, block1, ..."""
+
+  blocks: tuple[Callable[..., nn.Module], ...]
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'B T H W C'], pool: resnet3d.Pool
+  ) -> Float[Array, 'B t h w D']:
+    for i, block in enumerate(self.blocks):
+      x = block(name=f'block{i}')(x, pool)
+    return x
+
+
+class FrameHead(nn.Module):
+  """Average over H and W, dropout, classifier; then the mean over frames.
+
+  Every frame has its own dropout mask and its own logits, as in TSN.
+
+  Source: mit-han-lab/temporal-shift-module, ops/models.py (classifier from
+    N(0, 0.001), consensus 'avg'), the same in IBM/bLVNet-TAM feadcd3.
+  Differs: IBM's 2-D networks take torch's default for the classifier.
+  """
+
+  num_classes: int
+  dropout: float
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'B T H W C'], *, deterministic: bool
+  ) -> Float[Array, 'B K']:
+    # In float32 at least, like resnet3d.Head.
+    dtype = jnp.promote_types(self.dtype, jnp.float32)
+    x = x.astype(dtype).mean((2, 3))
+    x = nn.Dropout(self.dropout, deterministic=deterministic)(x)
+    x = nn.Dense(
+      self.num_classes,
+      dtype=dtype,
+      kernel_init=nn.initializers.normal(0.001),
+      name='classifier',
+    )(x)
+    return x.mean(1)
+
+
+class ResNet(nn.Module):
+  """ResNet-18 to -152 on every frame; subclasses say what happens in time.
+
+  Attributes:
+    num_classes: K.
+    dropout: Rate before the classifier, in training.
+    depth: 18, 34, 50, 101 or 152; basic blocks below 50, bottlenecks from it.
+    blocks: Blocks per stage; () takes those of `depth`.
+    width: Channels after the stem.
+    temporal_strides: 1 or 2 for each stage, at its entrance; () for all 1.
+    norm_momentum: Share of the running statistics that a step keeps.
+    norm_eps: Added to variances.
+    dtype: Compute type.
+
+  Source: IBM/action-recognition-pytorch 67cc96f, whose `without_t_stride=False`
+    is temporal_strides = (1, 2, 2, 2).
+  """
+
+  num_classes: int
+  dropout: float = 0.5
+  depth: int = 50
+  blocks: tuple[int, ...] = ()
+  width: int = 64
+  temporal_strides: tuple[int, ...] = ()
+  norm_momentum: float = 0.9
+  norm_eps: float = 1e-5
+  dtype: Any = jnp.float32
+
+  stem_kernel = 1  # Temporal size of the first layer.
+  pools_frames = True  # A temporal stride is a max-pool, not one of a layer.
+
+  def spatial_layers(
+    self, name: str, features: int, strides: tuple[int, int, int]
+  ) -> tuple[LayerShape, ...]:
+    """What stands for a 3 x 3 layer of the ResNet."""
+    return (LayerShape(name, features, (1, 3, 3), strides),)
+
+  def temporal_options(self, blocks: tuple[int, ...], block: int) -> dict:
+    """Options of `Block` for the temporal module of a stage's `block`."""
+    return {}
+
+  def _branch(self, inner, strides):
+    if self.depth < 50:
+      return (
+        *self.spatial_layers('a', inner, strides),
+        *self.spatial_layers('b', inner, (1, 1, 1)),
+      )
+    return (
+      LayerShape('a', inner, (1, 1, 1)),
+      *self.spatial_layers('b', inner, strides),
+      LayerShape('c', 4 * inner, (1, 1, 1)),
+    )
+
+  def _stage_strides(self, num_stages):
+    strides = self.temporal_strides or (1,) * num_stages
+    if len(strides) != num_stages or not set(strides) <= {1, 2}:
+      raise ValueError(
+        f'temporal_strides is {tuple(strides)}; it must be a 1 or 2 for each '
+        f'of the {num_stages} stages, or ().'
+      )
+    return strides
+
+  @nn.compact
+  def __call__(
+    self,
+    video: Float[Array, 'B T H W 3'],
+    pool: resnet3d.Pool = None,
+    *,
+    deterministic: bool | None = None,
+  ) -> Float[Array, 'B K']:
+    """Returns logits.
+
+    Args:
+      video: Normalised clips.
+      pool: Batch-norm groups (`norm.group_matrix`) in training; None in
+        evaluation, which uses running statistics.
+      deterministic: Whether dropout is off; by default where `pool` is None.
+    """
+    layer = functools.partial(
+      resnet3d.Layer,
+      norm_momentum=self.norm_momentum,
+      norm_eps=self.norm_eps,
+      dtype=self.dtype,
+    )
+    blocks = resnet3d.stage_blocks(self.depth, self.blocks, BLOCKS)
+    x = video.astype(self.dtype)
+    x = resnet3d.Stem(self.width, self.stem_kernel, layer, name='stem')(x, pool)
+    for i, stride in enumerate(self._stage_strides(len(blocks))):
+      if stride == 2 and self.pools_frames:
+        x = conv.max_pool_temporal_overlapping(x)
+        stride = 1
+      first = (stride, 1, 1) if i == 0 else (stride, 2, 2)
+      stage = []
+      for j in range(blocks[i]):
+        strides = first if j == 0 else (1, 1, 1)
+        stage.append(
+          functools.partial(
+            Block,
+            self._branch(self.width * 2**i, strides),
+            strides,
+            layer,
+            **self.temporal_options(blocks, j),
+          )
+        )
+      x = Stage(tuple(stage), name=f'res{i + 2}')(x, pool)
+    if deterministic is None:
+      deterministic = pool is None
+    return FrameHead(self.num_classes, self.dropout, self.dtype, name='head')(
+      x, deterministic=deterministic
+    )
+
+
+class TSN(ResNet):
+  """Temporal segment network: frames meet in the average of their logits.
+
+  Source: Wang et al. 2016 (arXiv:1608.00859).
+  """
+
+
+class TSM(ResNet):
+  """TSN with temporal shifts.
+
+  Attributes (besides those of `ResNet`):
+    shift_div: 1 / shift_div of the channels move in each direction.
+    shift_place: 'blockres', in front of residual branches (where a third stage
+      has 23 blocks or more: of every second one); 'block', in front of all
+      blocks, shortcuts included.
+
+  Source: Lin et al. 2019 (arXiv:1811.08383); mit-han-lab/temporal-shift-module,
+    ops/temporal_shift.py, make_temporal_shift.
+  """
+
+  shift_div: int = 8
+  shift_place: str = 'blockres'
+
+  def temporal_options(self, blocks: tuple[int, ...], block: int) -> dict:
+    if self.shift_place not in ('blockres', 'block'):
+      raise ValueError(
+        f"shift_place is {self.shift_place!r}; use 'blockres' or 'block'."
+      )
+    in_place = self.shift_place == 'block'
+    every = 2 if not in_place and len(blocks) > 2 and blocks[2] >= 23 else 1
+    if block % every:
+      return {}
+    return {
+      'temporal': functools.partial(
+        temporal.TemporalShift, shift_div=self.shift_div
+      ),
+      'temporal_shortcut': in_place,
+    }
+
+
+class TAM(ResNet):
+  """TSN with temporal aggregation in front of every residual branch.
+
+  Attributes (besides those of `ResNet`):
+    tam_frames: Frames that are aggregated, odd; 0: none, a TSN.
+
+  Source: Chen et al. 2021 (arXiv:2010.11757); IBM/action-recognition-pytorch
+    67cc96f, models/twod_models/temporal_modeling.py.
+  """
+
+  tam_frames: int = 3
+
+  def temporal_options(self, blocks: tuple[int, ...], block: int) -> dict:
+    if not self.tam_frames:
+      return {}
+    return {
+      'temporal': functools.partial(
+        temporal.TemporalAggregation, self.tam_frames, dtype=self.dtype
+      )
+    }
