@@ -216,6 +216,14 @@ class BLVNet(nn.Module):
   norm_eps: float = 1e-5
   dtype: Any = jnp.float32
 
+  def __post_init__(self):
+    super().__post_init__()
+    resnet3d.stage_blocks(self.depth, self.blocks, BLOCKS)
+    if self.width < self.bl_alpha:
+      raise ValueError(
+        f'bl_alpha {self.bl_alpha} leaves no channels of width {self.width}.'
+      )
+
   @nn.compact
   def __call__(
     self,
@@ -244,10 +252,6 @@ class BLVNet(nn.Module):
         temporal.TemporalAggregation, self.tam_frames, dtype=self.dtype
       )
     blocks = resnet3d.stage_blocks(self.depth, self.blocks, BLOCKS)
-    if self.width < self.bl_alpha:
-      raise ValueError(
-        f'bl_alpha {self.bl_alpha} leaves no channels of width {self.width}.'
-      )
     x = video.astype(self.dtype)
     if self.pairs and x.shape[1] % 2:
       x = jnp.concatenate([x, x[:, -1:]], axis=1)

@@ -155,6 +155,16 @@ class ResNet(nn.Module):
   stem_kernel = 1  # Temporal size of the first layer.
   pools_frames = True  # A temporal stride is a max-pool, not one of a layer.
 
+  def __post_init__(self):
+    super().__post_init__()
+    blocks = resnet3d.stage_blocks(self.depth, self.blocks, BLOCKS)
+    strides = self.temporal_strides
+    if strides and (len(strides) != len(blocks) or not set(strides) <= {1, 2}):
+      raise ValueError(
+        f'temporal_strides is {tuple(strides)}; it must be a 1 or 2 for each '
+        f'of the {len(blocks)} stages, or ().'
+      )
+
   def spatial_layers(
     self, name: str, features: int, strides: tuple[int, int, int]
   ) -> tuple[LayerShape, ...]:
@@ -176,15 +186,6 @@ class ResNet(nn.Module):
       *self.spatial_layers('b', inner, strides),
       LayerShape('c', 4 * inner, (1, 1, 1)),
     )
-
-  def _stage_strides(self, num_stages):
-    strides = self.temporal_strides or (1,) * num_stages
-    if len(strides) != num_stages or not set(strides) <= {1, 2}:
-      raise ValueError(
-        f'temporal_strides is {tuple(strides)}; it must be a 1 or 2 for each '
-        f'of the {num_stages} stages, or ().'
-      )
-    return strides
 
   @nn.compact
   def __call__(
@@ -211,7 +212,7 @@ class ResNet(nn.Module):
     blocks = resnet3d.stage_blocks(self.depth, self.blocks, BLOCKS)
     x = video.astype(self.dtype)
     x = resnet3d.Stem(self.width, self.stem_kernel, layer, name='stem')(x, pool)
-    for i, stride in enumerate(self._stage_strides(len(blocks))):
+    for i, stride in enumerate(self.temporal_strides or (1,) * len(blocks)):
       if stride == 2 and self.pools_frames:
         x = conv.max_pool_temporal_overlapping(x)
         stride = 1
@@ -259,11 +260,14 @@ class TSM(ResNet):
   shift_div: int = 8
   shift_place: str = 'blockres'
 
-  def temporal_options(self, blocks: tuple[int, ...], block: int) -> dict:
+  def __post_init__(self):
+    super().__post_init__()
     if self.shift_place not in ('blockres', 'block'):
       raise ValueError(
         f"shift_place is {self.shift_place!r}; use 'blockres' or 'block'."
       )
+
+  def temporal_options(self, blocks: tuple[int, ...], block: int) -> dict:
     in_place = self.shift_place == 'block'
     every = 2 if not in_place and len(blocks) > 2 and blocks[2] >= 23 else 1
     if block % every:

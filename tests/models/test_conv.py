@@ -100,3 +100,35 @@ def test_kernels_start_with_the_variance_of_their_fan_out():
   kernel = kernel['params']['kernel']
   # 55296 normal draws: the standard deviation is known to 0.3 % (1 sigma).
   assert np.std(kernel) == pytest.approx((2 / (27 * 64)) ** 0.5, rel=0.015)
+
+
+@pytest.mark.parametrize('h,w', [(8, 8), (7, 10), (1, 2)])
+def test_spatial_average_pool_counts_its_padding(h, w):
+  x = jax.random.normal(jax.random.key(0), (2, 3, h, w, 4))
+  window, strides = (1, 1, 3, 3, 1), (1, 1, 2, 2, 1)
+  padding = ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0))
+  expected = lax.reduce_window(x, 0.0, lax.add, window, strides, padding) / 9
+  # float32, sums of nine terms of order 1.
+  np.testing.assert_allclose(conv.avg_pool_spatial(x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('t,expected', [(4, [1, 3]), (5, [1, 3, 4]), (1, [0])])
+def test_overlapping_temporal_max_pool_is_centred_and_rounds_up(t, expected):
+  x = jnp.arange(t, dtype=jnp.float32).reshape(1, t, 1, 1, 1)
+  pooled = conv.max_pool_temporal_overlapping(x)
+  assert pooled.ravel().tolist() == expected
+
+
+@pytest.mark.parametrize('height,width', [(6, 8), (7, 10), (79, 113), (1, 2)])
+def test_upsampling_takes_the_nearest_as_torch_does(height, width):
+  h, w = (height + 1) // 2, (width + 1) // 2
+  x = np.random.default_rng(0).normal(size=(1, 2, h, w, 3)).astype(np.float32)
+  rows = np.arange(height) * h // height
+  columns = np.arange(width) * w // width
+  y = conv.upsample_spatial(jnp.asarray(x), height=height, width=width)
+  np.testing.assert_array_equal(y, x[:, :, rows][:, :, :, columns])
+
+
+def test_upsampling_to_another_size_is_an_error():
+  with pytest.raises(ValueError, match='not the upper half of 9'):
+    conv.upsample_spatial(jnp.zeros((1, 1, 4, 4, 1)), height=9, width=8)

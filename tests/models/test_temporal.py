@@ -1,0 +1,92 @@
+"""Temporal aggregation and shift, and that the one contains the other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from mgjax import models
+from mgjax.models import conv, temporal
+
+
+@pytest.mark.parametrize('r', [1, 3, 5, 7])
+@pytest.mark.parametrize('t', [1, 2, 6])
+def test_depthwise_temporal_equals_a_grouped_convolution(r, t):
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(0)
+    x, weights = rng.normal(size=(2, t, 2, 3, 4)), rng.normal(size=(r, 4))
+
+    def grouped(x, weights):
+      return lax.conv_general_dilated(
+        x,
+        weights[:, None, None, None],
+        (1, 1, 1),
+        ((r // 2, r // 2), (0, 0), (0, 0)),
+        dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
+        feature_group_count=4,
+      )
+
+    def run(f):
+      y, vjp = jax.vjp(f, jnp.asarray(x), jnp.asarray(weights))
+      return y, *vjp(jnp.sin(y))
+
+    # float64, sums of at most 72 terms of order 1.
+    for ours, theirs in zip(
+      run(conv.depthwise_temporal), run(grouped), strict=True
+    ):
+      np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize('channels,shift_div', [(16, 8), (12, 8), (9, 3)])
+def test_a_shift_moves_the_first_channels_back_and_the_next_on(
+  channels, shift_div
+):
+  x = np.random.default_rng(0).normal(size=(2, 5, 1, 2, channels))
+  x = x.astype(np.float32)
+  fold = channels // shift_div
+  expected = np.zeros_like(x)
+  expected[:, :-1, ..., :fold] = x[:, 1:, ..., :fold]
+  expected[:, 1:, ..., fold : 2 * fold] = x[:, :-1, ..., fold : 2 * fold]
+  expected[..., 2 * fold :] = x[..., 2 * fold :]
+  y = temporal.TemporalShift(shift_div).apply({}, jnp.asarray(x))
+  np.testing.assert_array_equal(y, expected)
+
+
+def test_tsm_is_tam_with_fixed_weights():
+  options = dict(num_classes=3, dropout=0.0, dtype='float32')
+  options |= dict(depth=18, blocks=(1, 1), width=8)
+  tsm, tam = (models.build(name, **options) for name in ('tsm', 'tam'))
+  video = jax.random.normal(jax.random.key(0), (1, 4, 16, 16, 3))
+  rng = np.random.default_rng(0)
+
+  def fill(path, leaf):
+    if path[-2].key == 'temporal':
+      return jnp.asarray(temporal.shift_weights(leaf.shape[1], 8))
+    return jnp.asarray(rng.uniform(0.5, 1.0, leaf.shape) - 0.7, jnp.float32)
+
+  shapes = jax.eval_shape(tam.init, jax.random.key(1), video)
+  variables = jax.tree.map_with_path(fill, shapes)
+  variables['batch_stats'] = jax.tree.map(jnp.abs, variables['batch_stats'])
+  learned = jax.jit(tam.apply)(variables, video)
+  for stage in ('res2', 'res3'):
+    variables['params'][stage]['block0'].pop('temporal')
+  # A block's input is never negative, so that TAM's ReLU changes nothing.
+  shifted = jax.jit(tsm.apply)(variables, video)
+  np.testing.assert_allclose(learned, shifted, rtol=1e-5)
+  # The shift matters: without it the logits of reversed frames are the same.
+  backwards = jax.jit(tsm.apply)(variables, video[:, ::-1])
+  assert np.abs(backwards - shifted).max() > 1e-3 * np.abs(shifted).max()
+
+
+def test_aggregation_starts_with_he_weights_over_all_channels():
+  kernel = temporal.aggregation_init(jax.random.key(0), (7, 4096))
+  # 28672 normal draws: the standard deviation is known to 0.4 % (1 sigma).
+  assert np.std(kernel) == pytest.approx((2 / 4096) ** 0.5, rel=0.02)
+
+
+def test_an_even_number_of_frames_is_refused():
+  with pytest.raises(ValueError, match='tam_frames is 4; use an odd number'):
+    temporal.TemporalAggregation(4).init(
+      jax.random.key(0), jnp.zeros((1, 4, 1, 1, 2))
+    )
