@@ -1,21 +1,26 @@
-r"""Kinetics-400 by the stepwise recipe, with and without multigrid training.
+r"""Kinetics-400, with and without multigrid training.
 
 python -m mgjax.train --config=configs/kinetics400.py:grid=both,seed=0 \
   --workdir=runs/k400
 
-Arguments after the colon: grid=none|short|long|both|ladder|progressive,
-model=slowfast|slow|i3d|c2d, seed=N. grid=none is the baseline; nothing else
-changes with it.
+Arguments after the colon: grid=none|short|long|both|ladder|progressive, seed=N
+and model:
+  slowfast, slow, i3d, c2d        dense clips, the stepwise recipe
+  tsn_r50, tsm_r50, tam_r50       8 segments, TSM's recipe
+  blvnet_tam_50, blvnet_tam_101   16 x 2 segments; with grid=ladder 8 x 2 first
+grid=none is the baseline; nothing else changes with it. The published results
+of the models on segments start from ImageNet weights.
 
 Source: PySlowFast 287ec00, configs/Kinetics/SLOWFAST_8x8_R50_stepwise.yaml;
-  frames of the other models from C2D_8x8_R50.yaml and its neighbours.
+  frames of the other models from C2D_8x8_R50.yaml and its neighbours. Models
+  on segments: see configs/_segments.py.
 Differs: PySlowFast tests its multigrid models at 224 pixels and its baselines
   at 256; here both are tested at 256.
 """
 
 import ml_collections
 
-from configs import default
+from configs import _segments, default
 from mgjax.cli import ConfigError
 
 # (T, frames from one to the next). SlowFast's slow pathway sees 8 x 8 of them.
@@ -24,21 +29,28 @@ _FRAMES = {'slowfast': (32, 2), 'slow': (8, 8), 'i3d': (8, 8), 'c2d': (8, 8)}
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
   args = default.parse_args(arg, grid='both', model='slowfast', seed=0)
-  if args.model not in _FRAMES:
-    raise ConfigError(
-      f'config argument model={args.model!r} is unknown here; accepted are '
-      f'{", ".join(_FRAMES)}.'
-    )
   config = default.base()
   config.seed = args.seed
   config.grid.mode = args.grid
-
-  config.model.name = args.model
   config.model.num_classes = 400
-
   config.data.name = 'kinetics400'
-  config.data.num_frames, config.data.stride_frames = _FRAMES[args.model]
   config.data.crop_px = 224
+  config.eval.every = 10.0
+  if args.model in _FRAMES:
+    _dense(config, args.model)
+  elif args.model in _segments.MODELS:
+    _sparse(config, args.model)
+  else:
+    raise ConfigError(
+      f'config argument model={args.model!r} is unknown here; accepted are '
+      f'{", ".join([*_FRAMES, *_segments.MODELS])}.'
+    )
+  return default.validate(config)
+
+
+def _dense(config: ml_collections.ConfigDict, model: str) -> None:
+  config.model.name = model
+  config.data.num_frames, config.data.stride_frames = _FRAMES[model]
   config.data.jitter_px = (256, 320)
   config.data.batch_size = 64
 
@@ -49,8 +61,22 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.optim.warmup_lr = 0.01
   config.optim.weight_decay = 1e-4
 
-  config.eval.every = 10.0
   config.eval.num_views = 10
   config.eval.num_crops = 3
   config.eval.crop_px = 256
-  return default.validate(config)
+
+
+def _sparse(config: ml_collections.ConfigDict, model: str) -> None:
+  _segments.use(config, model)
+  if config.model.name == 'blvnet_tam':
+    config.grid.ladder = ((0.5, 50, 0.01, 'cosine'), (1, 25, 0.005, 'steps'))
+    config.eval.num_views = 3
+    config.eval.num_crops = 3
+    config.eval.crop_px = 256
+  else:
+    config.data.batch_size = 128
+    config.optim.base_lr = 0.02
+    config.optim.weight_decay = 1e-4
+    config.eval.num_views = 1
+    config.eval.num_crops = 1
+    config.eval.crop_px = 224

@@ -1,20 +1,30 @@
-r"""Something-Something V2 by SlowFast 16x8, with and without multigrid.
+r"""Something-Something V2, with and without multigrid training.
 
 python -m mgjax.train --config=configs/ssv2.py:grid=both,seed=0 \
   --workdir=runs/ssv2
 
-Arguments after the colon: grid=none|short|long|both|ladder|progressive,
-model=slowfast|slow|i3d|c2d, seed=N. The published results start from weights
-trained on Kinetics-400.
+Arguments after the colon: grid=none|short|long|both|ladder|progressive, seed=N
+and model:
+  slowfast, slow, i3d, c2d        64 segments; the published results start from
+                                  weights trained on Kinetics-400
+  tsn_r50, tsm_r50, tam_r50       8 segments, TSM's recipe, and
+  blvnet_tam_50, blvnet_tam_101   16 x 2 segments, with grid=ladder 8 x 2 first;
+                                  the published results start from ImageNet
 
-Source: PySlowFast 287ec00, configs/SSv2/SLOWFAST_16x8_R50.yaml.
+Source: PySlowFast 287ec00, configs/SSv2/SLOWFAST_16x8_R50.yaml; of the others,
+  see configs/_segments.py.
 Differs: PySlowFast tests its multigrid model at 224 pixels, its baseline at
-  256, and takes the left of the frame; here both see the centre at 256.
+  256, and takes the left of the frame; here both see the centre at 256. The
+  code of bLVNet-TAM flips clips, although left and right are part of the
+  labels; here none are.
 """
 
 import ml_collections
 
-from configs import default
+from configs import _segments, default
+from mgjax.cli import ConfigError
+
+_DENSE = ('slowfast', 'slow', 'i3d', 'c2d')
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
@@ -22,17 +32,32 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config = default.base()
   config.seed = args.seed
   config.grid.mode = args.grid
-
-  config.model.name = args.model
   config.model.num_classes = 174
-
   config.data.name = 'something_something_v2'
-  config.data.num_frames = 64
   config.data.sampling = 'segments'
   config.data.crop_px = 224
+  config.data.flip = False  # Left and right are part of the labels.
+  config.eval.every = 2.0
+  config.eval.num_views = 1
+  config.eval.num_crops = 1
+  if args.model in _DENSE:
+    _slowfast(config, args.model)
+  elif args.model in _segments.MODELS:
+    _segments.use(config, args.model)
+    config.eval.crop_px = 224
+  else:
+    raise ConfigError(
+      f'config argument model={args.model!r} is unknown here; accepted are '
+      f'{", ".join([*_DENSE, *_segments.MODELS])}.'
+    )
+  return default.validate(config)
+
+
+def _slowfast(config: ml_collections.ConfigDict, model: str) -> None:
+  config.model.name = model
+  config.data.num_frames = 64
   config.data.jitter_px = (256, 320)
   config.data.jitter_inverse = True
-  config.data.flip = False  # Left and right are part of the labels.
   config.data.batch_size = 16
 
   config.optim.base_lr = 0.03
@@ -42,9 +67,5 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.optim.warmup_lr = 1e-4
   config.optim.weight_decay = 1e-6
 
-  config.eval.every = 2.0
-  config.eval.num_views = 1
-  config.eval.num_crops = 1
   config.eval.crop_px = 256
   config.eval.batch_size = 16
-  return default.validate(config)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import default
+from configs import _segments, default
 from mgjax import cycles, models, plan
 from mgjax.cli import ConfigError
 
@@ -18,8 +18,14 @@ GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'schedule'
 NAMES = sorted(
   path.stem
   for path in FOLDER.glob('*.py')
-  if path.stem not in ('__init__', 'default')
+  if path.stem != 'default' and not path.stem.startswith('_')
 )
+# Models on sampled frames, of configs/_segments.py.
+SEGMENT_ARGS = [
+  (name, f'model={model}')
+  for name in ('kinetics400', 'ssv2')
+  for model in _segments.MODELS
+]
 
 
 def get_config(name, arg=''):
@@ -47,10 +53,12 @@ def test_every_config_has_exactly_the_fields_of_the_default(name):
   assert set(flat(get_config(name))) == set(flat(default.base()))
 
 
-@pytest.mark.parametrize('name', NAMES)
-def test_a_baseline_and_its_multigrid_run_differ_in_the_grid_only(name):
+@pytest.mark.parametrize(
+  'name,arg', [(name, '') for name in NAMES] + SEGMENT_ARGS
+)
+def test_a_baseline_and_its_multigrid_run_differ_in_the_grid_only(name, arg):
   one, other = (
-    flat(get_config(name, f'grid={mode}')) for mode in ('none', 'both')
+    flat(get_config(name, f'{arg},grid={mode}')) for mode in ('none', 'both')
   )
   different = {key for key in one if one[key] != other[key]}
   assert different == {'grid.mode'}
@@ -71,6 +79,38 @@ def test_a_misspelt_field_is_refused(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_every_mode_of_every_config_has_a_schedule(name, mode):
   assert schedule_of(get_config(name, f'grid={mode}')).total_steps > 0
+
+
+@pytest.mark.parametrize('mode', cycles.MODES)
+@pytest.mark.parametrize('name,arg', SEGMENT_ARGS)
+def test_every_mode_of_models_on_segments_has_a_schedule(name, arg, mode):
+  assert schedule_of(get_config(name, f'{arg},grid={mode}')).total_steps > 0
+
+
+def test_the_ladder_of_blvnet_tam_is_the_published_recipe():
+  config = get_config('kinetics400', 'model=blvnet_tam_50,grid=ladder')
+  s = cycles.make_schedule(config, 240_000)
+  assert [phase.base[:] for phase in s.phases] == [
+    (16, 224, 224, 64),
+    (32, 224, 224, 64),
+  ]
+  assert [phase.end_epoch for phase in s.phases] == [50, 75]
+  # Cosine from 0.01, half-way at epoch 25; then 0.005, a tenth every 10 epochs.
+  lr = [s.lr_at_epoch(epoch) for epoch in (0, 25, 50, 59.9, 60, 70, 74.9)]
+  want = [0.01, 0.005, 0.005, 0.005, 5e-4, 5e-5, 5e-5]
+  assert lr == pytest.approx(want, rel=1e-9)
+  # Something-Something starts the second rung at 0.01.
+  config = get_config('ssv2', 'model=blvnet_tam_50,grid=ladder')
+  assert cycles.make_schedule(config, 169_000).lr_at_epoch(50) == 0.01
+
+
+@pytest.mark.parametrize('name', ['kinetics400', 'ssv2'])
+def test_tsm_trains_as_published(name):
+  s = schedule_of(get_config(name, 'model=tsm_r50,grid=none'))
+  base_lr = {'kinetics400': 0.02, 'ssv2': 0.01}[name]
+  lr = [s.lr_at_epoch(epoch) for epoch in (0, 19.9, 20, 40, 49.9)]
+  want = [base_lr * factor for factor in (1, 1, 0.1, 0.01, 0.01)]
+  assert lr == pytest.approx(want, rel=1e-9)
 
 
 @functools.cache
@@ -153,9 +193,10 @@ def test_other_arguments_are_refused(arg, message):
     default.parse_args(arg, seed=1, grid='both')
 
 
-def test_a_model_that_a_config_has_no_recipe_for_is_refused():
-  with pytest.raises(ConfigError, match="model='vit' is unknown here"):
-    get_config('kinetics400', 'model=vit')
+@pytest.mark.parametrize('name', ['kinetics400', 'ssv2'])
+def test_a_model_that_a_config_has_no_recipe_for_is_refused(name):
+  with pytest.raises(ConfigError, match="model='vit' is unknown here.*tsm_r50"):
+    get_config(name, 'model=vit')
 
 
 @pytest.mark.parametrize(

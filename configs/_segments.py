@@ -1,0 +1,49 @@
+"""What the recipes of models on sampled frames share across data sets.
+
+Frames come from equal segments of the whole video (TSN's sampling). TSN, TSM
+and TAM take 8 and follow TSM's recipe, so that they compare; bLVNet-TAM takes
+16 pairs, with grid=ladder 8 pairs first.
+
+Source: mit-han-lab/temporal-shift-module, README and main.py. Fan et al. 2019
+  (arXiv:1912.00869), section 4.1; IBM/bLVNet-TAM feadcd3, opts.py, train.py.
+Differs: The references start from ImageNet weights. They crop one of four
+  sizes, also of other aspect ratios; here sizes of the same range.
+"""
+
+import ml_collections
+
+# Argument -> (name, depth, frames).
+MODELS = {
+  'tsn_r50': ('tsn', 50, 8),
+  'tsm_r50': ('tsm', 50, 8),
+  'tam_r50': ('tam', 50, 8),
+  'blvnet_tam_50': ('blvnet_tam', 50, 32),
+  'blvnet_tam_101': ('blvnet_tam', 101, 32),
+}
+
+
+def use(config: ml_collections.ConfigDict, model: str) -> None:
+  """Sets what does not depend on the data set."""
+  config.model.name, config.model.depth, config.data.num_frames = MODELS[model]
+  config.model.dropout = 0.5
+
+  config.data.sampling = 'segments'
+  config.data.mean = (0.485, 0.456, 0.406)
+  config.data.std = (0.229, 0.224, 0.225)
+  # A crop of 1 to 0.66 of the short side, resized to the full crop.
+  config.data.jitter_px = (224, 340)
+  config.data.jitter_inverse = True
+  config.data.batch_size = 64
+
+  config.optim.base_lr = 0.01
+  config.optim.weight_decay = 5e-4
+  config.optim.warmup_epochs = 0.0
+  if config.model.name == 'blvnet_tam':
+    config.optim.schedule = 'cosine'
+    config.optim.total_epochs = 75  # As many as the ladder's.
+    config.optim.lr_steps = (10, 20)  # Of the ladder's second rung.
+    config.grid.ladder = ((0.5, 50, 0.01, 'cosine'), (1, 25, 0.01, 'steps'))
+  else:
+    config.optim.nesterov = False
+    config.optim.lr_steps = (20, 40)
+    config.optim.total_epochs = 50
