@@ -4,40 +4,27 @@ python -m mgjax.train --config=configs/kinetics400.py:grid=both,seed=0 \
   --workdir=runs/k400
 
 Arguments after the colon: grid=none|short|long|both|ladder|progressive,
-model=slowfast|slow|i3d|c2d, seed=N. grid=none is the baseline; nothing else
+model=slowfast|slow|i3d|c2d or a longer name such as slow_r50_4x16,
+slowfast_r101_16x8_50_50 or i3d_nln_r50_8x8 (see configs/published.py; 8x8
+where the name does not say), seed=N. grid=none is the baseline; nothing else
 changes with it.
 
 Source: PySlowFast 287ec00, configs/Kinetics/SLOWFAST_8x8_R50_stepwise.yaml;
-  frames of the other models from C2D_8x8_R50.yaml and its neighbours.
+  the other models have its recipe and their own networks and frames.
 Differs: PySlowFast tests its multigrid models at 224 pixels and its baselines
   at 256; here both are tested at 256.
 """
 
 import ml_collections
 
-from configs import default
-from mgjax.cli import ConfigError
-
-# (T, frames from one to the next). SlowFast's slow pathway sees 8 x 8 of them.
-_FRAMES = {'slowfast': (32, 2), 'slow': (8, 8), 'i3d': (8, 8), 'c2d': (8, 8)}
+from configs import default, published
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
-  args = default.parse_args(arg, grid='both', model='slowfast', seed=0)
-  if args.model not in _FRAMES:
-    raise ConfigError(
-      f'config argument model={args.model!r} is unknown here; accepted are '
-      f'{", ".join(_FRAMES)}.'
-    )
-  config = default.base()
-  config.seed = args.seed
-  config.grid.mode = args.grid
-
-  config.model.name = args.model
+  config = published.from_args(arg, frames='8x8')
   config.model.num_classes = 400
 
   config.data.name = 'kinetics400'
-  config.data.num_frames, config.data.stride_frames = _FRAMES[args.model]
   config.data.crop_px = 224
   config.data.jitter_px = (256, 320)
   config.data.batch_size = 64

@@ -18,7 +18,7 @@ GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'schedule'
 NAMES = sorted(
   path.stem
   for path in FOLDER.glob('*.py')
-  if path.stem not in ('__init__', 'default')
+  if path.stem not in ('__init__', 'default', 'published')
 )
 
 
