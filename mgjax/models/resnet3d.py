@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mgjax.models import conv, nonlocal_block, norm
+from mgjax.models import conv, norm
+from mgjax.models.nonlocal_block import NonLocalBlock
 
 Pool = Float[Array, 'B B'] | None
 
@@ -144,7 +145,7 @@ class Stage(nn.Module):
   layer: Callable[..., Layer]
   num_temporal: int | None = None
   nonlocal_after: tuple[int, ...] = ()
-  nonlocal_block: Callable[..., nonlocal_block.NonLocalBlock] | None = None
+  nonlocal_block: Callable[..., NonLocalBlock] | None = None
 
   @nn.compact
   def __call__(
@@ -183,7 +184,7 @@ def nonlocal_options(
   *,
   after: Sequence[Sequence[int]],
   groups: Sequence[int],
-  block: Callable[..., nonlocal_block.NonLocalBlock],
+  block: Callable[..., NonLocalBlock],
 ) -> dict[str, Any]:
   """Returns the attributes of a `Stage` that place its non-local blocks.
 
@@ -366,7 +367,7 @@ class ResNet3D(nn.Module):
           after=self.nonlocal_blocks,
           groups=self.nonlocal_groups,
           block=functools.partial(
-            nonlocal_block.NonLocalBlock,
+            NonLocalBlock,
             mode=self.nonlocal_mode,
             pool_window=self.nonlocal_pool,
             **options,
