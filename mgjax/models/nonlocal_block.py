@@ -4,12 +4,14 @@ Source: Wang et al. 2018 (arXiv:1711.07971), section 3; PySlowFast 287ec00,
 models/nonlocal_helper.py.
 """
 
+import functools
 import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from mgjax.models import conv, norm
@@ -26,11 +28,17 @@ def max_pool_windows(
   the coarse grids of a multigrid schedule leave maps of 1 x 1, which the
   reference refuses.
   """
-  b, t, h, w, c = x.shape
-  kt, kh, kw = (min(*pair) for pair in zip(window, (t, h, w), strict=True))
-  t, h, w = t // kt, h // kh, w // kw
-  x = x[:, : t * kt, : h * kh, : w * kw]
-  return x.reshape(b, t, kt, h, kh, w, kw, c).max((2, 4, 6))
+  # Maxima of slices, as in conv.py. (The gradient of a max over an axis divides
+  # by the number of elements that equal the maximum: none, so NaN, where XLA
+  # computes x twice and rounds it differently.)
+  for axis, size in enumerate(window, start=1):
+    size = min(size, x.shape[axis])
+    end = x.shape[axis] // size * size
+    x = functools.reduce(
+      jnp.maximum,
+      [lax.slice_in_dim(x, i, end, size, axis) for i in range(size)],
+    )
+  return x
 
 
 class Projection(nn.Module):
