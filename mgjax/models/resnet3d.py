@@ -171,11 +171,24 @@ class Stage(nn.Module):
 def head_window(
   clip: tuple[int, int, int], num_stages: int, frames_per_position: int
 ) -> tuple[int, int, int]:
-  """Returns the size, in positions behind the last stage, of a clip."""
+  """Returns the head's window for training clips of a size.
+
+  Args:
+    clip: Frames, height and width.
+    num_stages: The stem divides the sides by 4, every stage but the first
+      by 2: with four stages, a position is 32 pixels.
+    frames_per_position: Of the features.
+
+  Source: PySlowFast 287ec00, models/video_model_builder.py (pool_size:
+    TRAIN_CROP_SIZE // 32).
+  """
   t, h, w = clip
-  # The stem divides the sides by 4, every stage but the first by 2.
   stride = 2 ** (num_stages + 1)
-  return t // frames_per_position, h // stride, w // stride
+  return (
+    max(t // frames_per_position, 1),
+    max(h // stride, 1),
+    max(w // stride, 1),
+  )
 
 
 def nonlocal_options(
