@@ -54,6 +54,21 @@ def base() -> ml_collections.ConfigDict:
   model.bl_alpha = 2
   # blresnet, blvnet_tam: blocks of a stage per block of its little branch.
   model.bl_beta = 4
+  # Per stage, how many blocks from the first have temporal kernels (those of
+  # the architecture; the others have 1); (): all of them.
+  model.num_temporal = ()
+  # Per stage, indices of the blocks that a non-local block follows, such as
+  # ((), (1, 3), (1, 3, 5), ()); (): none. SlowFast: of the slow pathway ...
+  model.nonlocal_blocks = ()
+  model.nonlocal_blocks_fast = ()  # ... and of the fast one.
+  # Weights of the positions: 'softmax', or 'dot_product' over their number.
+  model.nonlocal_mode = 'softmax'
+  # Frames, rows and columns of the max-pool in front of phi and g.
+  model.nonlocal_pool = (1, 2, 2)
+  # Per stage, groups of consecutive frames within which non-local blocks act;
+  # (): 1, all frames together. SlowFast: of the slow pathway ...
+  model.nonlocal_groups = ()
+  model.nonlocal_groups_fast = ()  # ... and of the fast one.
 
   config.data = data = ml_collections.ConfigDict()
   data.name = 'moving_digits/motion'  # TFDS name/config below `dir`.
@@ -141,6 +156,11 @@ def base() -> ml_collections.ConfigDict:
   # Short side that videos are resized to before the centre crop (1 crop).
   evaluation.short_side_px = 256
   evaluation.batch_size = 64  # Clips per evaluation step.
+  # 'global': average features over all positions, classify, softmax.
+  # 'fully_conv': average features over windows of the training clip's size
+  # (data.num_frames, data.crop_px), classify each, average the softmax scores
+  # of all windows: what PySlowFast does without a short cycle.
+  evaluation.head = 'global'
 
   config.train = train = ml_collections.ConfigDict()
   train.log_every_steps = 10  # Steps between lines of metrics.jsonl.
@@ -191,6 +211,14 @@ def _parse_value(key: str, text: str, kind: type) -> Any:
   )
 
 
+def _are_integers(value: Any) -> bool:
+  return all(isinstance(item, int) for item in value)
+
+
+def _are_tuples(value: Any) -> bool:
+  return all(_are_integers(item) for item in value)
+
+
 # (field, what is accepted, test). What depends on several fields, and all of
 # `grid`, is checked where the schedule is made: mgjax/cycles.py.
 _RULES = (
@@ -223,6 +251,27 @@ _RULES = (
   ),
   ('model.bl_alpha', '1 or more', lambda v: v >= 1),
   ('model.bl_beta', '1 or more', lambda v: v >= 1),
+  (
+    'model.fusion_kernel',
+    'odd and positive',
+    lambda v: v >= 1 and v % 2 == 1,
+  ),
+  ('model.fusion_ratio', '1 or more', lambda v: v >= 1),
+  ('model.num_temporal', 'a tuple of integers, or ()', _are_integers),
+  ('model.nonlocal_blocks', 'a tuple of tuples, or ()', _are_tuples),
+  ('model.nonlocal_blocks_fast', 'a tuple of tuples, or ()', _are_tuples),
+  (
+    'model.nonlocal_mode',
+    "'softmax' or 'dot_product'",
+    lambda v: v in ('softmax', 'dot_product'),
+  ),
+  (
+    'model.nonlocal_pool',
+    'three positive integers',
+    lambda v: len(v) == 3 and _are_integers(v) and min(v) >= 1,
+  ),
+  ('model.nonlocal_groups', 'a tuple of integers, or ()', _are_integers),
+  ('model.nonlocal_groups_fast', 'a tuple of integers, or ()', _are_integers),
   ('data.num_train', '1 or more, or not set', lambda v: v is None or v >= 1),
   ('data.target_fps', 'a rate, or 0', lambda v: v >= 0),
   ('data.std', 'three positive numbers', lambda v: len(v) == 3 and min(v) > 0),
@@ -244,6 +293,11 @@ _RULES = (
   ('eval.num_crops', '1 or 3', lambda v: v in (1, 3)),
   ('eval.crop_px', '1 or more', lambda v: v >= 1),
   ('eval.batch_size', '1 or more', lambda v: v >= 1),
+  (
+    'eval.head',
+    "'global' or 'fully_conv'",
+    lambda v: v in ('global', 'fully_conv'),
+  ),
   ('train.log_every_steps', '1 or more', lambda v: v >= 1),
   ('train.checkpoint_every_s', 'positive', lambda v: v > 0),
   ('train.checkpoint_every_steps', '0 or more', lambda v: v >= 0),

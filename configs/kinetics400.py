@@ -5,7 +5,9 @@ python -m mgjax.train --config=configs/kinetics400.py:grid=both,seed=0 \
 
 Arguments after the colon: grid=none|short|long|both|ladder|progressive, seed=N
 and model:
-  slowfast, slow, i3d, c2d        dense clips, the stepwise recipe
+  slowfast, slow, i3d, c2d        dense clips, the stepwise recipe; longer names
+                                  such as slowfast_r101_16x8_50_50 or
+                                  i3d_nln_r50_8x8 as in configs/published.py
   tsn_r50, tsm_r50, tam_r50       8 segments, TSM's recipe
   blvnet_tam_50, blvnet_tam_101   16 x 2 segments; with grid=ladder 8 x 2 first
 grid=none is the baseline; nothing else changes with it. The published results
@@ -20,11 +22,7 @@ Differs: PySlowFast tests its multigrid models at 224 pixels and its baselines
 
 import ml_collections
 
-from configs import _segments, default
-from mgjax.cli import ConfigError
-
-# (T, frames from one to the next). SlowFast's slow pathway sees 8 x 8 of them.
-_FRAMES = {'slowfast': (32, 2), 'slow': (8, 8), 'i3d': (8, 8), 'c2d': (8, 8)}
+from configs import _segments, default, published
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
@@ -36,21 +34,15 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.data.name = 'kinetics400'
   config.data.crop_px = 224
   config.eval.every = 10.0
-  if args.model in _FRAMES:
-    _dense(config, args.model)
-  elif args.model in _segments.MODELS:
+  if args.model in _segments.MODELS:
     _sparse(config, args.model)
   else:
-    raise ConfigError(
-      f'config argument model={args.model!r} is unknown here; accepted are '
-      f'{", ".join([*_FRAMES, *_segments.MODELS])}.'
-    )
+    _dense(config, args.model)
   return default.validate(config)
 
 
 def _dense(config: ml_collections.ConfigDict, model: str) -> None:
-  config.model.name = model
-  config.data.num_frames, config.data.stride_frames = _FRAMES[model]
+  published.set_network(config, model, frames='8x8')
   config.data.jitter_px = (256, 320)
   config.data.batch_size = 64
 

@@ -21,10 +21,7 @@ Differs: PySlowFast tests its multigrid model at 224 pixels, its baseline at
 
 import ml_collections
 
-from configs import _segments, default
-from mgjax.cli import ConfigError
-
-_DENSE = ('slowfast', 'slow', 'i3d', 'c2d')
+from configs import _segments, default, published
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
@@ -40,32 +37,21 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.eval.every = 2.0
   config.eval.num_views = 1
   config.eval.num_crops = 1
-  if args.model in _DENSE:
-    _slowfast(config, args.model)
-  elif args.model in _segments.MODELS:
+  if args.model in _segments.MODELS:
     _segments.use(config, args.model)
     config.eval.crop_px = 224
   else:
-    raise ConfigError(
-      f'config argument model={args.model!r} is unknown here; accepted are '
-      f'{", ".join([*_DENSE, *_segments.MODELS])}.'
-    )
+    _dense(config, args.model)
   return default.validate(config)
 
 
-def _slowfast(config: ml_collections.ConfigDict, model: str) -> None:
-  config.model.name = model
-  config.data.num_frames = 64
+def _dense(config: ml_collections.ConfigDict, model: str) -> None:
+  published.set_network(config, model, frames='16x8')
+  published.set_fine_tuning(config)
   config.data.jitter_px = (256, 320)
-  config.data.jitter_inverse = True
-  config.data.batch_size = 16
 
   config.optim.base_lr = 0.03
   config.optim.lr_steps = (14, 18)
   config.optim.total_epochs = 22
   config.optim.warmup_epochs = 0.19
-  config.optim.warmup_lr = 1e-4
   config.optim.weight_decay = 1e-6
-
-  config.eval.crop_px = 256
-  config.eval.batch_size = 16

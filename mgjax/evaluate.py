@@ -7,12 +7,14 @@ summed (Wang et al. 2018; SlowFast 287ec00, slowfast/utils/meters.py). The
 result goes to workdir/eval.json.
 """
 
+import inspect
 import json
 import math
 import pathlib
 import sys
 import time
 
+import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
@@ -33,11 +35,39 @@ def eval_grid(config: ml_collections.ConfigDict) -> Grid:
   )
 
 
+def head_window(
+  config: ml_collections.ConfigDict, model: nn.Module
+) -> tuple[int, int, int] | None:
+  """Returns the window of `train_step.make_eval_step` for `config.eval.head`.
+
+  Raises:
+    ConfigError: The model has no fully convolutional head, or evaluates
+      smaller clips than it is trained on.
+  """
+  if config.eval.head == 'global':
+    return None
+  if 'window' not in inspect.signature(type(model).__call__).parameters:
+    raise ConfigError(
+      f"eval.head='fully_conv', but model.name={config.model.name!r} has no "
+      "such head; use 'global'"
+    )
+  crop, train_crop = stream.crop_hw(config.eval), stream.crop_hw(config.data)
+  if crop[0] < train_crop[0] or crop[1] < train_crop[1]:
+    raise ConfigError(
+      f"eval.head='fully_conv', but eval.crop_px (height and width {crop}) is "
+      f"smaller than data.crop_px ({train_crop}); use 'global'"
+    )
+  return config.data.num_frames, *train_crop
+
+
 def lower_eval_step(config, model, mesh, abstract_state):
   """Lowers the evaluation program for this mesh."""
   grid = eval_grid(config)
   step = train_step.make_eval_step(
-    model, mean=config.data.mean, std=config.data.std
+    model,
+    mean=config.data.mean,
+    std=config.data.std,
+    window=head_window(config, model),
   )
   video = jax.ShapeDtypeStruct(
     (grid.batch, grid.T, grid.H, grid.W, 3),

@@ -194,12 +194,13 @@ def _gmacs_per_clip(
 
   try:
     model = models.from_config(config.model, config.norm)
+    return {
+      (t, h, w): macs.forward_macs(model, T=t, H=h, W=w) / 1e9
+      for t, h, w in sorted({grid[:3] for grid in grids})
+    }
   except ValueError as error:
+    # Options that do not fit each other, or a grid too small for the model.
     raise ConfigError(f'model: {error}') from error
-  return {
-    (t, h, w): macs.forward_macs(model, T=t, H=h, W=w) / 1e9
-    for t, h, w in sorted({grid[:3] for grid in grids})
-  }
 
 
 # The table.

@@ -114,6 +114,7 @@ def _train(
 
   # The state, new or from the newest checkpoint.
   model = models.from_config(config.model, config.norm)
+  evaluate.head_window(config, model)  # Refused now, or else at its first use.
   tx = optim.make_optimizer(config.optim)
   rng = jax.device_put(jax.random.key(config.seed), parallel.replicated(mesh))
 

@@ -153,19 +153,36 @@ def make_stats_step(
 
 
 def make_eval_step(
-  model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...]
+  model: nn.Module,
+  *,
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+  window: tuple[int, int, int] | None = None,
 ) -> Callable:
   """Returns eval_step(params, batch_stats, video) -> scores.
 
   The scores are float32 [B, K], softmax probabilities of each view.
+
+  Args:
+    model: The network.
+    mean: Subtracted from RGB in [0, 1].
+    std: By which that is divided.
+    window: Frames, height and width of the training clip, for the fully
+      convolutional head: the scores are the average of the probabilities at
+      all positions of a window of that size. None: the global average.
+
+  Source: PySlowFast 287ec00, models/head_helper.py, ResNetBasicHead.
   """
+  head = {} if window is None else {'window': window}
 
   def eval_step(params, batch_stats, video):
     logits = model.apply(
       {'params': params, 'batch_stats': batch_stats},
       normalize(video, mean, std),
       pool=None,
+      **head,
     )
-    return jax.nn.softmax(logits.astype(jnp.float32))
+    probabilities = jax.nn.softmax(logits.astype(jnp.float32))
+    return probabilities.mean(tuple(range(1, probabilities.ndim - 1)))
 
   return eval_step

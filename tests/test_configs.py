@@ -18,7 +18,7 @@ GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'schedule'
 NAMES = sorted(
   path.stem
   for path in FOLDER.glob('*.py')
-  if path.stem != 'default' and not path.stem.startswith('_')
+  if path.stem not in ('default', 'published') and not path.stem.startswith('_')
 )
 # Models on sampled frames, of configs/_segments.py.
 SEGMENT_ARGS = [
@@ -193,10 +193,75 @@ def test_other_arguments_are_refused(arg, message):
     default.parse_args(arg, seed=1, grid='both')
 
 
-@pytest.mark.parametrize('name', ['kinetics400', 'ssv2'])
-def test_a_model_that_a_config_has_no_recipe_for_is_refused(name):
-  with pytest.raises(ConfigError, match="model='vit' is unknown here.*tsm_r50"):
-    get_config(name, 'model=vit')
+@pytest.mark.parametrize(
+  'model', ['vit', 'slow_r34', 'slowfast_4x8', 'slowfast_r50_50_50']
+)
+def test_a_model_that_a_config_has_no_recipe_for_is_refused(model):
+  with pytest.raises(ConfigError, match=f"model='{model}' is unknown here"):
+    get_config('kinetics400', f'model={model}')
+
+
+@pytest.mark.parametrize(
+  'model,frames,different',
+  [
+    ('slowfast_r50_8x8', (32, 2), {}),
+    (
+      'slowfast_r50_4x16',
+      (32, 2),
+      {'model.alpha': 8, 'model.fusion_kernel': 5},
+    ),
+    ('slowfast_r50_16x8', (64, 2), {}),
+    (
+      'slowfast_r101_8x8_101_101',
+      (32, 2),
+      {'model.depth': 101, 'model.fusion_kernel': 5},
+    ),
+    (
+      'slowfast_r101_16x8_50_50',
+      (64, 2),
+      {
+        'model.depth': 101,
+        'model.fusion_kernel': 5,
+        'model.num_temporal': (3, 4, 6, 3),
+      },
+    ),
+    (
+      'slowfast_nln',
+      (32, 2),
+      {
+        'model.fusion_kernel': 5,
+        'model.nonlocal_blocks': ((), (1, 3), (1, 3, 5), ()),
+        'model.nonlocal_mode': 'dot_product',
+      },
+    ),
+    ('slow_r50_4x16', (4, 16), {'model.name': 'slow'}),
+    ('slow', (8, 8), {'model.name': 'slow'}),
+    (
+      'c2d_nln_r50_8x8',
+      (8, 8),
+      {
+        'model.name': 'c2d',
+        'model.nonlocal_blocks': ((), (1, 3), (1, 3, 5), ()),
+      },
+    ),
+  ],
+)
+def test_a_model_name_sets_its_network_and_frames_only(
+  model, frames, different
+):
+  base, config = (
+    flat(get_config('kinetics400', f'model={name}'))
+    for name in ('slowfast', model)
+  )
+  assert (config['data.num_frames'], config['data.stride_frames']) == frames
+  changed = {key: config[key] for key in config if config[key] != base[key]}
+  changed = {k: v for k, v in changed.items() if not k.startswith('data.')}
+  assert changed == different
+
+
+def test_a_model_without_frames_in_its_name_has_those_of_the_recipe():
+  assert get_config('ssv2', 'model=slow').data.num_frames == 16
+  assert get_config('charades').data.num_frames == 64
 
 
 @pytest.mark.parametrize(
@@ -207,6 +272,10 @@ def test_a_model_that_a_config_has_no_recipe_for_is_refused(name):
     ('data.std', (0.2, 0.2)),
     ('optim.gamma', 0.0),
     ('eval.num_crops', 2),
+    ('eval.head', 'local'),
+    ('model.fusion_kernel', 4),
+    ('model.nonlocal_mode', 'gaussian'),
+    ('model.nonlocal_pool', (2, 2)),
     ('data.mean', ()),
     ('seed', -1),
   ],

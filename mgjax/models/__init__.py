@@ -3,6 +3,7 @@
 model = models.build('slowfast', num_classes=400, dropout=0.5, dtype='float32')
 variables = model.init(rng, video)                          # evaluation
 logits = model.apply(variables, video)
+logits = model.apply(variables, video, window=(32, 224, 224))  # [B, t, h, w, K]
 logits, new = model.apply(                                  # training
   variables, video, pool=group_matrix(batch, groups),
   rngs={'dropout': rng}, mutable=['batch_stats'])
@@ -93,9 +94,16 @@ def from_config(model: Any, norm: Any) -> nn.Module:
   Fields of `config.model` that this model does not have are left out (a Slow
   network has no alpha).
   """
-  options = {k: v for k, v in model.items() if k in _options(model.name)}
-  for name in {'blocks', 'temporal_strides'} & set(options):
-    options[name] = tuple(options[name])
+  options = {
+    k: _as_tuple(v) for k, v in model.items() if k in _options(model.name)
+  }
   return build(
     model.name, **options, norm_momentum=norm.momentum, norm_eps=norm.eps
   )
+
+
+def _as_tuple(value: Any) -> Any:
+  """Turns lists, also nested ones, into tuples: modules must be hashable."""
+  if isinstance(value, (list, tuple)):
+    return tuple(map(_as_tuple, value))
+  return value

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mgjax.models import conv, norm
+from mgjax.models.nonlocal_block import NonLocalBlock
 
 Pool = Float[Array, 'B B'] | None
 
@@ -138,6 +139,8 @@ class Stage(nn.Module):
       others have temporal kernels of 1; None: all.
     stride: Of H and W.
     layer: `Layer` with the network's options.
+    nonlocal_after: Indices of the blocks that a non-local block follows.
+    nonlocal_block: `NonLocalBlock` with the options of network and stage.
   """
 
   features: int
@@ -146,6 +149,8 @@ class Stage(nn.Module):
   stride: int
   layer: Callable[..., Layer]
   num_temporal: int | None = None
+  nonlocal_after: tuple[int, ...] = ()
+  nonlocal_block: Callable[..., NonLocalBlock] | None = None
 
   @nn.compact
   def __call__(
@@ -163,18 +168,88 @@ class Stage(nn.Module):
         self.layer,
         name=f'block{i}',
       )(x, pool)
+      if i in self.nonlocal_after:
+        x = self.nonlocal_block(name=f'nonlocal{i}')(x, pool)
     return x
 
 
+def head_window(
+  clip: tuple[int, int, int], num_stages: int, frames_per_position: int
+) -> tuple[int, int, int]:
+  """Returns the head's window for training clips of a size.
+
+  Args:
+    clip: Frames, height and width.
+    num_stages: The stem divides the sides by 4, every stage but the first
+      by 2: with four stages, a position is 32 pixels.
+    frames_per_position: Of the features.
+
+  Source: PySlowFast 287ec00, models/video_model_builder.py (pool_size:
+    TRAIN_CROP_SIZE // 32).
+  """
+  t, h, w = clip
+  stride = 2 ** (num_stages + 1)
+  return (
+    max(t // frames_per_position, 1),
+    max(h // stride, 1),
+    max(w // stride, 1),
+  )
+
+
+def nonlocal_options(
+  stage: int,
+  blocks: Sequence[int],
+  *,
+  after: Sequence[Sequence[int]],
+  groups: Sequence[int],
+  block: Callable[..., NonLocalBlock],
+) -> dict[str, Any]:
+  """Returns the attributes of a `Stage` that place its non-local blocks.
+
+  Args:
+    stage: Index of the stage.
+    blocks: Blocks of every stage.
+    after: Per stage, indices of the blocks that one follows; () for none.
+    groups: Per stage, groups of frames; () for 1.
+    block: `NonLocalBlock` with the network's options.
+
+  Raises:
+    ValueError: If a block or its stage does not exist, or a group number is
+      not positive.
+  """
+  if not after:
+    return {}
+  if len(after) != len(blocks) or len(groups) not in (0, len(blocks)):
+    raise ValueError(
+      f'non-local blocks {tuple(after)} in groups {tuple(groups)} need one '
+      f'entry for each of the {len(blocks)} stages, such as '
+      f'{((),) * (len(blocks) - 1) + ((0,),)}.'
+    )
+  wrong = [i for i in after[stage] if not 0 <= i < blocks[stage]]
+  if wrong or min(groups, default=1) < 1:
+    raise ValueError(
+      f'non-local blocks {tuple(after)} in groups {tuple(groups)}: res'
+      f'{stage + 2} has blocks 0 to {blocks[stage] - 1}, and groups are 1 or '
+      'more.'
+    )
+  return {
+    'nonlocal_after': tuple(after[stage]),
+    'nonlocal_block': functools.partial(
+      block, groups=groups[stage] if groups else 1
+    ),
+  }
+
+
 class Head(nn.Module):
-  """Global average of each pathway, joined, dropout, linear classifier.
+  """Average of each pathway, joined, dropout, linear classifier.
 
-  The average takes whatever size arrives, so one head serves every grid.
+  The average is over all positions, whatever size arrives, so one head serves
+  every grid. With `windows` it slides over the positions instead, and the
+  classifier is applied to each of the averages.
 
-  Source: PySlowFast 287ec00, models/head_helper.py, ResNetBasicHead with the
-    short cycle on (global pooling).
-  Differs: PySlowFast's head without the short cycle slides a fixed window and
-    averages class probabilities over its positions in evaluation.
+  Source: PySlowFast 287ec00, models/head_helper.py, ResNetBasicHead: global
+    pooling with the short cycle on, windows of the training clip's size
+    without.
   """
 
   num_classes: int
@@ -187,11 +262,39 @@ class Head(nn.Module):
     pathways: Sequence[Float[Array, 'B _ _ _ _']],
     *,
     deterministic: bool,
-  ) -> Float[Array, 'B K']:
+    windows: Sequence[tuple[int, int, int]] | None = None,
+  ) -> Float[Array, 'B *positions K']:
+    """Returns logits: one for the clip, or [t, h, w] with `windows`.
+
+    Args:
+      pathways: Features of each pathway.
+      deterministic: Whether dropout is off.
+      windows: Per pathway, frames, rows and columns of its features that one
+        average covers. All pathways must have equally many positions.
+
+    Raises:
+      ValueError: If a window does not fit, or the positions differ.
+    """
     # The classifier runs in float32 at least: it is small, and bfloat16
     # logits would cost the loss its digits.
     dtype = jnp.promote_types(self.dtype, jnp.float32)
-    features = [x.astype(dtype).mean((1, 2, 3)) for x in pathways]
+    pathways = [x.astype(dtype) for x in pathways]
+    if windows is None:
+      features = [x.mean((1, 2, 3)) for x in pathways]
+    else:
+      sizes = [x.shape[1:4] for x in pathways]
+      positions = [
+        tuple(n - k + 1 for n, k in zip(size, window, strict=True))
+        for size, window in zip(sizes, windows, strict=True)
+      ]
+      if len(set(positions)) > 1 or min(min(p) for p in positions) < 1:
+        raise ValueError(
+          f'Windows {windows} do not fit features of {sizes} positions.'
+        )
+      features = [
+        nn.avg_pool(x, window)
+        for x, window in zip(pathways, windows, strict=True)
+      ]
     x = jnp.concatenate(features, axis=-1)
     x = nn.Dropout(self.dropout, deterministic=deterministic)(x)
     return nn.Dense(
@@ -213,6 +316,12 @@ class ResNet3D(nn.Module):
     blocks: Blocks per stage; () takes those of `depth`.
     width: Channels after the stem; stages have 4, 8, 16 and 32 times as many.
     num_temporal: Per stage, blocks with temporal kernels; () for all.
+    nonlocal_blocks: Per stage, indices of the blocks that a non-local block
+      follows; () for none.
+    nonlocal_mode: 'softmax' or 'dot_product'.
+    nonlocal_pool: Window of its max-pool: frames, rows, columns.
+    nonlocal_groups: Per stage, groups of frames within which non-local blocks
+      act; () for 1.
     norm_momentum: Share of the running statistics that a step keeps.
     norm_eps: Added to variances.
     dtype: Compute type.
@@ -225,6 +334,10 @@ class ResNet3D(nn.Module):
   blocks: tuple[int, ...] = ()
   width: int = 64
   num_temporal: tuple[int, ...] = ()
+  nonlocal_blocks: tuple[tuple[int, ...], ...] = ()
+  nonlocal_mode: str = 'softmax'
+  nonlocal_pool: tuple[int, int, int] = (1, 2, 2)
+  nonlocal_groups: tuple[int, ...] = ()
   norm_momentum: float = 0.9
   norm_eps: float = 1e-5
   dtype: Any = jnp.float32
@@ -236,22 +349,26 @@ class ResNet3D(nn.Module):
     pool: Pool = None,
     *,
     deterministic: bool | None = None,
-  ) -> Float[Array, 'B K']:
-    """Returns logits.
+    window: tuple[int, int, int] | None = None,
+  ) -> Float[Array, 'B *positions K']:
+    """Returns logits: [B, K], or [B, t, h, w, K] with `window`.
 
     Args:
       video: Normalised clips.
       pool: Batch-norm groups (`norm.group_matrix`) in training; None in
         evaluation, which uses running statistics.
       deterministic: Whether dropout is off; by default where `pool` is None.
+      window: Frames, height and width of the training clip: the head slides a
+        window of that size over the features of a larger clip.
     """
-    layer = functools.partial(
-      Layer,
-      norm_momentum=self.norm_momentum,
-      norm_eps=self.norm_eps,
-      dtype=self.dtype,
-    )
+    options = {
+      'norm_momentum': self.norm_momentum,
+      'norm_eps': self.norm_eps,
+      'dtype': self.dtype,
+    }
+    layer = functools.partial(Layer, **options)
     blocks = stage_blocks(self.depth, self.blocks)
+    pools_time = self.arch in ('c2d', 'i3d')
     x = video.astype(self.dtype)
     x = Stem(self.width, STEM_KERNELS[self.arch], layer, name='stem')(x, pool)
     for i, num_blocks in enumerate(blocks):
@@ -262,12 +379,27 @@ class ResNet3D(nn.Module):
         stride=1 if i == 0 else 2,
         layer=layer,
         num_temporal=self.num_temporal[i] if self.num_temporal else None,
+        **nonlocal_options(
+          i,
+          blocks,
+          after=self.nonlocal_blocks,
+          groups=self.nonlocal_groups,
+          block=functools.partial(
+            NonLocalBlock,
+            mode=self.nonlocal_mode,
+            pool_window=self.nonlocal_pool,
+            **options,
+          ),
+        ),
         name=f'res{i + 2}',
       )(x, pool)
-      if i == 0 and self.arch in ('c2d', 'i3d'):
+      if i == 0 and pools_time:
         x = conv.max_pool_temporal(x)
     if deterministic is None:
       deterministic = pool is None
+    windows = None
+    if window is not None:
+      windows = [head_window(window, len(blocks), 2 if pools_time else 1)]
     return Head(self.num_classes, self.dropout, self.dtype, name='head')(
-      [x], deterministic=deterministic
+      [x], deterministic=deterministic, windows=windows
     )

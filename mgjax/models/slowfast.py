@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mgjax.models import resnet3d
+from mgjax.models.nonlocal_block import NonLocalBlock
 
 
 def slow_frames(num_frames: int, alpha: int) -> np.ndarray:
@@ -45,7 +46,16 @@ class SlowFast(nn.Module):
     beta_inv: Slow channels per fast channel.
     fusion_kernel: Temporal size of the lateral kernels.
     fusion_ratio: Lateral channels per fast channel.
-    num_temporal: Per stage, blocks with temporal kernels; () for all.
+    num_temporal: Per stage, blocks with temporal kernels, in both pathways;
+      () for all.
+    nonlocal_blocks: Per stage, indices of the slow pathway's blocks that a
+      non-local block follows; () for none.
+    nonlocal_blocks_fast: The same for the fast pathway.
+    nonlocal_mode: 'softmax' or 'dot_product'.
+    nonlocal_pool: Window of its max-pool: frames, rows, columns.
+    nonlocal_groups: Per stage, groups of frames within which the slow
+      pathway's non-local blocks act; () for 1.
+    nonlocal_groups_fast: The same for the fast pathway.
     norm_momentum: Share of the running statistics that a step keeps.
     norm_eps: Added to variances.
     dtype: Compute type.
@@ -61,6 +71,12 @@ class SlowFast(nn.Module):
   fusion_kernel: int = 7
   fusion_ratio: int = 2
   num_temporal: tuple[int, ...] = ()
+  nonlocal_blocks: tuple[tuple[int, ...], ...] = ()
+  nonlocal_blocks_fast: tuple[tuple[int, ...], ...] = ()
+  nonlocal_mode: str = 'softmax'
+  nonlocal_pool: tuple[int, int, int] = (1, 2, 2)
+  nonlocal_groups: tuple[int, ...] = ()
+  nonlocal_groups_fast: tuple[int, ...] = ()
   norm_momentum: float = 0.9
   norm_eps: float = 1e-5
   dtype: Any = jnp.float32
@@ -72,24 +88,41 @@ class SlowFast(nn.Module):
     pool: resnet3d.Pool = None,
     *,
     deterministic: bool | None = None,
-  ) -> Float[Array, 'B K']:
-    """Returns logits.
+    window: tuple[int, int, int] | None = None,
+  ) -> Float[Array, 'B *positions K']:
+    """Returns logits: [B, K], or [B, t, h, w, K] with `window`.
 
     Args:
       video: Normalised clips of at least `alpha` frames.
       pool: Batch-norm groups (`norm.group_matrix`) in training; None in
         evaluation, which uses running statistics.
       deterministic: Whether dropout is off; by default where `pool` is None.
+      window: Frames, height and width of the training clip: the head slides a
+        window of that size over the features of a larger clip. The frames
+        must be those of `video`: the pathways differ in frame rate.
     """
     if self.width % self.beta_inv:
       raise ValueError(
         f'width {self.width} is not divisible by beta_inv {self.beta_inv}.'
       )
-    layer = functools.partial(
-      resnet3d.Layer,
-      norm_momentum=self.norm_momentum,
-      norm_eps=self.norm_eps,
-      dtype=self.dtype,
+    options = {
+      'norm_momentum': self.norm_momentum,
+      'norm_eps': self.norm_eps,
+      'dtype': self.dtype,
+    }
+    layer = functools.partial(resnet3d.Layer, **options)
+    nonlocal_of = {
+      'slow': {'after': self.nonlocal_blocks, 'groups': self.nonlocal_groups},
+      'fast': {
+        'after': self.nonlocal_blocks_fast,
+        'groups': self.nonlocal_groups_fast,
+      },
+    }
+    nonlocal_block = functools.partial(
+      NonLocalBlock,
+      mode=self.nonlocal_mode,
+      pool_window=self.nonlocal_pool,
+      **options,
     )
     widths = {'slow': self.width, 'fast': self.width // self.beta_inv}
     video = video.astype(self.dtype)
@@ -128,6 +161,9 @@ class SlowFast(nn.Module):
           stride=1 if i == 0 else 2,
           layer=layer,
           num_temporal=self.num_temporal[i] if self.num_temporal else None,
+          **resnet3d.nonlocal_options(
+            i, blocks, block=nonlocal_block, **nonlocal_of[path]
+          ),
           name=f'{path}_res{i + 2}',
         )(x[path], pool)
         for path in x
@@ -136,6 +172,12 @@ class SlowFast(nn.Module):
         x = fuse(x, f'fuse_res{i + 2}')
     if deterministic is None:
       deterministic = pool is None
+    windows = None
+    if window is not None:
+      windows = [
+        resnet3d.head_window(window, len(blocks), frames)
+        for frames in (self.alpha, 1)
+      ]
     return resnet3d.Head(
       self.num_classes, self.dropout, self.dtype, name='head'
-    )([x['slow'], x['fast']], deterministic=deterministic)
+    )([x['slow'], x['fast']], deterministic=deterministic, windows=windows)
