@@ -9,6 +9,8 @@ training set, `num_*` counts. An empty tuple, an empty string or None means
 "not set" and the comment says what happens then.
 """
 
+import json
+import pathlib
 import types
 from typing import Any
 
@@ -23,6 +25,11 @@ def base() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   # Seed of the initial weights, the order of clips, augmentation and dropout.
   config.seed = 0
+  # Folder whose weights a new run starts from: that of another run (its newest
+  # checkpoint), of one checkpoint, or of mgjax.import_weights; '': none.
+  config.init_from = ''
+  # 'load': its classifier is taken as well; 'new': a new one is trained.
+  config.init_head = 'load'
 
   config.model = model = ml_collections.ConfigDict()
   model.name = 'slowfast'  # A name that mgjax.models.build knows.
@@ -170,6 +177,40 @@ def base() -> ml_collections.ConfigDict:
   return config.lock()
 
 
+def read_saved(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+  """Reads workdir/config.json, the config that a run or an import used.
+
+  Fields that are younger than the file have their defaults.
+
+  Raises:
+    ConfigError: There is no such file, or it is not one of this program.
+  """
+  path = workdir / 'config.json'
+  config = base()
+  try:
+    saved = json.loads(path.read_text())
+    _update(config, saved)
+  except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+    raise ConfigError(
+      f'{path}: cannot read the config of a run ({error}); give '
+      '--config=FILE.py'
+    ) from error
+  return config
+
+
+def _update(config: ml_collections.ConfigDict, saved: dict) -> None:
+  for name, value in saved.items():
+    if isinstance(value, dict):
+      _update(config[name], value)
+    else:
+      config[name] = _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+  """JSON has lists only; config fields are tuples."""
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 def parse_args(arg: str, **defaults: Any) -> types.SimpleNamespace:
   """Reads the arguments after the colon of --config=FILE.py:ARGUMENTS.
 
@@ -223,6 +264,7 @@ def _are_tuples(value: Any) -> bool:
 # `grid`, is checked where the schedule is made: mgjax/cycles.py.
 _RULES = (
   ('seed', 'an integer in [0, 2^32)', lambda v: 0 <= v < 2**32),
+  ('init_head', "'load' or 'new'", lambda v: v in ('load', 'new')),
   ('model.num_classes', '2 or more', lambda v: v >= 2),
   ('model.dropout', 'a rate in [0, 1)', lambda v: 0 <= v < 1),
   (

@@ -3,7 +3,9 @@
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
@@ -17,9 +19,12 @@ class RunError(Exception):
 
 
 def run(
-  main: Callable[[flags.FlagValues], None],
+  main: Callable[..., None],
   define_flags: Callable[[flags.FlagValues], None],
   argv: Sequence[str] | None = None,
+  *,
+  arguments: str = '',
+  find_config: Callable[[flags.FlagValues, list[str]], Any] | None = None,
 ) -> int:
   """Parses the flags of a command, calls it and returns its exit code.
 
@@ -32,33 +37,35 @@ def run(
   wrong is a bug and keeps its traceback.
 
   Args:
-    main: Gets the parsed flags; `config` among them is a checked config.
+    main: Gets the parsed flags, `config` among them a checked config, and the
+      arguments that are no flags.
     define_flags: Adds the command's own flags to those it is given.
     argv: Program name and arguments; None: those of the process.
+    arguments: What arguments that are no flags are, such as 'VIDEO'; '': the
+      command has none.
+    find_config: Finds the config where --config is not given: gets the
+      command's own flags and other arguments, returns a config or the path of
+      a config file.
 
   Differs: absl's app.run ends with code 1 and a page of help on bad flags,
     and with a traceback on bad configs. Flags are not global here, so that
     commands can import each other, and tests can call them.
   """
   argv = list(sys.argv if argv is None else argv)
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
-    'config',
-    None,
-    'Config file, with arguments after a colon: '
-    'configs/kinetics400.py:grid=both,seed=1. Any of its fields can be '
-    'overridden by --config.field=value.',
-    lock_config=True,
-    flag_values=values,
-    sys_argv=argv,
-  )
-  define_flags(values)
-  if {'--help', '-h', '-help'} & set(argv[1:]):
-    print(f'{sys.modules[main.__module__].__doc__}\n{values.get_help()}')
-    return 0
   try:
-    _parse(values, argv)
-    main(values)
+    if {'--help', '-h', '-help'} & set(argv[1:]):
+      values = _flags(define_flags, argv, None)
+      print(f'{sys.modules[main.__module__].__doc__}\n{values.get_help()}')
+      return 0
+    found = None
+    if find_config and not any(re.match('--?config(=|$)', a) for a in argv):
+      found = _find_config(define_flags, argv, find_config)
+    values, rest = _parse(define_flags, argv, found)
+    if rest and not arguments:
+      raise ConfigError(
+        f'unexpected argument {rest[0]!r}; flags look like --config=FILE.'
+      )
+    main(values, *rest)
   except ConfigError as error:
     print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
     return 2
@@ -68,8 +75,48 @@ def run(
   return 0
 
 
-def _parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
+def _flags(define_flags, argv: list[str], config: Any) -> flags.FlagValues:
+  """Defines a command's flags; `config` is the default of --config."""
+  values = flags.FlagValues()
+  options = {'lock_config': True, 'flag_values': values, 'sys_argv': argv}
+  if isinstance(config, ml_collections.ConfigDict):
+    config_flags.DEFINE_config_dict('config', config, **options)
+  else:
+    config_flags.DEFINE_config_file(
+      'config',
+      config,
+      'Config file, with arguments after a colon: '
+      'configs/kinetics400.py:grid=both,seed=1. Any of its fields can be '
+      'overridden by --config.field=value.',
+      **options,
+    )
+  define_flags(values)
+  return values
+
+
+def _find_config(define_flags, argv: list[str], find_config) -> Any:
+  """Asks the command for its config, by what else stands in the line."""
+  values = flags.FlagValues()
+  define_flags(values)
+  try:
+    rest = values(argv, known_only=True)
+  except flags.Error as error:
+    raise ConfigError(str(error)) from error
+  return find_config(values, [a for a in rest[1:] if not a.startswith('-')])
+
+
+def _parse(
+  define_flags, argv: list[str], found: Any
+) -> tuple[flags.FlagValues, list[str]]:
   """Parses all flags and checks the config.
+
+  Args:
+    define_flags: As that of `run`.
+    argv: As that of `run`.
+    found: What `find_config` returned, if it was asked.
+
+  Returns:
+    The flags, and the arguments that are none.
 
   Raises:
     ConfigError: A flag is unknown or has a wrong value, a config cannot be
@@ -79,6 +126,8 @@ def _parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
   from configs import default
 
   try:
+    # An error in a config that was found comes up here, others in parsing.
+    values = _flags(define_flags, argv, found)
     rest = values(list(argv))
     config = values['config'].value
     if config is None:
@@ -100,11 +149,8 @@ def _parse(values: flags.FlagValues, argv: Sequence[str]) -> None:
     if not _raised_in(error).startswith('ml_collections'):
       raise
     raise ConfigError(_unknown_field(error, argv)) from error
-  if len(rest) > 1:
-    raise ConfigError(
-      f'unexpected argument {rest[1]!r}; flags look like --config=FILE.'
-    )
   default.validate(config)
+  return values, rest[1:]
 
 
 def _innermost(error: flags.Error) -> str:

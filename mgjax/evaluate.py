@@ -13,6 +13,7 @@ import math
 import pathlib
 import sys
 import time
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -79,14 +80,30 @@ def lower_eval_step(config, model, mesh, abstract_state):
   )
 
 
-def evaluate(
+class Scores(NamedTuple):
+  """What the views of a source's videos were given.
+
+  Attributes:
+    scores: float [N, K], sums of softmax scores over the views.
+    views: int [N], decoded views of each video.
+    labels: int [N], true classes.
+    failures: Views that could not be decoded, 'id: reason'.
+  """
+
+  scores: np.ndarray
+  views: np.ndarray
+  labels: np.ndarray
+  failures: list[str]
+
+
+def score(
   program,
   state: train_step.TrainState,
   eval_stream: stream.EvalStream,
   mesh,
   report=lambda done, total: None,
-) -> dict:
-  """Scores every video of a source.
+) -> Scores:
+  """Scores every view of every video of a source.
 
   Args:
     program: The compiled evaluation step.
@@ -94,6 +111,38 @@ def evaluate(
     eval_stream: The views.
     mesh: Devices of the program.
     report: Called after each batch with the numbers of batches.
+  """
+  source = eval_stream.source
+  scores = np.zeros((len(source), len(source.label_names)))
+  views = np.zeros(len(source), np.int64)
+  labels = np.zeros(len(source), np.int64)
+  failures = []
+  for number, batch in enumerate(eval_stream.batches()):
+    failures += batch.pop('failed')
+    batch = parallel.put_batch(mesh, batch)
+    probabilities = program(state.params, state.batch_stats, batch['video'])
+    probabilities = parallel.to_host(probabilities)
+    index, label, weight = (
+      parallel.to_host(batch[name]) for name in ('index', 'label', 'weight')
+    )
+    np.add.at(scores, index, probabilities * weight[:, None])
+    np.add.at(views, index, (weight > 0).astype(np.int64))
+    labels[index] = label
+    report(number + 1, eval_stream.num_batches)
+  return Scores(scores, views, labels, failures)
+
+
+def evaluate(
+  program,
+  state: train_step.TrainState,
+  eval_stream: stream.EvalStream,
+  mesh,
+  report=lambda done, total: None,
+) -> dict:
+  """Scores every video of a source and compares with its label.
+
+  Args:
+    program, state, eval_stream, mesh, report: As those of `score`.
 
   Returns:
     'top1', 'top5' in percent over the scored videos; 'num_videos',
@@ -106,25 +155,11 @@ def evaluate(
   """
   start = time.perf_counter()
   source = eval_stream.source
-  names = source.label_names
-  scores = np.zeros((len(source), len(names)))
-  views = np.zeros(len(source), np.int64)
-  labels = np.zeros(len(source), np.int64)
-  failures = 0
-  for number, batch in enumerate(eval_stream.batches()):
-    failures += len(batch.pop('failed'))
-    batch = parallel.put_batch(mesh, batch)
-    probabilities = program(state.params, state.batch_stats, batch['video'])
-    probabilities = parallel.to_host(probabilities)
-    index, label, weight = (
-      parallel.to_host(batch[name]) for name in ('index', 'label', 'weight')
-    )
-    np.add.at(scores, index, probabilities * weight[:, None])
-    np.add.at(views, index, (weight > 0).astype(np.int64))
-    labels[index] = label
-    report(number + 1, eval_stream.num_batches)
+  scores, views, labels, failures = score(
+    program, state, eval_stream, mesh, report
+  )
   expected = len(source) * eval_stream.views_per_video
-  if failures == 0 and (
+  if not failures and (
     views.sum() != expected or (views != eval_stream.views_per_video).any()
   ):
     raise RuntimeError(
@@ -132,7 +167,7 @@ def evaluate(
       f'be scored {eval_stream.views_per_video} times.'
     )
   scored = views > 0
-  metrics = accuracy(scores[scored], labels[scored], names)
+  metrics = accuracy(scores[scored], labels[scored], source.label_names)
   return {
     **metrics,
     'num_videos': len(source),
@@ -213,10 +248,13 @@ def evaluate_checkpoint(
     parallel.replicated(mesh),
   )
   program = lower_eval_step(config, model, mesh, abstract).compile()
-  state, _ = checkpoints.restore(abstract, step)
+  variables = checkpoint.load_variables(
+    checkpoints.directory / str(step),
+    {name: getattr(abstract, name) for name in checkpoint.VARIABLES},
+  )
   result = evaluate(
     program,
-    state,
+    abstract.replace(**variables),
     stream.EvalStream(config, source, config.eval.batch_size),
     mesh,
     report=lambda done, total: print(

@@ -93,6 +93,26 @@ def _train(
       f'{len(source)} training videos; leave it at None to use them all'
     )
   schedule = cycles.make_schedule(config, len(source), num_devices=mesh.size)
+  if (workdir / 'import.txt').exists():
+    raise ConfigError(
+      f'--workdir={workdir} holds imported weights, not a run; use another '
+      f'folder, and --config.init_from={workdir} to start from them'
+    )
+  model = models.from_config(config.model, config.norm)
+  evaluate.head_window(config, model)  # Refused now, or else at its first use.
+  tx = optim.make_optimizer(config.optim)
+  rng = jax.device_put(jax.random.key(config.seed), parallel.replicated(mesh))
+
+  def make_state():
+    return train_step.create_state(
+      model, tx, jax.random.key(config.seed), evaluate.example_video(config)
+    )
+
+  abstract = checkpoint.abstract_state(make_state, parallel.replicated(mesh))
+  # A run that has checkpoints goes on from those.
+  initial = {}
+  if config.init_from and not any((workdir / 'checkpoints').glob('[0-9]*')):
+    initial = initial_variables(config, abstract)
   prepare_workdir(config, workdir)
   run_plan = plan.make_plan(config, schedule)
   (workdir / 'plan.json').write_text(json.dumps(run_plan, indent=1) + '\n')
@@ -113,17 +133,6 @@ def _train(
   )
 
   # The state, new or from the newest checkpoint.
-  model = models.from_config(config.model, config.norm)
-  evaluate.head_window(config, model)  # Refused now, or else at its first use.
-  tx = optim.make_optimizer(config.optim)
-  rng = jax.device_put(jax.random.key(config.seed), parallel.replicated(mesh))
-
-  def make_state():
-    return train_step.create_state(
-      model, tx, jax.random.key(config.seed), evaluate.example_video(config)
-    )
-
-  abstract = checkpoint.abstract_state(make_state, parallel.replicated(mesh))
   checkpoints = checkpoint.Checkpoints(workdir, config.train)
   stack.callback(checkpoints.close)
   finished = workdir / 'summary.json'
@@ -142,6 +151,11 @@ def _train(
     state, progress = checkpoints.restore(abstract, first_step)
   else:
     state = jax.jit(make_state, out_shardings=parallel.replicated(mesh))()
+    if initial:
+      state = state.replace(
+        params=state.params | initial['params'],
+        batch_stats=initial['batch_stats'],
+      )
     progress = {'times': {}, 'bad_videos': {}}
   times = metrics.Times(**progress['times'])
   bad_videos = progress['bad_videos']
@@ -265,6 +279,35 @@ def _train(
   # Last: a folder with this file holds a finished run.
   finished.write_text(json.dumps(summary, indent=1) + '\n')
   return summary
+
+
+def initial_variables(
+  config: ml_collections.ConfigDict, abstract: train_step.TrainState
+) -> dict:
+  """Reads the weights of config.init_from.
+
+  Args:
+    config: The run's configuration.
+    abstract: Shapes and shardings of the run's state.
+
+  Returns:
+    {'params', 'batch_stats'}; without the classifier where config.init_head
+    is 'new'.
+
+  Raises:
+    ConfigError: There are none, or of another network.
+  """
+  path = checkpoint.find(pathlib.Path(config.init_from), 'init_from')
+  wanted = {name: getattr(abstract, name) for name in checkpoint.VARIABLES}
+  try:
+    return checkpoint.load_variables(
+      path, wanted, head=config.init_head == 'load'
+    )
+  except ConfigError as error:
+    hint = ''
+    if f'/{models.HEAD}/' in str(error):
+      hint = "; init_head='new' starts with a new classifier"
+    raise ConfigError(f'init_from: {error}{hint}') from error
 
 
 def lower_programs(

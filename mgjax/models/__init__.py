@@ -27,12 +27,17 @@ from mgjax.models.resnet3d import ResNet3D
 from mgjax.models.slowfast import SlowFast
 
 __all__ = [
+  'HEAD',
   'MODELS',
   'build',
   'combine_statistics',
   'from_config',
   'group_matrix',
 ]
+
+# Name of the classifier's part of every network's parameters; it alone has
+# shapes that depend on the classes.
+HEAD = 'head'
 
 MODELS = {
   'slowfast': SlowFast,

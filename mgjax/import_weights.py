@@ -1,0 +1,510 @@
+r"""Turns weights of other frameworks into a checkpoint, and back.
+
+python -m mgjax.import_weights SLOWFAST_8x8_R50.pkl --model=slowfast \
+  --out=weights/slowfast
+python -m mgjax.import_weights resnet50.pth --new_head \
+  --config=configs/kinetics400.py:model=i3d --out=weights/i3d
+python -m mgjax.import_weights runs/k400 --to=pyslowfast --out=k400.pyth
+
+Reads files of PySlowFast (.pyth, and caffe2's .pkl), pytorchvideo, mmaction2
+and torchvision or timm (image networks, inflated to video), saved by torch or
+as .safetensors; PyTorch is not needed and nothing in a file is executed. Every
+tensor must find its place: anything left over on either side ends the import
+with exit code 2. --model=NAME is short for
+--config=configs/kinetics400.py:model=NAME.
+
+The folder that it writes is one for mgjax.evaluate and mgjax.predict
+(--workdir) and for training from it (--config.init_from).
+"""
+
+import json
+import pathlib
+import re
+import sys
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import flags
+
+import configs
+from configs import default
+from mgjax import (
+  checkpoint,
+  cli,
+  evaluate,
+  models,
+  torch_files,
+  train_step,
+  weight_names,
+)
+from mgjax.cli import ConfigError
+from mgjax.torch_files import Tensor
+from mgjax.weight_names import Path
+
+# Where checkpoints keep their weights; a file without any of these is itself
+# the dict of tensors.
+_STATE_KEYS = ('model_state', 'state_dict', 'model', 'blobs')
+# Put in front of every name by wrappers of models.
+_PREFIXES = ('module.', 'model.')
+# The backbone inside a network of MIT or IBM, and its classifier beside it.
+_RENAMED = (('(base_model|baseline_model)\\.', ''), ('new_fc\\.', 'fc.'))
+# What weights do not need, and why.
+_NOT_NEEDED = (
+  (r'.*\.num_batches_tracked', 'counts batches; not used with a momentum'),
+  (r'.*_momentum|lr|model_iter', "the optimizer's"),
+)
+# What can start anew on request.
+NEW = (models.HEAD, 'temporal')
+EXPORTS = ('pyslowfast', 'pytorchvideo')
+
+
+class Imported(NamedTuple):
+  """What a file gave.
+
+  Attributes:
+    format: A key of weight_names.FORMATS.
+    arrays: Arrays in our axis order, of the file's dtype, by path.
+    report: (their name, our path, shapes, what was done or why not) of
+      everything in the file and the network.
+    problems: The part of the report that forbids to use the arrays.
+  """
+
+  format: str
+  arrays: dict[Path, np.ndarray]
+  report: list[tuple[str, str, str, str]]
+  problems: list[tuple[str, str, str, str]]
+
+
+def to_ours(array: np.ndarray) -> np.ndarray:
+  """Kernels [D, C, ...] become [..., C, D]; vectors stay."""
+  n = array.ndim
+  return array.transpose(*range(2, n), 1, 0) if n >= 2 else array
+
+
+def to_theirs(array: np.ndarray) -> np.ndarray:
+  """The inverse of `to_ours`."""
+  n = array.ndim
+  return array.transpose(n - 1, n - 2, *range(n - 2)) if n >= 2 else array
+
+
+def read_state(path: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+  """Reads the tensors of a file.
+
+  Args:
+    path: A checkpoint, or a dict of tensors.
+
+  Returns:
+    Tensors by name, without wrappers' prefixes and with one set of statistics
+    per batch norm; and what else the file holds, with the reason to leave it.
+
+  Raises:
+    ConfigError: It cannot be read or holds no tensors.
+  """
+  content = torch_files.load(path)
+  left_out = {}
+  key = next((k for k in _STATE_KEYS if isinstance(content.get(k), dict)), None)
+  if key:
+    left_out = {str(k): 'not a weight' for k in content if k != key}
+    content = content[key]
+  state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+  left_out |= {str(k): 'not a tensor' for k in content if str(k) not in state}
+  if not state:
+    raise ConfigError(f'{path}: holds no tensors, only {list(content)[:5]}')
+  for prefix in _PREFIXES:
+    if all(name.startswith(prefix) for name in state):
+      state = {name.removeprefix(prefix): v for name, v in state.items()}
+  for pattern, word in _RENAMED:
+    state = {re.sub(f'^{pattern}', word, n): v for n, v in state.items()}
+  return merge_split_statistics(state), left_out
+
+
+def merge_split_statistics(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+  """Turns sub-batch norms, as they are in memory, into plain ones.
+
+  In PySlowFast a norm N of S splits has statistics N.split_bn (S x C, by
+  split), from which it makes N.bn (C) before an evaluation. Whether it has
+  done so cannot be seen in a file, so that is done here: the mean of means,
+  and the mean of variances plus the variance of means.
+
+  Source: PySlowFast 287ec00, models/batchnorm_helper.py, aggregate_stats.
+  """
+  merged = dict(state)
+  for name in state:
+    if match := re.fullmatch(r'(.*)\.split_bn\.running_var', name):
+      norm = match[1]
+      channels = state[f'{norm}.weight'].shape[0]
+      mean, var = (
+        state[f'{norm}.split_bn.running_{s}'].numpy().reshape(-1, channels)
+        for s in ('mean', 'var')
+      )
+      merged[f'{norm}.running_mean'] = _in_memory(mean.mean(0))
+      merged[f'{norm}.running_var'] = _in_memory(var.mean(0) + mean.var(0))
+      for entry in state:
+        if entry.startswith((f'{norm}.split_bn.', f'{norm}.bn.')):
+          del merged[entry]
+  return merged
+
+
+def _in_memory(array: np.ndarray) -> Tensor:
+  return Tensor(array.shape, array.dtype, lambda: array)
+
+
+def match_state(
+  state: Mapping[str, Tensor],
+  variables: dict,
+  model: str,
+  *,
+  inflate: str,
+  new: tuple[str, ...],
+) -> Imported:
+  """Finds a place for every tensor, and a tensor for every place.
+
+  Args:
+    state: Tensors by name.
+    variables: 'params' and 'batch_stats' of the network, or their shapes.
+    model: config.model.name.
+    inflate: How a 2-D kernel becomes a 3-D one of kt frames: 'repeat' (each
+      frame has 1 / kt of it) or 'center' (the middle frame has all).
+    new: Names of modules that are left out, on both sides.
+
+  Raises:
+    ConfigError: The names are those of no known format.
+
+  Source: Carreira and Zisserman 2017 (arXiv:1705.07750), section 2.4.1
+    (inflation by repetition).
+  """
+  if model == 'tsm':
+    # The shift wraps the convolution behind it.
+    state = {name.replace('.net.', '.'): v for name, v in state.items()}
+  tables = {
+    form: weight_names.names(form, variables, model)
+    for form in weight_names.FORMATS
+  }
+  form = max(tables, key=lambda f: len(tables[f].keys() & state.keys()))
+  if not tables[form].keys() & state.keys():
+    known = [f for f, table in tables.items() if table]
+    raise ConfigError(
+      f'names like {list(state)[:3]} are of none of the formats known for '
+      f'model {model!r}: {", ".join(known)}'
+    )
+  shapes = {
+    tuple(key.key for key in path): leaf.shape
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
+  }
+  result = Imported(form, {}, [], [])
+
+  def note(name, path, theirs, ours, words, *, problem=False):
+    row = (
+      name,
+      '/'.join(map(str, path)),
+      f'{theirs or "-"} -> {ours or "-"}',
+      words,
+    )
+    result.report.append(row)
+    if problem:
+      result.problems.append(row)
+
+  for name, path in tables[form].items():
+    # A row of a kernel is a tensor of its own.
+    ours = shapes[path] if path in shapes else shapes[path[:-1]][1:]
+    theirs = state[name].shape if name in state else None
+    if left_out := [module for module in new if module in path]:
+      note(name, path, theirs, ours, f'left out: --new_{left_out[0]}')
+    elif theirs is None:
+      note(name, path, theirs, ours, 'missing in the file', problem=True)
+    else:
+      wanted = to_theirs(np.broadcast_to(0, ours)).shape
+      array, words = _fit(state[name], wanted, inflate)
+      if array is not None:
+        result.arrays[path] = to_ours(array)
+      note(name, path, theirs, ours, words, problem=array is None)
+  for name in sorted(state.keys() - tables[form].keys()):
+    reasons = [
+      why for pattern, why in _NOT_NEEDED if re.fullmatch(pattern, name)
+    ]
+    words = f'left out: {reasons[0]}' if reasons else 'the model has no place'
+    note(name, (), state[name].shape, None, words, problem=not reasons)
+  return result
+
+
+def _fit(
+  tensor: Tensor, shape: tuple[int, ...], inflate: str
+) -> tuple[np.ndarray | None, str]:
+  """A tensor in a wanted shape (None: it cannot be), and what was done."""
+  if tensor.shape == shape:
+    return tensor.numpy(), 'as it is'
+  n = len(tensor.shape)
+  if tensor.shape[: len(shape)] == shape and set(
+    tensor.shape[len(shape) :]
+  ) == {1}:
+    return tensor.numpy().reshape(shape), 'axes of 1 dropped'
+  if tensor.shape == shape[:n] and set(shape[n:]) == {1}:
+    return tensor.numpy().reshape(shape), 'axes of 1 added'
+  if len(shape) == 5 and tensor.shape == (*shape[:2], *shape[3:]):
+    kernel, frames = tensor.numpy()[:, :, None], shape[2]
+    if frames == 1:
+      return kernel, 'as it is, for one frame'
+    if inflate == 'repeat':
+      return np.repeat(kernel / frames, frames, 2), f'repeated / {frames}'
+    inflated = np.zeros(shape, kernel.dtype)
+    inflated[:, :, [frames // 2]] = kernel
+    return inflated, f'in the middle of {frames}'
+  return None, f'its shape is not {shape}'
+
+
+def nest(arrays: Mapping[Path, np.ndarray]) -> dict:
+  """Nested dicts from paths; rows of a kernel are put together."""
+  tree: dict = {}
+  rows: dict[Path, list] = {}
+  for path in sorted(p for p in arrays if isinstance(p[-1], int)):
+    rows.setdefault(path[:-1], []).append(arrays[path])
+  whole = {p: a for p, a in arrays.items() if not isinstance(p[-1], int)}
+  whole |= {path: np.stack(values) for path, values in rows.items()}
+  for path, array in whole.items():
+    node = tree
+    for key in path[:-1]:
+      node = node.setdefault(key, {})
+    node[path[-1]] = array
+  return tree
+
+
+def import_file(
+  config: ml_collections.ConfigDict,
+  path: pathlib.Path,
+  out: pathlib.Path,
+  *,
+  inflate: str,
+  new: tuple[str, ...] = (),
+) -> Imported:
+  """Writes a file's weights to a folder, as a checkpoint of step 0.
+
+  Args:
+    config: Its model is the one that the weights are for.
+    path: The file.
+    out: The folder; it gets checkpoints/0, config.json and import.txt, the
+      table of all tensors.
+    inflate: See `match_state`.
+    new: Modules that start anew instead: 'head', 'temporal' (aggregations).
+
+  Raises:
+    ConfigError: The file cannot be read, something in it has no place or the
+      model needs something else; or the folder is in use.
+  """
+  if (out / 'checkpoints').exists():
+    raise ConfigError(f'--out={out} holds checkpoints already; use another')
+  state, left_out = read_state(path)
+  model = models.from_config(config.model, config.norm)
+  video = evaluate.example_video(config)
+  init = lambda: model.init(jax.random.key(config.seed), video)
+  shapes = jax.eval_shape(init)
+  result = match_state(
+    state, shapes, config.model.name, inflate=inflate, new=new
+  )
+  result.report.extend((name, '', '', why) for name, why in left_out.items())
+  table = '\n'.join('  '.join(row) for row in result.report)
+  if result.problems:
+    print('\n'.join('  '.join(row) for row in result.problems[:20]))
+    raise ConfigError(_explain(path, config, result))
+  variables = nest({p: np.float32(a) for p, a in result.arrays.items()})
+  if new:
+    fresh = jax.jit(lambda: _modules(init(), new))()  # XLA drops all else.
+    variables = _merge(variables, jax.device_get(fresh))
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / 'import.txt').write_text(
+      f'{path}: {result.format}\n\n{table}\n', 'utf-8'
+    )
+    (out / 'config.json').write_text(
+      json.dumps(json.loads(config.to_json_best_effort()), indent=1) + '\n'
+    )
+  except OSError as error:
+    raise ConfigError(f'--out={out}: {error.strerror}') from error
+  checkpoints = checkpoint.Checkpoints(out, config.train)
+  checkpoints.save(
+    train_step.TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=jax.tree.map(jnp.asarray, variables['params']),
+      batch_stats=jax.tree.map(jnp.asarray, variables['batch_stats']),
+      opt_state=(),
+    ),
+    0,
+    {'times': {}, 'bad_videos': {}, 'imported_from': path.name},
+  )
+  checkpoints.close()
+  return result
+
+
+def _modules(tree: dict, names: tuple[str, ...]) -> dict:
+  """The part of a tree that lies below modules of these names."""
+  part = {}
+  for name, node in tree.items():
+    if name in names:
+      part[name] = node
+    elif isinstance(node, dict) and (below := _modules(node, names)):
+      part[name] = below
+  return part
+
+
+def _merge(tree: dict, other: dict) -> dict:
+  """Both trees in one."""
+  merged = dict(tree)
+  for name, node in other.items():
+    merged[name] = _merge(tree[name], node) if name in tree else node
+  return merged
+
+
+def _explain(path, config, result: Imported) -> str:
+  """One line about what does not fit, and what may help."""
+  heads = [r for r in result.problems if f'/{models.HEAD}/' in r[1]]
+  name, _, shapes, words = result.problems[0]
+  text = (
+    f'{path}: {len(result.problems)} tensors do not fit model '
+    f'{config.model.name!r} by names of {result.format}, such as {name}: '
+    f'{shapes}, {words}'
+  )
+  if len(heads) == len(result.problems):
+    text += (
+      f'. The model has {config.model.num_classes} classes; set '
+      "--config.model.num_classes to the file's, or start with a new "
+      'classifier: --new_head'
+    )
+  return text
+
+
+def export(
+  config: ml_collections.ConfigDict,
+  folder: pathlib.Path,
+  to: str,
+  out: pathlib.Path,
+) -> int:
+  """Writes a checkpoint as a file that PySlowFast or pytorchvideo load.
+
+  Args:
+    config: The run's configuration.
+    folder: Folder of the run, or of one of its checkpoints.
+    to: One of EXPORTS.
+    out: The file: {'model_state': {name: tensor}}, as those of the peers.
+
+  Returns:
+    The number of tensors.
+
+  Raises:
+    ConfigError: The format has no such network, or nothing is in the folder.
+  """
+  model = models.from_config(config.model, config.norm)
+  video = evaluate.example_video(config)
+  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), video))
+  table = weight_names.names(to, shapes, config.model.name)
+  if not table:
+    raise ConfigError(f'--to={to} has no network like {config.model.name!r}')
+  variables = checkpoint.load_variables(
+    checkpoint.find(folder, 'argument'), shapes
+  )
+  state = {}
+  for name, path in table.items():
+    node = variables
+    for key in path:
+      node = node[key]
+    state[name] = to_theirs(np.asarray(node, np.float32))
+    if name.endswith('.running_var'):
+      counter = name.removesuffix('running_var') + 'num_batches_tracked'
+      state[counter] = np.zeros((), np.int64)
+  try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    torch_files.save(out, {'model_state': state})
+  except OSError as error:
+    raise ConfigError(f'--out={out}: {error.strerror}') from error
+  return len(state)
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    'model',
+    None,
+    'Short for --config=configs/kinetics400.py:model=NAME.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'out',
+    None,
+    'Folder that gets the checkpoint; with --to, the file.',
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    'new_head',
+    False,
+    "Start with a new classifier instead of the file's.",
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    'new_temporal',
+    False,
+    'Start with new temporal aggregations: image networks have none.',
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    'inflate',
+    'repeat',
+    ['repeat', 'center'],
+    'What becomes of 2-D kernels in a 3-D network: the same in every frame, '
+    'or only in the middle one.',
+    flag_values=values,
+  )
+  flags.DEFINE_enum(
+    'to',
+    None,
+    EXPORTS,
+    'Write a checkpoint for another framework: the argument is the folder of '
+    'a run.',
+    flag_values=values,
+  )
+
+
+def find_config(values: flags.FlagValues, arguments: list[str]):
+  """The config where --config is not given."""
+  if values.model:
+    file = pathlib.Path(configs.__file__).parent / 'kinetics400.py'
+    return f'{file}:model={values.model}'
+  if values.to and arguments:
+    return default.read_saved(pathlib.Path(arguments[0]))
+  raise ConfigError(
+    'the model is not said; give --model=NAME (such as slowfast, slow, i3d, '
+    'c2d) or --config=configs/FILE.py.'
+  )
+
+
+def main(values: flags.FlagValues, *arguments: str) -> None:
+  if len(arguments) != 1:
+    raise ConfigError(f'give one file to read, not {len(arguments)}.')
+  if not values.out:
+    raise ConfigError('--out is missing; say where to write.')
+  path, out = pathlib.Path(arguments[0]), pathlib.Path(values.out)
+  if values.to:
+    count = export(values.config, path, values.to, out)
+    print(f'{out}: {count} tensors for {values.to}')
+    return
+  result = import_file(
+    values.config,
+    path,
+    out,
+    inflate=values.inflate,
+    new=tuple(name for name in NEW if values[f'new_{name}'].value),
+  )
+  kinds: dict[str, int] = {}
+  for _, _, _, words in result.report:
+    kinds[words] = kinds.get(words, 0) + 1
+  print(f'{path}: names of {result.format}')
+  for words, count in sorted(kinds.items(), key=lambda item: -item[1]):
+    print(f'{count:6d}  {words}')
+  print(f'table of all of them  {out}/import.txt')
+  print(f'weights               {out}')
+
+
+if __name__ == '__main__':
+  sys.exit(
+    cli.run(main, define_flags, arguments='FILE', find_config=find_config)
+  )

@@ -1,0 +1,466 @@
+r"""Reads and writes weight files of PyTorch and its peers, without PyTorch.
+
+    torch_files.load(path)['state_dict']['fc.weight'].numpy()
+    torch_files.save(path, {'state_dict': {'fc.weight': array}})
+
+Read: torch.save's zip format (1.6 and later) and the one before it (.pth,
+.pyth, .pt, .pth.tar), plain pickles of NumPy arrays (caffe2's .pkl) and
+.safetensors. Pickles are programs; here they can only call the functions of
+`_GLOBALS`, all of them this file's own and none with an effect. Anything else
+that a file names is refused. Nothing is extracted to disk, no class of the
+file is imported, and tensors are read only when they are asked for.
+"""
+
+import dataclasses
+import io
+import json
+import math
+import pathlib
+import pickle
+import struct
+import types
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from mgjax.cli import ConfigError
+
+# torch.save before 1.6 starts with this number, pickled.
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+# The structure of a checkpoint of 10^4 tensors is about 2 MB.
+_MAX_STRUCTURE = 2**28
+_STORAGES = {
+  'FloatStorage': np.dtype('<f4'),
+  'DoubleStorage': np.dtype('<f8'),
+  'HalfStorage': np.dtype('<f2'),
+  'BFloat16Storage': np.dtype(ml_dtypes.bfloat16),
+  'LongStorage': np.dtype('<i8'),
+  'IntStorage': np.dtype('<i4'),
+  'ShortStorage': np.dtype('<i2'),
+  'CharStorage': np.dtype('i1'),
+  'ByteStorage': np.dtype('u1'),
+  'BoolStorage': np.dtype('?'),
+}
+_SAFETENSORS = {
+  'F64': '<f8',
+  'F32': '<f4',
+  'F16': '<f2',
+  'BF16': ml_dtypes.bfloat16,
+  'I64': '<i8',
+  'I32': '<i4',
+  'I16': '<i2',
+  'I8': 'i1',
+  'U8': 'u1',
+  'BOOL': '?',
+}
+
+
+class _Damaged(Exception):
+  """What a file holds contradicts itself."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+  """A tensor in a file; `numpy` reads it.
+
+  Attributes:
+    shape: In the file's axis order.
+    dtype: Of the elements.
+    read: Returns the elements.
+  """
+
+  shape: tuple[int, ...]
+  dtype: np.dtype
+  read: Callable[[], np.ndarray] = dataclasses.field(repr=False)
+
+  def numpy(self) -> np.ndarray:
+    """Returns the elements, in an array of their own."""
+    return np.array(self.read())
+
+
+def load(path: pathlib.Path) -> dict:
+  """Reads a file's structure.
+
+  Returns:
+    Nested dicts with a `Tensor` for every tensor or array; other values as
+    they are, objects of a few known classes as empty or plain dicts.
+
+  Raises:
+    ConfigError: The file cannot be read, is of another format, is damaged, or
+      names a global that weights do not need.
+  """
+  try:
+    with open(path, 'rb') as file:
+      head = file.read(16)
+      file.seek(0)
+      if head[:4] == b'PK\x03\x04':
+        content = _load_zip(path)
+      elif head[8:9] == b'{':
+        content = _load_safetensors(file)
+      else:
+        content = _load_pickles(file)
+  except OSError as error:
+    raise ConfigError(f'{path}: {error.strerror or error}') from error
+  except _Refused as error:
+    raise ConfigError(
+      f'{path}: refused, because it names {error}; a file of weights needs '
+      'only tensors and plain containers. Nothing of it has been executed'
+    ) from error
+  except RecursionError as error:
+    raise ConfigError(f'{path}: its containers are nested too deep') from error
+  except Exception as error:  # Whatever a damaged pickle runs into.
+    raise ConfigError(
+      f'{path}: not a readable weights file of torch, caffe2 or safetensors '
+      f'({type(error).__name__}: {error})'
+    ) from error
+  if not isinstance(content, dict):
+    raise ConfigError(
+      f'{path}: holds a {type(content).__name__}, not a dict of tensors'
+    )
+  return content
+
+
+# Restricted unpickling.
+
+
+class _Refused(Exception):
+  """A file names a global that is not allowed."""
+
+
+class _Function:
+  """A function for unpicklers; has no attributes that a file could set."""
+
+  __slots__ = ('_function',)
+
+  def __init__(self, function):
+    self._function = function
+
+  def __call__(self, *args):
+    return self._function(*args)
+
+  def __setstate__(self, state):
+    raise _Damaged('state is set on a function')
+
+
+class _Record(dict):
+  """Stands for a few known classes: the items of a dict are kept, no more."""
+
+  __slots__ = ()
+
+  def __setstate__(self, state):
+    """Drops what else the object held."""
+
+
+class _DType:
+  """numpy.dtype while it is unpickled: (type code, byte order)."""
+
+  __slots__ = ('code', 'order')
+
+  def __init__(self, code, *unused):
+    self.code, self.order = code, '|'
+
+  def __setstate__(self, state):
+    self.order = state[1]
+
+  def numpy(self) -> np.dtype:
+    dtype = np.dtype(str(self.code)).newbyteorder(self.order)
+    if dtype.kind not in 'fiub':
+      raise _Damaged(f'arrays of dtype {dtype} are not weights')
+    return dtype
+
+
+class _Array:
+  """numpy.ndarray while it is unpickled."""
+
+  __slots__ = ('tensor',)
+
+  def __setstate__(self, state):
+    _, shape, dtype, fortran, data = state
+    self.tensor = _tensor_of_bytes(
+      _bytes(data), dtype.numpy(), shape, 'F' if fortran else 'C'
+    )
+
+
+def _bytes(data) -> bytes:
+  """Bytes as Python 2 (decoded as latin-1) or 3 pickled them."""
+  return data.encode('latin-1') if isinstance(data, str) else bytes(data)
+
+
+def _tensor_of_bytes(data, dtype, shape, order='C') -> Tensor:
+  shape = _sizes(shape)
+  if len(data) != math.prod(shape) * dtype.itemsize:
+    raise _Damaged(f'{len(data)} bytes do not make a {dtype} array {shape}')
+  read = lambda: np.frombuffer(data, dtype).reshape(shape, order=order)
+  return Tensor(shape, dtype, read)
+
+
+def _sizes(shape) -> tuple[int, ...]:
+  shape = tuple(shape)
+  if not all(type(n) is int and n >= 0 for n in shape):
+    raise _Damaged(f'{shape} is not a shape')
+  return shape
+
+
+def _rebuild_tensor(storage, offset, shape, strides, *unused) -> Tensor:
+  shape, strides = _sizes(shape), _sizes(strides)
+  (offset,) = _sizes([offset])
+  if len(shape) != len(strides):
+    raise _Damaged(f'strides {strides} for a tensor {shape}')
+  size = math.prod(shape)
+  last = offset + sum(
+    (n - 1) * s for n, s in zip(shape, strides, strict=True) if n
+  )
+  if size and (last >= storage.shape[0] or size > storage.shape[0]):
+    raise _Damaged(f'a tensor {shape} lies outside its storage')
+
+  def read():
+    elements = storage.read()[offset:]
+    return np.lib.stride_tricks.as_strided(
+      elements,
+      shape,
+      [s * elements.itemsize for s in strides],
+      writeable=False,
+    )
+
+  return Tensor(shape, storage.dtype, read)
+
+
+def _encode(text: str, encoding: str) -> bytes:
+  """_codecs.encode, as Python 3 writes bytes in old protocols."""
+  if encoding != 'latin1':
+    raise _Damaged(f'bytes in encoding {encoding!r}')
+  return text.encode('latin-1')
+
+
+def _numpy_scalar(dtype, data):
+  return _tensor_of_bytes(_bytes(data), dtype.numpy(), ()).numpy().item()
+
+
+def _reconstruct(cls, base, items) -> _Record:
+  """copyreg._reconstructor for the classes that are records."""
+  if cls is not _Record:
+    raise _Damaged('an object of a class that holds no record')
+  return _Record(items if isinstance(items, dict) else {})
+
+
+def _array_of_buffer(data, dtype, shape, order) -> Tensor:
+  return _tensor_of_bytes(bytes(data), dtype.numpy(), shape, order)
+
+
+_NUMPY_GLOBALS = {
+  f'numpy.{core}.{name}': value
+  for core in ('core', '_core')  # Before NumPy 2, and since.
+  for name, value in (
+    ('multiarray._reconstruct', _Function(lambda *unused: _Array())),
+    ('multiarray.scalar', _Function(_numpy_scalar)),
+    ('numeric._frombuffer', _Function(_array_of_buffer)),
+  )
+}
+# Every name that a file may use, and what it becomes.
+_GLOBALS = types.MappingProxyType(
+  {
+    'torch._utils._rebuild_tensor': _Function(_rebuild_tensor),
+    'torch._utils._rebuild_tensor_v2': _Function(_rebuild_tensor),
+    'torch._utils._rebuild_parameter': _Function(lambda data, *unused: data),
+    'torch.Size': _Function(tuple),
+    # The persistent ids of torch name storages by these.
+    **{f'torch.{name}': name for name in _STORAGES},
+    **_NUMPY_GLOBALS,
+    'numpy.ndarray': 'ndarray',  # An argument of _reconstruct.
+    'numpy.dtype': _Function(_DType),
+    '_codecs.encode': _Function(_encode),
+    'collections.OrderedDict': _Record,
+    # Configurations and arguments that some checkpoints carry along.
+    'fvcore.common.config.CfgNode': _Record,
+    'yacs.config.CfgNode': _Record,
+    'argparse.Namespace': _Record,
+    'copyreg._reconstructor': _Function(_reconstruct),
+    'copy_reg._reconstructor': _Function(_reconstruct),
+    'builtins.object': 'object',  # An argument of _reconstructor.
+    '__builtin__.object': 'object',
+    '__builtin__.dict': 'dict',
+    'builtins.dict': 'dict',
+  }
+)
+
+
+class _Unpickler(pickle.Unpickler):
+  """An unpickler that knows `_GLOBALS` and nothing else."""
+
+  def __init__(self, file: io.BufferedIOBase, storage: Callable | None = None):
+    # Python 2's strings, arrays' bytes among them, come out as latin-1.
+    super().__init__(file, encoding='latin1')
+    self._storage = storage
+
+  def find_class(self, module: str, name: str):
+    if f'{module}.{name}' not in _GLOBALS:
+      raise _Refused(f'{module}.{name}')
+    return _GLOBALS[f'{module}.{name}']
+
+  def persistent_load(self, pid):
+    if self._storage is None:
+      raise _Damaged('tensors are stored outside the file')
+    kind, name, key, _, count, *view = pid
+    if kind != 'storage' or name not in _STORAGES or any(view):
+      raise _Damaged(f'a storage {pid} of an unknown kind')
+    _sizes([count])
+    return self._storage(str(key), _STORAGES[name], count)
+
+
+def _finished(content):
+  """Puts a `Tensor` in the place of every array; the rest stays."""
+  if isinstance(content, _Array):
+    return content.tensor
+  if isinstance(content, dict):
+    return {key: _finished(value) for key, value in content.items()}
+  return content
+
+
+# Formats.
+
+
+def _load_zip(path: pathlib.Path):
+  """torch.save's zip: NAME/data.pkl and a file NAME/data/KEY per storage."""
+  with zipfile.ZipFile(path) as archive:
+    names = {info.filename: info for info in archive.infolist()}
+    found = [n for n in names if n.endswith('/data.pkl')]
+    if len(found) != 1 or any(i.compress_type for i in names.values()):
+      raise _Damaged('not a zip file as torch.save writes it')
+    prefix = found[0].removesuffix('data.pkl')
+    if prefix + 'constants.pkl' in names:
+      raise _Damaged('a TorchScript program; save its state_dict instead')
+    order = '<'
+    if prefix + 'byteorder' in names:
+      order = {b'little': '<', b'big': '>'}[archive.read(prefix + 'byteorder')]
+    if names[found[0]].file_size > _MAX_STRUCTURE:
+      raise _Damaged('its structure is too large')
+    structure = archive.read(found[0])
+
+  def storage(key: str, dtype: np.dtype, count: int) -> Tensor:
+    info = names[f'{prefix}data/{key}']
+    if info.file_size != count * dtype.itemsize:
+      raise _Damaged(f'storage {key} has {info.file_size} bytes')
+
+    def read():
+      try:
+        with zipfile.ZipFile(path) as archive:
+          data = archive.read(info)
+      except (OSError, zipfile.BadZipFile) as error:
+        raise ConfigError(f'{path}: is damaged ({error})') from error
+      return np.frombuffer(data, dtype.newbyteorder(order))
+
+    return Tensor((count,), dtype, read)
+
+  return _finished(_Unpickler(io.BytesIO(structure), storage).load())
+
+
+def _load_pickles(file: io.BufferedIOBase):
+  """A pickle of arrays, or torch.save before 1.6: pickles, then storages."""
+  storages = {}  # (dtype, elements, [their bytes]) by key.
+
+  def storage(key: str, dtype: np.dtype, count: int) -> Tensor:
+    _, _, data = storages.setdefault(key, (dtype, count, []))
+    return Tensor((count,), dtype, lambda: np.frombuffer(data[0], dtype))
+
+  first = _Unpickler(file, storage).load()
+  if first != _LEGACY_MAGIC:
+    return _finished(first)
+  _Unpickler(file).load()  # Version of the format.
+  if not _Unpickler(file).load().get('little_endian', True):
+    raise _Damaged('written on a big-endian machine; save it again by torch')
+  content = _finished(_Unpickler(file, storage).load())
+  for key in _Unpickler(file).load():
+    dtype, count, data = storages[str(key)]
+    (written,) = struct.unpack('<q', file.read(8))
+    data.append(file.read(count * dtype.itemsize))
+    if written != count or len(data[0]) != count * dtype.itemsize:
+      raise _Damaged(f'storage {key} is incomplete')
+  if not all(data for _, _, data in storages.values()):
+    raise _Damaged('a storage is missing')
+  return content
+
+
+def _load_safetensors(file: io.BufferedIOBase) -> dict:
+  (length,) = struct.unpack('<Q', file.read(8))
+  if length > _MAX_STRUCTURE:
+    raise _Damaged('its header is too large')
+  header = json.loads(file.read(length))
+  data = file.read()
+  content = {}
+  for name, entry in header.items():
+    if name == '__metadata__':
+      continue
+    start, end = _sizes(entry['data_offsets'])
+    if entry['dtype'] not in _SAFETENSORS or end > len(data):
+      raise _Damaged(f'{name} is of an unknown type or incomplete')
+    content[name] = _tensor_of_bytes(
+      data[start:end], np.dtype(_SAFETENSORS[entry['dtype']]), entry['shape']
+    )
+  return content
+
+
+# Writing.
+
+
+def save(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+  """Writes what torch.load(path, weights_only=True) reads.
+
+  Args:
+    path: File to write.
+    content: Nested dicts; leaves are NumPy arrays (float32 or int64), which
+      become tensors, integers and text.
+
+  Source: torch.save's zip format, version 3.
+  """
+  storages = []
+  structure = b'\x80\x02' + _opcodes(content, storages) + b'.'
+  with zipfile.ZipFile(path, 'w') as archive:
+    archive.writestr('archive/data.pkl', structure)
+    archive.writestr('archive/byteorder', 'little')
+    for key, array in enumerate(storages):
+      # Fixed dates, so that equal weights make equal files.
+      archive.writestr(zipfile.ZipInfo(f'archive/data/{key}'), array.tobytes())
+    archive.writestr('archive/version', '3\n')
+
+
+def _opcodes(value: Any, storages: list[np.ndarray]) -> bytes:
+  """Pickle opcodes (protocol 2) that make `value`; arrays go to `storages`.
+
+  The pickle module would import what it names; torch need not be here.
+  """
+  if isinstance(value, Mapping):
+    items = b''.join(
+      _opcodes(k, storages) + _opcodes(v, storages) for k, v in value.items()
+    )
+    return b'ccollections\nOrderedDict\n)R(' + items + b'u'
+  if isinstance(value, np.ndarray):
+    name = {'float32': 'FloatStorage', 'int64': 'LongStorage'}[value.dtype.name]
+    key = _opcodes(str(len(storages)), storages)
+    storages.append(value.astype(_STORAGES[name]))
+    strides = [math.prod(value.shape[i + 1 :]) for i in range(value.ndim)]
+    return (
+      b'ctorch._utils\n_rebuild_tensor_v2\n(('
+      + _opcodes('storage', storages)
+      + b'ctorch\n%s\n' % name.encode()
+      + key
+      + _opcodes('cpu', storages)
+      + _opcodes(value.size, storages)
+      + b'tQ'
+      + _opcodes(0, storages)
+      + _opcodes(value.shape, storages)
+      + _opcodes(tuple(strides), storages)
+      + b'\x89'
+      + _opcodes({}, storages)
+      + b'tR'
+    )
+  if isinstance(value, tuple):
+    return b'(' + b''.join(_opcodes(v, storages) for v in value) + b't'
+  if isinstance(value, str):
+    text = value.encode()
+    return b'X' + struct.pack('<I', len(text)) + text
+  if isinstance(value, int) and abs(value) < 2**31:
+    return b'J' + struct.pack('<i', value)
+  raise TypeError(f'cannot write a {type(value).__name__}')

@@ -1,0 +1,337 @@
+"""What other frameworks call the variables of our networks.
+
+`names(format, variables, model)` gives every name that a framework's file of
+this very network has. A format is a list of rules from our module paths to its
+module names; being made from our tree, the names serve both directions, and a
+name that is not among them is one that the network has no use for.
+
+In a rule, {p} is a pathway ('', 'slow_' or 'fast_'), {s} a stage, {r} a branch
+of it, {i} a block, {c} a convolution of the block, {n} a convolution of a
+non-local block, {k} a number. On the right they stand as the format writes
+them, and {t} is a row of a temporal aggregation's kernel, which is a tensor of
+its own elsewhere.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+
+# Our path, the collection first. An integer at the end is a row of the kernel.
+Path = tuple[str | int, ...]
+
+_FIELDS = {
+  'p': 'slow_|fast_|',
+  's': r'\d',
+  'i': r'\d+',
+  'c': '[abc]',
+  'n': 'theta|phi|g|out',
+  'k': r'\d',
+  'r': 'big|little',
+}
+_TORCH_LEAVES = {
+  'kernel': '.weight',
+  'scale': '.weight',
+  'bias': '.bias',
+  'mean': '.running_mean',
+  'var': '.running_var',
+}
+
+
+class Format(NamedTuple):
+  """Names of one framework.
+
+  Attributes:
+    rules: (our module path, their module name); the first that fits counts.
+    leaves: Ending of their name by the name of our variable.
+    fields: Turns the fields of a path into those of a name; called with the
+      path's fields, the model's name and the last block of each stage.
+    models: Models whose file this format can be; empty: all that rules fit.
+  """
+
+  rules: tuple[tuple[str, str], ...]
+  leaves: Mapping[str, str]
+  fields: Callable[[dict, str, dict], dict]
+  models: tuple[str, ...] = ()
+
+
+def _pathway_number(fields: dict) -> str:
+  return '1' if fields.get('p') == 'fast_' else '0'
+
+
+# PySlowFast 287ec00, models/resnet_helper.py and its neighbours.
+_PYSLOWFAST = Format(
+  rules=(
+    ('{p}stem/layer/conv', 's1.pathway{p}_stem.conv'),
+    ('{p}stem/layer/norm', 's1.pathway{p}_stem.bn'),
+    ('fuse_stem/conv', 's1_fuse.conv_f2s'),
+    ('fuse_stem/norm', 's1_fuse.bn'),
+    ('fuse_res{s}/conv', 's{s}_fuse.conv_f2s'),
+    ('fuse_res{s}/norm', 's{s}_fuse.bn'),
+    ('{p}res{s}/block{i}/shortcut/conv', 's{s}.pathway{p}_res{i}.branch1'),
+    ('{p}res{s}/block{i}/shortcut/norm', 's{s}.pathway{p}_res{i}.branch1_bn'),
+    ('{p}res{s}/block{i}/{c}/conv', 's{s}.pathway{p}_res{i}.branch2.{c}'),
+    ('{p}res{s}/block{i}/{c}/norm', 's{s}.pathway{p}_res{i}.branch2.{c}_bn'),
+    ('{p}res{s}/nonlocal{i}/norm', 's{s}.pathway{p}_nonlocal{i}.bn'),
+    ('{p}res{s}/nonlocal{i}/{n}', 's{s}.pathway{p}_nonlocal{i}.conv_{n}'),
+    ('{p}res{s}/nonlocal{i}/{n}/conv', 's{s}.pathway{p}_nonlocal{i}.conv_{n}'),
+    ('head/classifier', 'head.projection'),
+  ),
+  leaves=_TORCH_LEAVES,
+  fields=lambda fields, model, last: fields | {'p': _pathway_number(fields)},
+)
+
+
+def _pytorchvideo_fields(fields: dict, model: str, last: dict) -> dict:
+  stage = int(fields.get('s', 1))
+  # C2D and I3D have their temporal pool as block 2, between res2 and res3.
+  block = stage - 1 + (model in ('c2d', 'i3d') and stage > 2)
+  pathway = ''
+  if model == 'slowfast':
+    pathway = f'.multipathway_blocks.{_pathway_number(fields)}'
+  # In front of the head: that pool, or SlowFast's concatenation.
+  return fields | {
+    'b': f'{block}{pathway}',
+    'f': block,
+    'h': 5 if model == 'slow' else 6,
+  }
+
+
+# pytorchvideo f3142bb, models/resnet.py, slowfast.py (hub files).
+_PYTORCHVIDEO = Format(
+  rules=(
+    ('{p}stem/layer/conv', 'blocks.{b}.conv'),
+    ('{p}stem/layer/norm', 'blocks.{b}.norm'),
+    ('fuse_stem/conv', 'blocks.0.multipathway_fusion.conv_fast_to_slow'),
+    ('fuse_stem/norm', 'blocks.0.multipathway_fusion.norm'),
+    ('fuse_res{s}/conv', 'blocks.{f}.multipathway_fusion.conv_fast_to_slow'),
+    ('fuse_res{s}/norm', 'blocks.{f}.multipathway_fusion.norm'),
+    (
+      '{p}res{s}/block{i}/shortcut/conv',
+      'blocks.{b}.res_blocks.{i}.branch1_conv',
+    ),
+    (
+      '{p}res{s}/block{i}/shortcut/norm',
+      'blocks.{b}.res_blocks.{i}.branch1_norm',
+    ),
+    (
+      '{p}res{s}/block{i}/{c}/conv',
+      'blocks.{b}.res_blocks.{i}.branch2.conv_{c}',
+    ),
+    (
+      '{p}res{s}/block{i}/{c}/norm',
+      'blocks.{b}.res_blocks.{i}.branch2.norm_{c}',
+    ),
+    ('head/classifier', 'blocks.{h}.proj'),
+  ),
+  leaves=_TORCH_LEAVES,
+  fields=_pytorchvideo_fields,
+  models=('c2d', 'i3d', 'slow', 'slowfast'),
+)
+
+
+def _caffe2_fields(fields: dict, model: str, last: dict) -> dict:
+  # Laterals are named after the fast block whose output they take.
+  return fields | {
+    'p': 't_' if fields.get('p') == 'fast_' else '',
+    'last': last.get(f'fast_res{fields.get("s")}'),
+  }
+
+
+# PySlowFast 287ec00, utils/c2_model_loading.py.
+_CAFFE2 = Format(
+  rules=(
+    ('{p}stem/layer/conv', '{p}conv1'),
+    ('{p}stem/layer/norm', '{p}res_conv1_bn'),
+    ('fuse_stem/conv', 't_pool1_subsample'),
+    ('fuse_stem/norm', 't_pool1_subsample_bn'),
+    ('fuse_res{s}/conv', 't_res{s}_{last}_branch2c_bn_subsample'),
+    ('fuse_res{s}/norm', 't_res{s}_{last}_branch2c_bn_subsample_bn'),
+    ('{p}res{s}/block{i}/shortcut/conv', '{p}res{s}_{i}_branch1'),
+    ('{p}res{s}/block{i}/shortcut/norm', '{p}res{s}_{i}_branch1_bn'),
+    ('{p}res{s}/block{i}/{c}/conv', '{p}res{s}_{i}_branch2{c}'),
+    ('{p}res{s}/block{i}/{c}/norm', '{p}res{s}_{i}_branch2{c}_bn'),
+    ('{p}res{s}/nonlocal{i}/norm', 'nonlocal_conv{s}_{i}_bn'),
+    ('{p}res{s}/nonlocal{i}/{n}', 'nonlocal_conv{s}_{i}_{n}'),
+    ('{p}res{s}/nonlocal{i}/{n}/conv', 'nonlocal_conv{s}_{i}_{n}'),
+    ('head/classifier', 'pred'),
+  ),
+  leaves={
+    'kernel': '_w',
+    'scale': '_s',
+    'bias': '_b',
+    'mean': '_rm',
+    'var': '_riv',
+  },
+  fields=_caffe2_fields,
+)
+
+
+def _row_name(fields: dict) -> str:
+  """Rows of three frames have names, other ones numbers."""
+  row, count = fields.get('t', (0, 3))
+  return ('prev', 'curr', 'next')[row] if count == 3 else str(row)
+
+
+def _layer_fields(fields: dict, model: str, last: dict) -> dict:
+  """Stages count from 1 and convolutions from 1."""
+  return fields | {
+    's': int(fields.get('s') or 2) - 1,
+    'c': 'abc'.index(fields.get('c') or 'a') + 1,
+    't': _row_name(fields),
+  }
+
+
+# torchvision's ResNet, which timm's and MIT's follow; what it lacks is called
+# as in IBM/action-recognition-pytorch 67cc96f.
+_TORCHVISION = Format(
+  rules=(
+    ('stem/layer/conv', 'conv1'),
+    ('stem/layer/norm', 'bn1'),
+    ('res{s}/block{i}/shortcut/conv', 'layer{s}.{i}.downsample.0'),
+    ('res{s}/block{i}/shortcut/norm', 'layer{s}.{i}.downsample.1'),
+    ('res{s}/block{i}/{c}/conv', 'layer{s}.{i}.conv{c}'),
+    ('res{s}/block{i}/{c}/norm', 'layer{s}.{i}.bn{c}'),
+    ('res{s}/block{i}/{c}_t/conv', 'layer{s}.{i}.conv{c}_t'),
+    ('res{s}/block{i}/{c}_t/norm', 'layer{s}.{i}.bn{c}_t'),
+    ('res{s}/block{i}/temporal', 'layer{s}.{i}.tam.{t}_se.fc1'),
+    ('head/classifier', 'fc'),
+  ),
+  leaves=_TORCH_LEAVES,
+  fields=_layer_fields,
+)
+
+
+def _biglittle_fields(fields: dict, model: str, last: dict) -> dict:
+  number = fields.get('t', (0, 3))[1]
+  # Where a block strides, a pool comes first in its shortcut.
+  first = 0 if fields.get('r') == 'little' else 1
+  row = _row_name(fields)
+  return _layer_fields(fields, model, last) | {
+    'd': first,
+    'e': first + 1,
+    't': row if number == 3 else f'blending_layers.{row}',
+  }
+
+
+# IBM/BigLittleNet dff4654 and IBM/bLVNet-TAM feadcd3.
+_BIGLITTLE = Format(
+  rules=(
+    ('stem/layer/conv', 'conv1'),
+    ('stem/layer/norm', 'bn1'),
+    ('stem/big/conv', 'b_conv0'),
+    ('stem/big/norm', 'bn_b0'),
+    ('stem/little{k}/conv', 'l_conv{k}'),
+    ('stem/little{k}/norm', 'bn_l{k}'),
+    ('stem/merge/conv', 'bl_init'),
+    ('stem/merge/norm', 'bn_bl_init'),
+    ('stem/temporal', 'tam.{t}'),
+    ('res{s}/temporal', 'layer{s}.tam.{t}'),
+    ('res{s}/{r}/block{i}/shortcut/conv', 'layer{s}.{r}.{i}.downsample.{d}'),
+    ('res{s}/{r}/block{i}/shortcut/norm', 'layer{s}.{r}.{i}.downsample.{e}'),
+    ('res{s}/{r}/block{i}/{c}/conv', 'layer{s}.{r}.{i}.conv{c}'),
+    ('res{s}/{r}/block{i}/{c}/norm', 'layer{s}.{r}.{i}.bn{c}'),
+    ('res{s}/expand/conv', 'layer{s}.little_e.0'),
+    ('res{s}/expand/norm', 'layer{s}.little_e.1'),
+    ('res{s}/fusion/{c}/conv', 'layer{s}.fusion.0.conv{c}'),
+    ('res{s}/fusion/{c}/norm', 'layer{s}.fusion.0.bn{c}'),
+    ('res{s}/block{i}/shortcut/conv', 'layer{s}.{i}.downsample.{d}'),
+    ('res{s}/block{i}/shortcut/norm', 'layer{s}.{i}.downsample.{e}'),
+    ('res{s}/block{i}/{c}/conv', 'layer{s}.{i}.conv{c}'),
+    ('res{s}/block{i}/{c}/norm', 'layer{s}.{i}.bn{c}'),
+    ('res{s}/block{i}/temporal', 'layer{s}.{i}.tam.{t}'),
+    ('head/classifier', 'fc'),
+  ),
+  leaves=_TORCH_LEAVES,
+  fields=_biglittle_fields,
+  models=('blresnet', 'blvnet_tam'),
+)
+
+# mmaction2, models/backbones/resnet.py, resnet3d_slowonly.py. Its I3D has names
+# and shapes of ours but strides time in the stem, and its SlowFast has no
+# normalisation in the laterals: those are other networks.
+_MMACTION2 = Format(
+  rules=(
+    ('stem/layer/conv', 'backbone.conv1.conv'),
+    ('stem/layer/norm', 'backbone.conv1.bn'),
+    (
+      'res{s}/block{i}/shortcut/conv',
+      'backbone.layer{s}.{i}.downsample.conv',
+    ),
+    ('res{s}/block{i}/shortcut/norm', 'backbone.layer{s}.{i}.downsample.bn'),
+    ('res{s}/block{i}/{c}/conv', 'backbone.layer{s}.{i}.conv{c}.conv'),
+    ('res{s}/block{i}/{c}/norm', 'backbone.layer{s}.{i}.conv{c}.bn'),
+    ('head/classifier', 'cls_head.fc_cls'),
+  ),
+  leaves=_TORCH_LEAVES,
+  fields=_layer_fields,
+  models=('slow', 'tsn', 'tsm'),
+)
+
+FORMATS = {
+  'pyslowfast': _PYSLOWFAST,
+  'pytorchvideo': _PYTORCHVIDEO,
+  'caffe2': _CAFFE2,
+  'mmaction2': _MMACTION2,
+  'torchvision': _TORCHVISION,
+  'biglittle': _BIGLITTLE,
+}
+
+
+def names(format_name: str, variables: dict, model: str) -> dict[str, Path]:
+  """All names of a network's parameters and statistics in a format.
+
+  Args:
+    format_name: One of FORMATS.
+    variables: The network's 'params' and 'batch_stats', or their shapes.
+    model: config.model.name.
+
+  Returns:
+    Our path, the collection first, by their name, in our tree's order. Empty
+    where the framework has no such network.
+
+  Raises:
+    ValueError: Two variables have one name: a mistake in the rules.
+  """
+  form = FORMATS[format_name]
+  if form.models and model not in form.models:
+    return {}
+  paths: list[Path] = []
+  rows: dict[Path, tuple[int, int]] = {}
+  for keys, leaf in jax.tree_util.tree_leaves_with_path(variables):
+    path = tuple(key.key for key in keys)
+    if path[-2:] == ('temporal', 'kernel'):
+      count = leaf.shape[0]
+      rows |= {(*path, i): (i, count) for i in range(count)}
+      paths += [(*path, i) for i in range(count)]
+    else:
+      paths.append(path)
+  last: dict[str, int] = {}
+  for path in paths:
+    for stage, block in zip(path, path[1:], strict=False):
+      if match := re.fullmatch(r'block(\d+)', str(block)):
+        last[stage] = max(last.get(stage, 0), int(match[1]))
+  rules = [(_pattern(ours), theirs) for ours, theirs in form.rules]
+  found: dict[str, Path] = {}
+  for path in paths:
+    *module, leaf = path[:-1] if path in rows else path
+    module = '/'.join(module[1:])
+    matches = [(rule.fullmatch(module), theirs) for rule, theirs in rules]
+    match, theirs = next((m for m in matches if m[0]), (None, ''))
+    if match is None:
+      return {}
+    fields = match.groupdict() | ({'t': rows[path]} if path in rows else {})
+    fields = form.fields(fields, model, last)
+    name = theirs.format(**fields) + form.leaves[leaf]
+    if name in found:
+      raise ValueError(f'{path} and {found[name]} are both called {name}.')
+    found[name] = path
+  return found
+
+
+def _pattern(ours: str) -> re.Pattern:
+  """The left side of a rule as a regular expression."""
+  return re.compile(
+    re.sub(r'\{(\w)\}', lambda f: f'(?P<{f[1]}>{_FIELDS[f[1]]})', ours)
+  )

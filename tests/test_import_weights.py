@@ -1,0 +1,355 @@
+"""Weights from other frameworks: strict, exact, and back again.
+
+The golden networks' weights come from a rule (golden/rule.py), so the files
+that are imported here are written by the tests themselves.
+"""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from configs import default, kinetics400
+from mgjax import (
+  checkpoint,
+  cli,
+  import_weights,
+  models,
+  torch_files,
+  weight_names,
+)
+from mgjax.cli import ConfigError
+from tests.golden import rule
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden'
+
+
+def small_config():
+  """A Slow network of two small stages."""
+  config = kinetics400.get_config('model=slow')
+  config.model.blocks = (1, 1)
+  config.model.width = 8
+  config.model.num_classes = 7
+  return config
+
+
+@pytest.fixture
+def config():
+  return small_config()
+
+
+def shapes_of(config):
+  model = models.from_config(config.model, config.norm)
+  video = jax.ShapeDtypeStruct((1, 8, 32, 32, 3), np.float32)
+  return jax.eval_shape(model.init, jax.random.key(0), video)
+
+
+def state_of(config, form='pyslowfast'):
+  """A file's tensors for a config's network: random, of realistic sizes."""
+  tree = shapes_of(config)
+  state = {}
+  for name, path in weight_names.names(form, tree, config.model.name).items():
+    leaf = tree
+    for key in path:
+      leaf = leaf[key]
+    shape = import_weights.to_theirs(np.broadcast_to(0, leaf.shape)).shape
+    values = rule.unit(name, shape)
+    if path[-1] == 'kernel':
+      values *= np.prod(shape[1:]) ** -0.5
+    else:
+      values = 0.1 * values + (path[-1] in ('scale', 'var'))
+    state[name] = values.astype(np.float32)
+  return state
+
+
+def import_state(config, state, folder, key='model_state', **options):
+  """Writes and imports a file; returns the checkpoint's variables."""
+  file = folder / 'x.pyth'
+  torch_files.save(file, {key: state} if key else state)
+  out = folder / 'out'
+  options = {'inflate': 'repeat'} | options
+  import_weights.import_file(config, file, out, **options)
+  return checkpoint.load_variables(
+    checkpoint.find(out, 'out'), shapes_of(config)
+  )
+
+
+def leaf(tree, path):
+  for key in path.split('/'):
+    tree = tree[key]
+  return np.asarray(tree)
+
+
+def test_kernels_matrices_and_vectors_arrive_in_our_axis_order(
+  config, tmp_path
+):
+  state = state_of(config)
+  variables = import_state(config, state, tmp_path)
+  for name, path, axes in (
+    ('s1.pathway0_stem.conv.weight', 'params/stem/layer/conv/kernel', 'k'),
+    (
+      's3.pathway0_res0.branch2.b.weight',
+      'params/res3/block0/b/conv/kernel',
+      'k',
+    ),
+    (
+      's2.pathway0_res0.branch1_bn.weight',
+      'params/res2/block0/shortcut/norm/scale',
+      '',
+    ),
+    (
+      's2.pathway0_res0.branch2.c_bn.running_var',
+      'batch_stats/res2/block0/c/norm/var',
+      '',
+    ),
+    ('head.projection.weight', 'params/head/classifier/kernel', 'm'),
+    ('head.projection.bias', 'params/head/classifier/bias', ''),
+  ):
+    want = state[name]
+    if axes == 'k':
+      want = np.moveaxis(want, (0, 1), (4, 3))
+    elif axes == 'm':
+      want = want.T
+    np.testing.assert_array_equal(leaf(variables, path), want)
+
+
+@pytest.mark.parametrize(
+  'form,key',
+  [
+    ('pyslowfast', 'model_state'),
+    ('pytorchvideo', 'model_state'),
+    ('mmaction2', 'state_dict'),
+    ('caffe2', 'blobs'),
+    ('torchvision', None),
+  ],
+)
+def test_every_format_is_recognised_by_its_names(config, tmp_path, form, key):
+  state = state_of(config, form)
+  variables = import_state(config, state, tmp_path, key)
+  total = sum(a.size for a in jax.tree.leaves(variables))
+  assert total == sum(a.size for a in state.values())
+  assert (
+    (tmp_path / 'out' / 'import.txt')
+    .read_text()
+    .splitlines()[0]
+    .endswith(f': {form}')
+  )
+
+
+@pytest.mark.parametrize('prefix', ['module.', 'model.', 'module.model.'])
+def test_prefixes_of_wrappers_are_dropped(config, tmp_path, prefix):
+  state = {prefix + name: a for name, a in state_of(config).items()}
+  import_state(config, state, tmp_path)
+
+
+def test_counters_and_the_optimizers_state_are_left_out_with_a_reason(
+  config, tmp_path
+):
+  state = state_of(config)
+  state['s1.pathway0_stem.bn.num_batches_tracked'] = np.array(5)
+  file, out = tmp_path / 'x.pyth', tmp_path / 'out'
+  torch_files.save(
+    file, {'epoch': 3, 'optimizer_state': {}, 'model_state': state}
+  )
+  import_weights.import_file(config, file, out, inflate='repeat')
+  table = (out / 'import.txt').read_text()
+  assert 'num_batches_tracked' in table and 'counts batches' in table
+  assert 'optimizer_state' in table and 'epoch' in table
+
+
+@pytest.mark.parametrize(
+  'change,words',
+  [
+    ('missing', '1 tensors do not fit .*s3.pathway0_res0.branch2.a.weight: .*'),
+    ('extra', '1 tensors do not fit .* s9.weight: .*the model has no place'),
+    ('shape', '1 tensors .*branch2.a.weight: .* its shape is not'),
+  ],
+)
+def test_anything_left_over_ends_the_import(config, tmp_path, change, words):
+  state = state_of(config)
+  name = 's3.pathway0_res0.branch2.a.weight'
+  if change == 'missing':
+    del state[name]
+  elif change == 'extra':
+    state['s9.weight'] = state[name]
+  else:
+    state[name] = state[name][:, :-1]
+  with pytest.raises(ConfigError, match=words):
+    import_state(config, state, tmp_path)
+  assert not (tmp_path / 'out').exists()
+
+
+def test_names_of_no_format_are_refused(config, tmp_path):
+  with pytest.raises(ConfigError, match='of none of the formats known'):
+    import_state(config, {'encoder.0.w': np.zeros(2, np.float32)}, tmp_path)
+  with pytest.raises(ConfigError, match='holds no tensors'):
+    import_state(config, {}, tmp_path)
+
+
+def test_another_number_of_classes_needs_a_request(config, tmp_path):
+  state = state_of(config)
+  config.model.num_classes = 5
+  with pytest.raises(ConfigError, match='2 tensors .*--new_head'):
+    import_state(config, state, tmp_path)
+  variables = import_state(config, state, tmp_path, new=('head',))
+  kernel = leaf(variables, 'params/head/classifier/kernel')
+  assert kernel.shape == (64, 5)
+  assert 0.005 < kernel.std() < 0.02  # As it is initialised.
+  assert '--new_head' in (tmp_path / 'out' / 'import.txt').read_text()
+
+
+@pytest.mark.parametrize('inflate', ['repeat', 'center'])
+def test_an_image_network_is_inflated(config, tmp_path, inflate):
+  config.model.name = 'i3d'
+  state = state_of(config, 'torchvision')
+  images = {name: a.sum(2) if a.ndim == 5 else a for name, a in state.items()}
+  variables = import_state(config, images, tmp_path, None, inflate=inflate)
+  stem = leaf(variables, 'params/stem/layer/conv/kernel')
+  image = images['conv1.weight'].transpose(2, 3, 1, 0)
+  assert stem.shape[0] == 5
+  # A video of one image repeated gives what the image gives.
+  np.testing.assert_allclose(stem.sum(0), image, atol=1e-6)
+  if inflate == 'repeat':
+    np.testing.assert_array_equal(stem, stem[:1].repeat(5, 0))
+  else:
+    np.testing.assert_array_equal(stem[2], image)
+
+
+def test_split_statistics_become_those_of_the_whole():
+  golden = json.loads((GOLDEN / 'ops' / 'subbn_numeric.json').read_text())
+  tensor = lambda values: torch_files.Tensor(
+    (len(values),), np.dtype(np.float32), lambda: np.float32(values)
+  )
+  ones = [1.0] * 3
+  merged = import_weights.merge_split_statistics(
+    {
+      'a.bn.weight': tensor(ones),
+      'a.bn.bn.running_mean': tensor(ones),  # Stale.
+      'a.bn.bn.running_var': tensor(ones),
+      'a.bn.bn.num_batches_tracked': tensor([0]),
+      'a.bn.split_bn.running_mean': tensor(golden['split_running_mean']),
+      'a.bn.split_bn.running_var': tensor(golden['split_running_var']),
+      'b.weight': tensor(ones),
+    }
+  )
+  assert set(merged) == {
+    'a.bn.weight',
+    'a.bn.running_mean',
+    'a.bn.running_var',
+    'b.weight',
+  }
+  for ours, theirs in (('mean', 'aggregated_mean'), ('var', 'aggregated_var')):
+    np.testing.assert_allclose(
+      merged[f'a.bn.running_{ours}'].numpy(), golden[theirs], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize('to', import_weights.EXPORTS)
+def test_an_export_is_the_file_that_was_imported(config, tmp_path, to, capsys):
+  state = state_of(config, to)
+  import_state(config, state, tmp_path)
+  file = tmp_path / 'back.pyth'
+  argv = ['x', str(tmp_path / 'out'), f'--to={to}', f'--out={file}']
+  code = cli.run(
+    import_weights.main,
+    import_weights.define_flags,
+    argv,
+    arguments='FILE',
+    find_config=import_weights.find_config,
+  )
+  assert code == 0, capsys.readouterr().err
+  back = torch_files.load(file)['model_state']
+  counters = {n for n in back if n.endswith('.num_batches_tracked')}
+  assert len(counters) == sum(n.endswith('.running_var') for n in state)
+  assert set(back) - counters == set(state)
+  for name, array in state.items():
+    np.testing.assert_array_equal(back[name].numpy(), array)
+
+
+def run(capsys, *argv):
+  code = cli.run(
+    import_weights.main,
+    import_weights.define_flags,
+    ['import_weights', *map(str, argv)],
+    arguments='FILE',
+    find_config=import_weights.find_config,
+  )
+  return code, capsys.readouterr()
+
+
+def test_the_command_reports_and_the_config_is_kept(config, tmp_path, capsys):
+  file, out = tmp_path / 'x.pyth', tmp_path / 'out'
+  torch_files.save(file, {'model_state': state_of(config)})
+  argv = (
+    file,
+    f'--out={out}',
+    '--model=slow',
+    '--config.model.blocks=(1,1)',
+    '--config.model.width=8',
+    '--config.model.num_classes=7',
+  )
+  code, printed = run(capsys, *argv)
+  assert code == 0, printed.err
+  assert 'names of pyslowfast' in printed.out and 'as it is' in printed.out
+  saved = default.read_saved(out)
+  assert saved.model.blocks == (1, 1)
+  assert saved.to_dict() == config.to_dict()
+  code, printed = run(capsys, *argv)
+  assert code == 2
+  assert 'holds checkpoints already' in printed.err
+
+
+def test_bad_input_ends_in_one_line_and_code_2(tmp_path, capsys):
+  file = tmp_path / 'x.pyth'
+  file.write_bytes(b'cos\nsystem\n(U\x04trueoR.')
+  out = f'--out={tmp_path / "out"}'
+  for argv, words in (
+    ([file, out], 'the model is not said'),
+    ([file, out, '--model=resnet'], "model='resnet' is unknown"),
+    ([file, '--model=slow'], '--out is missing'),
+    ([out, '--model=slow'], 'give one file'),
+    ([file, out, '--model=slow'], 'names os.system'),
+    ([tmp_path / 'no', out, '--model=slow'], 'No such file'),
+    ([tmp_path, out, '--to=pyslowfast'], 'config.json'),
+    ([file, out, '--model=slow', '--inflate=x'], 'inflate'),
+  ):
+    code, printed = run(capsys, *argv)
+    assert code == 2, argv
+    assert printed.err.startswith('error: ') and printed.err.count('\n') == 1
+    assert words in printed.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'network,model',
+  [
+    ('psf_slow_8x8_r50', 'slow'),
+    ('psf_c2d_8x8_r50', 'c2d'),
+    ('psf_i3d_8x8_r50', 'i3d'),
+    ('psf_slowfast_8x8_r50', 'slowfast'),
+    ('ptv_slow_r50', 'slow'),
+    ('ptv_c2d_r50', 'c2d'),
+    ('ptv_i3d_r50', 'i3d'),
+    ('ptv_slowfast_r50', 'slowfast'),
+  ],
+)
+def test_an_imported_network_gives_the_logits_of_its_reference(
+  network, model, tmp_path
+):
+  path = GOLDEN / 'forward' / f'{network}.json'
+  golden = json.loads(path.read_text())
+  config = kinetics400.get_config(f'model={model}')
+  variables = import_state(config, rule.state(golden), tmp_path)
+  case = next(c for c in golden['cases'] if c['name'] == 'eval')
+  stored = case['outputs'].get('logits') or case['outputs']['output']
+  want = np.reshape(stored['data'], stored['shape'])
+  # Most of the time goes into compiling; the program runs once.
+  quickly = {'xla_backend_optimization_level': 0}
+  with jax.enable_x64(True):
+    network = models.build(model, num_classes=400, dropout=0.0, dtype='float64')
+    video = rule.video(case, golden['rule']['salt']).astype(np.float64)
+    wide = jax.tree.map(lambda a: np.asarray(a, np.float64), variables)
+    logits = jax.jit(network.apply, compiler_options=quickly)(wide, video)
+  np.testing.assert_allclose(logits, want, rtol=0, atol=1e-5 * want.std())

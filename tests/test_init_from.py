@@ -1,0 +1,119 @@
+"""Training that starts from other weights."""
+
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from mgjax import checkpoint, evaluate, train
+from mgjax.cli import ConfigError
+from tests import test_import_weights as weights
+
+
+@pytest.fixture
+def config(tiny_config):
+  """One epoch whose learning rate is nothing: parameters stay as they are."""
+  tiny_config.model.name = 'slow'
+  tiny_config.model.blocks = (1, 1)
+  tiny_config.model.width = 4
+  tiny_config.data.num_frames = 2
+  tiny_config.data.crop_px = 16
+  tiny_config.grid.mode = 'none'
+  tiny_config.optim.total_epochs = 1
+  tiny_config.optim.schedule = 'constant'
+  tiny_config.optim.warmup_epochs = 0.0
+  tiny_config.optim.base_lr = 1e-30
+  tiny_config.norm.precise_batches = 0
+  return tiny_config
+
+
+def initialised(config, folder):
+  """Imports weights for the config's model and sets init_from."""
+  variables = weights.import_state(config, weights.state_of(config), folder)
+  config.init_from = str(folder / 'out')
+  return variables
+
+
+def final_variables(config, workdir):
+  return checkpoint.load_variables(
+    checkpoint.find(workdir, 'workdir'), weights.shapes_of(config)
+  )
+
+
+def test_a_run_starts_from_the_weights_and_resumes_without_them(
+  config, tmp_path
+):
+  variables = initialised(config, tmp_path)
+  summary = train.train(config, tmp_path / 'run')
+  final = final_variables(config, tmp_path / 'run')
+  jax.tree.map(
+    np.testing.assert_array_equal, final['params'], variables['params']
+  )
+  shutil.rmtree(tmp_path / 'out')
+  assert train.train(config, tmp_path / 'run')['top1'] == summary['top1']
+
+
+def test_imported_weights_can_be_evaluated(config, tmp_path):
+  initialised(config, tmp_path)
+  result = evaluate.evaluate_checkpoint(config, tmp_path / 'out', None)
+  assert result['num_scored'] == result['num_videos'] == 64
+  assert result['step'] == 0
+
+
+def abstract(config):
+  shapes = weights.shapes_of(config)
+  state = train.train_step.TrainState(
+    step=None, opt_state=None, **{k: shapes[k] for k in checkpoint.VARIABLES}
+  )
+  return state
+
+
+def test_the_head_may_be_new_on_request(config, tmp_path):
+  variables = initialised(config, tmp_path)
+  config.model.num_classes = 5
+  with pytest.raises(ConfigError, match="init_from: .*init_head='new'"):
+    train.initial_variables(config, abstract(config))
+  config.init_head = 'new'
+  loaded = train.initial_variables(config, abstract(config))
+  assert 'head' not in loaded['params']
+  np.testing.assert_array_equal(
+    loaded['params']['stem']['layer']['conv']['kernel'],
+    variables['params']['stem']['layer']['conv']['kernel'],
+  )
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    loaded['batch_stats'],
+    variables['batch_stats'],
+  )
+
+
+@pytest.mark.parametrize(
+  'field,value,words',
+  [
+    ('width', 16, r'of \d+ variables differ .*batch_stats'),
+    ('blocks', (1, 2), 'block1/.*: none, but the model has'),
+    ('blocks', (1,), 'differ .*: .*, but the model has none'),
+  ],
+)
+def test_weights_of_another_network_are_refused(
+  config, tmp_path, field, value, words
+):
+  initialised(config, tmp_path)
+  config.model[field] = value
+  with pytest.raises(ConfigError, match=words):
+    train.initial_variables(config, abstract(config))
+
+
+def test_a_wrong_folder_is_refused_before_anything_is_written(config, tmp_path):
+  config.init_from = str(tmp_path / 'nowhere')
+  with pytest.raises(ConfigError, match='init_from=.*nowhere holds no check'):
+    train.train(config, tmp_path / 'run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_does_not_start_in_the_folder_of_the_weights(config, tmp_path):
+  initialised(config, tmp_path)
+  config.init_from = ''
+  with pytest.raises(ConfigError, match='holds imported weights, not a run'):
+    train.train(config, tmp_path / 'out')

@@ -1,0 +1,177 @@
+"""Predictions for video files: those of an evaluation, file by file."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mgjax import checkpoint, cli, import_weights, models, predict, train_step
+from mgjax.cli import ConfigError
+from mgjax.data import moving_digits, sources
+from tests import test_import_weights as weights
+
+
+def encode(seed, num_frames=16):
+  rng = np.random.default_rng(seed)
+  frames = rng.integers(0, 255, (num_frames, 6, 8, 3), np.uint8)
+  # Large pixels survive the encoder.
+  return moving_digits.encode(frames.repeat(8, 1).repeat(8, 2))
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """Imported weights of a tiny network, and videos beside them."""
+  folder = tmp_path_factory.mktemp('predict')
+  config = weights.small_config()
+  config.data.num_frames = 4
+  config.eval.num_views = 2
+  config.eval.num_crops = 1
+  config.eval.crop_px = config.eval.short_side_px = 32
+  weights.import_state(config, weights.state_of(config), folder)
+  for name in 'ab':
+    (folder / f'{name}.mp4').write_bytes(encode(ord(name)))
+  (folder / 'text.mp4').write_text('not a video')
+  # Whole packets, wrong content: only decoding finds out.
+  data = bytearray(encode(0))
+  start = data.index(b'mdat') + 4
+  data[start + 40 : start + 2000] = bytes(1960)
+  (folder / 'damaged.mp4').write_bytes(data)
+  return folder
+
+
+def run(capsys, folder, *argv, workdir='--workdir={}/out'):
+  code = cli.run(
+    predict.main,
+    predict.define_flags,
+    ['predict', workdir.format(folder), *map(str, argv)],
+    arguments='VIDEO',
+    find_config=predict.find_config,
+  )
+  return code, capsys.readouterr()
+
+
+def test_probabilities_are_the_mean_over_the_views(folder, capsys):
+  code, printed = run(
+    capsys, folder, folder / 'a.mp4', '--format=json', '--top=7'
+  )
+  assert code == 0, printed.err
+  (result,) = json.loads(printed.out)
+  assert result['file'] == str(folder / 'a.mp4')
+  got = {p['class']: p['probability'] for p in result['predictions']}
+  # The same by hand: two clips of 4 frames, 8 apart at 30 frames a second,
+  # the first from the start, the second from the middle of what is left.
+  config = weights.small_config()
+  model = models.from_config(config.model, config.norm)
+  variables = jax.tree.map(
+    jnp.asarray,
+    checkpoint.load_variables(
+      folder / 'out' / 'checkpoints' / '0', weights.shapes_of(config)
+    ),
+  )
+  apply = jax.jit(
+    model.apply, compiler_options={'xla_backend_optimization_level': 0}
+  )
+  fps = moving_digits.FPS
+  with predict.Video((folder / 'a.mp4').read_bytes()) as video:
+    span = 4 * 8 / 30 * fps
+    scores = []
+    for view in range(2):
+      first = max(video.num_frames - span, 0) * view / 2
+      positions = np.linspace(first, first + span - 1, 4)
+      frames = np.floor(positions.clip(0, video.num_frames - 1)).astype(int)
+      pixels = video.frames(frames, 32, 42)[:, :, 5:37]
+      clip = train_step.normalize(
+        jnp.asarray(pixels)[None], (0.45,) * 3, (0.225,) * 3
+      )
+      scores.append(jax.nn.softmax(apply(variables, clip))[0])
+  want = np.mean(scores, 0)
+  np.testing.assert_allclose([got[k] for k in range(7)], want, atol=1e-5)
+  assert [p['class'] for p in result['predictions']] == list(
+    np.argsort(-want, kind='stable')
+  )
+
+
+def test_every_file_is_scored_by_itself_and_printed_in_order(folder, capsys):
+  files = [folder / 'b.mp4', folder / 'a.mp4', folder / 'b.mp4']
+  code, printed = run(capsys, folder, *files, '--top=2')
+  assert code == 0, printed.err
+  lines = printed.out.splitlines()
+  assert lines[::3] == [str(f) for f in files]
+  assert lines[:3] == lines[6:]
+  assert lines[1] != lines[4]
+  assert all('%  class ' in line for line in lines if not line.endswith('mp4'))
+  code, alone = run(capsys, folder, folder / 'a.mp4', '--top=2')
+  assert alone.out.splitlines() == lines[3:6]
+
+
+def test_one_checkpoint_can_be_named(folder, capsys):
+  code, printed = run(
+    capsys,
+    folder,
+    folder / 'a.mp4',
+    '--config.eval.num_views=1',
+    workdir='--checkpoint={}/out/checkpoints/0',
+  )
+  assert code == 0, printed.err
+  assert len(printed.out.splitlines()) == 6
+
+
+def test_files_that_cannot_be_used_are_named_and_the_others_printed(
+  folder, capsys
+):
+  bad = [folder / n for n in ('text.mp4', 'missing.mp4', 'damaged.mp4')]
+  code, printed = run(
+    capsys, folder, bad[0], folder / 'a.mp4', *bad[1:], '--format=json'
+  )
+  assert code == 1
+  results = json.loads(printed.out)
+  assert ['error' in r for r in results] == [True, False, True, True]
+  assert 'No such file' in results[2]['error']
+  assert printed.err.startswith('error: 3 of 4 files could not be used: ')
+  assert printed.err.count('\n') == 1
+  for file in bad:
+    assert str(file) in printed.err
+
+
+@pytest.mark.parametrize('name', ['text.mp4', 'missing.mp4', 'damaged.mp4'])
+def test_no_usable_file_at_all_is_code_2(folder, capsys, name):
+  code, printed = run(capsys, folder, folder / name)
+  assert code == 2
+  assert 'none of the files can be used' in printed.err
+  assert name in printed.err and printed.err.count('\n') == 1
+
+
+def test_bad_flags_end_in_one_line_and_code_2(folder, tmp_path, capsys):
+  video = folder / 'a.mp4'
+  for argv, workdir, words in (
+    ([], '--workdir={}/out', 'no video'),
+    ([video], '--workdir={}/nowhere', 'is not a folder'),
+    ([video], f'--workdir={tmp_path}', 'config.json'),
+    ([video], '--top=3', 'give --workdir'),
+    ([video], '--top=0', 'top'),
+    ([video, '--config.model.width=16'], '--workdir={}/out', 'such as'),
+    ([video, '--config.eval.views=3'], '--workdir={}/out', 'no such field'),
+  ):
+    code, printed = run(capsys, folder, *argv, workdir=workdir)
+    assert code == 2, argv
+    assert printed.err.startswith('error: ') and printed.err.count('\n') == 1
+    assert words in printed.err
+
+
+def test_labels_are_those_of_the_data_set(tiny_config):
+  source = sources.open_source(tiny_config, 'validation')
+  assert predict.label_names(tiny_config) == list(source.label_names)
+  tiny_config.model.num_classes = 3  # Of another data set.
+  assert predict.label_names(tiny_config) == ['class 0', 'class 1', 'class 2']
+
+
+def test_imported_weights_are_no_folder_for_a_run(folder):
+  with pytest.raises(ConfigError, match='holds checkpoints already'):
+    import_weights.import_file(
+      weights.small_config(),
+      folder / 'x.pyth',
+      folder / 'out',
+      inflate='repeat',
+    )
