@@ -2,7 +2,7 @@
 # make test      the tests that every change must pass
 # make test-all  those and the slow ones
 # make records   the runs behind the README's table (about an hour)
-# make tables    the README's table, from the records
+# make tables    the READMEs' tables, from schedules and records
 # make lint      formatting and static checks
 
 PYTHON ?= python3

@@ -1,45 +1,81 @@
 """Runs a training and keeps what is needed to check and repeat it."""
 
+import csv
+import hashlib
 import json
 import pathlib
 import shutil
+import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
+
+import ml_collections
+from absl import flags
+
+from experiments import settings
+from mgjax.cli import ConfigError
 
 RECORDS = pathlib.Path(__file__).parent / 'records'
+# Data sets that records may be about: name, fingerprint, what it is.
+DATA_SETS = pathlib.Path(__file__).parent / 'data_sets.csv'
 
 # What a record keeps of a run's folder.
 _FILES = ('config.json', 'plan.json', 'metrics.jsonl', 'eval.json')
 
 
-def run(name: str, config: str, *, workdir: pathlib.Path) -> pathlib.Path:
+def run(
+  name: str,
+  config: str,
+  *,
+  workdir: pathlib.Path,
+  overrides: Sequence[str] = (),
+) -> pathlib.Path:
   """Trains, unless the record exists, and writes the record.
 
   Args:
     name: Of the record: 'experiment/run'.
     config: Value of --config.
     workdir: Folder of the run; an interrupted run in it goes on.
+    overrides: Such as '--config.grid.epoch_factor=1.0'.
 
   Returns:
     The record's folder: the files of the run, its summary, the command, the
-    commit of the code and whether the code was changed since.
+    commit of the code and whether the code was changed since, the hash of the
+    config and the fingerprint of the data set.
 
   Raises:
     CalledProcessError: The training failed.
+    ConfigError: A value of the config cannot work, or its data set has not
+      been prepared.
   """
   folder = RECORDS / name
   if (folder / 'record.json').exists():
     print(f'{name}: recorded', flush=True)
     return folder
-  command = ['-m', 'mgjax.train', f'--config={config}', f'--workdir={workdir}']
+  # Takes seconds to import, and only a run needs it.
+  from mgjax.data import sources
+
+  data_folder = sources.builder_dir(settings.read(config, overrides))
+  command = [
+    *('-m', 'mgjax.train', f'--config={config}', *overrides),
+    f'--workdir={workdir}',
+  ]
   print(f'{name}: python {" ".join(command)}', flush=True)
   subprocess.run([sys.executable, *command], check=True)
   folder.mkdir(parents=True, exist_ok=True)
   for file in _FILES:
     shutil.copy(workdir / file, folder / file)
+  stored = json.loads((folder / 'config.json').read_text())
   record = {
     'command': f'python {" ".join(command)}',
     'config': config,
+    'overrides': list(overrides),
+    'config_hash': settings.config_hash(stored),
+    'data': {
+      'name': stored['data']['name'],
+      'fingerprint': data_fingerprint(data_folder),
+    },
     'commit': _git('rev-parse', 'HEAD'),
     'changed_files': _git('status', '--porcelain', '--', 'mgjax', 'configs'),
     'summary': json.loads((workdir / 'summary.json').read_text()),
@@ -48,12 +84,138 @@ def run(name: str, config: str, *, workdir: pathlib.Path) -> pathlib.Path:
   return folder
 
 
-def load(experiment: str) -> list[dict]:
-  """The records of an experiment, in the order of their names."""
+def exists(name: str) -> bool:
+  """Whether there is a record of this name."""
+  return (RECORDS / name / 'record.json').exists()
+
+
+def load(pattern: str) -> list[dict]:
+  """Records in the order of their names.
+
+  Args:
+    pattern: An experiment, or a glob pattern of names: 'digits/none-seed*'.
+
+  Returns:
+    The contents of record.json, with the record's 'name'.
+  """
+  if '/' not in pattern:
+    pattern = f'{pattern}/*'  # So '*' is all of them.
   return [
-    json.loads(path.read_text())
-    for path in sorted((RECORDS / experiment).glob('*/record.json'))
+    {
+      'name': str(path.parent.relative_to(RECORDS)),
+      **json.loads(path.read_text()),
+    }
+    for path in sorted(RECORDS.glob(f'{pattern}/record.json'))
   ]
+
+
+def config_of(entry: dict) -> dict:
+  """The config that a loaded record was trained with."""
+  return json.loads((RECORDS / entry['name'] / 'config.json').read_text())
+
+
+def data_fingerprint(folder: pathlib.Path) -> str:
+  """Sixteen hexadecimal digits that differ where prepared data sets do.
+
+  From the number of videos and of bytes in each split, the class names, and
+  the manifest, where there is one. Bytes stand for contents: videos that
+  differ have other lengths when encoded, and hashing a large set takes hours.
+  """
+  info = json.loads((folder / 'dataset_info.json').read_text())
+  splits = [
+    (split['name'], split['shardLengths'], split['numBytes'])
+    for split in info['splits']
+  ]
+  digest = hashlib.sha256(json.dumps(sorted(splits)).encode())
+  for path in sorted(folder.iterdir()):
+    if path.name.endswith('.labels.txt') or path.name.startswith('manifest'):
+      digest.update(f'{path.name}\n'.encode() + path.read_bytes())
+  return digest.hexdigest()[:16]
+
+
+def problems() -> list[str]:
+  """Says which records cannot be trusted, and why; [] if all can.
+
+  A record's config must be the one that its config file and overrides make
+  today (a field that has been added since does not matter), and its data set
+  one of data_sets.csv.
+  """
+  found = []
+  with DATA_SETS.open(newline='') as file:
+    data_sets = {(d['name'], d['fingerprint']) for d in csv.DictReader(file)}
+  for entry in load('*'):
+    lacking = {'config_hash', 'data', 'overrides'} - set(entry)
+    if lacking:
+      found.append(f'{entry["name"]}: lacks {", ".join(sorted(lacking))}')
+      continue
+    if not _is_known_config(entry):
+      found.append(
+        f'{entry["name"]}: its config (hash {entry["config_hash"]}) is not '
+        f'that of {" ".join([entry["config"], *entry["overrides"]])}'
+      )
+    data = entry['data']
+    if (data['name'], data['fingerprint']) not in data_sets:
+      found.append(
+        f'{entry["name"]}: data set {data["name"]} with fingerprint '
+        f'{data["fingerprint"]} is not in {DATA_SETS.name}'
+      )
+  return found
+
+
+def _is_known_config(entry: dict) -> bool:
+  stored = config_of(entry)
+  try:
+    config = settings.as_json(
+      settings.read(entry['config'], entry['overrides'])
+    )
+  except (ConfigError, flags.Error, AttributeError, OSError):
+    return False
+  return (
+    settings.config_hash(stored) == entry['config_hash']
+    and settings.config_hash(settings.with_fields_of(config, stored))
+    == entry['config_hash']
+  )
+
+
+def speedup(
+  baseline: ml_collections.ConfigDict, config: ml_collections.ConfigDict
+) -> tuple[str, str]:
+  """How many times faster runs with one config were than with another.
+
+  Of the median training seconds of all seeds, on equal machines.
+
+  Returns:
+    The ratio and the names of the records, as text; blanks where one of the
+    configs has no record.
+  """
+  base_runs, runs = _with_config(baseline), _with_config(config)
+  machine = lambda entry: tuple(
+    entry['summary']['environment'][key]
+    for key in ('device', 'num_devices', 'machine', 'num_cpus')
+  )
+  machines = {machine(entry) for entry in runs}
+  base_runs = [entry for entry in base_runs if {machine(entry)} == machines]
+  if not base_runs:
+    return '', ''
+  base_s, run_s = (
+    statistics.median(entry['summary']['train_s'] for entry in entries)
+    for entries in (base_runs, runs)
+  )
+  names = [entry['name'] for entry in (*base_runs, *runs)]
+  return f'{base_s / run_s:.2f}', ', '.join(names)
+
+
+def _with_config(config: ml_collections.ConfigDict) -> list[dict]:
+  """Records of a config, whatever their seed."""
+  wanted = {**settings.as_json(config), 'seed': 0}
+  found = []
+  for entry in load('*'):
+    stored = {**config_of(entry), 'seed': 0}
+    if settings.config_hash(stored) == settings.config_hash(
+      settings.with_fields_of(wanted, stored)
+    ):
+      found.append(entry)
+  return found
 
 
 def _git(*arguments: str) -> str:

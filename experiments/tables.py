@@ -1,16 +1,47 @@
-"""Writes the tables of the README from the records.
+"""Writes the tables of both READMEs: ours from records, the papers' exactly.
 
 python -m experiments.tables          writes them
 python -m experiments.tables --check  exit code 1 where a table is not current
+
+Either way, it fails on a record whose config or data set is not known.
 """
 
+import functools
 import pathlib
+import re
 import statistics
 import sys
 
-from experiments import compare, record
+from experiments import (
+  activation_memory,
+  blvnet_costs,
+  compare,
+  costs,
+  multigrid_grids,
+  multigrid_io,
+  multigrid_savings,
+  multigrid_schedules,
+  published_accuracy,
+  record,
+  successors,
+  tabulate,
+)
 
-README = pathlib.Path(__file__).parent.parent / 'README.md'
+_FOLDER = pathlib.Path(__file__).parent
+README = _FOLDER.parent / 'README.md'
+READMES = (README, _FOLDER / 'README.md')
+
+# Of the tables between marks in the READMEs.
+SCRIPTS = (
+  multigrid_grids,
+  multigrid_schedules,
+  multigrid_savings,
+  multigrid_io,
+  blvnet_costs,
+  activation_memory,
+  successors,
+  published_accuracy,
+)
 
 
 def multigrid_table(records: list[dict]) -> str:
@@ -54,37 +85,67 @@ def multigrid_table(records: list[dict]) -> str:
   return '\n'.join(rows)
 
 
-TABLES = {
-  'moving_digits': lambda: multigrid_table(record.load(compare.EXPERIMENT)),
-}
+@functools.cache
+def contents() -> dict[str, str]:
+  """All tables by name, as Markdown."""
+  found = {compare.EXPERIMENT: multigrid_table(record.load(compare.EXPERIMENT))}
+  for script in SCRIPTS:
+    for table in script.make():
+      assert table.name not in found, table.name
+      found[table.name] = tabulate.markdown(table)
+  return found
+
+
+def names_in(text: str) -> list[str]:
+  """The tables that a text has marks of, in its order."""
+  return re.findall(r'<!-- table (\w+) -->', text)
 
 
 def with_tables(text: str) -> str:
   """Replaces what stands between the marks of each table.
 
+  Args:
+    text: With marks <!-- table NAME --> and <!-- end NAME -->.
+
   Raises:
-    ValueError: A mark is missing.
+    ValueError: A table is unknown, or its end is not marked.
   """
-  for name, make in TABLES.items():
+  for name in names_in(text):
+    if name not in contents():
+      raise ValueError(
+        f'There is no table {name}; known are {", ".join(contents())}.'
+      )
     begin, end = f'<!-- table {name} -->', f'<!-- end {name} -->'
-    if begin not in text or end not in text:
-      raise ValueError(f'README.md lacks {begin} or {end}.')
+    if end not in text:
+      raise ValueError(f'The end of table {name} lacks its mark, {end}.')
     before, rest = text.split(begin)
     _, after = rest.split(end)
-    text = f'{before}{begin}\n{make()}\n{end}{after}'
+    text = f'{before}{begin}\n{contents()[name]}\n{end}{after}'
   return text
 
 
 def main(argv: list[str]) -> int:
-  old = README.read_text()
-  new = with_tables(old)
-  if '--check' in argv:
-    if new != old:
-      print('README.md is not what the records say; run make tables')
-      return 1
-    return 0
-  README.write_text(new)
-  return 0
+  problems = record.problems()
+  for problem in problems:
+    print(f'error: record {problem}', file=sys.stderr)
+  if problems:
+    return 1
+  status = 0
+  for path in READMES:
+    old = path.read_text()
+    new = with_tables(old)
+    if '--check' not in argv:
+      path.write_text(new)
+    elif new != old:
+      name = path.relative_to(_FOLDER.parent)
+      print(
+        f'error: {name} is not what schedules and records say; run make tables',
+        file=sys.stderr,
+      )
+      status = 1
+  if '--check' not in argv:
+    costs.save()
+  return status
 
 
 if __name__ == '__main__':

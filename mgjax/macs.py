@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -13,8 +13,22 @@ from jax.extend import core
 from mgjax.models import conv, norm, temporal
 
 
+class ForwardCost(NamedTuple):
+  """Of one clip's forward pass."""
+
+  macs: int  # Multiply-adds.
+  # Numbers that convolutions and temporal aggregations write: what a training
+  # step keeps for its backward pass is in proportion, whatever the type.
+  conv_outputs: int
+
+
 def forward_macs(model: nn.Module, *, T: int, H: int, W: int) -> int:
-  """Counts the multiply-adds of one clip's forward pass.
+  """Returns the multiply-adds of `forward_cost`."""
+  return forward_cost(model, T=T, H=H, W=W).macs
+
+
+def forward_cost(model: nn.Module, *, T: int, H: int, W: int) -> ForwardCost:
+  """Counts the multiply-adds and activations of one clip's forward pass.
 
   Convolutions, matrix products and temporal aggregations (depthwise
   convolutions) count; elementwise work (batch norm, activations, pooling,
@@ -28,13 +42,21 @@ def forward_macs(model: nn.Module, *, T: int, H: int, W: int) -> int:
     W: Its width in pixels.
 
   Returns:
-    Multiply-adds; the "FLOPs" of most papers on video models.
+    The cost; its multiply-adds are the "FLOPs" of most papers on video models.
   """
   clip = jax.ShapeDtypeStruct((1, T, H, W, 3), jnp.float32)
   key = jax.ShapeDtypeStruct((2,), jnp.uint32)
   with nn.intercept_methods(_shortcut):
     jaxpr = jax.make_jaxpr(model.init)(key, clip)
-  return sum(_macs(eqn) for eqn in _equations(jaxpr.jaxpr))
+  equations = list(_equations(jaxpr.jaxpr))
+  return ForwardCost(
+    macs=sum(_macs(item) for item in equations),
+    conv_outputs=sum(
+      times * math.prod(eqn.outvars[0].aval.shape)
+      for times, eqn in equations
+      if eqn.primitive.name == 'conv_general_dilated'
+    ),
+  )
 
 
 def _shortcut(next_fun, args, kwargs, context):

@@ -27,7 +27,7 @@ from mgjax.cli import ConfigError
 from mgjax.schedule import Grid, GridSchedule, Phase
 
 # Videos in the training set where the data is not at hand.
-_PUBLISHED_SIZES = {
+PUBLISHED_SIZES = {
   'kinetics400': 240_436,
   'something_something_v2': 168_913,
   'charades': 7_985,
@@ -61,8 +61,8 @@ def dataset_size(config: ml_collections.ConfigDict) -> tuple[int, str]:
     for split in splits:
       if split['name'] == 'train':
         return sum(map(int, split['shardLengths'])), str(found[-1])
-  if data.name in _PUBLISHED_SIZES:
-    return _PUBLISHED_SIZES[data.name], f'published size of {data.name}'
+  if data.name in PUBLISHED_SIZES:
+    return PUBLISHED_SIZES[data.name], f'published size of {data.name}'
   raise ConfigError(
     f'data.name={data.name!r} is not prepared in {folder}, so its size is '
     'unknown; prepare it, or give --config.data.num_train=VIDEOS.'
@@ -108,7 +108,7 @@ def make_plan(
       'clips': sum(clips for _, clips in used),
       'gmacs': math.fsum(gmacs[grid[:3]] * clips for grid, clips in used),
     }
-    for phase, num_steps, used in _uses(schedule)
+    for phase, num_steps, used in uses(schedule)
   ]
   clips = schedule.total_clips
   total_gmacs = math.fsum(phase['gmacs'] for phase in phases)
@@ -121,7 +121,7 @@ def make_plan(
   base_clips = base_steps * full.batch
   full_gmacs = gmacs[full[:3]]
 
-  frames = sum(n * grid.T for *_, used in _uses(schedule) for grid, n in used)
+  frames = sum(n * grid.T for *_, used in uses(schedule) for grid, n in used)
   costs = [gmacs[grid[:3]] for grid in schedule.grids]
   clips_per_step = clips / schedule.total_steps
   max_batch = max(grid.batch for grid in schedule.grids)
@@ -171,10 +171,10 @@ def make_plan(
   }
 
 
-def _uses(
+def uses(
   schedule: GridSchedule,
 ) -> Iterator[tuple[Phase, int, list[tuple[Grid, int]]]]:
-  """Yields each phase, its steps, and the clips that its cycle's grids use."""
+  """Yields each phase, its steps, and the clips that each of its grids use."""
   for i, phase in enumerate(schedule.phases):
     num_steps = phase.end_step - schedule.start_step(i)
     cycles_done, rest = divmod(num_steps, len(phase.cycle))

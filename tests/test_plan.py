@@ -201,7 +201,7 @@ def test_published_sizes_of_moving_digits_are_those_it_generates():
   from mgjax.data import moving_digits as builder
 
   for name, spec in builder.CONFIGS.items():
-    published = plan._PUBLISHED_SIZES[f'moving_digits/{name}']
+    published = plan.PUBLISHED_SIZES[f'moving_digits/{name}']
     assert published == spec.num_videos('train')
 
 

@@ -1,0 +1,150 @@
+"""Parameters and multiply-adds of bLVNet-TAM and its 2-D neighbours.
+
+python -m experiments.blvnet_costs
+
+Both papers call multiply-adds FLOPs. One clip, one crop, classifier included.
+bLVNet takes frames in pairs: 8x2 are 16 frames. What temporal aggregation
+(TAM) costs is the difference to the same network without it.
+"""
+
+import sys
+
+from experiments import costs, tabulate
+
+_TABLE = 'blvnet_costs'
+_CLASSES = {'Something-Something V2': 174, 'Moments in Time': 339, 'K400': 400}
+_PAIRS = (8, 16, 24, 32)
+
+
+def sizes() -> tabulate.Table:
+  """Multiply-adds by number of frames, and parameters by data set."""
+  cases = [
+    ('bLVNet-TAM-50', 'blvnet_tam_50', 224, 2),
+    ('bLVNet-TAM-101', 'blvnet_tam_101', 224, 2),
+    ('bLVNet-TAM-50', 'blvnet_tam_50', 256, 2),
+    ('bLVNet-50', 'blvnet_50', 224, 2),
+    ('bLVNet-101', 'blvnet_101', 224, 2),
+    ('TSN-R50', 'tsn_r50', 224, 1),
+    ('TAM-R50', 'tam_r50', 224, 1),
+    ('TSN-R101', 'tsn_r101', 224, 1),
+  ]
+  rows = []
+  for name, model, side, per_position in cases:
+    frames = [f'{n}x2' if per_position == 2 else f'{n}' for n in _PAIRS]
+    found = [
+      costs.cost(model, 174, n * per_position, side, side) for n in _PAIRS
+    ]
+    parameters = [
+      costs.cost(model, k, 8 * per_position, 224, 224).parameters
+      for k in _CLASSES.values()
+    ]
+    published = {
+      text: tabulate.published_cell(_TABLE, f'{name} {text} {side}', 'GMACs')
+      for text in frames
+    }
+    rows.append(
+      (
+        name,
+        f'{side}²',
+        *(f'{cost.macs / 1e9:.2f}' for cost in found),
+        *(f'{p / 1e6:.2f} M' for p in parameters),
+        '; '.join(f'{t}: {c.value}' for t, c in published.items() if c.value),
+        *tabulate.sources(published.values()),
+      )
+    )
+  return tabulate.Table(
+    _TABLE,
+    (
+      'network',
+      'crop',
+      *(f'GMACs at {n} or {n}x2 frames [computed]' for n in _PAIRS),
+      *(f'parameters, {data} [computed]' for data in _CLASSES),
+      'GMACs [published]',
+      'source',
+      'how sure',
+    ),
+    rows,
+  )
+
+
+def overhead() -> tabulate.Table:
+  """What temporal aggregation adds."""
+  rows = []
+  for name, with_tam, without, frames in (
+    ('bLVNet-50 8x2', 'blvnet_tam_50', 'blvnet_50', 16),
+    ('bLVNet-101 8x2', 'blvnet_tam_101', 'blvnet_101', 16),
+    ('TSN-R50 8', 'tam_r50', 'tsn_r50', 8),
+  ):
+    tam = costs.cost(with_tam, 174, frames, 224, 224)
+    none = costs.cost(without, 174, frames, 224, 224)
+    more_macs, more = tam.macs - none.macs, tam.parameters - none.parameters
+    rows.append(
+      (
+        name,
+        f'{more:,}',
+        f'{more / none.parameters:.2%}',
+        f'{more_macs / 1e9:.3f}',
+        f'{more_macs / none.macs:.2%}',
+      )
+    )
+  return tabulate.Table(
+    'tam_overhead',
+    (
+      'network',
+      'parameters of TAM [computed]',
+      'parameters of TAM, of the network [computed]',
+      'GMACs of TAM [computed]',
+      'MACs of TAM, of the network [computed]',
+    ),
+    rows,
+  )
+
+
+def checks() -> tabulate.Table:
+  """The counter against counts that others published."""
+  rows = []
+  for row, model, num_classes, frames in (
+    ('TSN-R50 8 224 (87 classes)', 'tsn_r50', 87, 8),
+    ('TAM-R50 8 224 (87 classes)', 'tam_r50', 87, 8),
+    ('bLResNet-50 image 224', 'blresnet_50', 1000, 1),
+    ('bLResNet-101 image 224', 'blresnet_101', 1000, 1),
+  ):
+    cost = costs.cost(model, num_classes, frames, 224, 224)
+    # Linear in the classes, so this is what it would be without any.
+    twice = costs.cost(model, 2 * num_classes, frames, 224, 224)
+    cells = [
+      tabulate.published_cell(_TABLE, row, column)
+      for column in ('GMACs', 'parameters')
+    ]
+    rows.append(
+      (
+        row,
+        f'{cost.macs:,}',
+        f'{2 * cost.macs - twice.macs:,}',
+        f'{cost.parameters:,}',
+        *(cell.value for cell in cells),
+        *tabulate.sources(cells),
+      )
+    )
+  return tabulate.Table(
+    'counter_checks',
+    (
+      'network, frames, crop',
+      'MACs [computed]',
+      'MACs without classifier [computed]',
+      'parameters [computed]',
+      'GMACs [published]',
+      'parameters [published]',
+      'source',
+      'how sure',
+    ),
+    rows,
+  )
+
+
+def make() -> list[tabulate.Table]:
+  return [sizes(), overhead(), checks()]
+
+
+if __name__ == '__main__':
+  sys.exit(tabulate.main(make))

@@ -1,0 +1,288 @@
+r"""Every run behind a table: what it is, how long it takes, how to start it.
+
+python -m experiments.launch --table=kinetics400_accuracy
+python -m experiments.launch --table=moving_digits --seeds=3 --run=local
+python -m experiments.launch --table=ssv2_accuracy --run=slurm \
+  --gmacs_per_s=40000 --device='8 x H100'
+
+Runs that have a record in experiments/records are skipped. Hours are those of
+training steps: 3 x the plan's multiply-adds (a backward pass takes twice the
+forward pass's) over a rate, which is yours (--gmacs_per_s) or that of a record
+(--record). The published results on SSv2 and Charades, and those of models on
+segments, start from other weights: --init_from names them.
+"""
+
+import argparse
+import functools
+import json
+import pathlib
+import shlex
+import sys
+from typing import NamedTuple
+
+from experiments import compare, costs, record, settings, tabulate
+from mgjax.cli import ConfigError
+
+
+class Run(NamedTuple):
+  """Trainings that differ in the seed only."""
+
+  name: str  # Records are EXPERIMENT/NAME-seedN.
+  row: str  # Of the table.
+  config: str  # Without the seed.
+  model: str  # As costs.py knows it.
+  overrides: tuple[str, ...] = ()
+
+
+def _both_modes(file: str, model: str, row: str) -> list[Run]:
+  words = {'none': 'baseline', 'both': 'multigrid'}
+  return [
+    Run(
+      f'{model}-{mode}',
+      f'{row}, {words[mode]}',
+      f'configs/{file}.py:model={model},grid={mode}',
+      model,
+    )
+    for mode in words
+  ]
+
+
+def _segments(file: str, models: dict[str, str]) -> list[Run]:
+  """Models on segments; bLVNet-TAM climbs its ladder."""
+  return [
+    Run(
+      f'{file}-{model}',
+      row,
+      f'configs/{file}.py:model={model},grid='
+      + ('ladder' if model.startswith('blvnet') else 'none'),
+      model,
+    )
+    for model, row in models.items()
+  ]
+
+
+_SEGMENT_MODELS = {
+  'tsn_r50': 'TSN-R50 8',
+  'tsm_r50': 'TSM-R50 8',
+  'tam_r50': 'TAM-R50 8',
+  'blvnet_tam_50': 'bLVNet-TAM-50 16x2',
+}
+
+RUNS = {
+  compare.EXPERIMENT: [
+    Run(mode, mode, f'configs/moving_digits.py:grid={mode}', 'moving_digits')
+    for mode in compare.MODES
+  ],
+  'kinetics400_accuracy': [
+    *_both_modes('kinetics400', 'slowfast', 'SlowFast-R50 8x8'),
+    *_both_modes('kinetics400', 'slowfast_r101_8x8', 'SlowFast-R101 8x8'),
+    *_both_modes('kinetics400', 'i3d', 'I3D-R50 8x8'),
+    *_both_modes('kinetics400', 'i3d_nln', 'I3D-R50-NL 8x8'),
+  ],
+  'ssv2_accuracy': _both_modes('ssv2', 'slowfast', 'SlowFast-R50 16x8'),
+  'charades_accuracy': _both_modes('charades', 'slowfast', 'SlowFast-R50 16x8'),
+  'something_something_blvnet': _segments(
+    'ssv2', {**_SEGMENT_MODELS, 'blvnet_tam_101': 'bLVNet-TAM-101 16x2'}
+  ),
+  'kinetics_moments_blvnet': _segments('kinetics400', _SEGMENT_MODELS),
+}
+
+
+class _Planned(NamedTuple):
+  run: Run
+  seed: int
+  record: str  # Its name.
+  config: str  # Value of --config.
+  gmacs: float  # 1e9 multiply-adds of all forward and backward passes.
+
+
+def planned(
+  table: str, seeds: int, overrides: tuple[str, ...] = ()
+) -> list[_Planned]:
+  """The runs of a table that have no record yet, with more overrides.
+
+  Seed by seed, so that a drift of the machine's speed touches all rows alike.
+  """
+  found = []
+  for seed in range(seeds):
+    for run in RUNS[table]:
+      name = f'{table}/{run.name}-seed{seed}'
+      if not record.exists(name):
+        config = f'{run.config},seed={seed}'
+        gmacs = _training_gmacs(run)
+        run = run._replace(overrides=(*run.overrides, *overrides))
+        found.append(_Planned(run, seed, name, config, gmacs))
+  return found
+
+
+@functools.cache
+def _training_gmacs(run: Run) -> float:
+  config = settings.read(run.config, run.overrides)
+  cost = costs.run_cost(
+    settings.schedule(config), run.model, config.model.num_classes
+  )
+  return 3 * cost.macs / 1e9
+
+
+def rate_of(name: str) -> tuple[float, str]:
+  """1e9 multiply-adds per second of a record, and the hardware it ran on.
+
+  Raises:
+    ConfigError: There is no such record.
+  """
+  if not record.exists(name):
+    known = ', '.join(entry['name'] for entry in record.load('*'))
+    raise ConfigError(
+      f'--record={name} is not in {record.RECORDS}; there are: '
+      f'{known or "none yet"}.'
+    )
+  (entry,) = record.load(name)
+  plan = json.loads((record.RECORDS / name / 'plan.json').read_text())
+  machine = entry['summary']['environment']
+  return (
+    3 * plan['total_gmacs'] / entry['summary']['train_s'],
+    f'{machine["num_devices"]} x {machine["device"]}',
+  )
+
+
+def listing(
+  table: str, runs: list[_Planned], rate: float | None, device: str
+) -> tabulate.Table:
+  """The runs, as a table."""
+  rows = [
+    (
+      item.run.row,
+      ' '.join([item.config, *item.run.overrides]),
+      str(item.seed),
+      f'{item.gmacs / 1e9:.3g}',
+      f'{item.gmacs / rate / 3600:.2f}' if rate else '',
+    )
+    for item in runs
+  ]
+  hours = f'hours on {device}' if device else 'hours'
+  return tabulate.Table(
+    table,
+    ('row', '--config', 'seed', 'training MACs, 1e18 [computed]', hours),
+    rows,
+  )
+
+
+def command(table: str, item: _Planned, args: argparse.Namespace) -> str:
+  """The command line that makes one record, on the machine that runs it."""
+  name = item.record.split('/')[-1]
+  return shlex.join(
+    [
+      *('python', '-m', 'experiments.launch', '--run=local'),
+      f'--table={table}',
+      f'--seeds={args.seeds}',
+      f'--only={name}',
+      f'--workdir={args.workdir}',
+      *([f'--init_from={args.init_from}'] if args.init_from else []),
+    ]
+  )
+
+
+def submit_line(
+  table: str, item: _Planned, args: argparse.Namespace, rate: float | None
+) -> str:
+  """The command line that has a cluster run `command`."""
+  line = command(table, item, args)
+  if args.run == 'tpu':
+    return shlex.join(
+      [
+        *('gcloud', 'compute', 'tpus', 'tpu-vm', 'ssh', args.tpu),
+        '--worker=all',
+        f'--command=cd mgjax && {line}',
+      ]
+    )
+  limit = []
+  if rate:
+    # Half as much again, for compilation, evaluation and bad luck.
+    minutes = max(1, round(1.5 * item.gmacs / rate / 60))
+    limit = [f'--time={minutes}']
+  return shlex.join(
+    [
+      'sbatch',
+      f'--job-name={item.record.replace("/", "-")}',
+      *(f'--gpus={args.gpus}', *limit, f'--wrap={line}'),
+    ]
+  )
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog='python -m experiments.launch',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add('--table', required=True, choices=RUNS, help='whose runs')
+  add('--seeds', type=int, default=1, help='seeds 0 to this - 1 (default 1)')
+  add('--only', help='of these, the run of this name: NAME-seedN')
+  add(
+    '--run',
+    choices=('list', 'local', 'slurm', 'tpu'),
+    default='list',
+    help='list them, run them here one by one, or print submit commands',
+  )
+  add('--workdir', type=pathlib.Path, default=pathlib.Path('runs'))
+  add('--init_from', help='config.init_from of all runs, with a new classifier')
+  rate = parser.add_mutually_exclusive_group()
+  rate.add_argument(
+    '--gmacs_per_s',
+    type=float,
+    help='1e9 multiply-adds per second in training, of all devices together',
+  )
+  rate.add_argument('--record', help='a record whose speed is taken')
+  add('--device', default='', help='hardware that --gmacs_per_s is about')
+  add('--gpus', type=int, default=8, help='slurm: GPUs of a run (default 8)')
+  add('--tpu', default='mgjax', help='tpu: name of the slice (default mgjax)')
+  return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+  parser = _parser()
+  args = parser.parse_args(argv)
+  if args.seeds < 1:
+    parser.error(f'--seeds={args.seeds}; give 1 or more')
+  rate, device = args.gmacs_per_s, args.device
+  if rate is not None and not rate > 0:
+    parser.error(f'--gmacs_per_s={rate:g}; give a positive rate')
+  try:
+    if args.record:
+      rate, device = rate_of(args.record)
+    overrides = ()
+    if args.init_from:
+      overrides = (
+        f'--config.init_from={args.init_from}',
+        '--config.init_head=new',
+      )
+    runs = planned(args.table, args.seeds, overrides)
+    if args.only:
+      names = [
+        f'{r.name}-seed{s}' for r in RUNS[args.table] for s in range(args.seeds)
+      ]
+      if args.only not in names:
+        raise ConfigError(f'--only={args.only} is none of {", ".join(names)}.')
+      runs = [r for r in runs if r.record == f'{args.table}/{args.only}']
+    if args.run == 'local':
+      for item in runs:
+        record.run(
+          item.record,
+          item.config,
+          workdir=args.workdir / item.record,
+          overrides=item.run.overrides,
+        )
+      return 0
+  except ConfigError as error:
+    parser.error(str(error))
+  if args.run == 'list':
+    print(tabulate.markdown(listing(args.table, runs, rate, device)))
+  else:
+    for item in runs:
+      print(submit_line(args.table, item, args, rate))
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -1,0 +1,78 @@
+"""Published accuracies and speed-ups, and ours where there are records.
+
+python -m experiments.published_accuracy
+
+The multigrid paper with its independent reproductions, bLVNet-TAM, and the
+small sets of IBM's benchmark.
+"""
+
+import statistics
+import sys
+
+from experiments import launch, record, tabulate
+
+_TABLES = (
+  'multigrid_speedups',
+  'kinetics400_accuracy',
+  'ssv2_accuracy',
+  'charades_accuracy',
+  'something_something_blvnet',
+  'kinetics_moments_blvnet',
+  'mini_sets',
+)
+_METRICS = {'top1': 'top-1', 'top5': 'top-5', 'map': 'mAP'}
+
+
+def measured(entries: list[dict]) -> str:
+  """Mean and standard deviation over seeds of each metric of some records."""
+  texts = []
+  for key, metric in _METRICS.items():
+    values = [e['summary'][key] for e in entries if key in e['summary']]
+    if values:
+      spread = statistics.stdev(values) if len(values) > 1 else 0.0
+      texts.append(f'{metric} {statistics.mean(values):.2f} ± {spread:.2f}')
+  return f'{", ".join(texts)} ({len(entries)} seeds)'
+
+
+def accuracy(name: str) -> tabulate.Table:
+  """One row for each published result, then one for each run of ours."""
+  cells = tabulate.published(name)
+  columns = list(dict.fromkeys(column for _, column in cells))
+  blank = tabulate.Published('', '', '')
+  rows = []
+  for row in dict.fromkeys(row for row, _ in cells):
+    found = [cells.get((row, column), blank) for column in columns]
+    rows.append(
+      (row, *(c.value for c in found), *tabulate.sources(found), '', '')
+    )
+  for run in launch.RUNS[name] if name in launch.RUNS else ():
+    entries = record.load(f'{name}/{run.name}-seed*')
+    if entries:
+      rows.append(
+        (
+          f'{run.row}, mgjax',
+          *('' for _ in (*columns, 'source', 'how sure')),
+          measured(entries),
+          ', '.join(entry['name'] for entry in entries),
+        )
+      )
+  return tabulate.Table(
+    name,
+    (
+      'model',
+      *(f'{column} [published]' for column in columns),
+      'source',
+      'how sure',
+      'accuracy [measured]',
+      'record',
+    ),
+    rows,
+  )
+
+
+def make() -> list[tabulate.Table]:
+  return [accuracy(name) for name in _TABLES]
+
+
+if __name__ == '__main__':
+  sys.exit(tabulate.main(make))
