@@ -237,10 +237,12 @@ def _kinetics(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   del fold
   videos = []
   num_unlabelled = 0
-  for path in _lists(files, r'\.(csv|json)$'):
-    for number, row in enumerate(_kinetics_rows(path), 2):
-      where = f'{path}, entry {number - 1}'
-      if not row.get('label'):
+  # The publisher packs every list in both forms.
+  has_csv = any(path.suffix == '.csv' for path in files)
+  for path in _lists(files, r'\.csv$' if has_csv else r'\.json$'):
+    for number, row in enumerate(_kinetics_rows(path), 1):
+      where = f'{path}, entry {number}'
+      if 'youtube_id' in row and not row.get('label'):
         num_unlabelled += 1
         continue
       try:

@@ -7,6 +7,7 @@ one pass. FFmpeg conceals damage by default; here damage raises.
 
 import bisect
 import io
+from collections.abc import Iterator
 
 import av
 import numpy as np
@@ -89,6 +90,38 @@ class Video:
       # damage from that.
       found = self._find(wanted, height, width, from_start=True)
     return np.stack([found[self._pts[i]] for i in indices])
+
+  def decode_all(self) -> Iterator[av.VideoFrame]:
+    """Yields every frame, in the order in which it is shown.
+
+    Raises:
+      DecodeError: A frame is damaged.
+    """
+    codec = self._stream.codec_context
+    codec.flush_buffers()
+    try:
+      for packet in (*self._packets, None):
+        for frame in codec.decode(packet):
+          if frame.is_corrupt:
+            raise DecodeError(f'the frame at pts {frame.pts} is damaged')
+          yield frame
+    except (av.FFmpegError, ValueError) as error:
+      raise DecodeError(f'damaged: {error}') from error
+
+  @property
+  def has_packet_pts(self) -> bool:
+    """Whether a packet's time stamp is that of the frame in it.
+
+    AVI numbers packets as they are stored; where frames are stored in another
+    order than shown, the numbers are wrong. Known once frames were decoded.
+    """
+    in_avi = self._container.format.name == 'avi'
+    return not (in_avi and self._stream.codec_context.has_b_frames)
+
+  @property
+  def pts(self) -> tuple[int, ...]:
+    """Time stamps of the frames, ascending, in units of the container."""
+    return tuple(self._pts)
 
   def _find(
     self, wanted: set[int], height: int, width: int, *, from_start: bool
