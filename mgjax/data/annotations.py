@@ -85,16 +85,8 @@ def read(
   Raises:
     ConfigError: A file is missing or does not have the publisher's form.
   """
-  files = []
-  for path in paths:
-    if path.is_dir():
-      files.extend(sorted(p for p in path.iterdir() if p.is_file()))
-    elif path.is_file():
-      files.append(path)
-    else:
-      raise ConfigError(f'--annotations: there is no file or folder {path}.')
   try:
-    annotations = VIDEO_SETS[dataset].read(files, fold)
+    annotations = VIDEO_SETS[dataset].read(list_files(paths), fold)
   except UnicodeDecodeError as error:
     raise ConfigError(
       f'--annotations: not text files in UTF-8 ({error}).'
@@ -105,6 +97,23 @@ def read(
       f"publisher's files of {dataset}."
     )
   return annotations
+
+
+def list_files(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+  """Returns the files, and those in the folders.
+
+  Raises:
+    ConfigError: One does not exist.
+  """
+  files = []
+  for path in paths:
+    if path.is_dir():
+      files.extend(sorted(p for p in path.iterdir() if p.is_file()))
+    elif path.is_file():
+      files.append(path)
+    else:
+      raise ConfigError(f'--annotations: there is no file or folder {path}.')
+  return files
 
 
 def choose_classes(

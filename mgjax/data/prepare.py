@@ -61,6 +61,8 @@ SUMMARY = 'summary.json'
 
 # What a killed run leaves: a file per finished shard. Removed at the end.
 _PARTS = 'parts'
+# Damaged files, as they are found; among the parts.
+_QUARANTINED = 'quarantined.jsonl'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -454,6 +456,10 @@ def write_shard(
           example = {'video': video, 'id': item.id, **_annotation(item, shard)}
           encoded = features.encode_example(example)
           writer.write(serializer.serialize_example(encoded))
+        else:
+          # At once: a run that stops for too many of them should say why.
+          with (folder / _PARTS / _QUARANTINED).open('a') as log:
+            log.write(_json_lines([record]))
         records.append(record)
         on_video(video is None)
     finally:
@@ -669,9 +675,9 @@ def _check_bad(num_bad: int, plan: Plan, settings: Settings) -> None:
   if num_bad > settings.max_bad_fraction * plan.num_items:
     raise RunError(
       f'{num_bad} of {plan.num_items} videos are damaged, more than '
-      f'--max_bad_fraction={settings.max_bad_fraction:g} allows; the reasons '
-      f'are in {plan.folder / _PARTS}. Start again with a larger one to '
-      'continue without them.'
+      f'--max_bad_fraction={settings.max_bad_fraction:g} allows; see '
+      f'{plan.folder / _PARTS / _QUARANTINED}. Start again with a larger '
+      'fraction to continue without them.'
     )
 
 
@@ -765,8 +771,7 @@ def _summarize(
     },
     'annotations': {
       path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-      for path in settings.annotations
-      if path.is_file()
+      for path in annotations_lib.list_files(settings.annotations)
     },
     'software': {'av': av.__version__, 'tfds': tfds.__version__},
     'plan_sha256': plan.fingerprint(),
@@ -869,7 +874,7 @@ def _clean(plan: Plan) -> list[Shard]:
     ConfigError: The disk is too small.
   """
   todo = [shard for shard in plan.shards if not is_written(shard)]
-  keep = {_PARTS, 'lock'}
+  keep = {_PARTS, 'lock', _QUARANTINED}
   for shard in set(plan.shards) - set(todo):
     keep |= {shard.file_name, shard.part.name}
   for path in (*plan.folder.iterdir(), *(plan.folder / _PARTS).iterdir()):
