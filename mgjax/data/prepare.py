@@ -41,6 +41,7 @@ from concurrent.futures import process
 from typing import Any, NamedTuple
 
 import av
+import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 from array_record.python import array_record_module
@@ -409,8 +410,8 @@ def make_features(
   label = tfds.features.ClassLabel(names=list(class_names))
   annotation = {'label': label}
   if has_actions:
-    times = {'start_s': tfds.features.Scalar('float32')}
-    times['end_s'] = tfds.features.Scalar('float32')
+    times = {'start_s': tfds.features.Scalar(np.float32)}
+    times['end_s'] = tfds.features.Scalar(np.float32)
     annotation = {'actions': tfds.features.Sequence({'label': label, **times})}
   return tfds.features.FeaturesDict(
     {
