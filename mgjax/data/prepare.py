@@ -249,8 +249,8 @@ def make_plan(settings: Settings) -> Plan:
       file_name = f'{name}-{split}.array_record'
       shards.append(
         Shard(
-          videos=str(settings.videos),
-          folder=str(folder),
+          videos=str(settings.videos.absolute()),
+          folder=str(folder.absolute()),
           file_name=f'{file_name}-{number:05d}-of-{num_shards:05d}',
           split=split,
           index=number,
