@@ -109,16 +109,6 @@ class Video:
       raise DecodeError(f'damaged: {error}') from error
 
   @property
-  def has_packet_pts(self) -> bool:
-    """Whether a packet's time stamp is that of the frame in it.
-
-    AVI numbers packets as they are stored; where frames are stored in another
-    order than shown, the numbers are wrong. Known once frames were decoded.
-    """
-    in_avi = self._container.format.name == 'avi'
-    return not (in_avi and self._stream.codec_context.has_b_frames)
-
-  @property
   def pts(self) -> tuple[int, ...]:
     """Time stamps of the frames, ascending, in units of the container."""
     return tuple(self._pts)

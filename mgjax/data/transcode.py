@@ -124,7 +124,7 @@ def scan(encoded: bytes) -> Scan:
       height=video.height,
       duration_s=len(shown) / video.fps,
       rotation_degrees=rotation,
-      is_addressable=video.has_packet_pts and tuple(shown) == video.pts,
+      is_addressable=tuple(shown) == video.pts,
     )
 
 

@@ -267,6 +267,20 @@ def test_too_many_damaged_videos_stop_and_more_may_be_allowed(kinetics, capsys):
   assert not (folder / 'parts').exists()
 
 
+def test_shards_of_other_settings_and_files_are_written_again(kinetics):
+  bad = a_file(kinetics)
+  sound = bad.read_bytes()
+  bad.write_bytes(b'')
+  wanted = arguments(kinetics, '--name=k')
+  assert prepare.main(wanted) == 1
+  bad.write_bytes(sound)
+  folder = kinetics / 'out/k/1.0.0'
+  assert len(list(folder.glob('*train*'))) == 3
+  assert prepare.main([*wanted, '--short_side_px=32']) == 0
+  stored = [r for r in manifest_of(folder) if r['status'] == 'stored']
+  assert len(stored) == 8 and all(r['is_transcoded'] for r in stored)
+
+
 def test_late_file_changes_its_own_shard_only(kinetics):
   plan = lambda: prepare.make_plan(prepare._parse(arguments(kinetics)))
   before = plan()
@@ -344,7 +358,7 @@ def is_alive(pid):
   return state.split()[0] != 'Z'
 
 
-def wait_until(condition, seconds=120):
+def wait_until(condition, seconds=60):
   deadline = time.monotonic() + seconds
   while not condition():
     assert time.monotonic() < deadline
