@@ -1,9 +1,10 @@
 """What every command shares: flags, and errors that a person can act on."""
 
+import argparse
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import ml_collections
 from absl import flags
@@ -16,6 +17,13 @@ class ConfigError(ValueError):
 
 class RunError(Exception):
   """Something outside the program that ends a run that was well set up."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+  """For commands without a config: reports an error in one line, code 2."""
+
+  def error(self, message: str) -> NoReturn:
+    self.exit(2, f'error: {" ".join(message.split())}\n')
 
 
 def run(

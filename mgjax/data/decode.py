@@ -7,6 +7,7 @@ one pass. FFmpeg conceals damage by default; here damage raises.
 
 import bisect
 import io
+from collections.abc import Iterator
 
 import av
 import numpy as np
@@ -89,6 +90,28 @@ class Video:
       # damage from that.
       found = self._find(wanted, height, width, from_start=True)
     return np.stack([found[self._pts[i]] for i in indices])
+
+  def decode_all(self) -> Iterator[av.VideoFrame]:
+    """Yields every frame, in the order in which it is shown.
+
+    Raises:
+      DecodeError: A frame is damaged.
+    """
+    codec = self._stream.codec_context
+    codec.flush_buffers()
+    try:
+      for packet in (*self._packets, None):
+        for frame in codec.decode(packet):
+          if frame.is_corrupt:
+            raise DecodeError(f'the frame at pts {frame.pts} is damaged')
+          yield frame
+    except (av.FFmpegError, ValueError) as error:
+      raise DecodeError(f'damaged: {error}') from error
+
+  @property
+  def pts(self) -> tuple[int, ...]:
+    """Time stamps of the frames, ascending, in units of the container."""
+    return tuple(self._pts)
 
   def _find(
     self, wanted: set[int], height: int, width: int, *, from_start: bool

@@ -36,7 +36,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import av
 import cv2
@@ -45,7 +45,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from jaxtyping import Float, Int, UInt8
 
-from mgjax.cli import ConfigError
+from mgjax.cli import ArgumentParser, ConfigError
 
 NAME = 'moving_digits'
 VERSION = '1.0.0'
@@ -636,16 +636,9 @@ def prepare(
 # ---- Command line ----
 
 
-class _Parser(argparse.ArgumentParser):
-  """Reports an error in one line, without the usage."""
-
-  def error(self, message: str) -> NoReturn:
-    self.exit(2, f'error: {message}\n')
-
-
 def main(argv: Sequence[str] | None = None) -> None:
   """Prepares the data set that the arguments describe."""
-  parser = _Parser(
+  parser = ArgumentParser(
     prog='python -m mgjax.data.moving_digits',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,10 +1,12 @@
 """Opens a prepared data set for random access to its encoded videos.
 
 Every data set has the same form: a TFDS folder of ArrayRecord files whose
-examples are {'video': encoded bytes, 'label': class, 'id': text}. Nothing here
-needs TensorFlow.
+examples are {'video': encoded bytes, 'label': class, 'id': text}; a set with
+any number of timed labels per video (Charades) has 'actions' in place of
+'label'. Nothing here needs TensorFlow.
 """
 
+import hashlib
 import os
 import pathlib
 from typing import NamedTuple
@@ -15,21 +17,50 @@ import tensorflow_datasets as tfds
 from mgjax.cli import ConfigError
 
 
+class Action(NamedTuple):
+  """A labelled part of a video, in seconds from its start."""
+
+  label: int
+  start_s: float
+  end_s: float
+
+
 class Example(NamedTuple):
   """One video of a data set."""
 
   video: bytes  # The encoded file.
-  label: int
+  label: int | None  # None where the data set has actions.
   id: str
+  actions: tuple[Action, ...] = ()
 
 
 class Source:
-  """Random access to the examples of one split."""
+  """Random access to the examples of one split.
 
-  def __init__(self, name: str, split: str, data_source, label_names):
+  Attributes:
+    name: Of the data set.
+    split: Of it.
+    label_names: Name of each label.
+    has_actions: Whether examples have actions, and no label.
+    manifest_sha256: Hash of the data set's manifest, which tells every video
+      in it; None for sets without one (generated ones).
+  """
+
+  def __init__(
+    self,
+    name: str,
+    split: str,
+    data_source,
+    label_names,
+    *,
+    has_actions: bool = False,
+    manifest_sha256: str | None = None,
+  ):
     self.name = name
     self.split = split
     self.label_names = tuple(label_names)
+    self.has_actions = has_actions
+    self.manifest_sha256 = manifest_sha256
     self._data_source = data_source
 
   def __len__(self) -> int:
@@ -38,10 +69,22 @@ class Source:
   def __getitem__(self, index: int) -> Example:
     example = self._data_source[index]
     name = example['id']
+    label, actions = None, ()
+    if self.has_actions:
+      columns = example['actions']
+      actions = tuple(
+        Action(int(label), float(start), float(end))
+        for label, start, end in zip(
+          columns['label'], columns['start_s'], columns['end_s'], strict=True
+        )
+      )
+    else:
+      label = int(example['label'])
     return Example(
       video=bytes(example['video']),
-      label=int(example['label']),
+      label=label,
       id=name.decode() if isinstance(name, bytes) else str(name),
+      actions=actions,
     )
 
 
@@ -65,7 +108,7 @@ def builder_dir(config: ml_collections.ConfigDict) -> pathlib.Path:
     key=lambda p: [int(n) if n.isdigit() else -1 for n in p.name.split('.')],
   )
   if not versions:
-    how = 'see the README for how data sets are prepared'
+    how = f'prepare it: python -m mgjax.data.prepare --out={data_dir(config)}'
     if config.data.name.startswith('moving_digits'):
       how = (
         'prepare it: python -m mgjax.data.moving_digits '
@@ -89,9 +132,19 @@ def open_source(config: ml_collections.ConfigDict, split: str) -> Source:
     raise ConfigError(
       f'{folder} has no split {split!r}; it has {sorted(builder.info.splits)}'
     )
+  features = builder.info.features
+  has_actions = 'actions' in features
+  label = features['actions' if has_actions else 'label']
+  manifest = folder / 'manifest.jsonl'
   return Source(
     name=config.data.name,
     split=split,
     data_source=builder.as_data_source(split),
-    label_names=builder.info.features['label'].names,
+    label_names=(label['label'] if has_actions else label).names,
+    has_actions=has_actions,
+    manifest_sha256=(
+      hashlib.sha256(manifest.read_bytes()).hexdigest()
+      if manifest.exists()
+      else None
+    ),
   )

@@ -1,0 +1,1060 @@
+r"""Prepares a data set of videos: one TFDS folder of encoded videos.
+
+python -m mgjax.data.prepare --dataset=kinetics400 --videos=DIR \
+  --annotations=FILE[,FILE...] --out=data
+
+Every video file is decoded once, from its first to its last frame, so that no
+damage waits for training; files that fail are left out and listed with the
+reason. All cores work; a killed run continues where it was when the same
+command is started again. The folder then also holds
+
+  manifest.jsonl  a line per annotated video: id, split, labels, file, frames,
+                  rate, size, duration, SHA-256; or why it is not there
+  summary.json    counts, coverage per class, damaged files, settings, and
+                  the manifest's own SHA-256, which evaluation records quote
+
+With --dataset=folder, the classes are folders ([train|validation|test/]CLASS/
+VIDEO), or --annotations names a CSV file with path,label[,split].
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import multiprocessing
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import process
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+import tensorflow_datasets as tfds
+import tqdm
+from array_record.python import array_record_module
+from tensorflow_datasets.core import dataset_info as tfds_info
+from tensorflow_datasets.core import example_serializer, naming
+from tensorflow_datasets.core import splits as tfds_splits
+
+from mgjax.cli import ArgumentParser, ConfigError, RunError
+from mgjax.data import annotations as annotations_lib
+from mgjax.data import transcode
+from mgjax.data.annotations import VIDEO_SETS, Annotated, Annotations
+from mgjax.data.decode import DecodeError
+from mgjax.data.transcode import Encoding
+
+VERSION = '1.0.0'
+MANIFEST = 'manifest.jsonl'
+SUMMARY = 'summary.json'
+
+# What a killed run leaves: a file per finished shard. Removed at the end.
+_PARTS = 'parts'
+# Damaged files, as they are found; among the parts.
+_QUARANTINED = 'quarantined.jsonl'
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What the command line says; every flag is described there."""
+
+  dataset: str
+  videos: pathlib.Path
+  annotations: tuple[pathlib.Path, ...]
+  out: pathlib.Path
+  name: str
+  classes: pathlib.Path | None
+  num_classes: int | None
+  fold: int
+  validation_fraction: float
+  encoding: Encoding
+  videos_per_shard: int
+  max_bad_fraction: float
+  num_workers: int
+  beam_runner: str
+  beam_options: str
+
+
+class Item(NamedTuple):
+  """A video to be stored."""
+
+  id: str
+  path: str  # Relative to the videos' folder.
+  size: int  # Bytes of the file, or frames of the folder.
+  mtime_ns: int
+  label: int | None
+  actions: tuple[tuple[int, float, float], ...]  # Label, start_s, end_s.
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """All that a process needs to write one file of the data set."""
+
+  videos: str  # Folder that the items' paths start from.
+  folder: str  # Of the data set.
+  file_name: str
+  split: str
+  index: int
+  class_names: tuple[str, ...]
+  has_actions: bool
+  encoding: Encoding
+  items: tuple[Item, ...]
+
+  @property
+  def part(self) -> pathlib.Path:
+    """Where its share of the manifest is until the data set is complete."""
+    name = f'{self.split}-{self.index:05d}.jsonl'
+    return pathlib.Path(self.folder) / _PARTS / name
+
+  def fingerprint(self) -> str:
+    """Hash of all that determines the file, but for the videos' own bytes."""
+    inputs = (
+      self.file_name,
+      self.class_names,
+      self.has_actions,
+      dataclasses.astuple(self.encoding),
+      self.items,
+    )
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What will be written, known before the first video is opened."""
+
+  name: str  # For config.data.name.
+  folder: pathlib.Path
+  annotations: Annotations
+  shards: tuple[Shard, ...]
+  missing: tuple[Annotated, ...]  # Annotated, but without a file.
+  num_duplicates: int  # Annotated again under the same id; left out.
+
+  @property
+  def num_items(self) -> int:
+    return sum(len(shard.items) for shard in self.shards)
+
+  def fingerprint(self) -> str:
+    parts = [shard.fingerprint() for shard in self.shards]
+    parts += [f'{video.split} {video.id}' for video in self.missing]
+    return hashlib.sha256('\n'.join(parts).encode()).hexdigest()
+
+
+def prepare(settings: Settings, *, progress: bool = True) -> pathlib.Path:
+  """Writes the data set, or what is still missing of it.
+
+  Args:
+    settings: What to write and where.
+    progress: Whether to show a progress bar and to report on stderr.
+
+  Returns:
+    Folder for `tfds.builder_from_directory`.
+
+  Raises:
+    ConfigError: A setting cannot work, or the folder holds a data set that
+      was made from something else.
+    RunError: Too many videos are damaged, or a worker died.
+  """
+
+  def report(message: str) -> None:
+    if progress:
+      print(message, file=sys.stderr)
+
+  plan = make_plan(settings)
+  if (plan.folder / 'dataset_info.json').exists():
+    summary = _read_summary(plan.folder)
+    if summary.get('plan_sha256') != plan.fingerprint():
+      raise ConfigError(
+        f'{plan.folder} holds a data set made from other files or settings; '
+        'choose another --name or --out, or delete it.'
+      )
+    report(f'{plan.name} is already prepared: {plan.folder}')
+    return plan.folder
+  with _locked(plan.folder):
+    todo = _clean(plan)
+    if len(todo) < len(plan.shards):
+      report(f'{len(plan.shards) - len(todo)} shards are done already')
+    if settings.beam_runner:
+      _write_on_beam(todo, settings)
+    else:
+      _write_here(plan, todo, settings, progress)
+    summary = _finish(plan, settings)
+  for line in _report_lines(plan, summary):
+    report(line)
+  return plan.folder
+
+
+# ---- Before the work ----
+
+
+def make_plan(settings: Settings) -> Plan:
+  """Reads the annotation, finds the files and assigns them to shards.
+
+  Raises:
+    ConfigError: Something of it cannot work.
+  """
+  if not settings.videos.is_dir():
+    raise ConfigError(f'--videos: there is no folder {settings.videos}.')
+  index = index_videos(settings.videos)
+  annotations = _read_annotations(settings, index)
+  data_name = _data_name(settings)
+  name, _, config = data_name.partition('/')
+  folder = settings.out / name / config / VERSION
+
+  found: dict[str, list[tuple[bytes, Annotated, str | None]]] = {}
+  seen = set()
+  for video in annotations.videos:
+    if (video.split, video.id) in seen:
+      continue
+    seen.add((video.split, video.id))
+    # Ordered by hash: every shard is a random sample, the same in every run.
+    order = hashlib.sha256(video.id.encode()).digest()
+    path = find_file(video, index)
+    found.setdefault(video.split, []).append((order, video, path))
+
+  label_of = {name: k for k, name in enumerate(annotations.class_names)}
+  shards = []
+  missing = []
+  for split, videos in sorted(found.items()):
+    if not any(path for _, _, path in videos):
+      raise ConfigError(
+        f'--videos: no file of the {split} split is under {settings.videos} '
+        f'({len(videos)} are annotated; looked for '
+        f'{videos[0][1].names[0]}.mp4 and the like); leave its annotation out '
+        'if you do not have it.'
+      )
+    videos.sort(key=lambda v: v[:2])
+    # Cut by annotated videos: a file that turns up later changes its own
+    # shard and no other.
+    num_shards = -(-len(videos) // settings.videos_per_shard)
+    for number in range(num_shards):
+      first, end = (len(videos) * n // num_shards for n in (number, number + 1))
+      items = []
+      for _, video, path in videos[first:end]:
+        if path is None:
+          missing.append(video)
+        else:
+          items.append(_item(video, path, settings.videos, label_of))
+      file_name = f'{name}-{split}.array_record'
+      shards.append(
+        Shard(
+          videos=str(settings.videos.absolute()),
+          folder=str(folder.absolute()),
+          file_name=f'{file_name}-{number:05d}-of-{num_shards:05d}',
+          split=split,
+          index=number,
+          class_names=annotations.class_names,
+          has_actions=annotations.has_actions,
+          encoding=settings.encoding,
+          items=tuple(items),
+        )
+      )
+  return Plan(
+    name=data_name,
+    folder=folder,
+    annotations=annotations,
+    shards=tuple(shards),
+    missing=tuple(missing),
+    num_duplicates=len(annotations.videos) - len(seen),
+  )
+
+
+def _read_annotations(
+  settings: Settings, index: dict[str, list[str]]
+) -> Annotations:
+  """Reads the annotation and keeps the wanted classes."""
+  fraction = settings.validation_fraction
+  if settings.dataset != 'folder':
+    if not settings.annotations:
+      raise ConfigError(
+        f'--annotations is missing; give the files of {settings.dataset} as '
+        'its publisher ships them, or their folder.'
+      )
+    annotations = annotations_lib.read(
+      settings.dataset, settings.annotations, fold=settings.fold
+    )
+  elif settings.annotations:
+    annotations = annotations_lib.from_csv(
+      settings.annotations, validation_fraction=fraction
+    )
+  else:
+    paths = sorted(path for paths in index.values() for path in paths)
+    annotations = annotations_lib.from_folders(
+      (_without_suffix(path) for path in paths), validation_fraction=fraction
+    )
+  if not annotations.videos:
+    raise ConfigError(f'--videos: there is no video under {settings.videos}.')
+  class_names = None
+  if settings.classes:
+    if not settings.classes.is_file():
+      raise ConfigError(f'--classes: there is no file {settings.classes}.')
+    lines = settings.classes.read_text(encoding='utf-8-sig').splitlines()
+    class_names = [line.strip() for line in lines if line.strip()]
+  elif settings.num_classes is not None:
+    class_names = annotations_lib.sample_classes(
+      annotations, settings.num_classes
+    )
+  if class_names is None:
+    return annotations
+  return annotations_lib.choose_classes(annotations, class_names)
+
+
+def _data_name(settings: Settings) -> str:
+  """Returns name[/config], under which the data set is stored."""
+  name = settings.name
+  if not name:
+    if settings.dataset == 'folder':
+      raise ConfigError('--name is missing; --dataset=folder has none.')
+    name = VIDEO_SETS[settings.dataset].name
+    if settings.classes:
+      name += f'_{re.sub("[^a-z0-9]+", "_", settings.classes.stem.lower())}'
+    elif settings.num_classes is not None:
+      name += f'_mini{settings.num_classes}'
+    if settings.encoding.short_side_px:
+      name += f'/short{settings.encoding.short_side_px}'
+  if not re.fullmatch(r'[a-z][a-z0-9_]*(/[a-z][a-z0-9_]*)?', name):
+    raise ConfigError(
+      f'--name is {name!r}; use NAME or NAME/CONFIG of lower-case letters, '
+      'digits and _.'
+    )
+  return name
+
+
+def index_videos(folder: pathlib.Path) -> dict[str, list[str]]:
+  """Lists the video files and frame folders below a folder.
+
+  Returns:
+    Paths relative to the folder, with /, by name without suffix.
+  """
+  index = collections.defaultdict(list)
+  for parent, _, names in os.walk(folder, followlinks=True):
+    relative = pathlib.PurePath(parent).relative_to(folder).as_posix()
+    has_frames = False
+    for name in names:
+      stem, suffix = os.path.splitext(name)
+      if suffix.lower() in transcode.VIDEO_SUFFIXES:
+        path = name if relative == '.' else f'{relative}/{name}'
+        index[stem].append(path)
+      has_frames |= suffix.lower() in transcode.FRAME_SUFFIXES
+    if has_frames and relative != '.':
+      index[relative.rsplit('/', 1)[-1]].append(relative)
+  return dict(index)
+
+
+def find_file(video: Annotated, index: dict[str, list[str]]) -> str | None:
+  """Returns the path of an annotated video, or None if it has no file.
+
+  Where files of one name lie in several folders, that in the folder of the
+  video's split or class is taken.
+  """
+  spellings = {video.split, video.split[:3], video.label}
+  spellings.add((video.label or '').replace(' ', '_'))
+  for name in video.names:
+    paths = [
+      path
+      for path in index.get(name.rsplit('/', 1)[-1], ())
+      if f'/{_without_suffix(path)}'.endswith(f'/{name}')
+    ]
+    if paths:
+      return min(
+        paths, key=lambda p: (-len(spellings.intersection(p.split('/'))), p)
+      )
+  return None
+
+
+def _item(
+  video: Annotated,
+  path: str,
+  videos: pathlib.Path,
+  label_of: dict[str, int],
+) -> Item:
+  stat = (videos / path).stat()
+  size = stat.st_size
+  if (videos / path).is_dir():
+    size = len(os.listdir(videos / path))
+  return Item(
+    id=video.id,
+    path=path,
+    size=size,
+    mtime_ns=stat.st_mtime_ns,
+    label=None if video.label is None else label_of[video.label],
+    actions=tuple(
+      (label_of[a.label], a.start_s, a.end_s) for a in video.actions
+    ),
+  )
+
+
+def _without_suffix(path: str) -> str:
+  stem, suffix = os.path.splitext(path)
+  return stem if suffix.lower() in transcode.VIDEO_SUFFIXES else path
+
+
+# ---- One shard ----
+
+
+def make_features(
+  class_names: Sequence[str], has_actions: bool
+) -> tfds.features.FeaturesDict:
+  """Returns the features of an example: video, id, and label or actions."""
+  label = tfds.features.ClassLabel(names=list(class_names))
+  annotation = {'label': label}
+  if has_actions:
+    times = {'start_s': tfds.features.Scalar(np.float32)}
+    times['end_s'] = tfds.features.Scalar(np.float32)
+    annotation = {'actions': tfds.features.Sequence({'label': label, **times})}
+  return tfds.features.FeaturesDict(
+    {
+      # Text holds raw bytes; features.Video would need TensorFlow.
+      'video': tfds.features.Text(),
+      'id': tfds.features.Text(),
+      **annotation,
+    }
+  )
+
+
+def write_shard(
+  shard: Shard, on_video: Callable[[bool], None] = lambda is_bad: None
+) -> None:
+  """Writes a file of the data set and its part of the manifest, atomically.
+
+  A function of the shard alone, on whatever machine; writing it twice is
+  harmless.
+
+  Args:
+    shard: What to write.
+    on_video: Called after every video with whether it is damaged.
+
+  Raises:
+    RunError: A file cannot be read (a damaged one is none of these).
+  """
+  folder = pathlib.Path(shard.folder)
+  features = make_features(shard.class_names, shard.has_actions)
+  serializer = example_serializer.ExampleSerializer(
+    features.get_serialized_info()
+  )
+  records = []
+  # A name of its own: Beam may run the same shard twice at once.
+  with _replacing(folder / shard.file_name) as temporary:
+    writer = array_record_module.ArrayRecordWriter(
+      str(temporary), 'group_size:1'
+    )
+    try:
+      for item in shard.items:
+        record, video = _load(item, shard)
+        if video is not None:
+          record['shard'] = shard.index
+          example = {'video': video, 'id': item.id, **_annotation(item, shard)}
+          encoded = features.encode_example(example)
+          writer.write(serializer.serialize_example(encoded))
+        else:
+          # At once: a run that stops for too many of them should say why.
+          with (folder / _PARTS / _QUARANTINED).open('a') as log:
+            log.write(_json_lines([record]))
+        records.append(record)
+        on_video(video is None)
+    finally:
+      writer.close()
+  header = {
+    'fingerprint': shard.fingerprint(),
+    'num_bytes': (folder / shard.file_name).stat().st_size,
+  }
+  with _replacing(shard.part) as temporary:
+    temporary.write_text(_json_lines([header, *records]))
+
+
+def _load(item: Item, shard: Shard) -> tuple[dict[str, Any], bytes | None]:
+  """Returns a video's line of the manifest, and its bytes if it is sound."""
+  record = {
+    'id': item.id,
+    'split': shard.split,
+    'labels': [shard.class_names[k] for k in _labels(item)],
+    'status': 'stored',
+    'file': item.path,
+  }
+  path = pathlib.Path(shard.videos) / item.path
+  try:
+    video = transcode.load(path, shard.encoding)
+  except (DecodeError, av.FFmpegError, ValueError) as error:
+    reason = ' '.join(str(error).split())
+    return {**record, 'status': 'quarantined', 'reason': reason}, None
+  except OSError as error:
+    # Not the video's fault: the disk's, or the network's.
+    raise RunError(
+      f'cannot read {path}: {error}; start again to continue.'
+    ) from error
+  record |= {
+    'num_frames': video.scan.num_frames,
+    'fps': round(video.scan.fps, 4),
+    'width': video.scan.width,
+    'height': video.scan.height,
+    'duration_s': round(video.scan.duration_s, 4),
+    'rotation_degrees': video.scan.rotation_degrees,
+    'is_transcoded': video.is_transcoded,
+    'num_bytes': len(video.encoded),
+    'sha256': hashlib.sha256(video.encoded).hexdigest(),
+  }
+  return record, video.encoded
+
+
+def _labels(item: Item) -> list[int]:
+  if item.label is not None:
+    return [item.label]
+  return sorted({label for label, _, _ in item.actions})
+
+
+def _annotation(item: Item, shard: Shard) -> dict[str, Any]:
+  if not shard.has_actions:
+    return {'label': item.label}
+  keys = ('label', 'start_s', 'end_s')
+  return {'actions': [dict(zip(keys, a, strict=True)) for a in item.actions]}
+
+
+def is_written(shard: Shard) -> bool:
+  """Whether an earlier run wrote the shard from the same files."""
+  try:
+    with shard.part.open() as part:
+      header = json.loads(part.readline())
+    size = (pathlib.Path(shard.folder) / shard.file_name).stat().st_size
+  except FileNotFoundError:
+    return False
+  expected = {'fingerprint': shard.fingerprint(), 'num_bytes': size}
+  return header == expected
+
+
+# ---- All shards ----
+
+
+def _write_here(
+  plan: Plan, todo: Sequence[Shard], settings: Settings, progress: bool
+) -> None:
+  """Writes shards with one process per core, and shows the progress."""
+  num_todo = sum(len(shard.items) for shard in todo)
+  num_bad = _num_quarantined(set(plan.shards) - set(todo))
+  num_workers = settings.num_workers or os.cpu_count() or 1
+  bar = tqdm.tqdm(
+    total=plan.num_items,
+    # What is done already does not count for the time left.
+    initial=plan.num_items - num_todo,
+    desc=plan.name,
+    unit=' videos',
+    disable=not progress,
+  )
+
+  def update(num_new: int, num_bad: int) -> None:
+    bar.update(num_new)
+    bar.set_postfix(damaged=num_bad)
+    _check_bad(num_bad, plan, settings)
+
+  with bar:
+    if min(num_workers, len(todo)) > 1:
+      _write_in_processes(todo, num_workers, num_bad, update)
+      return
+    for shard in todo:
+
+      def count(is_bad: bool) -> None:
+        nonlocal num_bad
+        num_bad += is_bad
+        update(1, num_bad)
+
+      write_shard(shard, count)
+
+
+def _write_in_processes(
+  todo: Sequence[Shard],
+  num_workers: int,
+  num_bad: int,
+  update: Callable[[int, int], None],
+) -> None:
+  # Not fork: the parent may have threads (TFDS), which a fork breaks.
+  context = multiprocessing.get_context('spawn')
+  counts = context.Array('q', 3)  # Videos done, damaged; whether to stop.
+  pool = concurrent.futures.ProcessPoolExecutor(
+    min(num_workers, len(todo)),
+    mp_context=context,
+    initializer=_start_worker,
+    initargs=(counts,),
+  )
+  num_shown = 0
+  with pool:
+    pending = {pool.submit(_write_and_count, shard) for shard in todo}
+    try:
+      while pending:
+        finished, pending = concurrent.futures.wait(
+          pending, 0.2, concurrent.futures.FIRST_COMPLETED
+        )
+        for future in finished:
+          future.result()
+        num_done, num_new_bad, _ = counts[:]
+        update(num_done - num_shown, num_bad + num_new_bad)
+        num_shown = num_done
+    except process.BrokenProcessPool as error:
+      raise RunError(
+        'a worker died (out of memory?); finished shards are kept: start '
+        'again to continue, perhaps with fewer --num_workers.'
+      ) from error
+    except BaseException:
+      # Workers stop after the video that they are at.
+      counts[2] = 1
+      pool.shutdown(wait=True, cancel_futures=True)
+      raise
+
+
+class _StoppedError(Exception):
+  """The parent told this worker to stop."""
+
+
+_counts: Any = None
+
+
+def _start_worker(counts: Any) -> None:
+  global _counts
+  _counts = counts
+  # Ctrl-C reaches all processes; the parent stops the others.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  # A parent that was killed cannot.
+  parent = multiprocessing.parent_process()
+  assert parent is not None
+
+  def follow_parent() -> None:
+    parent.join()
+    os._exit(1)
+
+  threading.Thread(target=follow_parent, daemon=True).start()
+
+
+def _write_and_count(shard: Shard) -> None:
+  def count(is_bad: bool) -> None:
+    with _counts.get_lock():
+      _counts[0] += 1
+      _counts[1] += is_bad
+    if _counts[2]:
+      raise _StoppedError
+
+  write_shard(shard, count)
+
+
+def _write_on_beam(todo: Sequence[Shard], settings: Settings) -> None:
+  """Writes shards on the workers of an Apache Beam runner.
+
+  They see the same files under the same paths: a shared file system.
+
+  Differs: TFDS 4.9.10 has a builder that writes shards with Beam
+    (ShardBasedBuilder). It keeps all videos of a shard in memory, runs the
+    first split again with the second, and mixes up the lengths of 11 shards
+    or more (sorted as text), so the same pipeline is written out here.
+  """
+  try:
+    import apache_beam as beam
+    from apache_beam.options import pipeline_options
+  except ImportError as error:
+    raise ConfigError(
+      '--beam_runner: Apache Beam is not installed; pip install apache-beam.'
+    ) from error
+  options = pipeline_options.PipelineOptions(shlex.split(settings.beam_options))
+  with beam.Pipeline(runner=settings.beam_runner, options=options) as pipeline:
+    _ = (
+      pipeline
+      | beam.Create(list(todo))
+      # Else a runner may fuse the steps and write all shards in one place.
+      | beam.Reshuffle()
+      | beam.Map(write_shard)
+    )
+
+
+def _check_bad(num_bad: int, plan: Plan, settings: Settings) -> None:
+  if num_bad > settings.max_bad_fraction * plan.num_items:
+    raise RunError(
+      f'{num_bad} of {plan.num_items} videos are damaged, more than '
+      f'--max_bad_fraction={settings.max_bad_fraction:g} allows; see '
+      f'{plan.folder / _PARTS / _QUARANTINED}. Start again with a larger '
+      'fraction to continue without them.'
+    )
+
+
+# ---- After the work ----
+
+
+def _finish(plan: Plan, settings: Settings) -> dict[str, Any]:
+  """Writes manifest, summary and TFDS's description, this one last."""
+  records = []
+  lengths = collections.defaultdict(list)
+  num_bytes = collections.Counter()
+  for shard in plan.shards:
+    header, *lines = _read_part(shard)
+    records.extend(lines)
+    stored = [line for line in lines if line['status'] == 'stored']
+    lengths[shard.split].append(len(stored))
+    num_bytes[shard.split] += header['num_bytes']
+  _check_bad(_count(records, status='quarantined'), plan, settings)
+  for split, shard_lengths in lengths.items():
+    if not sum(shard_lengths):
+      raise RunError(f'every video of the {split} split is damaged.')
+  for video in plan.missing:
+    labels = {a.label for a in video.actions} or {video.label} - {None}
+    records.append(
+      {
+        'id': video.id,
+        'split': video.split,
+        'labels': sorted(labels),
+        'status': 'missing',
+        'reason': f'no file {video.names[0]}.*',
+      }
+    )
+  records.sort(key=lambda r: (r['split'], r['id']))
+  manifest = _json_lines(records)
+  with _replacing(plan.folder / MANIFEST) as temporary:
+    temporary.write_text(manifest)
+  summary = _summarize(plan, settings, records)
+  summary['manifest_sha256'] = hashlib.sha256(manifest.encode()).hexdigest()
+  with _replacing(plan.folder / SUMMARY) as temporary:
+    temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False))
+  _write_tfds_info(plan, settings, lengths, num_bytes)
+  shutil.rmtree(plan.folder / _PARTS)
+  return summary
+
+
+def _summarize(
+  plan: Plan, settings: Settings, records: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+  splits = {}
+  for split in sorted({record['split'] for record in records}):
+    in_split = [r for r in records if r['split'] == split]
+    stored = [r for r in in_split if r['status'] == 'stored']
+    splits[split] = {
+      'annotated': len(in_split),
+      'stored': len(stored),
+      'missing': _count(in_split, status='missing'),
+      'quarantined': _count(in_split, status='quarantined'),
+      'transcoded': _count(stored, is_transcoded=True),
+      'frames': sum(r['num_frames'] for r in stored),
+      'hours': round(sum(r['duration_s'] for r in stored) / 3600, 4),
+      'gib': round(sum(r['num_bytes'] for r in stored) / 2**30, 6),
+    }
+  coverage = {
+    name: {split: {'annotated': 0, 'stored': 0} for split in splits}
+    for name in plan.annotations.class_names
+  }
+  for record in records:
+    for label in record['labels']:
+      counts = coverage[label][record['split']]
+      counts['annotated'] += 1
+      counts['stored'] += record['status'] == 'stored'
+  return {
+    'name': plan.name,
+    'version': VERSION,
+    'dataset': settings.dataset,
+    'splits': splits,
+    'num_classes': len(coverage),
+    'num_unlabelled': plan.annotations.num_unlabelled,
+    'num_duplicates': plan.num_duplicates,
+    'classes': coverage,
+    'quarantined': [
+      {key: r[key] for key in ('id', 'split', 'file', 'reason')}
+      for r in records
+      if r['status'] == 'quarantined'
+    ],
+    'settings': {
+      **dataclasses.asdict(settings.encoding),
+      'fold': settings.fold,
+      'validation_fraction': settings.validation_fraction,
+      'max_bad_fraction': settings.max_bad_fraction,
+    },
+    'annotations': {
+      path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+      for path in annotations_lib.list_files(settings.annotations)
+    },
+    'software': {'av': av.__version__, 'tfds': tfds.__version__},
+    'plan_sha256': plan.fingerprint(),
+  }
+
+
+def _write_tfds_info(
+  plan: Plan,
+  settings: Settings,
+  lengths: dict[str, list[int]],
+  num_bytes: dict[str, int],
+) -> None:
+  """Writes what `tfds.builder_from_directory` reads."""
+  name, _, config = plan.name.partition('/')
+  annotations = plan.annotations
+  info = tfds.core.DatasetInfo(
+    builder=tfds_info.DatasetIdentity(
+      name=name,
+      version=tfds.core.Version(VERSION),
+      data_dir=str(plan.folder),
+      module_name=__name__,
+      config_name=config or None,
+    ),
+    description=f'Videos of {settings.dataset}, prepared by {__name__}.',
+    features=make_features(annotations.class_names, annotations.has_actions),
+  )
+  info.set_file_format('array_record')
+  info.set_splits(
+    tfds_splits.SplitDict(
+      [
+        tfds_splits.SplitInfo(
+          name=split,
+          shard_lengths=shard_lengths,
+          num_bytes=num_bytes[split],
+          filename_template=naming.ShardedFileTemplate(
+            data_dir=plan.folder,
+            dataset_name=name,
+            split=split,
+            filetype_suffix='array_record',
+          ),
+        )
+        for split, shard_lengths in lengths.items()
+      ]
+    )
+  )
+  last = 'dataset_info.json'
+  with tempfile.TemporaryDirectory(dir=plan.folder / _PARTS) as temporary:
+    info.write_to_directory(temporary)
+    names = os.listdir(temporary)
+    # A folder with this file is a complete data set.
+    for file_name in sorted(names, key=lambda n: n == last):
+      os.replace(pathlib.Path(temporary) / file_name, plan.folder / file_name)
+
+
+def _report_lines(plan: Plan, summary: dict[str, Any]) -> Iterator[str]:
+  """Yields what a person wants to know at the end."""
+  for split, counts in summary['splits'].items():
+    yield (
+      f'{split}: {counts["stored"]} videos stored ({counts["gib"]:.2f} GiB, '
+      f'{counts["hours"]:.1f} h), {counts["missing"]} missing, '
+      f'{counts["quarantined"]} damaged'
+    )
+    empty = [
+      name
+      for name, splits in summary['classes'].items()
+      if not splits[split]['stored']
+    ]
+    if empty:
+      yield f'{split}: no video of {len(empty)} classes ({empty[0]}, …)'
+  published = VIDEO_SETS.get(summary['dataset'])
+  if published and summary['num_classes'] not in published.num_classes:
+    numbers = ' or '.join(map(str, published.num_classes))
+    yield f'{summary["num_classes"]} classes; published are {numbers}'
+  yield f'Prepared {plan.folder}; use --config.data.name={plan.name}'
+
+
+# ---- Files ----
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+  """Keeps a second run out of the folder; the lock dies with the process."""
+  parts = folder / _PARTS
+  try:
+    parts.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ConfigError(f'--out: cannot write to {folder}: {error}.') from error
+  with (parts / 'lock').open('w') as lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      raise ConfigError(f'another run is writing {folder}.') from error
+    yield
+
+
+def _clean(plan: Plan) -> list[Shard]:
+  """Removes what does not belong to the plan; returns what is to be written.
+
+  Raises:
+    ConfigError: The disk is too small.
+  """
+  todo = [shard for shard in plan.shards if not is_written(shard)]
+  keep = {_PARTS, 'lock', _QUARANTINED}
+  for shard in set(plan.shards) - set(todo):
+    keep |= {shard.file_name, shard.part.name}
+  for path in (*plan.folder.iterdir(), *(plan.folder / _PARTS).iterdir()):
+    if path.name not in keep:
+      shutil.rmtree(path) if path.is_dir() else path.unlink()
+  needed = sum(item.size for shard in todo for item in shard.items)
+  free = shutil.disk_usage(plan.folder).free
+  # What transcoding makes of the videos is not known before.
+  if not plan.shards[0].encoding.short_side_px and needed > free:
+    raise ConfigError(
+      f'--out: {needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are '
+      f'free in {plan.folder}.'
+    )
+  return todo
+
+
+@contextlib.contextmanager
+def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a file to write, which then takes the place of `path`."""
+  temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex}.tmp')
+  try:
+    yield temporary
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _read_part(shard: Shard) -> list[dict[str, Any]]:
+  with shard.part.open() as part:
+    return [json.loads(line) for line in part]
+
+
+def _num_quarantined(shards: Iterable[Shard]) -> int:
+  return sum(_count(_read_part(s)[1:], status='quarantined') for s in shards)
+
+
+def _read_summary(folder: pathlib.Path) -> dict[str, Any]:
+  try:
+    return json.loads((folder / SUMMARY).read_text())
+  except FileNotFoundError:
+    return {}
+
+
+def _count(records: Iterable[dict[str, Any]], **wanted: Any) -> int:
+  return sum(
+    all(record[key] == value for key, value in wanted.items())
+    for record in records
+  )
+
+
+def _json_lines(records: Iterable[dict[str, Any]]) -> str:
+  return ''.join(f'{json.dumps(r, ensure_ascii=False)}\n' for r in records)
+
+
+# ---- Command line ----
+
+
+def _parse(argv: Sequence[str] | None) -> Settings:
+  """Reads the flags.
+
+  Raises:
+    ConfigError: A value is out of its range.
+  """
+  parser = ArgumentParser(
+    prog='python -m mgjax.data.prepare',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  add = parser.add_argument
+  add('--dataset', required=True, choices=[*VIDEO_SETS, 'folder'])
+  add('--videos', required=True, help='folder of videos or frame folders')
+  add(
+    '--annotations',
+    default='',
+    help="the publisher's files, or a folder of them; several with commas",
+  )
+  add('--out', default='data', help='folder of prepared data sets (data)')
+  add('--name', default='', help='NAME[/CONFIG] of the prepared data set')
+  add('--classes', help='file of the classes to keep, in order of the labels')
+  add('--num_classes', type=int, help='keep so many classes, always the same')
+  add('--fold', type=int, default=1, help='UCF101, HMDB51: split 1, 2 or 3 (1)')
+  add(
+    '--validation_fraction',
+    type=float,
+    default=0.1,
+    help='share of validation videos where nothing tells the split (0.1)',
+  )
+  add(
+    '--short_side_px',
+    type=int,
+    default=0,
+    help='encode all videos anew, at most this small; 0: store as is (0)',
+  )
+  add(
+    '--gop',
+    type=int,
+    default=12,
+    help='frames from key frame to key frame (12)',
+  )
+  add('--crf', type=int, default=20, help="x264's quality, 0 to 51 (20)")
+  add(
+    '--frame_fps',
+    type=float,
+    help="frames per second of frame folders (the data set's, else 30)",
+  )
+  add('--videos_per_shard', type=int, default=256, help='(256)')
+  add(
+    '--max_bad_fraction',
+    type=float,
+    default=0.01,
+    help='share of damaged files that is tolerated (0.01)',
+  )
+  add('--num_workers', type=int, default=0, help='processes; 0: all cores (0)')
+  add('--beam_runner', default='', help='run on Apache Beam: DirectRunner, …')
+  add('--beam_options', default='', help="the runner's options, as one text")
+  args = parser.parse_args(argv)
+  for flag, accepted, is_right in (
+    ('num_classes', '1 or more', lambda v: v is None or v >= 1),
+    ('fold', '1, 2 or 3', lambda v: v in (1, 2, 3)),
+    ('validation_fraction', 'from 0 to below 1', lambda v: 0 <= v < 1),
+    ('short_side_px', '0 or an even number from 16', _is_short_side),
+    ('gop', '1 or more', lambda v: v >= 1),
+    ('crf', 'from 0 to 51', lambda v: 0 <= v <= 51),
+    ('frame_fps', 'above 0', lambda v: v is None or 0 < v < 1000),
+    ('videos_per_shard', '1 or more', lambda v: v >= 1),
+    ('max_bad_fraction', 'from 0 to 1', lambda v: 0 <= v <= 1),
+    ('num_workers', '0 or more', lambda v: v >= 0),
+  ):
+    if not is_right(getattr(args, flag)):
+      raise ConfigError(
+        f'--{flag} is {getattr(args, flag)}; it must be {accepted}.'
+      )
+  if args.classes and args.num_classes is not None:
+    raise ConfigError('--classes and --num_classes exclude each other.')
+  if args.beam_options and not args.beam_runner:
+    raise ConfigError('--beam_options needs a --beam_runner.')
+  published = VIDEO_SETS.get(args.dataset)
+  frame_fps = args.frame_fps or (published and published.frame_fps) or 30.0
+  return Settings(
+    dataset=args.dataset,
+    videos=pathlib.Path(args.videos),
+    annotations=tuple(
+      pathlib.Path(p) for p in args.annotations.split(',') if p
+    ),
+    out=pathlib.Path(args.out),
+    name=args.name,
+    classes=pathlib.Path(args.classes) if args.classes else None,
+    num_classes=args.num_classes,
+    fold=args.fold,
+    validation_fraction=args.validation_fraction,
+    encoding=Encoding(args.short_side_px, args.gop, args.crf, frame_fps),
+    videos_per_shard=args.videos_per_shard,
+    max_bad_fraction=args.max_bad_fraction,
+    num_workers=args.num_workers,
+    beam_runner=args.beam_runner,
+    beam_options=args.beam_options,
+  )
+
+
+def _is_short_side(value: int) -> bool:
+  return value == 0 or (value >= 16 and value % 2 == 0)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Prepares the data set that the arguments describe; returns a code."""
+  try:
+    prepare(_parse(argv))
+  except (ConfigError, RunError) as error:
+    print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
+    return 2 if isinstance(error, ConfigError) else 1
+  except KeyboardInterrupt:
+    print('interrupted; start again to continue', file=sys.stderr)
+    return 130
+  return 0
+
+
+if __name__ == '__main__':
+  # Beam's workers look the functions up under the module's own name.
+  from mgjax.data import prepare as module
+
+  sys.exit(module.main())

@@ -1,0 +1,416 @@
+"""Prepared data sets open, say what is in them, and survive a kill."""
+
+import collections
+import hashlib
+import importlib.util
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tensorflow_datasets as tfds
+
+from configs import default
+from mgjax.cli import ConfigError
+from mgjax.data import prepare, sources
+from tests.data import videos
+from tests.data.test_annotations import charades
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+# (class, YouTube id, split): '-' and '_' may start an id.
+CLIPS = [
+  ('air drumming', f'{"-_x"[i % 3]}train{i}', 'train') for i in range(5)
+] + [('testifying', f'val{i}', 'validate') for i in range(3)]
+GONE = 'testifying,gone,5,15,train'
+
+
+@pytest.fixture
+def kinetics(tmp_path):
+  """Eight clips with their class folders, and a ninth that is not there."""
+  lines = ['label,youtube_id,time_start,time_end,split', GONE]
+  for number, (label, youtube_id, split) in enumerate(CLIPS):
+    folder = tmp_path / 'videos' / split / label.replace(' ', '_')
+    folder.mkdir(parents=True, exist_ok=True)
+    encoded = videos.encode(seed=number)
+    (folder / f'{youtube_id}_000001_000011.mp4').write_bytes(encoded)
+    lines.append(f'{label},{youtube_id},1,11,{split}')
+  (tmp_path / 'k.csv').write_text('\n'.join(lines))
+  return tmp_path
+
+
+def arguments(folder, *more, workers=1):
+  return [
+    '--dataset=kinetics400',
+    f'--videos={folder / "videos"}',
+    f'--annotations={folder / "k.csv"}',
+    f'--out={folder / "out"}',
+    '--videos_per_shard=2',
+    f'--num_workers={workers}',
+    *more,
+  ]
+
+
+def manifest_of(folder):
+  lines = (folder / 'manifest.jsonl').read_text().splitlines()
+  return [json.loads(line) for line in lines]
+
+
+def summary_of(folder):
+  return json.loads((folder / 'summary.json').read_text())
+
+
+def assert_same(folder, other):
+  """Two data sets have the same videos, labels and order, in the same files.
+
+  The files' bytes differ: a protocol buffer orders its fields as it likes.
+  """
+  names, other_names = (
+    sorted(p.name for p in f.iterdir()) for f in (folder, other)
+  )
+  assert names == other_names
+  assert manifest_of(folder) == manifest_of(other)
+  for split in ('train', 'validation'):
+    here, there = (
+      tfds.builder_from_directory(f).as_data_source(split)
+      for f in (folder, other)
+    )
+    assert len(here) == len(there)
+    assert all(here[i] == there[i] for i in range(len(here)))
+
+
+def open_source(out, name, split):
+  config = default.base()
+  config.data.dir = str(out)
+  config.data.name = name
+  return sources.open_source(config, split)
+
+
+def examples_of(source):
+  return [source[i] for i in range(len(source))]
+
+
+def a_file(kinetics, name='val1'):
+  return next((kinetics / 'videos').rglob(f'{name}*'))
+
+
+def test_prepared_set_opens_with_tfds_and_holds_the_files(kinetics):
+  assert prepare.main(arguments(kinetics)) == 0
+  source = tfds.data_source('kinetics400', data_dir=kinetics / 'out')
+  assert {split: len(source[split]) for split in source} == {
+    'train': 5,
+    'validation': 3,
+  }
+  folder = kinetics / 'out/kinetics400/1.0.0'
+  builder = tfds.builder_from_directory(folder)
+  assert builder.info.features['label'].names == ['air drumming', 'testifying']
+  for split, index in [('train', i) for i in range(5)] + [
+    ('validation', i) for i in range(3)
+  ]:
+    example = source[split][index]
+    name = example['id'].decode()
+    (file,) = (kinetics / 'videos').rglob(f'{name}.mp4')
+    assert example['video'] == file.read_bytes()
+    assert (example['label'] == 1) == name.startswith('val')
+  assert 'tensorflow' not in sys.modules
+
+
+def test_manifest_tells_every_annotated_video(kinetics):
+  broken = a_file(kinetics)
+  broken.write_bytes(broken.read_bytes()[:2000])
+  assert prepare.main(arguments(kinetics, '--max_bad_fraction=0.2')) == 0
+  folder = kinetics / 'out/kinetics400/1.0.0'
+  records = {record['id']: record for record in manifest_of(folder)}
+  assert len(records) == 9
+  count = collections.Counter(r['status'] for r in records.values())
+  assert count == {'stored': 7, 'missing': 1, 'quarantined': 1}
+  stored = records['-train0_000001_000011']
+  file = a_file(kinetics, '-train0')
+  assert stored['file'] == str(file.relative_to(kinetics / 'videos'))
+  assert stored['labels'] == ['air drumming'] and stored['split'] == 'train'
+  assert (stored['width'], stored['height'], stored['fps']) == (64, 48, 12)
+  assert (stored['num_frames'], stored['duration_s']) == (12, 1)
+  assert stored['sha256'] == hashlib.sha256(file.read_bytes()).hexdigest()
+  assert 'no file gone_000005_000015' in records['gone_000005_000015']['reason']
+
+  summary = summary_of(folder)
+  assert summary['quarantined'] == [
+    {
+      'id': 'val1_000001_000011',
+      'split': 'validation',
+      'file': str(broken.relative_to(kinetics / 'videos')),
+      'reason': records['val1_000001_000011']['reason'],
+    }
+  ]
+  assert summary['classes']['testifying'] == {
+    'train': {'annotated': 1, 'stored': 0},
+    'validation': {'annotated': 3, 'stored': 2},
+  }
+  assert summary['splits']['train']['frames'] == 60
+  source = open_source(kinetics / 'out', 'kinetics400', 'validation')
+  digest = hashlib.sha256((folder / 'manifest.jsonl').read_bytes()).hexdigest()
+  assert source.manifest_sha256 == summary['manifest_sha256'] == digest
+  assert len(source) == 2
+
+
+def test_a_shard_may_be_empty(kinetics):
+  for name in ('-train0', '_train1', 'xtrain2', '-train3'):
+    a_file(kinetics, name).unlink()
+  assert prepare.main(arguments(kinetics, '--videos_per_shard=1')) == 0
+  source = open_source(kinetics / 'out', 'kinetics400', 'train')
+  assert [e.id for e in examples_of(source)] == ['_train4_000001_000011']
+
+
+def test_transcoded_copy_has_a_config_of_its_own(kinetics):
+  assert prepare.main(arguments(kinetics)) == 0
+  assert prepare.main(arguments(kinetics, '--short_side_px=32', '--gop=4')) == 0
+  copy = kinetics / 'out/kinetics400/short32/1.0.0'
+  assert {(r['height'], r['is_transcoded']) for r in manifest_of(copy)[:3]} == {
+    (32, True)
+  }
+  assert len(open_source(kinetics / 'out', 'kinetics400', 'train')) == 5
+  assert len(open_source(kinetics / 'out', 'kinetics400/short32', 'train')) == 5
+  split = tfds.data_source('kinetics400/short32', data_dir=kinetics / 'out')
+  assert len(split['validation']) == 3
+
+
+def test_mini_set_keeps_its_classes_only(kinetics, capsys):
+  (kinetics / 'mini.txt').write_text('testifying\n')
+  wanted = arguments(kinetics, f'--classes={kinetics / "mini.txt"}')
+  # The only training clip of this class is missing.
+  assert prepare.main(wanted) == 2
+  assert 'no file of the train split' in capsys.readouterr().err
+  (kinetics / 'mini.txt').write_text('air drumming\n')
+  assert prepare.main([*wanted, '--name=mini']) == 0
+  source = open_source(kinetics / 'out', 'mini', 'train')
+  assert source.label_names == ('air drumming',) and len(source) == 5
+  assert prepare.main(arguments(kinetics, '--num_classes=2')) == 0
+  assert (kinetics / 'out/kinetics400_mini2/1.0.0/summary.json').exists()
+
+
+def test_charades_has_actions_for_its_frame_folders(tmp_path):
+  (tmp_path / 'text').mkdir()
+  charades(tmp_path / 'text')
+  for number, name in enumerate(('46GP8', 'N11GT', 'T1')):
+    videos.write_frames(tmp_path / 'videos' / name, seed=number)
+  assert (
+    prepare.main(
+      [
+        '--dataset=charades',
+        f'--videos={tmp_path / "videos"}',
+        f'--annotations={tmp_path / "text"}',
+        f'--out={tmp_path / "out"}',
+        '--num_workers=1',
+      ]
+    )
+    == 0
+  )
+  source = open_source(tmp_path / 'out', 'charades', 'train')
+  assert source.has_actions
+  assert source.label_names == ('Holding some clothes', 'Taking a bag')
+  examples = {e.id: e for e in examples_of(source)}
+  assert examples['N11GT'].actions == () and examples['N11GT'].label is None
+  assert [a.label for a in examples['46GP8'].actions] == [1, 0, 1]
+  assert examples['46GP8'].actions[0][1:] == pytest.approx((11.9, 21.2))
+  record = manifest_of(tmp_path / 'out/charades/1.0.0')[0]
+  assert (record['fps'], record['num_frames']) == (24, 8)
+  assert record['labels'] == ['Holding some clothes', 'Taking a bag']
+
+
+def test_folders_and_csv_need_no_public_data_set(kinetics):
+  wanted = [
+    '--dataset=folder',
+    f'--videos={kinetics / "videos"}',
+    f'--out={kinetics / "out"}',
+    '--num_workers=1',
+  ]
+  assert prepare.main([*wanted, '--name=mine/all']) == 0
+  source = open_source(kinetics / 'out', 'mine/all', 'validation')
+  assert source.label_names == ('air_drumming', 'testifying')
+  assert len(source) == 3
+  (kinetics / 'my.csv').write_text(
+    'path,label,split\nvalidate/testifying/val0_000001_000011.mp4,a,train\n'
+  )
+  csv = f'--annotations={kinetics / "my.csv"}'
+  assert prepare.main([*wanted, csv, '--name=csv']) == 0
+  assert len(open_source(kinetics / 'out', 'csv', 'train')) == 1
+
+
+def test_same_command_does_nothing_and_another_is_refused(kinetics, capsys):
+  assert prepare.main(arguments(kinetics)) == 0
+  folder = kinetics / 'out/kinetics400/1.0.0'
+  before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
+  assert prepare.main(arguments(kinetics)) == 0
+  assert 'already prepared' in capsys.readouterr().err
+  assert before == {p: p.stat().st_mtime_ns for p in folder.iterdir()}
+  assert prepare.main(arguments(kinetics, '--videos_per_shard=3')) == 2
+  assert 'made from other files or settings' in capsys.readouterr().err
+
+
+def test_too_many_damaged_videos_stop_and_more_may_be_allowed(kinetics, capsys):
+  a_file(kinetics).write_bytes(b'')
+  assert prepare.main(arguments(kinetics)) == 1
+  error = capsys.readouterr().err.splitlines()[-1]
+  assert '1 of 8 videos are damaged' in error
+  folder = kinetics / 'out/kinetics400/1.0.0'
+  assert not (folder / 'dataset_info.json').exists()
+  log = (folder / 'parts/quarantined.jsonl').read_text()
+  assert 'val1' in log and 'not a readable video' in log
+  done = {p: p.stat().st_mtime_ns for p in folder.glob('*train*')}
+  assert len(done) == 3
+  assert prepare.main(arguments(kinetics, '--max_bad_fraction=0.5')) == 0
+  assert done == {p: p.stat().st_mtime_ns for p in done}
+  assert not (folder / 'parts').exists()
+
+
+def test_shards_of_other_settings_and_files_are_written_again(kinetics):
+  bad = a_file(kinetics)
+  sound = bad.read_bytes()
+  bad.write_bytes(b'')
+  wanted = arguments(kinetics, '--name=k')
+  assert prepare.main(wanted) == 1
+  bad.write_bytes(sound)
+  folder = kinetics / 'out/k/1.0.0'
+  assert len(list(folder.glob('*train*'))) == 3
+  assert prepare.main([*wanted, '--short_side_px=32']) == 0
+  stored = [r for r in manifest_of(folder) if r['status'] == 'stored']
+  assert len(stored) == 8 and all(r['is_transcoded'] for r in stored)
+
+
+def test_late_file_changes_its_own_shard_only(kinetics):
+  plan = lambda: prepare.make_plan(prepare._parse(arguments(kinetics)))
+  before = plan()
+  late = a_file(kinetics)
+  late = late.with_name('gone_000005_000015.mp4')
+  late.write_bytes(videos.encode())
+  after = plan()
+  changed = [
+    a.split
+    for a, b in zip(after.shards, before.shards, strict=True)
+    if a.fingerprint() != b.fingerprint()
+  ]
+  assert changed == ['train'] and len(after.shards) == 5
+  assert not after.missing
+
+
+def test_of_files_with_one_name_that_of_the_split_and_class_is_taken():
+  video = prepare.Annotated('v', 'validation', 'a b', ('v_1', 'v'))
+  index = {
+    'v_1': ['train/a_b/v_1.mp4', 'val/c/v_1.mp4', 'val/a_b/v_1.mp4'],
+    'v': ['v.mp4'],
+  }
+  assert prepare.find_file(video, index) == 'val/a_b/v_1.mp4'
+  assert prepare.find_file(video, {'v': ['v.mp4']}) == 'v.mp4'
+  other = prepare.Annotated('x/v', 'train', 'x', ('x/v',))
+  assert prepare.find_file(other, {'v': ['y/v.mp4', 'xx/v.mp4']}) is None
+
+
+@pytest.mark.parametrize(
+  'flags,message',
+  [
+    (['--dataset=k400'], 'invalid choice'),
+    (['--videos=nowhere'], 'there is no folder nowhere'),
+    (['--annotations=nowhere.csv'], 'no file or folder nowhere.csv'),
+    (['--annotations='], '--annotations is missing'),
+    (['--name=A-b'], "--name is 'A-b'"),
+    (['--crf=60'], '--crf is 60; it must be from 0 to 51'),
+    (['--short_side_px=255'], 'an even number'),
+    (['--num_classes=9'], 'the annotation has 2 classes'),
+    (['--num_classes=1', '--classes=x'], 'exclude each other'),
+    (['--classes=nowhere'], 'no file nowhere'),
+    (['--dataset=folder', '--annotations='], '--name is missing'),
+    (['--beam_options=--x=1'], 'needs a --beam_runner'),
+    (['--unknown=1'], 'unrecognized arguments: --unknown=1'),
+  ],
+)
+def test_bad_input_is_one_line_and_code_2(kinetics, capsys, flags, message):
+  try:
+    code = prepare.main([*arguments(kinetics), *flags])
+  except SystemExit as stop:
+    code = stop.code
+  error = capsys.readouterr().err
+  assert code == 2 and message in error
+  assert error.startswith('error: ') and error.count('\n') == 1
+  assert not (kinetics / 'out').exists()
+
+
+def test_two_runs_do_not_write_one_folder(kinetics):
+  plan = prepare.make_plan(prepare._parse(arguments(kinetics)))
+  with prepare._locked(plan.folder):
+    with pytest.raises(ConfigError, match='another run is writing'):
+      prepare.prepare(prepare._parse(arguments(kinetics)), progress=False)
+
+
+def children(pid):
+  path = pathlib.Path(f'/proc/{pid}/task/{pid}/children')
+  return [int(child) for child in path.read_text().split()]
+
+
+def is_alive(pid):
+  try:
+    state = pathlib.Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2]
+  except FileNotFoundError:
+    return False
+  return state.split()[0] != 'Z'
+
+
+def wait_until(condition, seconds=60):
+  deadline = time.monotonic() + seconds
+  while not condition():
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+def test_killed_run_continues_without_its_finished_shards(kinetics):
+  assert prepare.main(arguments(kinetics, f'--out={kinetics / "whole"}')) == 0
+  whole = kinetics / 'whole/kinetics400/1.0.0'
+
+  # Reading a pipe without a writer takes until the run is killed.
+  pipe = a_file(kinetics)
+  encoded = pipe.read_bytes()
+  pipe.unlink()
+  os.mkfifo(pipe)
+  command = [sys.executable, '-m', 'mgjax.data.prepare']
+  run = subprocess.Popen(
+    [*command, *arguments(kinetics, workers=2)],
+    cwd=ROOT,
+    stderr=subprocess.DEVNULL,
+  )
+  folder = kinetics / 'out/kinetics400/1.0.0'
+  parts = folder / 'parts'
+  wait_until(lambda: len(list(parts.glob('*-0000?.jsonl'))) == 4)
+  workers = children(run.pid)
+  assert len(workers) >= 2
+  run.send_signal(signal.SIGKILL)
+  run.wait()
+  wait_until(lambda: not any(is_alive(worker) for worker in workers))
+  assert not (folder / 'dataset_info.json').exists()
+  done = {p: p.stat().st_mtime_ns for p in folder.glob('*array_record-?????-*')}
+  done = {p: t for p, t in done.items() if p.suffix != '.tmp'}
+  assert len(done) == 4
+
+  pipe.unlink()
+  pipe.write_bytes(encoded)
+  assert prepare.main(arguments(kinetics)) == 0
+  assert done == {p: p.stat().st_mtime_ns for p in done}
+  assert_same(folder, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  importlib.util.find_spec('apache_beam') is None,
+  reason='needs pip install apache-beam, which training does not',
+)
+def test_beam_writes_the_same_data_set(kinetics):
+  assert prepare.main(arguments(kinetics)) == 0
+  command = [sys.executable, '-m', 'mgjax.data.prepare']
+  more = [f'--out={kinetics / "beam"}', '--beam_runner=DirectRunner']
+  subprocess.run([*command, *arguments(kinetics, *more)], cwd=ROOT, check=True)
+  assert_same(
+    kinetics / 'beam/kinetics400/1.0.0', kinetics / 'out/kinetics400/1.0.0'
+  )
