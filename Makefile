@@ -8,6 +8,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+# Most of the tests' time is compilation, on one core each.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 GRID ?= both
 WORKDIR ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
@@ -24,10 +26,10 @@ demo: $(VENV)/installed
 	@$(RUN) -m mgjax.train --config=configs/moving_digits.py:grid=$(GRID) --workdir=$(WORKDIR)
 
 test: $(VENV)/installed
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest $(PARALLEL) -m "not slow"
 
 test-all: $(VENV)/installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(PARALLEL)
 
 records: $(VENV)/installed
 	$(RUN) -m experiments.compare

@@ -9,8 +9,9 @@ os.environ['XLA_FLAGS'] = (
   os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=2'
 )
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-_PROGRAMS = tempfile.TemporaryDirectory(prefix='mgjax-programs-')
-os.environ['JAX_COMPILATION_CACHE_DIR'] = _PROGRAMS.name
+if 'PYTEST_XDIST_WORKER' not in os.environ:  # Workers inherit the folder.
+  _PROGRAMS = tempfile.TemporaryDirectory(prefix='mgjax-programs-')
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _PROGRAMS.name
 
 import pytest  # noqa: E402
 
