@@ -65,8 +65,8 @@ def _shortcut(next_fun, args, kwargs, context):
   A convolution becomes one native operation, as it is on an accelerator: the
   formulations for CPUs skip some padding. So does a temporal aggregation,
   which is elementwise but counts as a convolution. Batch norm and ReLU are left
-  out. No parameters are initialised. With this, tracing SlowFast-50 takes a fifth of the time, so
-  that a plan of a dozen grids takes seconds.
+  out, and no parameters are initialised. With this, tracing SlowFast-50 takes
+  a small part of the time, so that a plan of a dozen grids takes seconds.
   """
   module = context.module
   if context.method_name == '__call__':
