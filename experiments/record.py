@@ -76,12 +76,19 @@ def run(
       'name': stored['data']['name'],
       'fingerprint': data_fingerprint(data_folder),
     },
-    'commit': _git('rev-parse', 'HEAD'),
-    'changed_files': _git('status', '--porcelain', '--', 'mgjax', 'configs'),
+    **code_version(),
     'summary': json.loads((workdir / 'summary.json').read_text()),
   }
   (folder / 'record.json').write_text(json.dumps(record, indent=1) + '\n')
   return folder
+
+
+def code_version() -> dict[str, str]:
+  """The commit, and which files of the code were changed since."""
+  return {
+    'commit': _git('rev-parse', 'HEAD'),
+    'changed_files': _git('status', '--porcelain', '--', 'mgjax', 'configs'),
+  }
 
 
 def exists(name: str) -> bool:

@@ -23,6 +23,7 @@ from experiments import (
   multigrid_schedules,
   published_accuracy,
   record,
+  step_time,
   successors,
   tabulate,
 )
@@ -89,6 +90,7 @@ def multigrid_table(records: list[dict]) -> str:
 def contents() -> dict[str, str]:
   """All tables by name, as Markdown."""
   found = {compare.EXPERIMENT: multigrid_table(record.load(compare.EXPERIMENT))}
+  found[step_time.EXPERIMENT] = step_time.table(step_time.load())
   for script in SCRIPTS:
     for table in script.make():
       assert table.name not in found, table.name

@@ -1,0 +1,516 @@
+"""Times the training step of six networks against PyTorch, in one run.
+
+python -m experiments.step_time --torch_python=torchenv/bin/python
+python -m experiments.step_time --torch_python=torchenv/bin/python \\
+  --device=gpu --dtype=bfloat16 --batch=32 --crop_px=224 --turn_steps=20 \\
+  --torch=channels_last,compiled --peak_tflops=989
+
+A step is forward, backward and SGD with Nesterov momentum. JAX runs
+mgjax.train_step as training does: uint8 clips in, normalised and mirrored on
+the device, gradient norm out. PyTorch starts from normalised clips and does
+neither, so the comparison does not favour JAX.
+
+JAX and the layouts of PyTorch take turns, a few steps each, so that whatever
+else the machine does meets all of them alike; the ratios are of medians over
+turns. PyTorch (experiments/requirements-torch.txt) lives in a process of its
+own, in an interpreter of its own: the two have thread pools of their own, of
+which one idles while the other works, process CPU seconds are those of one
+side alone, and the package's environment stays free of PyTorch. Both start
+from the same weights on the same clips, and the losses of the first steps must
+agree. Each model's result is one record, in experiments/records/step_time, so
+that a stopped run goes on with --models=...
+"""
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+
+from configs import default
+from experiments import record
+from mgjax import macs, models, optim, train_step
+
+EXPERIMENT = 'step_time'
+MODELS = {
+  'slowfast': 'SlowFast-R50',
+  'slow': 'Slow-R50',
+  'i3d': 'I3D-R50',
+  'tsn': 'TSN-R50',
+  'tam': 'TAM-R50',
+  'blvnet_tam': 'bLVNet-TAM-50',
+}
+# Frames of a clip per frame of --frames: SlowFast's slow pathway takes one in
+# four, bLVNet-TAM takes pairs.
+_FRAME_FACTORS = {'slowfast': 4, 'blvnet_tam': 2}
+_NUM_CLASSES = 400
+_LEARNING_RATE = 0.01
+_TORCH = {
+  'default': 'torch',
+  'channels_last': 'torch channels-last',
+  'compiled': 'torch channels-last, compiled',
+}
+# First losses differ by rounding only, relatively by 1e-5 in float32 on a CPU;
+# this finds another network or other clips.
+_LOSS_TOLERANCE = {'float32': 0.01, 'bfloat16': 0.05}
+
+
+def parse_flags(argv: list[str]) -> argparse.Namespace:
+  """Reads the command line; a bad one ends with exit code 2."""
+  summary, _, text = __doc__.partition('\n')
+  parser = argparse.ArgumentParser(
+    description=summary,
+    epilog=text,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  names_of = lambda known: (
+    lambda text: [_accepted(name, known) for name in text.split(',')]
+  )
+  add = parser.add_argument
+  add('--torch_python', default=sys.executable, help='its interpreter')
+  add(
+    '--torch',
+    type=names_of(_TORCH),
+    default=['default', 'channels_last'],
+    help=f'of {",".join(_TORCH)}',
+  )
+  add(
+    '--models',
+    type=names_of(MODELS),
+    default=list(MODELS),
+    help=f'of {",".join(MODELS)}',
+  )
+  add('--device', choices=('cpu', 'gpu'), default='cpu')
+  add('--dtype', choices=('float32', 'bfloat16'), default='float32')
+  add('--batch', type=_positive, default=2, help='clips')
+  add(
+    '--frames',
+    type=_positive,
+    default=8,
+    help='of a clip; four times as many for SlowFast, twice for bLVNet-TAM',
+  )
+  add('--crop_px', type=_positive, default=112, help='height and width')
+  add('--turns', type=_positive, default=8, help='timed turns of each side')
+  add('--turn_steps', type=_positive, default=2, help='steps of a turn')
+  add(
+    '--peak_tflops',
+    type=float,
+    help="the machine's rate of matrix products in this type, for the share "
+    'that a step reaches',
+  )
+  add(
+    '--records',
+    type=pathlib.Path,
+    default=record.RECORDS / EXPERIMENT,
+    help='folder of the results',
+  )
+  args = parser.parse_args(argv)
+  try:
+    subprocess.run(
+      [args.torch_python, '-c', 'import torch'],
+      check=True,
+      capture_output=True,
+    )
+  except (OSError, subprocess.CalledProcessError):
+    parser.error(
+      f'--torch_python={args.torch_python}: this interpreter cannot import '
+      'torch; give one where experiments/requirements-torch.txt is installed.'
+    )
+  # The formulation of convolutions follows the default backend. On a GPU both
+  # processes need room, and JAX would take three quarters of it at once.
+  os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
+  if args.device == 'cpu':
+    jax.config.update('jax_platforms', 'cpu')
+  if jax.default_backend() != args.device:
+    parser.error(f'--device=gpu: JAX finds only {jax.devices()}.')
+  return args
+
+
+def _accepted(name: str, known: dict) -> str:
+  if name not in known:
+    raise argparse.ArgumentTypeError(
+      f'{name!r} is unknown; accepted are {", ".join(known)}.'
+    )
+  return name
+
+
+def _positive(text: str) -> int:
+  value = int(text)
+  if value < 1:
+    raise argparse.ArgumentTypeError(f'{text} is not 1 or more.')
+  return value
+
+
+def random_variables(model: nn.Module, video: Any) -> dict:
+  """Weights for which no layer is idle: no scale starts at zero.
+
+  Args:
+    model: Of `mgjax.models`.
+    video: The shape of a clip: an array or a jax.ShapeDtypeStruct.
+
+  Returns:
+    'params' and 'batch_stats' of float32 NumPy arrays. Kernels have variance
+    2 / fan-in; drawing them here saves the compilation of `model.init`.
+  """
+  shapes = jax.eval_shape(model.init, jax.random.key(0), video)
+  rng = np.random.default_rng(0)
+
+  def draw(path, leaf):
+    if path[-1].key == 'kernel':
+      x = rng.standard_normal(leaf.shape, np.float32)
+      return x * np.float32((2 / np.prod(leaf.shape[:-1])) ** 0.5)
+    return np.full(leaf.shape, path[-1].key in ('scale', 'var'), np.float32)
+
+  return jax.tree.map_with_path(draw, shapes)
+
+
+def by_name(variables: dict) -> dict[str, np.ndarray]:
+  """Joins the names of nested variables by dots, without the collection's."""
+  return {
+    '.'.join(key.key for key in path[1:]): np.asarray(leaf)
+    for path, leaf in jax.tree.leaves_with_path(variables)
+  }
+
+
+class JaxSide:
+  """mgjax's training step, compiled, with its state and its clips."""
+
+  def __init__(self, name: str, args: argparse.Namespace):
+    config = default.base()
+    self.optim = config.optim
+    self.model = models.build(
+      name, num_classes=_NUM_CLASSES, dropout=0.0, dtype=args.dtype
+    )
+    self.frames = args.frames * _FRAME_FACTORS.get(name, 1)
+    rng = np.random.default_rng(0)
+    shape = (args.batch, self.frames, args.crop_px, args.crop_px, 3)
+    video = rng.integers(0, 256, shape, np.uint8)
+    label = rng.integers(0, _NUM_CLASSES, args.batch)
+    mean, std = config.data.mean, config.data.std
+    self.variables = random_variables(
+      self.model, jax.ShapeDtypeStruct(shape, jnp.float32)
+    )
+    self.clips = {
+      'video': np.asarray(train_step.normalize(video, mean, std)),
+      'label': label.astype(np.int64),
+    }
+    self.macs = macs.forward_macs(
+      self.model, T=self.frames, H=args.crop_px, W=args.crop_px
+    )
+    tx = optim.make_optimizer(config.optim)
+    params, batch_stats = jax.device_put(
+      (self.variables['params'], self.variables['batch_stats'])
+    )
+    self.state = train_step.TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      batch_stats=batch_stats,
+      opt_state=tx.init(params),
+    )
+    self.inputs = jax.device_put(
+      (
+        {
+          'video': video,
+          'label': label.astype(np.int32),
+          'flip': np.zeros(args.batch, bool),
+        },
+        np.float32(_LEARNING_RATE),
+        np.int32(1),
+        jax.random.key(0),
+      )
+    )
+    step = train_step.make_train_step(self.model, tx, mean=mean, std=std)
+    start = time.perf_counter()
+    self.step = (
+      jax.jit(step, donate_argnums=0).lower(self.state, *self.inputs).compile()
+    )
+    self.compile_s = time.perf_counter() - start
+    plan = self.step.memory_analysis()
+    # The new state lies where the old one was (alias).
+    self.peak_bytes = (
+      plan.argument_size_in_bytes
+      + plan.output_size_in_bytes
+      + plan.temp_size_in_bytes
+      - plan.alias_size_in_bytes
+    )
+
+  def run(self, steps: int) -> dict:
+    """Takes steps; the times are of all of them together."""
+    losses = []
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(steps):
+      self.state, metrics = self.step(self.state, *self.inputs)
+      losses.append(metrics['loss'])
+    jax.block_until_ready(self.state)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {
+      'wall_s': wall,
+      'cpu_s': cpu,
+      'losses': [float(loss) for loss in losses],
+      'peak_bytes': self.peak_bytes,
+    }
+
+
+@contextlib.contextmanager
+def torch_worker(python: str) -> Iterator[Callable[[dict], dict]]:
+  """Starts a torch_worker; yields ask(request) -> answer."""
+  worker = subprocess.Popen(
+    [python, '-m', 'experiments.torch_worker'],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    cwd=pathlib.Path(__file__).parent.parent,
+    text=True,
+  )
+
+  def ask(request):
+    print(json.dumps(request), file=worker.stdin, flush=True)
+    answer = worker.stdout.readline()
+    if not answer:
+      raise RuntimeError('The PyTorch process ended; its error is above.')
+    return json.loads(answer)
+
+  with worker:
+    try:
+      yield ask
+    finally:
+      worker.terminate()
+
+
+def measure(name: str, args: argparse.Namespace) -> dict:
+  """Times one model; returns its record.
+
+  Raises:
+    RuntimeError: The sides are not the same network, or PyTorch fails.
+  """
+  side = JaxSide(name, args)
+  names = {'JAX': None, **{_TORCH[p]: p for p in args.torch}}
+  with (
+    tempfile.TemporaryDirectory() as folder,
+    torch_worker(args.torch_python) as ask,
+  ):
+    clips = pathlib.Path(folder) / 'clips.npz'
+    np.savez(clips, **side.clips, **by_name(side.variables))
+    loaded = ask(
+      {
+        'load': {
+          'model': name,
+          'num_classes': _NUM_CLASSES,
+          'frames': side.frames,
+          'device': {'cpu': 'cpu', 'gpu': 'cuda'}[args.device],
+          'dtype': args.dtype,
+          'programs': args.torch,
+          'clips': str(clips),
+          'optim': {
+            'lr': _LEARNING_RATE,
+            'momentum': side.optim.momentum,
+            'nesterov': side.optim.nesterov,
+            'weight_decay': side.optim.weight_decay,
+          },
+        }
+      }
+    )
+    parameters = optim.num_parameters(side.variables['params'])
+    if parameters != loaded['parameters']:
+      raise RuntimeError(
+        f'{name} has {parameters} parameters, in PyTorch '
+        f'{loaded["parameters"]}.'
+      )
+
+    def turn(side_name, steps):
+      program = names[side_name]
+      if program is None:
+        return side.run(steps)
+      return ask({'program': program, 'steps': steps})
+
+    # The first step is slower: buffers, threads, choice of algorithms.
+    warm = {key: turn(key, 2) for key in names}
+    first = [answer['losses'][0] for answer in warm.values()]
+    if max(first) - min(first) > _LOSS_TOLERANCE[args.dtype] * max(first):
+      raise RuntimeError(f'{name}: the first losses differ: {first}.')
+    load_before = os.getloadavg()[0]
+    turns = {key: [] for key in names}
+    for _ in range(args.turns):
+      for key in names:
+        turns[key].append(turn(key, args.turn_steps))
+  return {
+    'model': name,
+    'parameters': parameters,
+    'forward_macs': side.macs,
+    **{
+      field: getattr(args, field)
+      for field in (
+        'device',
+        'dtype',
+        'batch',
+        'crop_px',
+        'turns',
+        'turn_steps',
+        'peak_tflops',
+      )
+    },
+    'frames': side.frames,
+    'command': f'python -m experiments.step_time {shlex.join(sys.argv[1:])}',
+    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+    **record.code_version(),
+    'environment': {
+      'machine': platform.machine(),
+      'cpu': _cpu_name(),
+      'num_cpus': len(os.sched_getaffinity(0)),
+      'accelerator': jax.devices()[0].device_kind,
+      'torch_threads': loaded['threads'],
+      'OMP_WAIT_POLICY': os.environ.get('OMP_WAIT_POLICY'),
+      'XLA_FLAGS': os.environ.get('XLA_FLAGS'),
+      'GLIBC_TUNABLES': os.environ.get('GLIBC_TUNABLES'),
+      'python': platform.python_version(),
+      'jax': jax.__version__,
+      'jaxlib': jaxlib.__version__,
+      'flax': flax.__version__,
+      **loaded['versions'],
+    },
+    # Of the last minute, the benchmark's own threads included.
+    'load_average': [load_before, os.getloadavg()[0]],
+    'compile_s': side.compile_s,
+    # Per side: of one step, averaged over a turn, for every turn.
+    'sides': {
+      key: {
+        'wall_s': [t['wall_s'] / args.turn_steps for t in turns[key]],
+        'cpu_s': [t['cpu_s'] / args.turn_steps for t in turns[key]],
+        'peak_bytes': turns[key][-1]['peak_bytes'],
+        'first_losses': warm[key]['losses'],
+      }
+      for key in names
+    },
+  }
+
+
+def _cpu_name() -> str:
+  """The processor's name, where Linux says it."""
+  try:
+    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+  except OSError:
+    return platform.processor()
+  names = [s.split(':')[1].strip() for s in lines if s.startswith('model name')]
+  return names[0] if names else platform.processor()
+
+
+def load() -> list[dict]:
+  """The records there are."""
+  return [
+    json.loads(path.read_text())
+    for path in sorted((record.RECORDS / EXPERIMENT).glob('*.json'))
+  ]
+
+
+def table(records: list[dict]) -> str:
+  """Step times and their ratios as Markdown.
+
+  Args:
+    records: Of `measure`, in any order.
+
+  Returns:
+    A table for each device, type and size of clips, with a line on what it
+    was measured with. Times are medians over turns; "JAX / x" are ratios of
+    medians, below 1 where JAX is faster. CPU seconds are those of all threads
+    of one side. Memory and share of the peak rate are there where known.
+  """
+  if not records:
+    return 'No records yet.'
+  groups = {}
+  for entry in records:
+    key = [entry[k] for k in ('device', 'dtype', 'batch', 'crop_px')]
+    groups.setdefault((*key, tuple(entry['sides'])), []).append(entry)
+  return '\n\n'.join(
+    _group_table(sorted(group, key=lambda r: list(MODELS).index(r['model'])))
+    for _, group in sorted(groups.items())
+  )
+
+
+def _group_table(group: list[dict]) -> str:
+  sides = list(group[0]['sides'])
+  others = [side for side in sides if side != 'JAX']
+  shows_memory = group[0]['device'] == 'gpu'
+  shows_rate = all(entry['peak_tflops'] for entry in group)
+  header = ['model', 'frames', *(f'{side} [ms]' for side in sides)]
+  header += [f'JAX / {side}' for side in others]
+  if not shows_memory:
+    header += [f'JAX / {side}, CPU seconds' for side in others]
+  else:
+    header += [f'{side} peak [GiB]' for side in sides]
+  if shows_rate:
+    header += [f'{side} of peak rate [%]' for side in sides]
+  rows = [header, ['---'] * len(header)]
+  for entry in group:
+    found = entry['sides']
+    median = lambda side, unit, found=found: statistics.median(
+      found[side][unit]
+    )
+    ratio = lambda side, unit, median=median: (
+      f'{median("JAX", unit) / median(side, unit):.2f}'
+    )
+    row = [MODELS[entry['model']], str(entry['frames'])]
+    row += [f'{1e3 * median(side, "wall_s"):.0f}' for side in sides]
+    row += [ratio(side, 'wall_s') for side in others]
+    if not shows_memory:
+      row += [ratio(side, 'cpu_s') for side in others]
+    else:
+      row += [f'{found[side]["peak_bytes"] / 2**30:.2f}' for side in sides]
+    if shows_rate:
+      # A multiply-add is two operations; backward is twice forward.
+      tera = 6 * entry['forward_macs'] * entry['batch'] / 1e12
+      row += [
+        f'{100 * tera / median(side, "wall_s") / entry["peak_tflops"]:.0f}'
+        for side in sides
+      ]
+    rows.append(row)
+  lines = [f'| {" | ".join(row)} |' for row in rows]
+  return '\n'.join([_circumstances(group), '', *lines])
+
+
+def _circumstances(group: list[dict]) -> str:
+  entry = group[0]
+  env = entry['environment']
+  loads = [load for e in group for load in e['load_average']]
+  device = f'{env["num_cpus"]} cores of {env["cpu"]}'
+  if entry['device'] == 'gpu':
+    device = env['accelerator']
+  return (
+    f'{device}, {entry["dtype"]}, {entry["batch"]} clips of '
+    f'{entry["crop_px"]}²; JAX {env["jax"]}, torch {env["torch"]} with '
+    f'{env["torch_threads"]} threads; medians of {entry["turns"]} alternating '
+    f'turns of {entry["turn_steps"]} steps; load average '
+    f'{min(loads):.1f} to {max(loads):.1f}.'
+  )
+
+
+def main(argv: list[str]) -> None:
+  args = parse_flags(argv)
+  results = []
+  for name in args.models:
+    result = measure(name, args)
+    results.append(result)
+    args.records.mkdir(parents=True, exist_ok=True)
+    path = args.records / f'{args.device}-{args.dtype}-{name}.json'
+    path.write_text(json.dumps(result, indent=1) + '\n')
+    print(f'{table([result])}\n', flush=True)
+  print(table(results))
+
+
+if __name__ == '__main__':
+  main(sys.argv[1:])
