@@ -173,7 +173,15 @@ def base() -> ml_collections.ConfigDict:
   train.log_every_steps = 10  # Steps between lines of metrics.jsonl.
   train.checkpoint_every_s = 600.0  # Seconds between checkpoints ...
   train.checkpoint_every_steps = 0  # ... or steps, where this is not 0.
-  train.keep_checkpoints = 3  # The newest that are kept.
+  train.keep_checkpoints = 3  # The newest that are kept ...
+  train.keep_best = 1  # ... and those with the best top-1 in evaluations.
+  # Peak of one device in 1e12 floating-point operations per second at
+  # model.dtype, from its data sheet: metrics.jsonl then has the share of it
+  # that training uses ('mfu'); 0: unknown.
+  train.peak_tflops = 0.0
+  # Project in Weights & Biases that gets all metrics and pictures too; '':
+  # none. Needs the package wandb.
+  train.wandb_project = ''
   return config.lock()
 
 
@@ -344,6 +352,8 @@ _RULES = (
   ('train.checkpoint_every_s', 'positive', lambda v: v > 0),
   ('train.checkpoint_every_steps', '0 or more', lambda v: v >= 0),
   ('train.keep_checkpoints', '1 or more', lambda v: v >= 1),
+  ('train.keep_best', '0 or more', lambda v: v >= 0),
+  ('train.peak_tflops', '0 or more', lambda v: v >= 0),
 )
 
 

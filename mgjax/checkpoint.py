@@ -1,17 +1,48 @@
-"""Checkpoints: written in the background, atomic, restored by step."""
+"""Checkpoints: written in the background, atomic, checked, restored by step."""
 
-import pathlib
+import dataclasses
+import sys
+import zlib
+from collections.abc import Sequence
 
 import jax
 import ml_collections
+import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers
 
 from mgjax import models
-from mgjax.cli import ConfigError
+from mgjax.cli import ConfigError, RunError
+from mgjax.peers import Peers
 from mgjax.train_step import TrainState
 
 # The parts of a state that make a network.
 VARIABLES = ('params', 'batch_stats')
+
+
+@dataclasses.dataclass
+class _NewestAndBest(checkpoint_managers.PreservationPolicy):
+  """Keeps the newest checkpoints and those with the best scores.
+
+  Attributes:
+    newest: How many of the newest.
+    best: How many of the best.
+    scores: Of the evaluated steps; better is larger.
+  """
+
+  newest: int
+  best: int
+  scores: dict[int, float]
+
+  def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
+    del context
+    steps = [info.step for info in checkpoints]
+    scored = [step for step in steps if step in self.scores]
+    # Of equal ones the later is kept.
+    ranked = sorted(scored, key=lambda step: (self.scores[step], step))
+    kept = {*steps[-self.newest :], *ranked[len(ranked) - self.best :]}
+    return [step in kept for step in steps]
 
 
 class Checkpoints:
@@ -19,22 +50,37 @@ class Checkpoints:
 
   A checkpoint is the state and a small JSON record of the run's counters. It
   appears under its name only when it is complete: a process that dies while
-  writing leaves the checkpoint before as the newest.
+  writing leaves the checkpoint before as the newest. The record holds a
+  checksum of the state, so that a damaged file is noticed.
+
+  Attributes:
+    scores: Of the evaluated steps; better is larger. Whoever evaluates adds
+      to it; it is saved with every later checkpoint.
   """
 
   def __init__(
-    self, workdir: pathlib.Path, train: ml_collections.ConfigDict | None = None
+    self,
+    workdir: epath.PathLike,
+    train: ml_collections.ConfigDict | None = None,
+    peers: Peers | None = None,
   ):
     """Opens the folder.
 
     Args:
       workdir: The run's folder.
       train: config.train; None to read only.
+      peers: The processes of the run.
     """
+    self.scores: dict[int, float] = {}
+    self._peers = peers or Peers()
+    self._workdir = epath.Path(workdir)
+    policy = train and _NewestAndBest(
+      train.keep_checkpoints, train.keep_best, self.scores
+    )
     self._manager = ocp.CheckpointManager(
-      (workdir / 'checkpoints').absolute(),
+      (self._workdir / 'checkpoints').resolve(),
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=train.keep_checkpoints if train else None,
+        preservation_policy=policy or None,
         create=train is not None,
         read_only=train is None,
         cleanup_tmp_directories=train is not None,
@@ -42,8 +88,8 @@ class Checkpoints:
     )
 
   @property
-  def directory(self) -> pathlib.Path:
-    return pathlib.Path(self._manager.directory)
+  def directory(self) -> epath.Path:
+    return epath.Path(self._manager.directory)
 
   def steps(self) -> list[int]:
     """Steps of the complete checkpoints, ascending."""
@@ -56,16 +102,34 @@ class Checkpoints:
       state: The state after `step` steps.
       step: Its name.
       progress: JSON record of counters that the state does not hold.
+
+    Raises:
+      RunError: This checkpoint or the one before could not be written.
     """
     if step in self._manager.all_steps():
       return
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(state),
-        progress=ocp.args.JsonSave(progress),
-      ),
-    )
+    record = {
+      **progress,
+      'scores': {str(k): v for k, v in self.scores.items()},
+      'crc32': checksum(state),
+    }
+    try:
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(state),
+          progress=ocp.args.JsonSave(record),
+        ),
+      )
+    except Exception as error:
+      raise self._not_written(error) from error
+
+  def check(self) -> None:
+    """Raises RunError where a write in the background has failed."""
+    try:
+      self._manager.check_for_errors()
+    except Exception as error:
+      raise self._not_written(error) from error
 
   def restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict]:
     """Reads a checkpoint.
@@ -77,20 +141,125 @@ class Checkpoints:
 
     Returns:
       The state and the record of counters.
+
+    Raises:
+      RunError: It is damaged.
     """
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardRestore(abstract),
-        progress=ocp.args.JsonRestore(),
-      ),
+    try:
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardRestore(abstract),
+          progress=ocp.args.JsonRestore(),
+        ),
+      )
+    except Exception as error:
+      reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+      raise RunError(
+        f'{self.directory / str(step)} cannot be read: {reason[:300]}'
+      ) from error
+    state, progress = restored['state'], restored['progress']
+    if checksum(state) != progress['crc32']:
+      raise RunError(
+        f'{self.directory / str(step)} is damaged: its contents do not have '
+        'the checksum that was noted when they were written'
+      )
+    return state, progress
+
+  def restore_newest(
+    self, abstract: TrainState
+  ) -> tuple[TrainState, dict, int] | None:
+    """Reads the newest checkpoint that is not damaged.
+
+    Damaged ones are moved to `workdir/damaged`, and named on stderr.
+
+    Args:
+      abstract: As for `restore`.
+
+    Returns:
+      The state, the record of counters and the step; None without checkpoints.
+
+    Raises:
+      RunError: There are checkpoints, and none of them can be read. They stay
+        where they are.
+    """
+    damaged: dict[int, str] = {}
+    for step in reversed(self.steps()):
+      try:
+        state, progress = self.restore(abstract, step)
+        problem = ''
+      except RunError as error:
+        problem = str(error)
+      # A file that one process cannot read is of no use to the others.
+      problems = [text for text in self._peers.exchange(problem) if text]
+      if not problems:
+        self._put_aside(damaged)
+        scores = progress['scores'].items()
+        self.scores.update({int(k): v for k, v in scores})
+        return state, progress, step
+      damaged[step] = problems[0]
+    if damaged:
+      raise RunError(
+        f'{"; ".join(damaged.values())}. No other checkpoint is left; use '
+        'another --workdir to start from the beginning'
+      )
+    return None
+
+  def _put_aside(self, damaged: dict[int, str]) -> None:
+    if not damaged:
+      return
+    folder = self._workdir / 'damaged'
+    if self._peers.is_first:
+      folder.mkdir(parents=True, exist_ok=True)
+      for step, problem in damaged.items():
+        print(
+          f'{problem}. Moved to {folder}; going on from the checkpoint before.',
+          file=sys.stderr,
+        )
+        number = len(list(folder.iterdir()))
+        (self.directory / str(step)).rename(folder / f'{number}-step-{step}')
+    self._peers.exchange(None)  # Moved before anyone looks again.
+    self._manager.reload()
+
+  def _not_written(self, error: Exception) -> RunError:
+    kept = [f'step {step}' for step in self.steps()[-1:]] or ['the beginning']
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return RunError(
+      f'a checkpoint could not be written to {self.directory}: {reason[:300]}. '
+      f'Complete checkpoints are kept: the same command goes on from {kept[0]}'
     )
-    return restored['state'], restored['progress']
 
   def close(self) -> None:
-    """Waits until everything is on disk."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """Waits until everything is on disk.
+
+    Raises:
+      RunError: It did not get there.
+    """
+    try:
+      self._manager.wait_until_finished()
+      self._manager.close()
+    except Exception as error:
+      raise self._not_written(error) from error
+
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, exc_type, exc_value, traceback) -> None:
+    try:
+      self.close()
+    except RunError as error:
+      if exc_type is None or exc_type is SystemExit:
+        raise
+      # What ended the run is the news; this came on top of it.
+      print(error, file=sys.stderr)
+
+
+def checksum(state: TrainState) -> int:
+  """CRC-32 of all bytes of a state, which every process holds whole."""
+  crc = 0
+  for leaf in jax.tree.leaves(state):
+    crc = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8), crc)
+  return crc
 
 
 def abstract_state(make_state, sharding) -> TrainState:
@@ -103,7 +272,7 @@ def abstract_state(make_state, sharding) -> TrainState:
   )
 
 
-def find(folder: pathlib.Path, field: str) -> pathlib.Path:
+def find(folder: epath.PathLike, field: str) -> epath.Path:
   """Finds the newest complete checkpoint in a folder.
 
   Args:
@@ -116,6 +285,7 @@ def find(folder: pathlib.Path, field: str) -> pathlib.Path:
   Raises:
     ConfigError: There is none.
   """
+  folder = epath.Path(folder)
   if (folder / 'state').is_dir():
     return folder
   steps = [
@@ -131,9 +301,10 @@ def find(folder: pathlib.Path, field: str) -> pathlib.Path:
   return folder / 'checkpoints' / str(max(steps))
 
 
-def shapes(path: pathlib.Path) -> dict[tuple[str, ...], tuple[int, ...]]:
+def shapes(path: epath.PathLike) -> dict[tuple[str, ...], tuple[int, ...]]:
   """Shapes of a checkpoint's parameters and statistics, by path."""
-  metadata = ocp.PyTreeCheckpointHandler().metadata((path / 'state').absolute())
+  folder = (epath.Path(path) / 'state').resolve()
+  metadata = ocp.PyTreeCheckpointHandler().metadata(folder)
   tree = {name: metadata.tree[name] for name in VARIABLES}
   return {
     tuple(key.key for key in keys): tuple(leaf.shape)
@@ -142,7 +313,7 @@ def shapes(path: pathlib.Path) -> dict[tuple[str, ...], tuple[int, ...]]:
 
 
 def load_variables(
-  path: pathlib.Path, abstract: dict, *, head: bool = True
+  path: epath.PathLike, abstract: dict, *, head: bool = True
 ) -> dict:
   """Reads parameters and statistics from a checkpoint, without the rest.
 
@@ -179,7 +350,7 @@ def load_variables(
     )
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
     return checkpointer.restore(
-      (path / 'state').absolute(),
+      (epath.Path(path) / 'state').resolve(),
       args=ocp.args.PyTreeRestore(
         item=abstract,
         restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),

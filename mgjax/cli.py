@@ -3,12 +3,16 @@
 import argparse
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
+
+# The process may be started again, and then goes on: EX_TEMPFAIL of sysexits.h.
+EXIT_RESTART = 75
 
 
 class ConfigError(ValueError):
@@ -74,13 +78,18 @@ def run(
         f'unexpected argument {rest[0]!r}; flags look like --config=FILE.'
       )
     main(values, *rest)
-  except ConfigError as error:
-    print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
-    return 2
-  except RunError as error:
-    print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
-    return 1
+  except (ConfigError, RunError) as error:
+    return report(error)
   return 0
+
+
+def report(error: Exception) -> int:
+  """Tells what ended a command on stderr; returns its exit code."""
+  if not isinstance(error, ConfigError | RunError):
+    traceback.print_exception(error)
+    return 1
+  print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
+  return 2 if isinstance(error, ConfigError) else 1
 
 
 def _flags(define_flags, argv: list[str], config: Any) -> flags.FlagValues:

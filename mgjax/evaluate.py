@@ -7,10 +7,10 @@ summed (Wang et al. 2018; SlowFast 287ec00, slowfast/utils/meters.py). The
 result goes to workdir/eval.json.
 """
 
+import contextlib
 import inspect
 import json
 import math
-import pathlib
 import sys
 import time
 from typing import NamedTuple
@@ -20,10 +20,20 @@ import jax
 import ml_collections
 import numpy as np
 from absl import flags
+from etils import epath
 
-from mgjax import checkpoint, cli, models, optim, parallel, train_step
+from mgjax import (
+  checkpoint,
+  cli,
+  files,
+  models,
+  optim,
+  parallel,
+  train_step,
+)
 from mgjax.cli import ConfigError
 from mgjax.data import sources, stream
+from mgjax.peers import Peers
 from mgjax.schedule import Grid
 
 
@@ -87,12 +97,14 @@ class Scores(NamedTuple):
     scores: float [N, K], sums of softmax scores over the views.
     views: int [N], decoded views of each video.
     labels: int [N], true classes.
-    failures: Views that could not be decoded, 'id: reason'.
+    num_lost: Views that could not be decoded.
+    failures: Those of this process, 'id: reason'.
   """
 
   scores: np.ndarray
   views: np.ndarray
   labels: np.ndarray
+  num_lost: int
   failures: list[str]
 
 
@@ -116,20 +128,23 @@ def score(
   scores = np.zeros((len(source), len(source.label_names)))
   views = np.zeros(len(source), np.int64)
   labels = np.zeros(len(source), np.int64)
+  num_lost = 0
   failures = []
   for number, batch in enumerate(eval_stream.batches()):
     failures += batch.pop('failed')
     batch = parallel.put_batch(mesh, batch)
     probabilities = program(state.params, state.batch_stats, batch['video'])
     probabilities = parallel.to_host(probabilities)
-    index, label, weight = (
-      parallel.to_host(batch[name]) for name in ('index', 'label', 'weight')
+    index, label, weight, lost = (
+      parallel.to_host(batch[name])
+      for name in ('index', 'label', 'weight', 'lost')
     )
+    num_lost += int(lost.sum())
     np.add.at(scores, index, probabilities * weight[:, None])
     np.add.at(views, index, (weight > 0).astype(np.int64))
     labels[index] = label
     report(number + 1, eval_stream.num_batches)
-  return Scores(scores, views, labels, failures)
+  return Scores(scores, views, labels, num_lost, failures)
 
 
 def evaluate(
@@ -155,11 +170,11 @@ def evaluate(
   """
   start = time.perf_counter()
   source = eval_stream.source
-  scores, views, labels, failures = score(
+  scores, views, labels, num_lost, _ = score(
     program, state, eval_stream, mesh, report
   )
   expected = len(source) * eval_stream.views_per_video
-  if not failures and (
+  if not num_lost and (
     views.sum() != expected or (views != eval_stream.views_per_video).any()
   ):
     raise RuntimeError(
@@ -214,7 +229,10 @@ def accuracy(
 
 
 def evaluate_checkpoint(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, step: int | None
+  config: ml_collections.ConfigDict,
+  workdir: epath.PathLike,
+  step: int | None,
+  peers: Peers | None = None,
 ) -> dict:
   """Scores a checkpoint of a run and writes workdir/eval.json.
 
@@ -222,10 +240,13 @@ def evaluate_checkpoint(
     config: The configuration; its eval fields may differ from the run's.
     workdir: The run's folder.
     step: Checkpoint; None: the newest.
+    peers: The processes that share the work; None: this one alone.
 
   Returns:
     What `evaluate` returns, with 'step' and 'config_eval'.
   """
+  peers = peers or Peers()
+  workdir = epath.Path(workdir)
   source = sources.open_source(config, config.eval.split)
   check_classes(config, source)
   mesh = parallel.make_mesh()
@@ -255,21 +276,32 @@ def evaluate_checkpoint(
   result = evaluate(
     program,
     abstract.replace(**variables),
-    stream.EvalStream(config, source, config.eval.batch_size),
-    mesh,
-    report=lambda done, total: print(
-      f'\rbatch {done}/{total}', end='' if done < total else '\n', flush=True
+    stream.EvalStream(
+      config,
+      source,
+      config.eval.batch_size,
+      shard=peers.index,
+      num_shards=peers.count,
     ),
+    mesh,
+    report=_print_progress if peers.is_first else lambda done, total: None,
   )
   result = {'step': step, 'config_eval': config.eval.to_dict(), **result}
-  write_result(workdir, result)
+  if peers.is_first:
+    write_result(workdir, result)
   checkpoints.close()
   return result
 
 
-def write_result(workdir: pathlib.Path, result: dict) -> None:
+def _print_progress(done: int, total: int) -> None:
+  end = '' if done < total else '\n'
+  print(f'\rbatch {done}/{total}', end=end, flush=True)
+
+
+def write_result(workdir: epath.PathLike, result: dict) -> None:
   """Writes workdir/eval.json."""
-  (workdir / 'eval.json').write_text(json.dumps(result, indent=1) + '\n')
+  text = json.dumps(result, indent=1) + '\n'
+  files.write_text(epath.Path(workdir) / 'eval.json', text)
 
 
 def example_video(config: ml_collections.ConfigDict):
@@ -304,14 +336,19 @@ def define_flags(values: flags.FlagValues) -> None:
     'Checkpoint to score; by default the newest.',
     flag_values=values,
   )
+  parallel.define_flags(values)
 
 
 def main(values: flags.FlagValues) -> None:
   if not values.workdir:
     raise ConfigError('--workdir is missing; give the folder of a run.')
-  result = evaluate_checkpoint(
-    values.config, pathlib.Path(values.workdir), values.step
-  )
+  with contextlib.closing(parallel.start(values)) as peers:
+    with peers.guard():
+      result = evaluate_checkpoint(
+        values.config, values.workdir, values.step, peers
+      )
+  if not peers.is_first:
+    return
   print(
     f'top-1 {result["top1"]:.2f} %, top-5 {result["top5"]:.2f} % of '
     f'{result["num_scored"]} of {result["num_videos"]} videos '

@@ -1,17 +1,27 @@
-"""What a run reports: where its time goes, metrics.jsonl, TensorBoard."""
+"""What a run reports: times, metrics.jsonl, TensorBoard, traces."""
 
 import collections
 import concurrent.futures
 import dataclasses
+import hashlib
+import importlib
 import json
-import pathlib
+import os
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import ml_collections
+import numpy as np
 import tensorboardX
+import tensorboardX.summary
 import tqdm
+from etils import epath
+
+from mgjax import files
+from mgjax.cli import ConfigError
 
 
 @dataclasses.dataclass
@@ -147,51 +157,184 @@ def _finish_time(metrics: dict) -> float:
 
 
 class Writer:
-  """Appends to metrics.jsonl and to TensorBoard events."""
+  """Appends to metrics.jsonl, TensorBoard events and Weights & Biases."""
 
-  def __init__(self, workdir: pathlib.Path, step: int):
+  def __init__(self, workdir: epath.PathLike, step: int, *, wandb: Any = None):
     """Opens the files.
 
     Args:
       workdir: The run's folder.
       step: Steps done. Lines of later ones, and of the evaluation after this
         one, are dropped: a resumed run writes them again.
+      wandb: A run of Weights & Biases that gets everything too.
     """
-    self._path = workdir / 'metrics.jsonl'
+    self._path = epath.Path(workdir) / 'metrics.jsonl'
     kept = [
       m
       for m in read_metrics(workdir)
       if m['step'] < step or (m['step'] == step and 'eval_top1' not in m)
     ]
-    # Written beside and moved, so that a kill leaves the old or the new file.
-    beside = self._path.with_suffix('.tmp')
-    beside.write_text(''.join(json.dumps(m) + '\n' for m in kept))
-    beside.replace(self._path)
-    self._file = self._path.open('a')
+    self._text = ''.join(json.dumps(m) + '\n' for m in kept)
+    files.write_text(self._path, self._text)
+    # An object store cannot append: there the file is written whole.
+    self._remote = files.is_remote(self._path)
+    self._file = None if self._remote else self._path.open('a')
     self._events = tensorboardX.SummaryWriter(
-      str(workdir), purge_step=step + 1 if step else None, flush_secs=20
+      os.fspath(workdir), purge_step=step + 1 if step else None, flush_secs=20
     )
+    self._wandb = wandb
 
   def write(self, line: dict) -> None:
     """Writes one line: a flat dict with 'step'."""
-    self._file.write(json.dumps(line) + '\n')
-    self._file.flush()
+    text = json.dumps(line) + '\n'
+    if self._file is None:
+      self._text += text
+    else:
+      self._file.write(text)
+      self._file.flush()
     for name, value in line.items():
       if name != 'step' and isinstance(value, int | float):
         self._events.add_scalar(name, value, line['step'])
+    if self._wandb is not None:
+      self._wandb.log(line, step=line['step'])
 
-  def picture(self, name: str, pixels, step: int) -> None:
-    """Adds a picture, uint8 [H, W, 3], to TensorBoard."""
+  def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
+    """Adds a picture, uint8 [H, W, 3]."""
     self._events.add_image(name, pixels, step, dataformats='HWC')
+    if self._wandb is not None:
+      images = importlib.import_module('wandb')
+      self._wandb.log({name: images.Image(pixels)}, step=step)
+
+  def settings(self, config: ml_collections.ConfigDict, metric: str) -> None:
+    """Adds the config as hyper-parameters, to be compared by a metric."""
+    flat = flat_fields(config)
+    for event in tensorboardX.summary.hparams(flat, {metric: 0.0}):
+      self._events.file_writer.add_summary(event)
+
+  def flush(self) -> None:
+    """Writes what waits in memory; lines must be there before a checkpoint."""
+    if self._remote:
+      self._path.write_text(self._text)
 
   def close(self) -> None:
-    self._file.close()
+    self.flush()
+    if self._file is not None:
+      self._file.close()
     self._events.close()
+    if self._wandb is not None:
+      self._wandb.finish()
 
 
-def read_metrics(workdir: pathlib.Path) -> list[dict]:
+class NoWriter:
+  """Writes nothing: what processes other than the first have as a writer."""
+
+  def write(self, line: dict) -> None: ...
+
+  def picture(self, name: str, pixels: np.ndarray, step: int) -> None: ...
+
+  def flush(self) -> None: ...
+
+  def close(self) -> None: ...
+
+
+def flat_fields(
+  config: ml_collections.ConfigDict,
+) -> dict[str, bool | int | float | str]:
+  """Fields by dotted name; what is no number, truth value or text, as text."""
+  fields = {}
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      inner = flat_fields(value).items()
+      fields.update({f'{name}.{key}': item for key, item in inner})
+    else:
+      plain = isinstance(value, bool | int | float | str)
+      fields[name] = value if plain else str(value)
+  return fields
+
+
+def open_wandb(
+  config: ml_collections.ConfigDict, workdir: epath.PathLike
+) -> Any:
+  """Starts or continues the run of a folder in Weights & Biases.
+
+  Returns:
+    The run; None where train.wandb_project is empty.
+
+  Raises:
+    ConfigError: The package is not installed.
+  """
+  project = config.train.wandb_project
+  if not project:
+    return None
+  try:
+    wandb = importlib.import_module('wandb')
+  except ImportError as error:
+    raise ConfigError(
+      f'train.wandb_project={project!r} needs the package wandb, which is not '
+      "installed: pip install wandb, or leave the field at ''"
+    ) from error
+  folder = epath.Path(workdir).resolve()
+  return wandb.init(
+    project=project,
+    name=folder.name,
+    # The same folder is the same run, also when it is resumed.
+    id=hashlib.blake2b(os.fspath(folder).encode(), digest_size=8).hexdigest(),
+    resume='allow',
+    config=flat_fields(config),
+  )
+
+
+class Trace:
+  """Records a profile of a few steps, for TensorBoard, XProf and Perfetto.
+
+  It goes to workdir/plugins/profile.
+  """
+
+  NUM_STEPS = 3  # A short cycle.
+
+  def __init__(self, workdir: epath.PathLike, first_step: int | None):
+    """Plans the trace.
+
+    Args:
+      workdir: The run's folder.
+      first_step: First step in it; None: no trace.
+    """
+    self._workdir = os.fspath(workdir)
+    self._first_step = first_step
+    self._running = False
+
+  def before(self, step: int, drain: Callable[[], None]) -> str | None:
+    """Starts or ends the trace where it is time for that.
+
+    Args:
+      step: The step that comes next.
+      drain: Waits until the device has finished all earlier steps.
+
+    Returns:
+      What to tell the user, if anything.
+    """
+    if self._first_step is None:
+      return None
+    if step == self._first_step:
+      drain()
+      jax.profiler.start_trace(self._workdir, create_perfetto_trace=True)
+      self._running = True
+    elif step == self._first_step + self.NUM_STEPS and self._running:
+      drain()
+      return self.close()
+    return None
+
+  def close(self) -> str | None:
+    if not self._running:
+      return None
+    self._running = False
+    jax.profiler.stop_trace()
+    return f'Trace of steps from {self._first_step}: {self._workdir}/plugins'
+
+
+def read_metrics(workdir: epath.PathLike) -> list[dict]:
   """Reads metrics.jsonl; a half-written last line is left out."""
-  path = workdir / 'metrics.jsonl'
+  path = epath.Path(workdir) / 'metrics.jsonl'
   if not path.exists():
     return []
   lines = []
@@ -206,12 +349,20 @@ def read_metrics(workdir: pathlib.Path) -> list[dict]:
 class Progress:
   """A progress bar on a terminal, a line now and then in a log."""
 
-  def __init__(self, total: int, initial: int, *, log_every_s: float = 20.0):
+  def __init__(
+    self,
+    total: int,
+    initial: int,
+    *,
+    log_every_s: float = 20.0,
+    quiet: bool = False,
+  ):
     self._total = total
+    self._quiet = quiet
     self._log_every_s = log_every_s
     self._logged = 0.0
     self._bar = None
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not quiet:
       self._bar = tqdm.tqdm(
         total=total,
         initial=initial,
@@ -221,6 +372,8 @@ class Progress:
 
   def update(self, step: int, text: str) -> None:
     """Shows that `step` steps are done, and a few words."""
+    if self._quiet:
+      return
     if self._bar is not None:
       self._bar.set_postfix_str(text, refresh=False)
       self._bar.update(step - self._bar.n)
@@ -230,6 +383,8 @@ class Progress:
 
   def say(self, text: str) -> None:
     """Prints a line above the bar."""
+    if self._quiet:
+      return
     if self._bar is not None:
       self._bar.clear()
     print(text, file=sys.stderr, flush=True)

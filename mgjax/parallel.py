@@ -1,23 +1,172 @@
-"""Devices: the mesh, how arrays lie on it, and batches that span hosts."""
+"""Devices and processes: the start of a run on several hosts, and the mesh."""
+
+import os
+import sys
+import threading
+from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
+from absl import flags
+
+# Not public, but `jax.distributed.initialize` offers no way to know who would
+# take part before it waits for them, and aborts the process where one is late.
+from jax._src.clusters import ClusterEnv
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from mgjax.cli import ConfigError
+from mgjax.peers import Peers, meet
 
 # The mesh has one axis: clips of a batch.
 BATCH_AXIS = 'data'
 
 
-def make_mesh(num_devices: int | None = None) -> Mesh:
-  """A one-axis mesh over all devices of all hosts (or the first few)."""
-  devices = jax.devices()[:num_devices]
-  return jax.make_mesh(
-    (len(devices),),
-    (BATCH_AXIS,),
-    axis_types=(AxisType.Auto,),
-    devices=devices,
+# Fields that may differ from host to host.
+_LOCAL_FIELDS = ('data.dir', 'data.num_workers', 'data.prefetch_batches')
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Adds the flags that say which processes make up a run."""
+  flags.DEFINE_string(
+    'coordinator_address',
+    os.environ.get('JAX_COORDINATOR_ADDRESS'),
+    "'host:port' of process 0, at a free port. Cloud TPU, GKE, SLURM and Open "
+    'MPI are detected and need none of these flags.',
+    flag_values=values,
   )
+  flags.DEFINE_integer(
+    'num_processes',
+    _integer(os.environ.get('JAX_NUM_PROCESSES')),
+    'Processes of the run; 1: do not look for a cluster.',
+    lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'process_id',
+    _integer(os.environ.get('JAX_PROCESS_ID')),
+    'Number of this process, from 0.',
+    lower_bound=0,
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'start_timeout_s',
+    300,
+    'Seconds to wait for all processes.',
+    lower_bound=1,
+    flag_values=values,
+  )
+
+
+def start(values: flags.FlagValues) -> Peers:
+  """Joins the processes of a run; must come before any use of a device.
+
+  Without a cluster around it and without flags, a process is alone, and
+  nothing happens.
+
+  Args:
+    values: Parsed flags, those of `define_flags` and `config` among them.
+
+  Returns:
+    The processes; `close` it at the end.
+
+  Raises:
+    ConfigError: The flags contradict each other, or the processes were
+      started with different configs.
+    RunError: Processes are missing.
+  """
+  address, count, index, local_devices = _find_cluster(values)
+  if count == 1:
+    return Peers()
+  timeout_s = values.start_timeout_s
+  settings = _settings(values.config)
+  settings['the version of JAX'] = jax.__version__
+  peers = meet(address, count, index, settings=settings, timeout_s=timeout_s)
+  # Its handler would swallow SIGTERM; train.py has its own.
+  jax.config.update('jax_enable_preemption_service', False)
+  with peers.guard():
+    jax.distributed.initialize(
+      address, count, index, local_devices, initialization_timeout=timeout_s
+    )
+    _try_collective(peers, timeout_s)
+  return peers
+
+
+def _find_cluster(values: flags.FlagValues) -> tuple:
+  """Returns address, number of processes, own number and local devices."""
+  names = ('coordinator_address', 'num_processes', 'process_id')
+  given = {name: getattr(values, name) for name in names}
+  if given['num_processes'] == 1:
+    return None, 1, 0, None
+  if all(value is not None for value in given.values()):
+    address, count, index = given.values()
+    if not address.rpartition(':')[2].isdigit():
+      raise ConfigError(
+        f"--coordinator_address={address!r} must have the form 'host:port'"
+      )
+    if index >= count:
+      raise ConfigError(
+        f'--process_id={index} must be below --num_processes={count}'
+      )
+    return address, count, index, None
+  if any(value is not None for value in given.values()):
+    absent = [f'--{name}' for name, value in given.items() if value is None]
+    raise ConfigError(
+      f'{" and ".join(absent)} missing: give all of --coordinator_address, '
+      '--num_processes and --process_id, or none of them'
+    )
+  address, count, index, local = (
+    ClusterEnv.auto_detect_unset_distributed_params(
+      None, None, None, None, None, values.start_timeout_s
+    )
+  )
+  return address, count or 1, index, local
+
+
+def _try_collective(peers: Peers, timeout_s: float) -> None:
+  """Adds a number over all devices, so that a broken network shows here."""
+
+  def give_up():
+    print(
+      f'error: a first sum over the devices of {peers.count} processes has not '
+      f'ended within {timeout_s:g} s, though all processes are there: can the '
+      'hosts reach each other at all ports?',
+      file=sys.stderr,
+      flush=True,
+    )
+    os._exit(1)
+
+  timer = threading.Timer(timeout_s, give_up)
+  timer.daemon = True
+  timer.start()
+  multihost_utils.sync_global_devices('start')
+  timer.cancel()
+
+
+def _settings(config: ml_collections.ConfigDict, prefix: str = '') -> dict:
+  """Fields by dotted name, as text, without those that are a host's own."""
+  fields: dict[str, Any] = {}
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      fields.update(_settings(value, f'{prefix}{name}.'))
+    elif prefix + name not in _LOCAL_FIELDS:
+      fields[prefix + name] = str(value)
+  return fields
+
+
+def _integer(text: str | None) -> int | None:
+  return int(text) if text else None
+
+
+def make_mesh() -> Mesh:
+  """A one-axis mesh over all devices of all processes.
+
+  Process after process, so that each holds consecutive clips of a batch: the
+  order of clips, hence batch-norm groups and dropout, is the same everywhere.
+  """
+  devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+  return Mesh(np.array(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -45,6 +194,19 @@ def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     name: jax.make_array_from_process_local_data(sharding, array)
     for name, array in batch.items()
   }
+
+
+def put_replicated(mesh: Mesh, tree: Any) -> Any:
+  """Moves arrays that all processes have alike to every device.
+
+  Differs: jax.device_put compares them between the processes first, which
+    costs a collective every time.
+  """
+  sharding = replicated(mesh)
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
+    tree,
+  )
 
 
 def to_host(array: jax.Array) -> np.ndarray:

@@ -1,10 +1,12 @@
 """The picture of a plan: what changes over a run, on one axis of compute."""
 
+import io
 import itertools
-import pathlib
 from typing import Any
 
 import matplotlib
+import numpy as np
+from etils import epath
 from matplotlib import figure, lines, ticker
 from matplotlib.axes import Axes
 from matplotlib.backends import backend_agg
@@ -18,14 +20,17 @@ _COLOURS = ('#e0a030', '#58a868', '#2f86b8', '#3d3a8c', '#8c3a78', '#555555')
 
 
 def draw(
-  plan: dict[str, Any], schedule: GridSchedule, path: pathlib.Path
-) -> None:
+  plan: dict[str, Any], schedule: GridSchedule, path: epath.PathLike
+) -> np.ndarray:
   """Draws a plan into a PNG file.
 
   Args:
     plan: Made by `plan.make_plan`.
     schedule: The schedule that it was made from.
     path: File to write.
+
+  Returns:
+    The picture, uint8 [H, W, 3].
   """
   style = {
     'font.size': 9,
@@ -43,7 +48,11 @@ def draw(
     axes = fig.subplots(6, 1, sharex=True, height_ratios=[3, 3, 3, 3, 2, 3])
     _draw_panels(axes, plan, schedule)
     _decorate(fig, axes, plan)
-    backend_agg.FigureCanvasAgg(fig).print_png(path)
+    canvas = backend_agg.FigureCanvasAgg(fig)
+    png = io.BytesIO()
+    canvas.print_png(png)
+    epath.Path(path).write_bytes(png.getvalue())
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _draw_panels(

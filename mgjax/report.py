@@ -1,10 +1,11 @@
 """report.png: one picture of a run, drawn from what the run wrote."""
 
+import io
 import json
-import pathlib
 
 import matplotlib
 import numpy as np
+from etils import epath
 from matplotlib import figure
 from matplotlib.backends import backend_agg
 
@@ -13,7 +14,7 @@ from mgjax.schedule import GridSchedule
 
 
 def draw(
-  workdir: pathlib.Path, schedule: GridSchedule, label_names: tuple[str, ...]
+  workdir: epath.PathLike, schedule: GridSchedule, label_names: tuple[str, ...]
 ) -> np.ndarray:
   """Draws workdir/report.png from metrics.jsonl and eval.json.
 
@@ -25,6 +26,7 @@ def draw(
   Returns:
     The picture, uint8 [H, W, 3].
   """
+  workdir = epath.Path(workdir)
   lines = metrics.read_metrics(workdir)
   steps = [m for m in lines if 'loss' in m]
   evals = [m for m in lines if 'eval_top1' in m]
@@ -61,7 +63,27 @@ def draw(
       f'{schedule.total_clips} clips'
     )
     canvas.draw()
-    fig.savefig(workdir / 'report.png')
+    picture = io.BytesIO()
+    fig.savefig(picture, format='png')
+    (workdir / 'report.png').write_bytes(picture.getvalue())
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def confusion(result: dict, label_names: tuple[str, ...]) -> np.ndarray:
+  """Draws the confusion of an evaluation.
+
+  Args:
+    result: What `evaluate.evaluate` returns.
+    label_names: Names of the classes.
+
+  Returns:
+    The picture, uint8 [H, W, 3].
+  """
+  with matplotlib.rc_context({'font.size': 9, 'axes.titlesize': 10}):
+    fig = figure.Figure(figsize=(6, 6), dpi=100, layout='constrained')
+    canvas = backend_agg.FigureCanvasAgg(fig)
+    _draw_confusion(fig.subplots(), result, label_names)
+    canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 

@@ -4,10 +4,12 @@ python -m mgjax.train --config=configs/moving_digits.py:grid=both \
   --workdir=runs/digits
 
 The same command resumes an interrupted run from its newest checkpoint; the
-result is the same, bit for bit, as that of an uninterrupted run.
+result is the same, bit for bit, as that of an uninterrupted run. On a cluster
+every process runs this command (docs/running.md).
 
-Exit codes: 0 finished; 2 a setting that cannot work; 75 stopped by SIGTERM
-after writing a checkpoint (start again to go on); 130 the same for Ctrl-C.
+Exit codes: 0 finished; 1 something outside failed; 2 a setting that cannot
+work; 75 start again to go on: stopped by SIGTERM after writing a checkpoint, or
+another process of the run has died; 130 the same for Ctrl-C.
 """
 
 import bisect
@@ -15,7 +17,6 @@ import contextlib
 import json
 import math
 import os
-import pathlib
 import platform
 import signal
 import sys
@@ -29,53 +30,78 @@ import jaxlib
 import ml_collections
 import numpy as np
 from absl import flags
+from etils import epath
 
 from mgjax import (
   checkpoint,
   cli,
   cycles,
   evaluate,
+  files,
   metrics,
   models,
   optim,
   parallel,
   plan,
+  plan_picture,
   report,
   step_cache,
   train_step,
 )
-from mgjax.cli import ConfigError, RunError
+from mgjax.cli import EXIT_RESTART, ConfigError, RunError
 from mgjax.data import sources, stream
 from mgjax.models import norm
+from mgjax.peers import Peers
 from mgjax.schedule import Grid, GridSchedule
 from mgjax.step_cache import Program
 
-EXIT_RESTART = 75  # EX_TEMPFAIL of sysexits.h.
 EXIT_INTERRUPTED = 130
 
 
-def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict:
+def train(
+  config: ml_collections.ConfigDict,
+  workdir: epath.PathLike,
+  *,
+  peers: Peers | None = None,
+  allow_config_change: bool = False,
+  profile_step: int | None = None,
+) -> dict:
   """Runs, or resumes, a training from its config to its last evaluation.
 
   Args:
     config: See configs/default.py; not modified.
     workdir: Folder of everything that the run writes.
+    peers: The processes of the run; None: this one alone.
+    allow_config_change: Go on with a folder's run also where the config has
+      changed since.
+    profile_step: First step of a trace; None: no trace.
 
   Returns:
     The summary that is written to workdir/summary.json.
 
   Raises:
     ConfigError: The run cannot work; nothing has been trained.
+    RunError: Something outside the program ended the run.
     SystemExit: A signal stopped the run; a checkpoint has been written.
   """
-  with contextlib.ExitStack() as stack:
-    return _train(config, workdir, stack)
+  peers = peers or Peers()
+  workdir = epath.Path(workdir)
+  try:
+    with contextlib.ExitStack() as stack, peers.guard():
+      return _train(
+        config, workdir, stack, peers, allow_config_change, profile_step
+      )
+  except OSError as error:
+    raise files.disk_error(error, workdir) or error from error
 
 
 def _train(
   config: ml_collections.ConfigDict,
-  workdir: pathlib.Path,
+  workdir: epath.Path,
   stack: contextlib.ExitStack,
+  peers: Peers,
+  allow_config_change: bool,
+  profile_step: int | None,
 ) -> dict:
   """`train`; what must be closed, however the run ends, goes on the stack."""
   started = time.perf_counter()
@@ -101,7 +127,10 @@ def _train(
   model = models.from_config(config.model, config.norm)
   evaluate.head_window(config, model)  # Refused now, or else at its first use.
   tx = optim.make_optimizer(config.optim)
-  rng = jax.device_put(jax.random.key(config.seed), parallel.replicated(mesh))
+  rng = jax.jit(
+    lambda: jax.random.key(config.seed),
+    out_shardings=parallel.replicated(mesh),
+  )()
 
   def make_state():
     return train_step.create_state(
@@ -113,42 +142,54 @@ def _train(
   initial = {}
   if config.init_from and not any((workdir / 'checkpoints').glob('[0-9]*')):
     initial = initial_variables(config, abstract)
-  prepare_workdir(config, workdir)
+  changes = check_workdir(config, workdir, allow_config_change)
+  peers.exchange(None)  # All have looked before the first one writes.
   run_plan = plan.make_plan(config, schedule)
-  (workdir / 'plan.json').write_text(json.dumps(run_plan, indent=1) + '\n')
+  wandb = None
+  if peers.is_first:
+    prepare_workdir(config, workdir)
+    files.write_text(workdir / 'plan.json', json.dumps(run_plan, indent=1))
+    wandb = metrics.open_wandb(config, workdir)
 
   train_stream = stream.TrainStream(
     config,
     schedule,
     source,
-    shard=jax.process_index(),
-    num_shards=jax.process_count(),
+    shard=peers.index,
+    num_shards=peers.count,
   )
   eval_stream = stream.EvalStream(
     config,
     eval_source,
     config.eval.batch_size,
-    shard=jax.process_index(),
-    num_shards=jax.process_count(),
+    shard=peers.index,
+    num_shards=peers.count,
   )
 
   # The state, new or from the newest checkpoint.
-  checkpoints = checkpoint.Checkpoints(workdir, config.train)
-  stack.callback(checkpoints.close)
+  checkpoints = stack.enter_context(
+    checkpoint.Checkpoints(workdir, config.train, peers)
+  )
   finished = workdir / 'summary.json'
   if finished.exists() and schedule.total_steps in checkpoints.steps():
     print(f'{workdir}: this run has finished already', file=sys.stderr)
     return json.loads(finished.read_text())
   eval_steps = evaluation_steps(schedule, config.eval.every)
-  first_step = checkpoints.steps()[-1] if checkpoints.steps() else 0
+  restored = checkpoints.restore_newest(abstract)
+  first_step = restored[2] if restored else 0
+  if first_step > schedule.total_steps:
+    raise ConfigError(
+      f'{checkpoints.directory} has a checkpoint of step {first_step}, but '
+      f'with these settings the run ends at step {schedule.total_steps}'
+    )
   programs = step_cache.StepCache(
     lower_programs(
       config, schedule, model, tx, mesh, abstract, first_step, eval_steps
     )
   )
   stack.callback(programs.close)
-  if first_step:
-    state, progress = checkpoints.restore(abstract, first_step)
+  if restored:
+    state, progress, _ = restored
   else:
     state = jax.jit(make_state, out_shardings=parallel.replicated(mesh))()
     if initial:
@@ -161,9 +202,16 @@ def _train(
   bad_videos = progress['bad_videos']
 
   # The loop.
-  writer = metrics.Writer(workdir, first_step)
+  writer = metrics.NoWriter()
+  if peers.is_first:
+    writer = metrics.Writer(workdir, first_step, wandb=wandb)
+    draw_start(writer, workdir, config, run_plan, schedule, first_step)
   stack.callback(writer.close)
-  bar = metrics.Progress(schedule.total_steps, first_step)
+  trace = metrics.Trace(workdir, profile_step)
+  stack.callback(trace.close)
+  bar = metrics.Progress(
+    schedule.total_steps, first_step, quiet=not peers.is_first
+  )
   stack.callback(bar.close)
   clock = metrics.StepClock(times)
   stack.callback(clock.close)
@@ -173,12 +221,16 @@ def _train(
     f'{schedule.total_epochs} epochs of {len(source)} videos; '
     f'{optim.num_parameters(state.params):,} parameters; '
     f'{mesh.size} {jax.default_backend()} device(s)'
+    + (f' in {peers.count} processes' if peers.count > 1 else '')
     + (f'; resuming at step {first_step}' if first_step else '')
   )
+  if changes:
+    bar.say(f'Settings changed since: {"; ".join(changes)}')
 
   def save(step):
     begin = time.perf_counter()
     record = {'times': vars(times), 'bad_videos': bad_videos}
+    writer.flush()
     checkpoints.save(state, step, record)
     times.checkpoint_s += time.perf_counter() - begin
 
@@ -192,6 +244,7 @@ def _train(
       report=lambda done, total: bar.update(step, f'evaluation {done}/{total}'),
     )
     times.eval_s += time.perf_counter() - begin
+    checkpoints.scores[step] = result['top1']
     writer.write(
       {
         **position(schedule, step),
@@ -205,49 +258,82 @@ def _train(
       f'{result["top1"]:.2f} %, top-5 {result["top5"]:.2f} % of '
       f'{result["num_scored"]} of {result["num_videos"]} videos'
     )
-    evaluate.write_result(workdir, {'step': step, **result})
+    if peers.is_first:
+      evaluate.write_result(workdir, {'step': step, **result})
+      picture = report.confusion(result, eval_source.label_names)
+      writer.picture('confusion', picture, step)
     return result
 
   result = None
   if first_step in eval_steps:
     # The run stopped between this checkpoint and its evaluation.
     result = run_evaluation(first_step)
-  window = LogWindow(schedule, writer, bar, clock, config.train.log_every_steps)
+  window = LogWindow(
+    schedule,
+    writer,
+    bar,
+    clock,
+    every=config.train.log_every_steps,
+    step_gflop=step_gflop(run_plan, schedule),
+    peak_gflops=1e3 * config.train.peak_tflops * mesh.size,
+  )
   last_save = time.monotonic()
   batches = train_stream.batches(first_step)
   training_began = time.perf_counter()
   clock.restart()
   for step in range(first_step, schedule.total_steps):
     grid = schedule(step)
+    if said := trace.before(step, clock.drain):
+      bar.say(said)
     asked_batch = time.perf_counter()
     batch = next(batches)
     got_batch = time.perf_counter()
     program = programs[Program('train', grid)]
     got_program = time.perf_counter()
-    note_bad_videos(bad_videos, batch, len(source), config)
     phase = schedule.phase(step)
     groups = phase.bn_groups[schedule.cycle_index(step)]
     lr = schedule.lr(step)
-    state, step_metrics = program(
-      state,
-      parallel.put_batch(mesh, on_device(batch)),
-      *put_scalars(mesh, lr, groups),
-      rng,
+    with jax.profiler.StepTraceAnnotation('train', step_num=step):
+      state, step_metrics = program(
+        state,
+        parallel.put_batch(mesh, on_device(batch)),
+        *put_scalars(mesh, lr, groups),
+        rng,
+      )
+    # All processes must do the same: what one has noticed, all act on. The
+    # first one's watch says when a checkpoint is due.
+    seen = peers.exchange(
+      {
+        'ids': batch['ids'],
+        'skipped': batch['skipped'],
+        'late': time.monotonic() - last_save > config.train.checkpoint_every_s,
+        'signal': stop.received,
+      }
+    )
+    signals = [s['signal'] for s in seen if s['signal']]
+    note_bad_videos(
+      bad_videos,
+      [text for s in seen for text in s['skipped']],
+      len(source),
+      config,
     )
     clock.dispatched(
       step_metrics,
       asked_batch=asked_batch,
       got_batch=got_batch,
       got_program=got_program,
-      report=window.reporter(step, grid, lr, groups, batch['ids']),
+      report=window.reporter(
+        step, grid, lr, groups, [name for s in seen for name in s['ids']]
+      ),
     )
+    checkpoints.check()
 
     done = step + 1
     at_evaluation = done in eval_steps
-    due = time.monotonic() - last_save > config.train.checkpoint_every_s
+    due = seen[0]['late']
     if every := config.train.checkpoint_every_steps:
       due = done % every == 0
-    if not (at_evaluation or due or stop.received):
+    if not (at_evaluation or due or signals):
       continue
     clock.drain()
     if at_evaluation:
@@ -256,14 +342,16 @@ def _train(
       )
     save(done)
     last_save = time.monotonic()
-    if at_evaluation and not stop.received:
+    if at_evaluation and not signals:
       result = run_evaluation(done)
-    if stop.received:
+    if signals:
       bar.say(f'Stopped at step {done}; the same command goes on from there.')
-      sys.exit(stop.exit_code)
+      sys.exit(exit_code(signals[0]))
     clock.restart()
   clock.drain()
 
+  if not peers.is_first:
+    return {}
   summary = summarize(
     config,
     schedule,
@@ -277,8 +365,30 @@ def _train(
   picture = report.draw(workdir, schedule, eval_source.label_names)
   writer.picture('report', picture, schedule.total_steps)
   # Last: a folder with this file holds a finished run.
-  finished.write_text(json.dumps(summary, indent=1) + '\n')
+  files.write_text(finished, json.dumps(summary, indent=1) + '\n')
   return summary
+
+
+def draw_start(writer, workdir, config, run_plan, schedule, first_step) -> None:
+  """Writes what is known before the first step to the places to watch a run."""
+  if first_step:
+    return
+  picture = plan_picture.draw(run_plan, schedule, workdir / 'plan.png')
+  writer.picture('schedule', picture, 0)
+  writer.settings(config, metric='eval_top1')
+
+
+def step_gflop(run_plan: dict, schedule: GridSchedule) -> dict[Grid, float]:
+  """Floating-point operations of a training step of each grid, in 1e9.
+
+  Two for each multiply-add of the forward pass, and twice as many again in
+  the backward pass: for the gradients of inputs and of parameters.
+  """
+  gmacs = run_plan['gmacs_per_clip']
+  return {
+    grid: 6 * gmacs_per_clip * grid.batch
+    for grid, gmacs_per_clip in zip(schedule.grids, gmacs, strict=True)
+  }
 
 
 def initial_variables(
@@ -297,7 +407,7 @@ def initial_variables(
   Raises:
     ConfigError: There are none, or of another network.
   """
-  path = checkpoint.find(pathlib.Path(config.init_from), 'init_from')
+  path = checkpoint.find(config.init_from, 'init_from')
   wanted = {name: getattr(abstract, name) for name in checkpoint.VARIABLES}
   try:
     return checkpoint.load_variables(
@@ -414,9 +524,7 @@ def on_device(batch: dict) -> dict:
 
 def put_scalars(mesh, lr: float, groups: int) -> tuple[jax.Array, jax.Array]:
   """Moves the learning rate (float32) and batch-norm groups (int32)."""
-  return jax.device_put(
-    (np.float32(lr), np.int32(groups)), parallel.replicated(mesh)
-  )
+  return parallel.put_replicated(mesh, (np.float32(lr), np.int32(groups)))
 
 
 def evaluation_steps(schedule: GridSchedule, every: float) -> set[int]:
@@ -453,14 +561,27 @@ def position(schedule: GridSchedule, step: int) -> dict:
 class LogWindow:
   """Turns finished steps into metrics lines and the progress text."""
 
-  def __init__(self, schedule, writer, bar, clock, every: int):
+  def __init__(
+    self,
+    schedule,
+    writer,
+    bar,
+    clock,
+    *,
+    every: int,
+    step_gflop: dict[Grid, float],
+    peak_gflops: float,
+  ):
     self._schedule = schedule
     self._writer = writer
     self._bar = bar
     self._times = clock.times
     self._every = every
+    self._step_gflop = step_gflop
+    self._peak_gflops = peak_gflops
     self._start = metrics.Times(**vars(clock.times))
     self._clips = 0
+    self._steps = 0
 
   def reporter(
     self, step: int, grid: Grid, lr: float, groups: int, ids: list[str]
@@ -470,6 +591,7 @@ class LogWindow:
     def report_step(values: dict, step_s: float) -> None:
       done = step + 1
       self._clips += grid.batch
+      self._steps += 1
       schedule = self._schedule
       recent = self._times - self._start
       if not math.isfinite(values['loss']):
@@ -487,6 +609,11 @@ class LogWindow:
         f'left {metrics.duration(left)}',
       )
       if done % self._every == 0 or done == schedule.total_steps:
+        # Of this step alone, hence of its grid.
+        gflops = self._step_gflop[grid] / max(step_s, 1e-9)
+        usage = {'gflops': gflops}
+        if self._peak_gflops:
+          usage['mfu'] = gflops / self._peak_gflops
         self._writer.write(
           {
             **position(schedule, done),
@@ -494,7 +621,9 @@ class LogWindow:
             'wait_fraction': recent.wait_fraction,
             'compile_wait_s': self._times.compile_s,
             'step_s': step_s,
+            'steps_per_s': self._steps / max(recent.train_s, 1e-9),
             'clips_per_s': clips_per_s,
+            **usage,
             'lr': lr,
             'bn_groups': groups,
             # Two runs that show the same number saw the same videos.
@@ -503,7 +632,7 @@ class LogWindow:
           }
         )
         self._start = metrics.Times(**vars(self._times))
-        self._clips = 0
+        self._clips = self._steps = 0
 
     return report_step
 
@@ -527,16 +656,17 @@ class StopSignal:
     self.received = number
     signal.signal(number, signal.SIG_DFL)
 
-  @property
-  def exit_code(self) -> int:
-    if self.received == signal.SIGINT:
-      return EXIT_INTERRUPTED
-    return EXIT_RESTART
+
+def exit_code(number: int) -> int:
+  """Exit code of a run that a signal has stopped."""
+  return EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_RESTART
 
 
-def note_bad_videos(bad: dict, batch: dict, num_train: int, config) -> None:
+def note_bad_videos(
+  bad: dict, skipped: list[str], num_train: int, config
+) -> None:
   """Counts replaced videos; too many stop the run."""
-  for text in batch['skipped']:
+  for text in skipped:
     name, reason = text.split(': ', 1)
     if name not in bad:
       bad[name] = reason
@@ -549,29 +679,52 @@ def note_bad_videos(bad: dict, batch: dict, num_train: int, config) -> None:
     )
 
 
-def prepare_workdir(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> None:
-  """Makes the folder; refuses to go on in the folder of another run.
+def check_workdir(
+  config: ml_collections.ConfigDict, workdir: epath.Path, allow_change: bool
+) -> list[str]:
+  """Looks for the run of a folder.
+
+  Args:
+    config: The new run's.
+    workdir: The folder, which need not exist.
+    allow_change: Whether the config may differ from that of the old run.
+
+  Returns:
+    What has changed since then, 'field: old -> new'.
 
   Raises:
-    ConfigError: The folder cannot be written, or a run with other settings
-      lives there; the message names the fields.
+    ConfigError: Settings have changed; the message names the fields.
   """
   path = workdir / 'config.json'
+  if not path.exists():
+    return []
   new = json.loads(config.to_json_best_effort())
+  changed = changed_fields(json.loads(path.read_text()), new)
+  if changed and not allow_change:
+    raise ConfigError(
+      f'--workdir={workdir} holds a run with other settings: '
+      f'{"; ".join(changed)}. Use another folder, or the old settings, or '
+      '--allow_config_change to go on with the new ones'
+    )
+  return changed
+
+
+def prepare_workdir(
+  config: ml_collections.ConfigDict, workdir: epath.Path
+) -> None:
+  """Makes the folder and writes config.json.
+
+  Raises:
+    ConfigError: The folder cannot be written.
+  """
+  text = json.dumps(json.loads(config.to_json_best_effort()), indent=1)
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-      old = json.loads(path.read_text())
-      if changed := changed_fields(old, new):
-        raise ConfigError(
-          f'--workdir={workdir} holds a run with other settings: '
-          f'{"; ".join(changed)}. Use another folder, or the old settings'
-        )
-    path.write_text(json.dumps(new, indent=1) + '\n')
+    files.write_text(workdir / 'config.json', text + '\n')
   except OSError as error:
-    raise ConfigError(f'--workdir={workdir}: {error.strerror}') from error
+    raise ConfigError(
+      f'--workdir={workdir} cannot be written: {error.strerror}'
+    ) from error
 
 
 def changed_fields(old: dict, new: dict, prefix: str = '') -> list[str]:
@@ -639,7 +792,7 @@ def summarize(
   }
 
 
-def tell(summary: dict, workdir: pathlib.Path, config_arg: str) -> str:
+def tell(summary: dict, workdir: epath.PathLike, config_arg: str) -> str:
   """The closing words of a run.
 
   Args:
@@ -676,16 +829,42 @@ Next:
 
 def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
-    'workdir', None, 'Folder of everything the run writes.', flag_values=values
+    'workdir',
+    None,
+    'Folder of everything the run writes; may be a gs:// path.',
+    flag_values=values,
   )
+  flags.DEFINE_bool(
+    'allow_config_change',
+    False,
+    'Go on with the run in --workdir though settings have changed.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'profile',
+    None,
+    f'Trace {metrics.Trace.NUM_STEPS} steps, from this one on, into '
+    'WORKDIR/plugins/profile.',
+    lower_bound=0,
+    flag_values=values,
+  )
+  parallel.define_flags(values)
 
 
 def main(values: flags.FlagValues) -> None:
   if not values.workdir:
     raise ConfigError('--workdir is missing; give a folder for the run.')
-  workdir = pathlib.Path(values.workdir)
-  summary = train(values.config, workdir)
-  print(tell(summary, workdir, values['config'].config_filename))
+  with contextlib.closing(parallel.start(values)) as peers:
+    summary = train(
+      values.config,
+      values.workdir,
+      peers=peers,
+      allow_config_change=values.allow_config_change,
+      profile_step=values.profile,
+    )
+    if peers.is_first:
+      config_arg = values['config'].config_filename
+      print(tell(summary, values.workdir, config_arg))
 
 
 if __name__ == '__main__':

@@ -8,13 +8,13 @@ any number of timed labels per video (Charades) has 'actions' in place of
 
 import hashlib
 import os
-import pathlib
 from typing import NamedTuple
 
 import ml_collections
 import tensorflow_datasets as tfds
+from etils import epath
 
-from mgjax.cli import ConfigError
+from mgjax.cli import ConfigError, RunError
 
 
 class Action(NamedTuple):
@@ -67,7 +67,14 @@ class Source:
     return len(self._data_source)
 
   def __getitem__(self, index: int) -> Example:
-    example = self._data_source[index]
+    try:
+      example = self._data_source[index]
+    except Exception as error:
+      raise RunError(
+        f'{self.name}, split {self.split!r}: example {index} cannot be read '
+        f'({type(error).__name__}: {error}); is the disk or mount of the data '
+        'set still there? The same command goes on from the newest checkpoint'
+      ) from error
     name = example['id']
     label, actions = None, ()
     if self.has_actions:
@@ -88,14 +95,14 @@ class Source:
     )
 
 
-def data_dir(config: ml_collections.ConfigDict) -> pathlib.Path:
+def data_dir(config: ml_collections.ConfigDict) -> epath.Path:
   """Folder of all data sets: config.data.dir, $TFDS_DATA_DIR or ./data."""
-  return pathlib.Path(
+  return epath.Path(
     config.data.dir or os.environ.get('TFDS_DATA_DIR') or 'data'
   )
 
 
-def builder_dir(config: ml_collections.ConfigDict) -> pathlib.Path:
+def builder_dir(config: ml_collections.ConfigDict) -> epath.Path:
   """Folder of the newest version of the configured data set.
 
   Raises:

@@ -217,8 +217,8 @@ class EvalStream:
     Returns:
       'video' uint8 [b, T, H, W, 3], 'label' int32 [b], 'weight' float32 [b]:
       1 for a view that counts, 0 for padding and for videos that cannot be
-      decoded; 'index' int64 [b], the video's place in the source; 'failed',
-      a list of text.
+      decoded; 'index' int64 [b], the video's place in the source; 'lost' bool
+      [b], views that cannot be decoded; 'failed', why, a list of text.
     """
     share = self.batch_size // self.num_shards
     first = number * self.batch_size + self.shard * share
@@ -236,6 +236,7 @@ class EvalStream:
       'label': np.array([v['label'] for v in views], np.int32),
       'weight': np.array(weight, np.float32),
       'index': np.array([v['index'] for v in views], np.int64),
+      'lost': np.array([not v['ok'] for v in views]),
       'failed': [v['error'] for v in decoded.values() if not v['ok']],
     }
 

@@ -1,0 +1,316 @@
+"""The processes of one run: they meet, agree at every step, miss no death.
+
+Process 0 listens at the coordinator's address; every other process connects
+before JAX does and stays connected. A process that dies closes its connection
+at once, so that the others, who may hang in a collective that will never end,
+know within milliseconds who is gone. JAX's own service, which starts at the
+same address afterwards, notices after a minute and aborts without a name.
+
+Messages are lines of JSON.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mgjax import cli
+from mgjax.cli import ConfigError, RunError
+
+
+class Peers:
+  """The processes of a run as one of them sees them.
+
+  Attributes:
+    index: Number of this process.
+    count: Number of processes.
+  """
+
+  def __init__(
+    self,
+    index: int = 0,
+    connections: Mapping[int, '_Connection'] | None = None,
+    count: int = 1,
+  ):
+    """Wraps open connections; without any, a process is alone.
+
+    Args:
+      index: Number of this process.
+      connections: By number of process; process 0 has one to each of the
+        others, which have one to process 0.
+      count: Number of processes.
+    """
+    self.index = index
+    self.count = count
+    self._connections = dict(connections or {})
+    self._received = {i: queue.SimpleQueue() for i in self._connections}
+    self._closed = False
+    for i in self._connections:
+      threading.Thread(
+        target=self._listen, args=(i,), name=f'peer-{i}', daemon=True
+      ).start()
+
+  @property
+  def is_first(self) -> bool:
+    """Whether this process is the one that writes files and speaks."""
+    return self.index == 0
+
+  def exchange(self, value: Any) -> list[Any]:
+    """Gives every process the values of all, in the order of their numbers.
+
+    All processes must call it equally often.
+
+    Args:
+      value: Anything that JSON can hold.
+    """
+    if self.count == 1:
+      return [value]
+    if self.index:
+      self._connections[0].send({'value': value})
+      return self._received[0].get()
+    values = [value, *(self._received[i].get() for i in range(1, self.count))]
+    self._tell({'value': values})
+    return values
+
+  @contextlib.contextmanager
+  def guard(self) -> Iterator[None]:
+    """Ends all processes where this one fails.
+
+    What is raised inside ends this process at once where it is not alone:
+    leaving in good order could wait for the others, and they for this one.
+    """
+    try:
+      yield
+    except Exception as error:
+      if self.count == 1:
+        raise
+      # A collective fails here because a process has died elsewhere: its
+      # closed connection says which, and ends this process in `_listen`.
+      time.sleep(0.5)
+      code = cli.report(error)
+      name = f'process {self.index} of {self.count} ({socket.gethostname()})'
+      self._tell({'ended': f'{name} ended: {error}', 'code': code})
+      _end(code)
+
+  def close(self) -> None:
+    """Leaves: from now on this process may end."""
+    self._closed = True
+    self._tell({'bye': True})
+
+  def _tell(self, message: dict) -> None:
+    for connection in self._connections.values():
+      with contextlib.suppress(OSError):
+        connection.send(message)
+
+  def _listen(self, peer: int) -> None:
+    connection = self._connections[peer]
+    name = f'process {peer} of {self.count} ({connection.host})'
+    while True:
+      message = connection.receive()
+      if message is None and not self._closed:
+        self._follow(f'{name} has died', cli.EXIT_RESTART)
+      if message is None or 'bye' in message:
+        return
+      if 'ended' in message:
+        self._follow(message['ended'], message['code'])
+      self._received[peer].put(message['value'])
+
+  def _follow(self, text: str, code: int) -> None:
+    """Ends this process, and through process 0 all the others."""
+    print(
+      f'error: {text}. This process ({self.index}) ends too; the same command '
+      'in all processes goes on from the newest checkpoint.',
+      file=sys.stderr,
+    )
+    if self.is_first:
+      self._tell({'ended': text, 'code': code})
+    _end(code)
+
+
+def meet(
+  address: str,
+  count: int,
+  index: int,
+  *,
+  settings: Mapping[str, Any],
+  timeout_s: float,
+) -> Peers:
+  """Waits until all processes are there and checks that they agree.
+
+  Args:
+    address: 'host:port' of process 0; the port is free again afterwards.
+    count: Number of processes.
+    index: Number of this one.
+    settings: Must be the same everywhere, for example the config's fields.
+    timeout_s: Seconds to wait for the last process.
+
+  Raises:
+    RunError: Processes are missing; they are named.
+    ConfigError: A process was started with other settings.
+  """
+  host, _, port = address.rpartition(':')
+  deadline = time.monotonic() + timeout_s
+  if index == 0:
+    return _gather(int(port), count, settings, timeout_s, deadline)
+  connection = _connect(host, int(port), count, timeout_s, deadline)
+  connection.send(
+    {
+      'index': index,
+      'count': count,
+      'host': socket.gethostname(),
+      # As process 0 will see it, tuples as lists.
+      'settings': dict(settings),
+    }
+  )
+  # Process 0 answers as late as at its own deadline.
+  answer = connection.receive(timeout_s + 10)
+  if answer is None:
+    raise RunError(f'process 0 of {count} ({address}) closed the connection')
+  if answer['missing']:
+    raise RunError(answer['missing'])
+  if answer['differs']:
+    raise ConfigError(answer['differs'])
+  connection.send({'ready': True})
+  return Peers(index, {0: connection}, count)
+
+
+def _gather(port, count, settings, timeout_s, deadline) -> Peers:
+  """Process 0's part of `meet`."""
+  connections: dict[int, _Connection] = {}
+  differs = ''
+  own = json.loads(json.dumps(dict(settings)))
+  with _listener(port) as server:
+    while len(connections) < count - 1:
+      server.settimeout(max(deadline - time.monotonic(), 0.01))
+      try:
+        accepted, _ = server.accept()
+      except TimeoutError:
+        break
+      connection = _Connection(accepted)
+      hello = connection.receive(10)
+      if hello is None or 'settings' not in hello:  # A port scanner.
+        connection.close()
+        continue
+      index, connection.host = hello['index'], hello['host']
+      who = f'process {index} ({connection.host})'
+      if hello['count'] != count:
+        differs = f'{who} expects {hello["count"]} processes, process 0 {count}'
+      elif index in connections or not 0 < index < count:
+        differs = f'process number {index} was given twice'
+      else:
+        differs = differs or _difference(who, own, hello['settings'])
+      connections[index] = connection
+  absent = [str(i) for i in range(1, count) if i not in connections]
+  missing = ''
+  if absent and not differs:
+    present = [f'{i} ({c.host})' for i, c in sorted(connections.items())]
+    missing = (
+      f'process(es) {", ".join(absent)} of {count} did not start within '
+      f'{timeout_s:g} s; present are 0 ({socket.gethostname()})'
+      + ''.join(f', {p}' for p in present)
+    )
+  for connection in connections.values():
+    with contextlib.suppress(OSError):
+      connection.send({'missing': missing, 'differs': differs})
+  if missing:
+    raise RunError(missing)
+  if differs:
+    raise ConfigError(differs)
+  # The listening port is closed by now: JAX's service may have it.
+  for connection in connections.values():
+    connection.receive(10)
+  return Peers(0, connections, count)
+
+
+def _difference(who: str, ours: dict, theirs: dict) -> str:
+  """Names the first setting that differs, or returns ''."""
+  for name in sorted(ours.keys() | theirs.keys()):
+    if ours.get(name) != theirs.get(name):
+      return (
+        f'{who} was started with {name}={theirs.get(name)!r}, process 0 with '
+        f'{ours.get(name)!r}; start all with the same command'
+      )
+  return ''
+
+
+def _listener(port: int) -> socket.socket:
+  try:
+    if socket.has_dualstack_ipv6():
+      return socket.create_server(
+        ('', port), family=socket.AF_INET6, dualstack_ipv6=True
+      )
+    return socket.create_server(('', port))
+  except OSError as error:
+    raise RunError(
+      f'process 0 cannot listen at port {port}: {error.strerror}; is an '
+      'earlier run still alive? Otherwise choose another port'
+    ) from error
+
+
+def _connect(host, port, count, timeout_s, deadline) -> '_Connection':
+  while True:
+    try:
+      left = max(deadline - time.monotonic(), 0.01)
+      return _Connection(
+        socket.create_connection((host, port), timeout=left), host
+      )
+    except OSError as error:
+      if time.monotonic() > deadline:
+        raise RunError(
+          f'process 0 of {count} did not answer at {host}:{port} within '
+          f'{timeout_s:g} s ({error}); was it started, and can this machine '
+          'reach it?'
+        ) from error
+      time.sleep(0.2)
+
+
+class _Connection:
+  """Sends and receives lines of JSON."""
+
+  def __init__(self, connection: socket.socket, host: str = ''):
+    self.host = host
+    self._socket = connection
+    self._lock = threading.Lock()
+    # A machine that lost its power or network never closes a connection:
+    # after 10 + 4 * 5 silent seconds the kernel does.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for option, value in (
+      ('TCP_KEEPIDLE', 10),
+      ('TCP_KEEPINTVL', 5),
+      ('TCP_KEEPCNT', 4),
+    ):
+      if hasattr(socket, option):  # Linux.
+        number = getattr(socket, option)
+        connection.setsockopt(socket.IPPROTO_TCP, number, value)
+    self._lines = connection.makefile('rb')
+
+  def send(self, message: dict) -> None:
+    with self._lock:
+      self._socket.sendall(json.dumps(message).encode() + b'\n')
+
+  def receive(self, timeout_s: float | None = None) -> dict | None:
+    """Returns the next message, or None where there will be none."""
+    self._socket.settimeout(timeout_s)
+    try:
+      line = self._lines.readline()
+      return json.loads(line) if line.endswith(b'\n') else None
+    except (OSError, ValueError):
+      return None
+
+  def close(self) -> None:
+    self._lines.close()
+    self._socket.close()
+
+
+def _end(code: int) -> None:
+  """Ends the process, whatever its other threads are waiting for."""
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(code)
