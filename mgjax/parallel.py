@@ -79,7 +79,7 @@ def start(values: flags.FlagValues) -> Peers:
   address, count, index, local_devices = _find_cluster(values)
   if count == 1:
     return Peers()
-  timeout_s = values.start_timeout_s
+  timeout_s = float(values.start_timeout_s)
   settings = _settings(values.config)
   settings['the version of JAX'] = jax.__version__
   peers = meet(address, count, index, settings=settings, timeout_s=timeout_s)
@@ -87,7 +87,11 @@ def start(values: flags.FlagValues) -> Peers:
   jax.config.update('jax_enable_preemption_service', False)
   with peers.guard():
     jax.distributed.initialize(
-      address, count, index, local_devices, initialization_timeout=timeout_s
+      address,
+      count,
+      index,
+      local_devices,
+      initialization_timeout=values.start_timeout_s,
     )
     _try_collective(peers, timeout_s)
   return peers

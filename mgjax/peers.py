@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from mgjax import cli
 from mgjax.cli import ConfigError, RunError
@@ -113,13 +113,15 @@ class Peers:
     name = f'process {peer} of {self.count} ({connection.host})'
     while True:
       message = connection.receive()
+      if message is not None and 'value' in message:
+        self._received[peer].put(message['value'])
+        continue
+      connection.close()
       if message is None and not self._closed:
         self._follow(f'{name} has died', cli.EXIT_RESTART)
-      if message is None or 'bye' in message:
-        return
-      if 'ended' in message:
+      elif message is not None and 'ended' in message:
         self._follow(message['ended'], message['code'])
-      self._received[peer].put(message['value'])
+      return
 
   def _follow(self, text: str, code: int) -> None:
     """Ends this process, and through process 0 all the others."""
@@ -171,11 +173,11 @@ def meet(
   # Process 0 answers as late as at its own deadline.
   answer = connection.receive(timeout_s + 10)
   if answer is None:
+    connection.close()
     raise RunError(f'process 0 of {count} ({address}) closed the connection')
-  if answer['missing']:
-    raise RunError(answer['missing'])
-  if answer['differs']:
-    raise ConfigError(answer['differs'])
+  if answer['missing'] or answer['differs']:
+    connection.close()
+    _refuse(answer['missing'], answer['differs'])
   connection.send({'ready': True})
   return Peers(index, {0: connection}, count)
 
@@ -193,7 +195,7 @@ def _gather(port, count, settings, timeout_s, deadline) -> Peers:
       except TimeoutError:
         break
       connection = _Connection(accepted)
-      hello = connection.receive(10)
+      hello = connection.receive(10.0)
       if hello is None or 'settings' not in hello:  # A port scanner.
         connection.close()
         continue
@@ -218,14 +220,18 @@ def _gather(port, count, settings, timeout_s, deadline) -> Peers:
   for connection in connections.values():
     with contextlib.suppress(OSError):
       connection.send({'missing': missing, 'differs': differs})
-  if missing:
-    raise RunError(missing)
-  if differs:
-    raise ConfigError(differs)
+  if missing or differs:
+    for connection in connections.values():
+      connection.close()
+    _refuse(missing, differs)
   # The listening port is closed by now: JAX's service may have it.
   for connection in connections.values():
-    connection.receive(10)
+    connection.receive(10.0)
   return Peers(0, connections, count)
+
+
+def _refuse(missing: str, differs: str) -> NoReturn:
+  raise RunError(missing) if missing else ConfigError(differs)
 
 
 def _difference(who: str, ours: dict, theirs: dict) -> str:

@@ -1,0 +1,218 @@
+"""The same run on any number of devices and processes.
+
+Layouts are processes of their own: the number of devices is fixed when JAX
+starts. Numbers of steps are counted by the processes themselves, so that the
+tests do not depend on how fast the machine is.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from mgjax import metrics, parallel
+
+TIMEOUT_S = 900  # For machines that do much else.
+
+
+def launch(data_dir, workdir, *flags, devices=1, processes=1):
+  """Starts the processes of one run; flags may be a tuple for each of them."""
+  with socket.socket() as free:
+    free.bind(('', 0))
+    port = free.getsockname()[1]
+  env = os.environ | {
+    # Small programs: compiling them well takes longer than running them.
+    'XLA_FLAGS': '--xla_backend_optimization_level=0 '
+    '--xla_llvm_disable_expensive_passes=true '
+    f'--xla_force_host_platform_device_count={devices // processes}'
+  }
+  started = []
+  for i in range(processes):
+    own = [f[i] if isinstance(f, tuple) else f for f in flags]
+    if processes > 1:
+      own += [
+        f'--coordinator_address=localhost:{port}',
+        f'--num_processes={processes}',
+        f'--process_id={i}',
+      ]
+    command = [sys.executable, '-m', 'tests.layout_worker']
+    command += [
+      '--config=tests/speck.py',
+      f'--config.data.dir={data_dir}',
+      f'--workdir={workdir}',
+      *filter(None, own),
+    ]
+    started.append(
+      subprocess.Popen(
+        command,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+    )
+  return started
+
+
+def wait(processes) -> list[tuple[int, str]]:
+  """Exit codes and what was said on stderr."""
+  said = [p.communicate(timeout=TIMEOUT_S)[1] for p in processes]
+  return [(p.returncode, text) for p, text in zip(processes, said, strict=True)]
+
+
+def finish(*args, **kwargs) -> None:
+  for code, said in wait(launch(*args, **kwargs)):
+    assert code == 0, said
+
+
+def stop(*args, at: int, **kwargs) -> None:
+  flags = [f'--signal={int(signal.SIGTERM)}', f'--signal_at={at}']
+  for code, said in wait(launch(*args, *flags, **kwargs)):
+    assert code == 75, said
+
+
+def lines(workdir, *names) -> list[tuple]:
+  return [
+    tuple(m[name] for name in names)
+    for m in metrics.read_metrics(workdir)
+    if 'loss' in m
+  ]
+
+
+def state(workdir) -> dict:
+  """The last checkpoint, as NumPy arrays."""
+  step = max(int(p.name) for p in (workdir / 'checkpoints').glob('[0-9]*'))
+  path = workdir / 'checkpoints' / str(step) / 'state'
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    tree = checkpointer.metadata(path).item_metadata.tree
+    as_numpy = jax.tree.map(
+      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), dict(tree)
+    )
+    return checkpointer.restore(
+      path, args=ocp.args.PyTreeRestore(restore_args=as_numpy)
+    )
+
+
+def assert_close(a, b, tolerance: float) -> None:
+  """Compares trees; differences count relative to an array's largest entry."""
+  leaves = jax.tree_util.tree_leaves_with_path
+  assert len(leaves(a)) == len(leaves(b)) > 10
+  for (path, x), (_, y) in zip(leaves(a), leaves(b), strict=True):
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    scale = np.abs(x).max()
+    assert np.abs(x - y).max() <= tolerance * scale, (path, scale)
+
+
+LAYOUTS = [(2, 1), (4, 1), (8, 1), (4, 2)]  # Devices, processes.
+
+
+@pytest.fixture(scope='module')
+def in_float64(data_dir, tmp_path_factory):
+  """The run on one device."""
+  workdir = tmp_path_factory.mktemp('in_float64')
+  finish(data_dir, workdir, '--float64')
+  return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('devices,processes', LAYOUTS)
+def test_a_whole_run_in_float64_is_the_same_on_any_layout(
+  in_float64, data_dir, tmp_path, devices, processes
+):
+  finish(data_dir, tmp_path, '--float64', devices=devices, processes=processes)
+  names = ('step', 'T', 'H', 'W', 'batch', 'ids_crc32', 'bn_groups', 'lr')
+  want = lines(in_float64, *names)
+  assert len(want) == 36
+  assert lines(tmp_path, *names) == want
+  first, second = state(in_float64), state(tmp_path)
+  assert first['params']['head']['classifier']['kernel'].dtype == np.float64
+  assert_close(first, second, 1e-9)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_one_layout_resumes_on_any_other(
+  in_float64, data_dir, tmp_path
+):
+  run = (data_dir, tmp_path, '--float64')
+  stop(*run, devices=1, at=4)
+  stop(*run, devices=4, at=6)
+  stop(*run, devices=2, at=6)
+  stop(*run, devices=4, processes=2, at=6)
+  finish(*run, devices=1)
+  assert lines(tmp_path, 'step', 'ids_crc32') == lines(
+    in_float64, 'step', 'ids_crc32'
+  )
+  assert_close(state(in_float64), state(tmp_path), 1e-9)
+
+
+@pytest.mark.slow
+def test_the_first_step_in_float32_has_the_same_loss_and_gradients(
+  data_dir, tmp_path
+):
+  one = tmp_path / 'one'
+  finish(data_dir, one, '--one_step')
+  ((want,),) = lines(one, 'loss')
+  for devices, processes in LAYOUTS:
+    workdir = tmp_path / f'{devices}-{processes}'
+    finish(
+      data_dir, workdir, '--one_step', devices=devices, processes=processes
+    )
+    ((loss,),) = lines(workdir, 'loss')
+    assert loss == pytest.approx(want, rel=1e-5)
+    # Momentum after one step is the gradient, weight decay included.
+    momentum = state(one)['opt_state'], state(workdir)['opt_state']
+    assert_close(*momentum, 1e-5)
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_process_stops_all_at_the_same_step(data_dir, tmp_path):
+  flags = (('', '--signal=15'), ('', '--signal_at=5'))
+  ended = wait(launch(data_dir, tmp_path, *flags, devices=2, processes=2))
+  assert [code for code, _ in ended] == [75, 75], ended
+  assert (tmp_path / 'checkpoints' / '6').is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('victim', [0, 1])
+def test_the_death_of_a_process_ends_the_others_who_say_which_it_was(
+  data_dir, tmp_path, victim
+):
+  flags = [['', ''], ['', '']]
+  flags[0][victim], flags[1][victim] = '--signal=9', '--signal_at=5'
+  started = launch(
+    data_dir, tmp_path, *map(tuple, flags), devices=2, processes=2
+  )
+  ended = wait(started)
+  assert ended[victim][0] == -9
+  code, said = ended[1 - victim]
+  assert f'process {victim} of 2 (' in said and 'has died' in said
+  # JAX aborts a process that loses the coordinator; we are mostly faster.
+  assert code == 75 or (victim == 0 and code == -signal.SIGABRT)
+
+
+@pytest.mark.slow
+def test_the_failure_of_a_process_is_told_by_all(data_dir, tmp_path):
+  flag = ('', '--config.data.dir=/nowhere')
+  ended = wait(launch(data_dir, tmp_path, flag, devices=2, processes=2))
+  assert [code for code, _ in ended] == [2, 2], ended
+  assert all('no data set at /nowhere' in said for _, said in ended)
+
+
+# Without processes: two devices of this one.
+
+
+def test_a_batch_is_laid_out_process_after_process():
+  mesh = parallel.make_mesh()
+  assert list(mesh.devices) == sorted(
+    jax.devices(), key=lambda d: (d.process_index, d.id)
+  )
+  batch = parallel.put_batch(mesh, {'index': np.arange(6)})
+  for shard in batch['index'].addressable_shards:
+    first = 3 * list(mesh.devices).index(shard.device)
+    np.testing.assert_array_equal(shard.data, np.arange(first, first + 3))
