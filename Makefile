@@ -1,6 +1,7 @@
 # make demo      a whole run: data, training, evaluation (under 10 minutes)
 # make test      the tests that every change must pass
 # make test-all  those and the slow ones
+# make chaos     a run killed 200 times at random (hours; CHAOS=n for n times)
 # make records   the runs behind the README's table (about an hour)
 # make tables    the READMEs' tables, from schedules and records
 # make lint      formatting and static checks
@@ -11,9 +12,10 @@ RUN := $(VENV)/bin/python
 # Most of the tests' time is compilation, on one core each.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 GRID ?= both
+CHAOS ?= 200
 WORKDIR ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test test-all records tables lint clean
+.PHONY: demo test test-all chaos records tables lint clean
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mgjax needs Python 3.11 or newer; choose one with make PYTHON=python3.12")'
@@ -30,6 +32,9 @@ test: $(VENV)/installed
 
 test-all: $(VENV)/installed
 	$(RUN) -m pytest $(PARALLEL)
+
+chaos: $(VENV)/installed
+	MGJAX_CHAOS_SIGNALS=$(CHAOS) $(RUN) -m pytest tests/test_resume.py -k random_kills
 
 records: $(VENV)/installed
 	$(RUN) -m experiments.compare

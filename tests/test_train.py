@@ -97,7 +97,9 @@ def test_tensorboard_can_read_the_events(run):
     event = event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
     tags.update(value.tag for value in event.summary.value)
     at += length + 16
-  assert {'loss', 'lr', 'eval_top1', 'report'} <= tags
+  assert {'loss', 'lr', 'eval_top1', 'gflops'} <= tags
+  assert {'schedule', 'confusion', 'report'} <= tags
+  assert any('hparams' in tag for tag in tags)
 
 
 def test_a_checkpoint_evaluates_to_what_the_run_reported(run, data_dir):
