@@ -177,15 +177,9 @@ def test_an_error_in_a_data_worker_ends_the_run_with_its_cause(data_dir):
 
 
 def test_small_files_and_metrics_go_to_an_object_store(monkeypatch):
-  memory = fsspec.implementations.memory.MemoryFileSystem
-  fsspec.register_implementation('gcs', memory, clobber=True)
-  monkeypatch.setattr(memory, 'protocol', ('memory', 'gs', 'gcs'))
+  fsspec.register_implementation('gcs', Bucket, clobber=True)
   monkeypatch.setattr(
     metrics.tensorboardX, 'SummaryWriter', lambda *a, **k: NoEvents()
-  )
-  # Memory takes any options; a bucket's file system has these.
-  monkeypatch.setattr(
-    memory, '_strip_protocol', lambda path: '/' + path.split('://')[-1]
   )
   workdir = 'gs://bucket/run'
   files.write_text(workdir + '/config.json', '{}')
@@ -196,6 +190,16 @@ def test_small_files_and_metrics_go_to_an_object_store(monkeypatch):
   writer.flush()
   assert metrics.read_metrics(workdir) == [{'step': 1, 'loss': 2.0}]
   writer.close()
+
+
+class Bucket(fsspec.implementations.memory.MemoryFileSystem):
+  """An object store in memory."""
+
+  protocol = ('gcs', 'gs')
+
+  @classmethod
+  def _strip_protocol(cls, path):
+    return super()._strip_protocol(path.removeprefix('gs:/'))
 
 
 class NoEvents:
