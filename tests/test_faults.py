@@ -20,6 +20,11 @@ from mgjax.data import sources, stream
 from mgjax.train_step import TrainState
 from tests import speck
 
+# Where a read or write fails, Orbax 0.12.8 leaves coroutines behind.
+pytestmark = pytest.mark.filterwarnings(
+  'ignore::pytest.PytestUnraisableExceptionWarning'
+)
+
 
 def make_state(seed: int) -> TrainState:
   weights = np.random.default_rng(seed).normal(size=(100, 300))
