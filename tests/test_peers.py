@@ -124,10 +124,10 @@ def test_an_error_in_one_process_is_told_by_all(address, endings, capsys):
   with second.guard():
     raise ConfigError('seed=1 is odd')
   deadline = time.monotonic() + 10
-  while len(endings) < 2 and time.monotonic() < deadline:
+  while endings.count(2) < 2 and time.monotonic() < deadline:
     time.sleep(0.01)
-  # The first one tells the second in turn, which has not really ended here.
-  assert len(endings) >= 2 and set(endings) == {2}
+  # The second one has not really ended here, and hears of it in turn.
+  assert endings.count(2) >= 2
   assert capsys.readouterr().err.count('seed=1 is odd') >= 2
   close([first, second])
 
