@@ -46,7 +46,7 @@ import numpy as np
 
 from configs import default
 from experiments import record
-from mgjax import macs, models, optim, train_step
+from mgjax import cpu_memory, macs, models, optim, train_step
 
 EXPERIMENT = 'step_time'
 MODELS = {
@@ -501,6 +501,7 @@ def _circumstances(group: list[dict]) -> str:
 
 def main(argv: list[str]) -> None:
   args = parse_flags(argv)
+  cpu_memory.keep()  # As training does.
   results = []
   for name in args.models:
     result = measure(name, args)

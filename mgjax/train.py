@@ -35,6 +35,7 @@ from etils import epath
 from mgjax import (
   checkpoint,
   cli,
+  cpu_memory,
   cycles,
   evaluate,
   files,
@@ -854,6 +855,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
   if not values.workdir:
     raise ConfigError('--workdir is missing; give a folder for the run.')
+  cpu_memory.keep()
   with contextlib.closing(parallel.start(values)) as peers:
     summary = train(
       values.config,
