@@ -113,8 +113,9 @@ def test_a_closed_connection_ends_the_others_with_75(address, endings, capsys):
   deadline = time.monotonic() + 10
   while len(endings) < 3 and time.monotonic() < deadline:
     time.sleep(0.01)
-  # The third one too: it has lost the first.
-  assert endings == [75] * 3
+  # The third one too: it has lost the first. One that hears of it twice may
+  # end twice here, where nothing ends.
+  assert len(endings) >= 3 and set(endings) == {75}
   assert capsys.readouterr().err.count('process 2 of 3 (') == 2
   close([first, second, third])
 
