@@ -7,9 +7,10 @@ The same command resumes an interrupted run from its newest checkpoint; the
 result is the same, bit for bit, as that of an uninterrupted run. On a cluster
 every process runs this command (docs/running.md).
 
-Exit codes: 0 finished; 1 something outside failed, or the loss is not
-finite; 2 a setting that cannot work; 75 start again to go on: stopped by SIGTERM after writing a checkpoint, or
-another process of the run has died; 130 the same for Ctrl-C.
+Exit codes: 0 finished; 1 something outside failed, or the loss is not finite;
+2 a setting that cannot work; 75 start again to go on: stopped by SIGTERM after
+writing a checkpoint, or another process of the run has died; 130 the same for
+Ctrl-C.
 """
 
 import bisect

@@ -33,7 +33,7 @@ class TrainState:
   params: dict
   batch_stats: dict
   opt_state: optax.OptState
-  ema: Any
+  ema: Any = flax.struct.field(default_factory=dict)
 
   @property
   def eval_params(self) -> dict:
