@@ -34,7 +34,7 @@ from mgjax.step_cache import Program
 _SHOWN = 8  # Names in a list.
 
 
-def replay(config: ml_collections.ConfigDict, folder: epath.Path) -> dict:
+def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
   """Takes the steps from a bundle's checkpoint to the failing one.
 
   On the backend and number of devices of the run, with its settings, they are
@@ -50,7 +50,7 @@ def replay(config: ml_collections.ConfigDict, folder: epath.Path) -> dict:
     and after the last of them; 'same_clips': whether that one had the clips
     of the run.
   """
-  failure = bundle.read_failure(folder)
+  failure = bundle.read_failure(epath.Path(folder))
   source = sources.open_source(config, 'train')
   mesh = parallel.make_mesh()
   schedule = cycles.make_schedule(config, len(source), num_devices=mesh.size)
