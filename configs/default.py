@@ -104,10 +104,27 @@ def base() -> ml_collections.ConfigDict:
   data.max_bad_fraction = 0.01  # Undecodable training videos tolerated.
 
   config.optim = optim = ml_collections.ConfigDict()
+  optim.name = 'sgd'  # 'sgd', 'adamw', 'lars' or 'lamb'.
   optim.base_lr = 0.1  # Learning rate of the full grid's batch.
-  optim.momentum = 0.9
-  optim.nesterov = True
+  # Clips per step that the learning rates of this section and of grid.ladder
+  # are meant for: all of them, warmup_lr and end_lr included, are multiplied
+  # by data.batch_size / base_batch. 0: they are those of data.batch_size.
+  optim.base_batch = 0
+  optim.momentum = 0.9  # sgd, lars.
+  optim.nesterov = True  # sgd, lars.
+  optim.b1 = 0.9  # adamw, lamb: decay of the mean of gradients ...
+  optim.b2 = 0.999  # ... and of their squares.
+  optim.eps = 1e-8  # adamw, lamb: added to the root of the latter.
+  # lars: norm of a layer's update, per unit of learning rate and weight norm.
+  optim.trust_coefficient = 0.001
   optim.weight_decay = 1e-4  # On everything but batch-norm scale and bias.
+  # Norm, over all parameters, down to which gradients are scaled; 0: any norm.
+  optim.clip_norm = 0.0
+  # Share of the target that is spread evenly over all classes, in [0, 1).
+  optim.label_smoothing = 0.0
+  # Share of the average of the weights that a step keeps (less during the
+  # first steps), in [0, 1); 0: no average. With one, evaluation uses it.
+  optim.ema_decay = 0.0
   # 'steps', 'cosine' or 'constant'; or a call of an optax schedule whose
   # count is baseline epochs, such as
   # 'optax.linear_schedule(init_value=0.1, end_value=0.0, transition_steps=20)'.
@@ -170,6 +187,15 @@ def base() -> ml_collections.ConfigDict:
   evaluation.head = 'global'
 
   config.train = train = ml_collections.ConfigDict()
+  # Equal parts of every batch that are computed one after the other, to save
+  # memory; whole batch-norm groups each, so the step stays the same. 1: one.
+  train.micro_batches = 1
+  # 'block': the backward pass computes the inside of each residual block
+  # again instead of keeping it: less memory, about a third more time. '': off.
+  train.remat = ''
+  # Memory of a device in GiB that the plan must fit; 0: what the device says
+  # it has (CPUs do not: nothing is checked there).
+  train.device_memory_gib = 0.0
   train.log_every_steps = 10  # Steps between lines of metrics.jsonl.
   train.checkpoint_every_s = 600.0  # Seconds between checkpoints ...
   train.checkpoint_every_steps = 0  # ... or steps, where this is not 0.
@@ -329,8 +355,21 @@ _RULES = (
   ('data.num_workers', '1 or more', lambda v: v >= 1),
   ('data.prefetch_batches', '1 or more', lambda v: v >= 1),
   ('data.max_bad_fraction', 'a share in [0, 1]', lambda v: 0 <= v <= 1),
+  (
+    'optim.name',
+    "'sgd', 'adamw', 'lars' or 'lamb'",
+    lambda v: v in ('sgd', 'adamw', 'lars', 'lamb'),
+  ),
   ('optim.base_lr', '0 or more', lambda v: v >= 0),
+  ('optim.base_batch', '1 or more, or 0', lambda v: v >= 0),
   ('optim.momentum', 'in [0, 1)', lambda v: 0 <= v < 1),
+  ('optim.b1', 'in [0, 1)', lambda v: 0 <= v < 1),
+  ('optim.b2', 'in [0, 1)', lambda v: 0 <= v < 1),
+  ('optim.eps', 'positive', lambda v: v > 0),
+  ('optim.trust_coefficient', 'positive', lambda v: v > 0),
+  ('optim.clip_norm', 'positive, or 0', lambda v: v >= 0),
+  ('optim.label_smoothing', 'in [0, 1)', lambda v: 0 <= v < 1),
+  ('optim.ema_decay', 'in [0, 1)', lambda v: 0 <= v < 1),
   ('optim.weight_decay', '0 or more', lambda v: v >= 0),
   ('optim.gamma', 'in (0, 1]', lambda v: 0 < v <= 1),
   ('optim.end_lr', '0 or more', lambda v: v >= 0),
@@ -348,6 +387,9 @@ _RULES = (
     "'global' or 'fully_conv'",
     lambda v: v in ('global', 'fully_conv'),
   ),
+  ('train.micro_batches', '1 or more', lambda v: v >= 1),
+  ('train.remat', "'' or 'block'", lambda v: v in ('', 'block')),
+  ('train.device_memory_gib', 'positive, or 0', lambda v: v >= 0),
   ('train.log_every_steps', '1 or more', lambda v: v >= 1),
   ('train.checkpoint_every_s', 'positive', lambda v: v > 0),
   ('train.checkpoint_every_steps', '0 or more', lambda v: v >= 0),

@@ -7,6 +7,7 @@ Where things are:
   data/          stream.py: step -> batch; decode, sampling, sources
   models/        the networks; norm.py: batch norm over groups of clips
   evaluate.py    accuracy of a checkpoint; plan.py: a run before its launch
+  memory.py      bytes of a device that a step takes; replay.py: a failed step
 
 Axes: B clips, T frames, H and W pixels, C channels, K classes.
 """

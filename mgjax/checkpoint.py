@@ -229,6 +229,17 @@ class Checkpoints:
       f'Complete checkpoints are kept: the same command goes on from {kept[0]}'
     )
 
+  def wait(self) -> None:
+    """Waits until everything is on disk.
+
+    Raises:
+      RunError: It did not get there.
+    """
+    try:
+      self._manager.wait_until_finished()
+    except Exception as error:
+      raise self._not_written(error) from error
+
   def close(self) -> None:
     """Waits until everything is on disk.
 
@@ -303,19 +314,27 @@ def find(folder: epath.PathLike, field: str) -> epath.Path:
 
 def shapes(path: epath.PathLike) -> dict[tuple[str, ...], tuple[int, ...]]:
   """Shapes of a checkpoint's parameters and statistics, by path."""
-  folder = (epath.Path(path) / 'state').resolve()
-  metadata = ocp.PyTreeCheckpointHandler().metadata(folder)
-  tree = {name: metadata.tree[name] for name in VARIABLES}
+  tree = {name: _metadata(path)[name] for name in VARIABLES}
   return {
     tuple(key.key for key in keys): tuple(leaf.shape)
     for keys, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
 
 
+def _metadata(path: epath.PathLike) -> dict:
+  """Shapes and types in a checkpoint: a tree like the state."""
+  folder = (epath.Path(path) / 'state').resolve()
+  return ocp.PyTreeCheckpointHandler().metadata(folder).tree
+
+
 def load_variables(
   path: epath.PathLike, abstract: dict, *, head: bool = True
 ) -> dict:
   """Reads parameters and statistics from a checkpoint, without the rest.
+
+  Where the checkpoint holds an average of the parameters (optim.ema_decay),
+  that is read in their place: it is what was evaluated, and what the
+  statistics belong to.
 
   Args:
     path: The checkpoint's folder.
@@ -348,8 +367,14 @@ def load_variables(
       f"model's, such as {'/'.join(name)}: {found.get(name, 'none')}, but the "
       f'model has {wanted.get(name, "none")}'
     )
+  average = _metadata(path).get('ema')
+  if isinstance(average, dict) and average:
+    abstract = {
+      'ema': abstract['params'],
+      'batch_stats': abstract['batch_stats'],
+    }
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    return checkpointer.restore(
+    found = checkpointer.restore(
       (epath.Path(path) / 'state').resolve(),
       args=ocp.args.PyTreeRestore(
         item=abstract,
@@ -357,3 +382,7 @@ def load_variables(
         partial_restore=True,
       ),
     )
+  return {
+    'params': found['ema' if 'ema' in abstract else 'params'],
+    'batch_stats': found['batch_stats'],
+  }

@@ -94,10 +94,13 @@ def make_schedule(
   return schedule_lib.lay_out(
     phases,
     num_train=num_train,
-    lr_at_epoch=_with_warmup(
-      plan.lr_at_epoch,
-      warmup_epochs=config.optim.warmup_epochs,
-      warmup_lr=config.optim.warmup_lr,
+    lr_at_epoch=_for_batch(
+      _with_warmup(
+        plan.lr_at_epoch,
+        warmup_epochs=config.optim.warmup_epochs,
+        warmup_lr=config.optim.warmup_lr,
+      ),
+      config,
     ),
   )
 
@@ -478,6 +481,22 @@ def _with_warmup(
   return lambda e: e * slope + warmup_lr if e < warmup_epochs else policy(e)
 
 
+def _for_batch(
+  policy: LrFunction, config: ml_collections.ConfigDict
+) -> LrFunction:
+  """Multiplies learning rates meant for optim.base_batch by the batch's ratio.
+
+  Source: the linear rule of Goyal et al. 2017 (arXiv:1706.02677); that
+    warmup_lr is scaled too, as PySlowFast 287ec00 does (config/defaults.py,
+    BASE_LR_SCALE_NUM_SHARDS). Goyal et al. start the warm-up from the rate of
+    the small batch instead.
+  """
+  if not config.optim.base_batch:
+    return policy
+  factor = config.data.batch_size / config.optim.base_batch
+  return lambda e: policy(e) * factor
+
+
 def _lr_function(
   optim: ml_collections.ConfigDict,
   *,
@@ -596,6 +615,12 @@ def _check_common(config: ml_collections.ConfigDict) -> None:
   _require(
     config.norm.group_by in ('phase', 'step'),
     f"norm.group_by is {config.norm.group_by!r}; use 'phase' or 'step'.",
+  )
+  _require(
+    config.norm.precise_batches or not optim.ema_decay,
+    f'optim.ema_decay is {optim.ema_decay:g}, but norm.precise_batches is 0: '
+    'running statistics belong to the current weights, so their average needs '
+    'statistics of its own; set norm.precise_batches, such as 200.',
   )
   if grid.mode == 'ladder':
     _check_ladder(config)
@@ -771,6 +796,26 @@ def _check_phase(
       f'{num_devices} devices; use a data.batch_size that is a multiple of '
       f'{num_devices}.',
     )
+  parts = config.train.micro_batches
+  for grid, groups in zip(phase.cycle, phase.bn_groups, strict=True):
+    _require(
+      groups % parts == 0,
+      f'{where}: the {groups} batch-norm groups of the grid {grid} do not '
+      f'divide into train.micro_batches={parts} equal parts; use '
+      f'{_divisors(groups)} micro-batches, or another norm.group_clips.',
+    )
+    _require(
+      grid.batch % (parts * num_devices) == 0,
+      f'{where}: the {grid.batch // parts} clips of a micro-batch of the grid '
+      f'{grid} do not divide among {num_devices} devices; use fewer '
+      f'train.micro_batches than {parts}.',
+    )
+
+
+def _divisors(number: int) -> str:
+  """Lists the divisors: '1, 2 or 4'."""
+  found = [str(d) for d in range(1, number + 1) if number % d == 0]
+  return ' or '.join(filter(None, (', '.join(found[:-1]), found[-1])))
 
 
 def _check_frames(

@@ -86,7 +86,7 @@ def lower_eval_step(config, model, mesh, abstract_state):
     sharding=parallel.sharded(mesh),
   )
   return jax.jit(step, out_shardings=parallel.sharded(mesh)).lower(
-    abstract_state.params, abstract_state.batch_stats, video
+    abstract_state.eval_params, abstract_state.batch_stats, video
   )
 
 
@@ -119,7 +119,8 @@ def score(
 
   Args:
     program: The compiled evaluation step.
-    state: Its parameters and running statistics are used.
+    state: Its running statistics and parameters (where it has an average of
+      them, that) are used.
     eval_stream: The views.
     mesh: Devices of the program.
     report: Called after each batch with the numbers of batches.
@@ -133,7 +134,9 @@ def score(
   for number, batch in enumerate(eval_stream.batches()):
     failures += batch.pop('failed')
     batch = parallel.put_batch(mesh, batch)
-    probabilities = program(state.params, state.batch_stats, batch['video'])
+    probabilities = program(
+      state.eval_params, state.batch_stats, batch['video']
+    )
     probabilities = parallel.to_host(probabilities)
     index, label, weight, lost = (
       parallel.to_host(batch[name])
@@ -264,7 +267,10 @@ def evaluate_checkpoint(
   tx = optim.make_optimizer(config.optim)
   abstract = checkpoint.abstract_state(
     lambda: train_step.create_state(
-      model, tx, jax.random.key(0), example_video(config)
+      model,
+      tx,
+      jax.random.key(0),
+      example_video(config),
     ),
     parallel.replicated(mesh),
   )

@@ -1,5 +1,6 @@
 """Multiply-adds of a model's forward pass, counted without running it."""
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -44,10 +45,7 @@ def forward_cost(model: nn.Module, *, T: int, H: int, W: int) -> ForwardCost:
   Returns:
     The cost; its multiply-adds are the "FLOPs" of most papers on video models.
   """
-  clip = jax.ShapeDtypeStruct((1, T, H, W, 3), jnp.float32)
-  key = jax.ShapeDtypeStruct((2,), jnp.uint32)
-  with nn.intercept_methods(_shortcut):
-    jaxpr = jax.make_jaxpr(model.init)(key, clip)
+  jaxpr = forward_jaxpr(model, T=T, H=H, W=W)
   equations = list(_equations(jaxpr.jaxpr))
   return ForwardCost(
     macs=sum(_macs(item) for item in equations),
@@ -57,6 +55,20 @@ def forward_cost(model: nn.Module, *, T: int, H: int, W: int) -> ForwardCost:
       if eqn.primitive.name == 'conv_general_dilated'
     ),
   )
+
+
+@functools.lru_cache(maxsize=64)
+def forward_jaxpr(
+  model: nn.Module, *, T: int, H: int, W: int
+) -> core.ClosedJaxpr:
+  """Traces one clip's forward pass: what counts of it, in native operations.
+
+  Its arguments are a key and the clip, float32 [1, T, H, W, 3].
+  """
+  clip = jax.ShapeDtypeStruct((1, T, H, W, 3), jnp.float32)
+  key = jax.ShapeDtypeStruct((2,), jnp.uint32)
+  with nn.intercept_methods(_shortcut):
+    return jax.make_jaxpr(model.init)(key, clip)
 
 
 def _shortcut(next_fun, args, kwargs, context):

@@ -1,6 +1,9 @@
 """The optimizer: an optax chain whose learning rate comes from outside."""
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import ml_collections
 import optax
 
@@ -8,11 +11,21 @@ import optax
 def make_optimizer(
   optim: ml_collections.ConfigDict,
 ) -> optax.GradientTransformation:
-  """SGD with momentum as the reference has it, at learning rate 1.
+  """Makes the optimizer `optim.name`, at learning rate 1.
 
   The train step multiplies the update by the schedule's learning rate, which
-  is a program argument: the momentum buffer is free of it, so that a jump of
+  is a program argument: the optimizer's state is free of it, so that a jump of
   the learning rate (a new phase) acts at once, as in torch.optim.SGD.
+
+  Gradients are first scaled down to a norm of `optim.clip_norm`, over all
+  parameters. Weight decay spares batch norm (`decayed`); the layer-wise rates
+  of LARS and LAMB spare batch norm and biases (`adapted`).
+
+  sgd    g + decay * p, then momentum, Nesterov's where asked.
+  adamw  Adam's direction + decay * p.
+  lars   SGD whose g + decay * p is scaled to trust_coefficient * |p|, layer by
+         layer, before the momentum.
+  lamb   AdamW whose direction is scaled to |p|, layer by layer.
 
   Args:
     optim: config.optim.
@@ -20,12 +33,29 @@ def make_optimizer(
   Returns:
     A transformation from gradients to descent directions (to be subtracted).
 
-  Source: facebookresearch/SlowFast 287ec00, slowfast/models/optimizer.py.
+  Source: sgd: facebookresearch/SlowFast 287ec00, slowfast/models/optimizer.py.
+    adamw: Loshchilov and Hutter 2019 (arXiv:1711.05101), with the decay times
+    the learning rate as in torch. lars: You et al. 2017 (arXiv:1708.03888).
+    lamb: You et al. 2020 (arXiv:1904.00962).
+  Differs: The paper's LARS has the learning rate inside the momentum (the same
+    where it is constant), and divides by |g| + decay * |p| where optax and
+    this take |g + decay * p|.
   """
-  return optax.chain(
-    optax.add_decayed_weights(optim.weight_decay, mask=decayed),
-    optax.trace(decay=optim.momentum, nesterov=optim.nesterov),
+  decay = optax.add_decayed_weights(optim.weight_decay, mask=decayed)
+  momentum = optax.trace(decay=optim.momentum, nesterov=optim.nesterov)
+  adam = optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=optim.eps)
+  layerwise = lambda coefficient: optax.masked(
+    optax.scale_by_trust_ratio(trust_coefficient=coefficient), adapted
   )
+  parts = {
+    'sgd': lambda: (decay, momentum),
+    'adamw': lambda: (adam, decay),
+    'lars': lambda: (decay, layerwise(optim.trust_coefficient), momentum),
+    'lamb': lambda: (adam, decay, layerwise(1.0)),
+  }[optim.name]()
+  if optim.clip_norm:
+    parts = (optax.clip_by_global_norm(optim.clip_norm), *parts)
+  return optax.chain(*parts)
 
 
 def decayed(params: dict) -> dict:
@@ -48,6 +78,41 @@ def decayed(params: dict) -> dict:
     }
 
   return mark(params)
+
+
+def adapted(params: dict) -> dict:
+  """Marks the parameters with a rate of their own in LARS and LAMB: kernels.
+
+  Batch norm's scales and biases, and the biases of other layers, are vectors;
+  the norm of a bias that starts at zero would leave it there.
+
+  Args:
+    params: Nested dict of arrays.
+
+  Returns:
+    The same tree of booleans.
+  """
+  return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def update_average(average: Any, params: Any, step: Any, decay: float) -> Any:
+  """Moves the average of the weights (EMA) towards new weights.
+
+  average <- d * average + (1 - d) * params, where d is `decay`, but
+  (1 + step) / (10 + step) as long as that is less: so the initial weights are
+  forgotten early, whatever the decay.
+
+  Args:
+    average: Tree of arrays.
+    params: The same tree, after the step.
+    step: int32 [], the number of steps before it.
+    decay: In (0, 1).
+
+  Source: tf.train.ExponentialMovingAverage with num_updates.
+  """
+  step = step.astype(jnp.float32)
+  d = jnp.minimum(decay, (1 + step) / (10 + step))
+  return optax.incremental_update(params, average, 1 - d)
 
 
 def num_parameters(params: dict) -> int:

@@ -79,6 +79,7 @@ def make_plan(
   schedule: GridSchedule,
   *,
   size_source: str = 'data set',
+  num_devices: int = 1,
 ) -> dict[str, Any]:
   """Returns all that is known about a run before its launch, as JSON data.
 
@@ -86,6 +87,7 @@ def make_plan(
     config: See configs/default.py.
     schedule: Its schedule.
     size_source: Where the number of training videos is known from.
+    num_devices: Devices that share each batch.
 
   Raises:
     ConfigError: If the model cannot be built.
@@ -138,6 +140,15 @@ def make_plan(
     'grids': [grid._asdict() for grid in schedule.grids],
     'gmacs_per_clip': costs,  # Of each of the grids.
     'num_train_programs': len(schedule.grids),
+    # Bytes on each device, for each of the grids; an estimate.
+    'memory': {
+      'num_devices': num_devices,
+      'device_bytes': int(config.train.device_memory_gib * 2**30),
+      'grids': [
+        {**found._asdict(), 'total': found.total}
+        for found in _memory(config, schedule, num_devices).values()
+      ],
+    },
     'phases': phases,
     'lr': {
       'every_epochs': _LR_EVERY_EPOCHS,
@@ -203,6 +214,127 @@ def _gmacs_per_clip(
     raise ConfigError(f'model: {error}') from error
 
 
+def _memory(
+  config: ml_collections.ConfigDict, schedule: GridSchedule, num_devices: int
+) -> dict[Grid, Any]:
+  """Returns the estimated `memory.Memory` of every grid."""
+  from mgjax import memory, models
+
+  model = models.from_config(config.model, config.norm)
+  model = model.clone(remat=config.train.remat == 'block')
+  return {
+    grid: memory.estimate(config, model, grid, num_devices=num_devices)
+    for grid in schedule.grids
+  }
+
+
+def check_memory(
+  config: ml_collections.ConfigDict,
+  schedule: GridSchedule,
+  *,
+  num_devices: int,
+  device_bytes: int,
+) -> None:
+  """Refuses a run that does not fit the memory of its devices.
+
+  Args:
+    config: See configs/default.py.
+    schedule: Its schedule.
+    num_devices: Devices that share each batch.
+    device_bytes: Memory of each; 0: unknown, nothing is refused.
+
+  Raises:
+    ConfigError: Names the phase, the bytes that it lacks, and what helps.
+  """
+  if not device_bytes:
+    return
+  gib = lambda size: f'{size / 2**30:.1f} GiB'
+  found = _memory(config, schedule, num_devices)
+  for i, phase in enumerate(schedule.phases, start=1):
+    grid = max(set(phase.cycle) & set(found), key=lambda g: found[g].total)
+    over = found[grid].total - device_bytes
+    if over > 0:
+      raise ConfigError(
+        f'phase {i} of {len(schedule.phases)} (grid {grid}) needs about '
+        f'{gib(found[grid].total)} on each of {num_devices} device(s), '
+        f'{gib(over)} more than the {gib(device_bytes)} there are. What helps: '
+        f'{"; ".join(_remedies(config, schedule, num_devices, device_bytes))}. '
+        '(This is an estimate: a greater train.device_memory_gib tries it.)'
+      )
+
+
+def _remedies(
+  config: ml_collections.ConfigDict,
+  schedule: GridSchedule,
+  num_devices: int,
+  device_bytes: int,
+) -> list[str]:
+  """Names the changes that make every grid fit, the exact ones first."""
+  groups = math.gcd(*(g for phase in schedule.phases for g in phase.bn_groups))
+  parts = [
+    m
+    for m in range(1, groups + 1)
+    if groups % m == 0
+    and all(grid.batch % (m * num_devices) == 0 for grid in schedule.grids)
+  ]
+  remedies = []
+  for remat in dict.fromkeys([config.train.remat, 'block']):
+    for m in parts:
+      changed = config.copy_and_resolve_references()
+      changed.train.remat, changed.train.micro_batches = remat, m
+      found = _memory(changed, schedule, num_devices)
+      if all(f.total <= device_bytes for f in found.values()):
+        fields = [f'train.micro_batches={m}'] if m > 1 else []
+        fields += ["train.remat='block'"] if remat else []
+        remedies.append(' with '.join(fields))
+        break
+  return [*remedies, 'a smaller data.batch_size', 'more devices']
+
+
+def compiled_bytes(
+  config: ml_collections.ConfigDict,
+  schedule: GridSchedule,
+  *,
+  num_devices: int,
+) -> dict[Grid, int]:
+  """Compiles the step of every grid; returns the bytes that XLA gives it.
+
+  These are bytes per device of this machine's kind: of the state, one batch
+  and everything in between.
+
+  Raises:
+    ConfigError: There are fewer devices than asked for.
+  """
+  import jax
+
+  from mgjax import checkpoint, optim, parallel, train
+
+  if num_devices > jax.device_count():
+    raise ConfigError(
+      f'--num_devices={num_devices}, but --compile finds '
+      f'{jax.device_count()}; use at most that.'
+    )
+  mesh = parallel.make_mesh(num_devices)
+  model, tx = train.make_model(config), optim.make_optimizer(config.optim)
+  abstract = checkpoint.abstract_state(
+    train.state_maker(config, model, tx), parallel.replicated(mesh)
+  )
+  lowered = train.lower_programs(
+    config, schedule, model, tx, mesh, abstract, 0, set()
+  )
+  sizes = {}
+  for program, lower in lowered.items():
+    print(f'compiling {program}', file=sys.stderr)
+    found = lower().compile().memory_analysis()
+    sizes[program.grid] = (
+      found.argument_size_in_bytes
+      + found.output_size_in_bytes
+      + found.temp_size_in_bytes
+      - found.alias_size_in_bytes
+    )
+  return sizes
+
+
 # The table.
 
 
@@ -224,10 +356,33 @@ def format_table(plan: dict[str, Any]) -> str:
     f'{io["clips_per_step_mean"]:.0f} clips per step, at most '
     f'{io["clips_per_step_peak"]}',
     f'programs to compile: {plan["num_train_programs"]}, one for each grid',
+    _memory_text(plan),
     '',
     *_phase_table(plan),
   ]
   return '\n'.join(line.rstrip() for line in lines)
+
+
+def _memory_text(plan: dict[str, Any]) -> str:
+  """Says what the largest grid takes of a device, and whether all fit."""
+  memory = plan['memory']
+  sizes = memory['grids']
+  most = max(range(len(sizes)), key=lambda i: sizes[i]['total'])
+  gib = lambda size: f'{size / 2**30:.2f} GiB'
+  parts = ', '.join(
+    f'{k} {gib(v)}' for k, v in sizes[most].items() if k != 'total'
+  )
+  text = (
+    f'memory: about {gib(sizes[most]["total"])} on each of '
+    f'{memory["num_devices"]} device(s) at '
+    f'{Grid(**plan["grids"][most])} ({parts})'
+  )
+  if 'compiled_bytes' in memory:
+    text += f'; compiled: {gib(max(memory["compiled_bytes"]))} at most'
+  if limit := memory['device_bytes']:
+    fit = sum(size['total'] <= limit for size in sizes)
+    text += f'; {fit} of {len(sizes)} grids fit {gib(limit)}'
+  return text
 
 
 def _cost_table(plan: dict[str, Any]) -> list[str]:
@@ -363,16 +518,32 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_integer(
     'num_devices',
     1,
-    'Devices that will share each batch: checked, and of no other effect.',
+    'Devices that will share each batch: checked, and for the memory of each.',
     lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    'device_memory_gib',
+    0.0,
+    'Memory of a device in GiB, to say which grids fit; 0: '
+    'config.train.device_memory_gib, and with --compile what the device says.',
+    lower_bound=0.0,
+    flag_values=values,
+  )
+  flags.DEFINE_boolean(
+    'compile',
+    False,
+    "Compile every grid's step for this machine's devices, and list the memory "
+    'that XLA gives it: exact, and slow.',
     flag_values=values,
   )
 
 
 def main(values: flags.FlagValues) -> None:
   """Makes the plan that the flags ask for, and writes it."""
-  # Planning takes no accelerator, nor the seconds of finding one.
-  os.environ['JAX_PLATFORMS'] = 'cpu'
+  if not values.compile:
+    # Planning takes no accelerator, nor the seconds of finding one.
+    os.environ['JAX_PLATFORMS'] = 'cpu'
   config = values.config
   output = pathlib.Path(values.output or 'plan.png')
   if not output.parent.is_dir():
@@ -381,7 +552,20 @@ def main(values: flags.FlagValues) -> None:
   schedule = cycles.make_schedule(
     config, num_train, num_devices=values.num_devices
   )
-  plan = make_plan(config, schedule, size_source=size_source)
+  plan = make_plan(
+    config, schedule, size_source=size_source, num_devices=values.num_devices
+  )
+  memory_plan = plan['memory']
+  if values.device_memory_gib:
+    memory_plan['device_bytes'] = int(values.device_memory_gib * 2**30)
+  if values.compile:
+    from mgjax import memory
+
+    sizes = compiled_bytes(config, schedule, num_devices=values.num_devices)
+    memory_plan['compiled_bytes'] = [sizes[grid] for grid in schedule.grids]
+    memory_plan['device_bytes'] = memory_plan[
+      'device_bytes'
+    ] or memory.device_bytes(config)
   if values.format == 'png':
     from mgjax import plan_picture
 

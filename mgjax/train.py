@@ -7,9 +7,10 @@ The same command resumes an interrupted run from its newest checkpoint; the
 result is the same, bit for bit, as that of an uninterrupted run. On a cluster
 every process runs this command (docs/running.md).
 
-Exit codes: 0 finished; 1 something outside failed; 2 a setting that cannot
-work; 75 start again to go on: stopped by SIGTERM after writing a checkpoint, or
-another process of the run has died; 130 the same for Ctrl-C.
+Exit codes: 0 finished; 1 something outside failed, or the loss is not finite;
+2 a setting that cannot work; 75 start again to go on: stopped by SIGTERM after
+writing a checkpoint, or another process of the run has died; 130 the same for
+Ctrl-C.
 """
 
 import bisect
@@ -33,12 +34,14 @@ from absl import flags
 from etils import epath
 
 from mgjax import (
+  bundle,
   checkpoint,
   cli,
   cpu_memory,
   cycles,
   evaluate,
   files,
+  memory,
   metrics,
   models,
   optim,
@@ -110,6 +113,14 @@ def _train(
   mesh = parallel.make_mesh()
 
   # Everything that can be refused is refused here.
+  if limit := memory.device_bytes(config):
+    # Before data is opened: the size of the data set is enough.
+    planned = cycles.make_schedule(
+      config, plan.dataset_size(config)[0], num_devices=mesh.size
+    )
+    plan.check_memory(
+      config, planned, num_devices=mesh.size, device_bytes=limit
+    )
   source = sources.open_source(config, 'train')
   eval_source = sources.open_source(config, config.eval.split)
   evaluate.check_classes(config, source)
@@ -125,7 +136,7 @@ def _train(
       f'--workdir={workdir} holds imported weights, not a run; use another '
       f'folder, and --config.init_from={workdir} to start from them'
     )
-  model = models.from_config(config.model, config.norm)
+  model = make_model(config)
   evaluate.head_window(config, model)  # Refused now, or else at its first use.
   tx = optim.make_optimizer(config.optim)
   rng = jax.jit(
@@ -133,11 +144,7 @@ def _train(
     out_shardings=parallel.replicated(mesh),
   )()
 
-  def make_state():
-    return train_step.create_state(
-      model, tx, jax.random.key(config.seed), evaluate.example_video(config)
-    )
-
+  make_state = state_maker(config, model, tx)
   abstract = checkpoint.abstract_state(make_state, parallel.replicated(mesh))
   # A run that has checkpoints goes on from those.
   initial = {}
@@ -145,7 +152,7 @@ def _train(
     initial = initial_variables(config, abstract)
   changes = check_workdir(config, workdir, allow_config_change)
   peers.exchange(None)  # All have looked before the first one writes.
-  run_plan = plan.make_plan(config, schedule)
+  run_plan = plan.make_plan(config, schedule, num_devices=mesh.size)
   wandb = None
   if peers.is_first:
     prepare_workdir(config, workdir)
@@ -192,12 +199,7 @@ def _train(
   if restored:
     state, progress, _ = restored
   else:
-    state = jax.jit(make_state, out_shardings=parallel.replicated(mesh))()
-    if initial:
-      state = state.replace(
-        params=state.params | initial['params'],
-        batch_stats=initial['batch_stats'],
-      )
+    state = first_state(make_state, initial, mesh)
     progress = {'times': {}, 'bad_videos': {}}
   times = metrics.Times(**progress['times'])
   bad_videos = progress['bad_videos']
@@ -228,8 +230,22 @@ def _train(
   if changes:
     bar.say(f'Settings changed since: {"; ".join(changes)}')
 
+  def fail(what, step, ids):
+    raise_not_finite(
+      what,
+      step=step,
+      ids=ids,
+      schedule=schedule,
+      config=config,
+      workdir=workdir,
+      checkpoints=checkpoints,
+    )
+
   def save(step):
     begin = time.perf_counter()
+    # What the loss of the next step would show, but that comes too late.
+    if not train_step.is_finite(state):
+      fail('The state', step - 1, [n for s in seen for n in s['ids']])
     record = {'times': vars(times), 'bad_videos': bad_videos}
     writer.flush()
     checkpoints.save(state, step, record)
@@ -277,6 +293,7 @@ def _train(
     every=config.train.log_every_steps,
     step_gflop=step_gflop(run_plan, schedule),
     peak_gflops=1e3 * config.train.peak_tflops * mesh.size,
+    fail=fail,
   )
   last_save = time.monotonic()
   batches = train_stream.batches(first_step)
@@ -421,6 +438,87 @@ def initial_variables(
     raise ConfigError(f'init_from: {error}{hint}') from error
 
 
+def make_model(config: ml_collections.ConfigDict):
+  """The network that is trained."""
+  model = models.from_config(config.model, config.norm)
+  return model.clone(remat=config.train.remat == 'block')
+
+
+def state_maker(config: ml_collections.ConfigDict, model, tx):
+  """Returns a function without arguments that makes the initial state."""
+
+  def make_state():
+    return train_step.create_state(
+      model,
+      tx,
+      jax.random.key(config.seed),
+      evaluate.example_video(config),
+      average=config.optim.ema_decay > 0,
+    )
+
+  return make_state
+
+
+def first_state(make_state, initial: dict, mesh) -> train_step.TrainState:
+  """Makes the state before the first step.
+
+  Args:
+    make_state: Of `state_maker`.
+    initial: Of `initial_variables`; {} for random weights.
+    mesh: Devices.
+  """
+  state = jax.jit(make_state, out_shardings=parallel.replicated(mesh))()
+  if not initial:
+    return state
+  params = state.params | initial['params']
+  return state.replace(
+    params=params,
+    batch_stats=initial['batch_stats'],
+    # A copy: the step donates both.
+    ema=jax.tree.map(jnp.copy, params) if state.ema else {},
+  )
+
+
+def raise_not_finite(
+  what: str, *, step: int, ids, schedule, config, workdir, checkpoints
+):
+  """Writes what replays a step that is not finite, and stops the run.
+
+  Args:
+    what: What is not finite: the first words of the message.
+    step: The step.
+    ids: Of its clips.
+    schedule: The run's schedule.
+    config: The run's configuration.
+    workdir: The bundle becomes its folder failure-STEP.
+    checkpoints: Of the run; all of them are from before the step.
+
+  Raises:
+    RunError: Always.
+  """
+  grid, lr = schedule(step), schedule.lr(step)
+  folder = workdir / f'failure-{step}'
+  bundle.write(
+    folder,
+    config,
+    checkpoints,
+    {
+      'step': step,
+      'what': what,
+      'lr': lr,
+      'grid': grid._asdict(),
+      'ids': ids,
+    },
+  )
+  last = max(checkpoints.steps(), default=0)
+  raise RunError(
+    f'{what} of step {step} is not finite (grid {grid}, learning rate {lr:g}). '
+    f'The newest checkpoint is of step {last}; lower optim.base_lr, raise '
+    'optim.warmup_epochs or set optim.clip_norm. '
+    f'python -m mgjax.replay --bundle={folder} runs the step again.'
+  )
+
+
 def lower_programs(
   config, schedule, model, tx, mesh, abstract, first_step, eval_steps
 ) -> dict:
@@ -429,7 +527,14 @@ def lower_programs(
   replicated, sharded = parallel.replicated(mesh), parallel.sharded(mesh)
   pixels = {'mean': data.mean, 'std': data.std}
   run_train_step = jax.jit(
-    train_step.make_train_step(model, tx, **pixels),
+    train_step.make_train_step(
+      model,
+      tx,
+      **pixels,
+      label_smoothing=config.optim.label_smoothing,
+      ema_decay=config.optim.ema_decay,
+      micro_batches=config.train.micro_batches,
+    ),
     donate_argnums=0,
     out_shardings=replicated,
   )
@@ -572,6 +677,7 @@ class LogWindow:
     every: int,
     step_gflop: dict[Grid, float],
     peak_gflops: float,
+    fail,
   ):
     self._schedule = schedule
     self._writer = writer
@@ -580,6 +686,7 @@ class LogWindow:
     self._every = every
     self._step_gflop = step_gflop
     self._peak_gflops = peak_gflops
+    self._fail = fail  # Called where a step went wrong.
     self._start = metrics.Times(**vars(clock.times))
     self._clips = 0
     self._steps = 0
@@ -595,12 +702,11 @@ class LogWindow:
       self._steps += 1
       schedule = self._schedule
       recent = self._times - self._start
-      if not math.isfinite(values['loss']):
-        raise RunError(
-          f'The loss of step {step} is {values["loss"]} (grid {grid}, learning '
-          f'rate {lr:g}). The newest checkpoint is from before; lower '
-          'optim.base_lr or raise optim.warmup_epochs.'
-        )
+      # Read up to two steps late (StepClock), so that the device never waits
+      # for it; checkpoints wait for all steps before them.
+      for name, text in (('loss', 'loss'), ('grad_norm', 'gradient norm')):
+        if not math.isfinite(values[name]):
+          self._fail(f'The {text}', step, ids)
       clips_per_s = self._clips / max(recent.train_s, 1e-9)
       left = self._times.train_s * (schedule.total_steps - done) / done
       self._bar.update(

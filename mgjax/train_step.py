@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mgjax import optim
 from mgjax.models import norm
 
 
@@ -25,16 +26,28 @@ class TrainState:
     params: Trained parameters.
     batch_stats: Running means and variances, of use in evaluation only.
     opt_state: The optimizer's state.
+    ema: Average of the parameters over the steps; {} where it is off.
   """
 
   step: Any
   params: dict
   batch_stats: dict
   opt_state: optax.OptState
+  ema: Any = flax.struct.field(default_factory=dict)
+
+  @property
+  def eval_params(self) -> dict:
+    """The parameters that evaluation uses: the average, where there is one."""
+    return self.ema or self.params
 
 
 def create_state(
-  model: nn.Module, tx: optax.GradientTransformation, rng: jax.Array, video
+  model: nn.Module,
+  tx: optax.GradientTransformation,
+  rng: jax.Array,
+  video,
+  *,
+  average: bool = False,
 ) -> TrainState:
   """Makes the state before the first step.
 
@@ -43,6 +56,7 @@ def create_state(
     tx: The optimizer.
     rng: Key of the initial parameters.
     video: float [B, T, H, W, 3]; its shape does not matter.
+    average: Whether the state has an average of the parameters (`ema`).
   """
   variables = model.init(rng, video, pool=None)
   return TrainState(
@@ -50,7 +64,17 @@ def create_state(
     params=variables['params'],
     batch_stats=variables['batch_stats'],
     opt_state=tx.init(variables['params']),
+    # A copy: the step donates both.
+    ema=jax.tree.map(jnp.copy, variables['params']) if average else {},
   )
+
+
+@jax.jit
+def is_finite(state: TrainState) -> jax.Array:
+  """Whether a state holds neither a NaN nor an infinity, bool []."""
+  return jnp.stack(
+    [jnp.isfinite(x).all() for x in jax.tree.leaves(state)]
+  ).all()
 
 
 def normalize(
@@ -67,12 +91,34 @@ def flip_clips(video: jax.Array, flip: jax.Array) -> jax.Array:
   return jnp.where(flip[:, None, None, None, None], video[:, :, :, ::-1], video)
 
 
+def cross_entropy(
+  logits: jax.Array, label: jax.Array, smoothing: float
+) -> jax.Array:
+  """Cross-entropy of each clip, [B], to a target that may be smoothed.
+
+  Args:
+    logits: [B, K].
+    label: int32 [B].
+    smoothing: Share of the target that is spread over all K classes, that of
+      the label included, as in torch.nn.CrossEntropyLoss(label_smoothing=).
+  """
+  if not smoothing:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, label)
+  target = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
+  return optax.softmax_cross_entropy(
+    logits, optax.smooth_labels(target, smoothing)
+  )
+
+
 def make_train_step(
   model: nn.Module,
   tx: optax.GradientTransformation,
   *,
   mean: tuple[float, ...],
   std: tuple[float, ...],
+  label_smoothing: float = 0.0,
+  ema_decay: float = 0.0,
+  micro_batches: int = 1,
 ) -> Callable:
   """Returns train_step(state, batch, lr, groups, rng) -> (state, metrics).
 
@@ -84,46 +130,107 @@ def make_train_step(
     rng: Key of the run; the step's dropout key is folded from it.
 
   The metrics are float32 []: 'loss' (mean cross-entropy), 'top1' (share of
-  clips), 'grad_norm'.
+  clips), 'grad_norm' (before it is clipped).
+
+  With micro-batches, part m of M consists of the clips m, m + M, m + 2 M, ...
+  of the batch. Clip i belongs to batch-norm group i % groups, so these are
+  whole groups wherever M divides `groups` (which must be so, and is not
+  checked here: `groups` is a value of the program). Then the sum over the
+  parts is exact: gradients, running statistics and dropout masks are those of
+  the whole batch, up to the order of summation.
+
+  Args:
+    model: The network.
+    tx: The optimizer.
+    mean: Subtracted from RGB in [0, 1].
+    std: By which that is divided.
+    label_smoothing: See `cross_entropy`.
+    ema_decay: See `optim.update_average`; 0: no average.
+    micro_batches: M, parts of the batch that are computed one by one.
   """
 
-  def train_step(state, batch, lr, groups, rng):
+  def gradients(state, batch, groups, clips, dropout, collection):
+    """Gradients, metrics and new statistics of (a part of) a batch."""
     video = normalize(flip_clips(batch['video'], batch['flip']), mean, std)
     pool = norm.group_matrix(video.shape[0], groups)
-    dropout = jax.random.fold_in(rng, state.step)
 
     def loss_fn(params):
       logits, updates = model.apply(
         {'params': params, 'batch_stats': state.batch_stats},
         video,
         pool=pool,
+        clips=clips,
         rngs={'dropout': dropout},
-        mutable=['batch_stats'],
+        mutable=[collection],
       )
-      losses = optax.softmax_cross_entropy_with_integer_labels(
-        logits, batch['label']
-      )
-      return losses.mean(), (logits, updates['batch_stats'])
+      losses = cross_entropy(logits, batch['label'], label_smoothing)
+      return losses.mean(), (logits, updates[collection])
 
-    (loss, (logits, batch_stats)), grads = jax.value_and_grad(
+    (loss, (logits, statistics)), grads = jax.value_and_grad(
       loss_fn, has_aux=True
     )(state.params)
+    right = logits.argmax(-1) == batch['label']
+    metrics = {'loss': loss, 'top1': right.mean(dtype=jnp.float32)}
+    return grads, metrics, statistics
+
+  def accumulated_gradients(state, batch, groups, dropout):
+    """The same for the whole batch, part by part."""
+    parts = jax.tree.map(
+      lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1),
+      {**batch, 'clips': jnp.arange(batch['label'].shape[0])},
+    )
+
+    def add_part(total, part):
+      clips = part.pop('clips')
+      grads, metrics, moments = gradients(
+        state, part, groups // micro_batches, clips, dropout, 'batch_moments'
+      )
+      return jax.tree.map(jnp.add, total, (grads, metrics)), moments
+
+    zeros = jax.tree.map(
+      jnp.zeros_like, (state.params, {'loss': 0.0, 'top1': 0.0})
+    )
+    # XLA:CPU is at its slowest inside a loop: a small SlowFast in 4 parts had
+    # not compiled after 150 s; unrolled, it takes 1.65 times the compile time
+    # of the whole batch and as long per step (but saves no memory there).
+    total, moments = jax.lax.scan(
+      add_part, zeros, parts, unroll=jax.default_backend() == 'cpu'
+    )
+    grads, metrics = jax.tree.map(lambda x: x / micro_batches, total)
+    statistics = norm.update_statistics(
+      state.batch_stats,
+      [
+        jax.tree.map(lambda x, m=m: x[m], moments) for m in range(micro_batches)
+      ],
+      model.norm_momentum,
+    )
+    return grads, metrics, statistics
+
+  def train_step(state, batch, lr, groups, rng):
+    dropout = jax.random.fold_in(rng, state.step)
+    if micro_batches == 1:
+      grads, metrics, batch_stats = gradients(
+        state, batch, groups, None, dropout, 'batch_stats'
+      )
+    else:
+      grads, metrics, batch_stats = accumulated_gradients(
+        state, batch, groups, dropout
+      )
     direction, opt_state = tx.update(grads, state.opt_state, state.params)
     params = jax.tree.map(
       lambda p, d: p - lr.astype(p.dtype) * d, state.params, direction
     )
-    metrics = {
-      'loss': loss,
-      'top1': (logits.argmax(-1) == batch['label']).mean(dtype=jnp.float32),
-      'grad_norm': optax.tree.norm(grads),
-    }
+    ema = {}
+    if ema_decay:
+      ema = optim.update_average(state.ema, params, state.step, ema_decay)
     state = TrainState(
       step=state.step + 1,
       params=params,
       batch_stats=batch_stats,
       opt_state=opt_state,
+      ema=ema,
     )
-    return state, metrics
+    return state, {**metrics, 'grad_norm': optax.tree.norm(grads)}
 
   return train_step
 
@@ -134,14 +241,15 @@ def make_stats_step(
   """Returns stats_step(state, batch, groups, rng) -> batch moments.
 
   These are means and variances of this batch alone, a tree like
-  state.batch_stats; `norm.combine_statistics` pools those of several batches.
-  Dropout is on, as in training.
+  state.batch_stats with counts; `norm.combine_statistics` pools those of
+  several batches. The parameters are those that evaluation uses; dropout is on,
+  as in training.
   """
 
   def stats_step(state, batch, groups, rng):
     video = normalize(flip_clips(batch['video'], batch['flip']), mean, std)
     _, moments = model.apply(
-      {'params': state.params, 'batch_stats': state.batch_stats},
+      {'params': state.eval_params, 'batch_stats': state.batch_stats},
       video,
       pool=norm.group_matrix(video.shape[0], groups),
       rngs={'dropout': jax.random.fold_in(rng, state.step)},

@@ -2,11 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
-from configs import moving_digits
+from configs import default, moving_digits
 from mgjax import models, optim, train_step
 from mgjax.models import norm
 
@@ -52,9 +51,8 @@ def leaves_equal(a, b) -> bool:
 
 def test_sgd_is_that_of_torch():
   """Nesterov momentum and decay as in torch.optim.SGD, in NumPy float64."""
-  config = ml_collections.ConfigDict(
-    {'momentum': 0.9, 'nesterov': True, 'weight_decay': 0.01}
-  )
+  config = default.base().optim
+  config.weight_decay = 0.01
   tx = optim.make_optimizer(config)
   rng = np.random.default_rng(0)
   params = {'conv': {'kernel': jnp.asarray(rng.normal(size=5), jnp.float32)}}

@@ -129,6 +129,7 @@ class BigLittleStage(nn.Module):
     pairs: Whether the branches take different frames of a pair.
     layer: `resnet3d.Layer` with the network's options.
     aggregation: Makes the temporal aggregation in front, if there is one.
+    remat: Whether the backward pass computes the blocks again.
   """
 
   features: int
@@ -139,13 +140,14 @@ class BigLittleStage(nn.Module):
   pairs: bool
   layer: Callable[..., resnet3d.Layer]
   aggregation: Aggregation
+  remat: bool
 
   def _branch(self, features, num_blocks, stride, last_relu):
     # As in the reference, a branch of one block keeps its last ReLU.
     return resnet2d.Stage(
       tuple(
         functools.partial(
-          Block,
+          resnet3d.maybe_remat(Block, self.remat),
           features,
           self.layer,
           stride if i == 0 else 1,
@@ -175,7 +177,8 @@ class BigLittleStage(nn.Module):
     _, _, height, width, _ = little.shape
     big = conv.upsample_spatial(big, height=height, width=width)
     x = nn.relu(big + little)
-    x = Block(self.features, self.layer, self.stride, name='fusion')(x, pool)
+    block = resnet3d.maybe_remat(Block, self.remat)
+    x = block(self.features, self.layer, self.stride, name='fusion')(x, pool)
     return _distribute(x, self.pairs)
 
 
@@ -199,6 +202,7 @@ class BLVNet(nn.Module):
     norm_momentum: Share of the running statistics that a step keeps.
     norm_eps: Added to variances.
     dtype: Compute type.
+    remat: Whether the backward pass computes residual blocks again.
 
   Differs: The references have a fixed, even number of frames.
   """
@@ -215,6 +219,7 @@ class BLVNet(nn.Module):
   norm_momentum: float = 0.9
   norm_eps: float = 1e-5
   dtype: Any = jnp.float32
+  remat: bool = False
 
   def __post_init__(self):
     super().__post_init__()
@@ -231,6 +236,7 @@ class BLVNet(nn.Module):
     pool: resnet3d.Pool = None,
     *,
     deterministic: bool | None = None,
+    clips: resnet3d.Clips = None,
   ) -> Float[Array, 'B K']:
     """Returns logits.
 
@@ -239,6 +245,7 @@ class BLVNet(nn.Module):
       pool: Batch-norm groups (`norm.group_matrix`) in training; None in
         evaluation, which uses running statistics.
       deterministic: Whether dropout is off; by default where `pool` is None.
+      clips: Their numbers in the batch, for `Dropout`; None: 0, 1, 2, ...
     """
     layer = functools.partial(
       resnet3d.Layer,
@@ -268,6 +275,7 @@ class BLVNet(nn.Module):
         self.pairs,
         layer,
         aggregation,
+        self.remat,
         name=f'res{i + 2}',
       )(x, pool)
     # The last stage is an ordinary one. The two frames of a pair are equal by
@@ -277,7 +285,11 @@ class BLVNet(nn.Module):
     x = resnet2d.Stage(
       tuple(
         functools.partial(
-          Block, features, layer, 2 if i == 0 else 1, aggregation=aggregation
+          resnet3d.maybe_remat(Block, self.remat),
+          features,
+          layer,
+          2 if i == 0 else 1,
+          aggregation=aggregation,
         )
         for i in range(blocks[-1])
       ),
@@ -287,4 +299,4 @@ class BLVNet(nn.Module):
       deterministic = pool is None
     return resnet2d.FrameHead(
       self.num_classes, self.dropout, self.dtype, name='head'
-    )(x, deterministic=deterministic)
+    )(x, deterministic=deterministic, clips=clips)

@@ -82,9 +82,10 @@ class BatchNorm(nn.Module):
   of the whole batch whatever the groups.
 
   In training, 'batch_stats' is updated where it is mutable. Where the
-  collection 'batch_moments' is mutable, it receives this batch's own mean and
-  biased variance in the same tree: `combine_statistics` makes running
-  statistics from several of those ("precise" batch norm).
+  collection 'batch_moments' is mutable, it receives this batch's own mean,
+  biased variance and count in the same tree: `combine_statistics` makes
+  running statistics from several of those ("precise" batch norm), and
+  `update_statistics` those of a step whose batch is computed in parts.
 
   Attributes:
     momentum: Share of the old running statistics that a step keeps.
@@ -140,6 +141,10 @@ class BatchNorm(nn.Module):
     if self.is_mutable_collection('batch_moments'):
       self.put_variable('batch_moments', 'mean', mean)
       self.put_variable('batch_moments', 'var', var)
+      # Numbers per channel.
+      self.put_variable(
+        'batch_moments', 'count', jnp.asarray(count, jnp.float32)
+      )
     if self.is_mutable_collection('batch_stats'):
       # Running variances are unbiased, as in torch; Flax stores biased ones.
       unbiased = var * (count / max(count - 1, 1))
@@ -152,19 +157,17 @@ def combine_statistics(moments: Sequence[PyTree]) -> PyTree:
   """Population statistics of several equal batches, for 'batch_stats'.
 
   Args:
-    moments: 'batch_moments' of each batch: a tree of {'mean', 'var'} with
-      biased variances.
+    moments: 'batch_moments' of each batch: a tree of {'mean', 'var', 'count'}
+      with biased variances.
 
   Returns:
-    The same tree: mean of means; mean of variances plus variance of means.
+    The tree of {'mean', 'var'}: mean of means; mean of variances plus
+    variance of means.
 
   Source: fvcore, nn/precise_bn.py (population statistics).
   """
   if not moments:
     raise ValueError('No batch statistics to combine; give at least one batch.')
-  is_layer = lambda node: (
-    set(node) == {'mean', 'var'} and not isinstance(node['mean'], Mapping)
-  )
 
   def combine(*layers):
     means = jnp.stack([layer['mean'] for layer in layers])
@@ -175,4 +178,34 @@ def combine_statistics(moments: Sequence[PyTree]) -> PyTree:
       'var': (variances + jnp.square(means - mean)).mean(0),
     }
 
-  return jax.tree.map(combine, *moments, is_leaf=is_layer)
+  return jax.tree.map(combine, *moments, is_leaf=_is_layer)
+
+
+def update_statistics(
+  batch_stats: PyTree, moments: Sequence[PyTree], momentum: float
+) -> PyTree:
+  """Running statistics after a step whose batch was computed in equal parts.
+
+  They are those that `BatchNorm` itself records for the whole batch.
+
+  Args:
+    batch_stats: Running statistics before the step.
+    moments: 'batch_moments' of each part of the batch.
+    momentum: Share of the old running statistics that the step keeps.
+  """
+  whole = combine_statistics(moments)
+
+  def update(moment, batch, old):
+    count = len(moments) * moment['count'].astype(old['var'].dtype)
+    unbiased = batch['var'] * (count / jnp.maximum(count - 1, 1))
+    return {
+      'mean': momentum * old['mean'] + (1 - momentum) * batch['mean'],
+      'var': momentum * old['var'] + (1 - momentum) * unbiased,
+    }
+
+  return jax.tree.map(update, moments[0], whole, batch_stats, is_leaf=_is_layer)
+
+
+def _is_layer(node: Mapping) -> bool:
+  """Whether a node of a tree of moments is those of one batch norm."""
+  return 'mean' in node and not isinstance(node['mean'], Mapping)

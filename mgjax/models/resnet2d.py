@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mgjax.models import conv, resnet3d, temporal
+from mgjax.models.dropout import Dropout
 
 BLOCKS = {
   18: (2, 2, 2, 2),
@@ -109,12 +110,16 @@ class FrameHead(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'B T H W C'], *, deterministic: bool
+    self,
+    x: Float[Array, 'B T H W C'],
+    *,
+    deterministic: bool,
+    clips: resnet3d.Clips = None,
   ) -> Float[Array, 'B K']:
     # In float32 at least, like resnet3d.Head.
     dtype = jnp.promote_types(self.dtype, jnp.float32)
     x = x.astype(dtype).mean((2, 3))
-    x = nn.Dropout(self.dropout, deterministic=deterministic)(x)
+    x = Dropout(self.dropout)(x, clips, deterministic=deterministic)
     x = nn.Dense(
       self.num_classes,
       dtype=dtype,
@@ -137,6 +142,7 @@ class ResNet(nn.Module):
     norm_momentum: Share of the running statistics that a step keeps.
     norm_eps: Added to variances.
     dtype: Compute type.
+    remat: Whether the backward pass computes residual blocks again.
 
   Source: IBM/action-recognition-pytorch 67cc96f, whose `without_t_stride=False`
     is temporal_strides = (1, 2, 2, 2).
@@ -151,6 +157,7 @@ class ResNet(nn.Module):
   norm_momentum: float = 0.9
   norm_eps: float = 1e-5
   dtype: Any = jnp.float32
+  remat: bool = False
 
   stem_kernel = 1  # Temporal size of the first layer.
   pools_frames = True  # A temporal stride is a max-pool, not one of a layer.
@@ -194,6 +201,7 @@ class ResNet(nn.Module):
     pool: resnet3d.Pool = None,
     *,
     deterministic: bool | None = None,
+    clips: resnet3d.Clips = None,
   ) -> Float[Array, 'B K']:
     """Returns logits.
 
@@ -202,6 +210,7 @@ class ResNet(nn.Module):
       pool: Batch-norm groups (`norm.group_matrix`) in training; None in
         evaluation, which uses running statistics.
       deterministic: Whether dropout is off; by default where `pool` is None.
+      clips: Their numbers in the batch, for `Dropout`; None: 0, 1, 2, ...
     """
     layer = functools.partial(
       resnet3d.Layer,
@@ -222,7 +231,7 @@ class ResNet(nn.Module):
         strides = first if j == 0 else (1, 1, 1)
         stage.append(
           functools.partial(
-            Block,
+            resnet3d.maybe_remat(Block, self.remat),
             self._branch(self.width * 2**i, strides),
             strides,
             layer,
@@ -233,7 +242,7 @@ class ResNet(nn.Module):
     if deterministic is None:
       deterministic = pool is None
     return FrameHead(self.num_classes, self.dropout, self.dtype, name='head')(
-      x, deterministic=deterministic
+      x, deterministic=deterministic, clips=clips
     )
 
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from mgjax.models import conv, norm
+from mgjax.models.dropout import Dropout
 from mgjax.models.nonlocal_block import NonLocalBlock
 
 Pool = Float[Array, 'B B'] | None
+Clips = Int[Array, ' B'] | None
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -46,6 +48,15 @@ def stage_blocks(
       '(1, 1, 1, 1).'
     )
   return tuple(blocks)
+
+
+def maybe_remat(block: type[nn.Module], remat: bool) -> type[nn.Module]:
+  """The class of a block, whose inside the backward pass may compute again.
+
+  Parameters and results stay the same; only the block's inputs are kept for
+  the backward pass.
+  """
+  return nn.remat(block) if remat else block
 
 
 class Layer(nn.Module):
@@ -141,6 +152,7 @@ class Stage(nn.Module):
     layer: `Layer` with the network's options.
     nonlocal_after: Indices of the blocks that a non-local block follows.
     nonlocal_block: `NonLocalBlock` with the options of network and stage.
+    remat: Whether the backward pass computes the blocks again.
   """
 
   features: int
@@ -151,6 +163,7 @@ class Stage(nn.Module):
   num_temporal: int | None = None
   nonlocal_after: tuple[int, ...] = ()
   nonlocal_block: Callable[..., NonLocalBlock] | None = None
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -160,7 +173,7 @@ class Stage(nn.Module):
       kernel = self.temporal_kernels[i % len(self.temporal_kernels)]
       if self.num_temporal is not None and i >= self.num_temporal:
         kernel = 1
-      x = Block(
+      x = maybe_remat(Block, self.remat)(
         self.features,
         self.features // 4,
         kernel,
@@ -262,6 +275,7 @@ class Head(nn.Module):
     pathways: Sequence[Float[Array, 'B _ _ _ _']],
     *,
     deterministic: bool,
+    clips: Clips = None,
     windows: Sequence[tuple[int, int, int]] | None = None,
   ) -> Float[Array, 'B *positions K']:
     """Returns logits: one for the clip, or [t, h, w] with `windows`.
@@ -269,6 +283,7 @@ class Head(nn.Module):
     Args:
       pathways: Features of each pathway.
       deterministic: Whether dropout is off.
+      clips: Numbers of the clips, for `Dropout`.
       windows: Per pathway, frames, rows and columns of its features that one
         average covers. All pathways must have equally many positions.
 
@@ -296,7 +311,7 @@ class Head(nn.Module):
         for x, window in zip(pathways, windows, strict=True)
       ]
     x = jnp.concatenate(features, axis=-1)
-    x = nn.Dropout(self.dropout, deterministic=deterministic)(x)
+    x = Dropout(self.dropout)(x, clips, deterministic=deterministic)
     return nn.Dense(
       self.num_classes,
       dtype=dtype,
@@ -325,6 +340,7 @@ class ResNet3D(nn.Module):
     norm_momentum: Share of the running statistics that a step keeps.
     norm_eps: Added to variances.
     dtype: Compute type.
+    remat: Whether the backward pass computes residual blocks again.
   """
 
   arch: str
@@ -341,6 +357,7 @@ class ResNet3D(nn.Module):
   norm_momentum: float = 0.9
   norm_eps: float = 1e-5
   dtype: Any = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -349,6 +366,7 @@ class ResNet3D(nn.Module):
     pool: Pool = None,
     *,
     deterministic: bool | None = None,
+    clips: Clips = None,
     window: tuple[int, int, int] | None = None,
   ) -> Float[Array, 'B *positions K']:
     """Returns logits: [B, K], or [B, t, h, w, K] with `window`.
@@ -358,6 +376,7 @@ class ResNet3D(nn.Module):
       pool: Batch-norm groups (`norm.group_matrix`) in training; None in
         evaluation, which uses running statistics.
       deterministic: Whether dropout is off; by default where `pool` is None.
+      clips: Their numbers in the batch, for `Dropout`; None: 0, 1, 2, ...
       window: Frames, height and width of the training clip: the head slides a
         window of that size over the features of a larger clip.
     """
@@ -379,13 +398,14 @@ class ResNet3D(nn.Module):
         stride=1 if i == 0 else 2,
         layer=layer,
         num_temporal=self.num_temporal[i] if self.num_temporal else None,
+        remat=self.remat,
         **nonlocal_options(
           i,
           blocks,
           after=self.nonlocal_blocks,
           groups=self.nonlocal_groups,
           block=functools.partial(
-            NonLocalBlock,
+            maybe_remat(NonLocalBlock, self.remat),
             mode=self.nonlocal_mode,
             pool_window=self.nonlocal_pool,
             **options,
@@ -401,5 +421,5 @@ class ResNet3D(nn.Module):
     if window is not None:
       windows = [head_window(window, len(blocks), 2 if pools_time else 1)]
     return Head(self.num_classes, self.dropout, self.dtype, name='head')(
-      [x], deterministic=deterministic, windows=windows
+      [x], deterministic=deterministic, clips=clips, windows=windows
     )

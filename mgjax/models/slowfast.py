@@ -59,6 +59,7 @@ class SlowFast(nn.Module):
     norm_momentum: Share of the running statistics that a step keeps.
     norm_eps: Added to variances.
     dtype: Compute type.
+    remat: Whether the backward pass computes residual blocks again.
   """
 
   num_classes: int
@@ -80,6 +81,7 @@ class SlowFast(nn.Module):
   norm_momentum: float = 0.9
   norm_eps: float = 1e-5
   dtype: Any = jnp.float32
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -88,6 +90,7 @@ class SlowFast(nn.Module):
     pool: resnet3d.Pool = None,
     *,
     deterministic: bool | None = None,
+    clips: resnet3d.Clips = None,
     window: tuple[int, int, int] | None = None,
   ) -> Float[Array, 'B *positions K']:
     """Returns logits: [B, K], or [B, t, h, w, K] with `window`.
@@ -97,6 +100,7 @@ class SlowFast(nn.Module):
       pool: Batch-norm groups (`norm.group_matrix`) in training; None in
         evaluation, which uses running statistics.
       deterministic: Whether dropout is off; by default where `pool` is None.
+      clips: Their numbers in the batch, for `Dropout`; None: 0, 1, 2, ...
       window: Frames, height and width of the training clip: the head slides a
         window of that size over the features of a larger clip. The frames
         must be those of `video`: the pathways differ in frame rate.
@@ -119,7 +123,7 @@ class SlowFast(nn.Module):
       },
     }
     nonlocal_block = functools.partial(
-      NonLocalBlock,
+      resnet3d.maybe_remat(NonLocalBlock, self.remat),
       mode=self.nonlocal_mode,
       pool_window=self.nonlocal_pool,
       **options,
@@ -161,6 +165,7 @@ class SlowFast(nn.Module):
           stride=1 if i == 0 else 2,
           layer=layer,
           num_temporal=self.num_temporal[i] if self.num_temporal else None,
+          remat=self.remat,
           **resnet3d.nonlocal_options(
             i, blocks, block=nonlocal_block, **nonlocal_of[path]
           ),
@@ -180,4 +185,9 @@ class SlowFast(nn.Module):
       ]
     return resnet3d.Head(
       self.num_classes, self.dropout, self.dtype, name='head'
-    )([x['slow'], x['fast']], deterministic=deterministic, windows=windows)
+    )(
+      [x['slow'], x['fast']],
+      deterministic=deterministic,
+      clips=clips,
+      windows=windows,
+    )

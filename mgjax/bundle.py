@@ -1,0 +1,67 @@
+"""What a run leaves behind when a step goes wrong: enough to run it again."""
+
+import json
+
+import jax
+import jaxlib
+import ml_collections
+from etils import epath
+
+from mgjax import checkpoint
+
+
+def write(
+  folder: epath.Path,
+  config: ml_collections.ConfigDict,
+  checkpoints: checkpoint.Checkpoints,
+  failure: dict,
+) -> None:
+  """Writes a bundle.
+
+  A run is a function of its step, so a checkpoint from before the failure is
+  all that is needed to reach the failing step again, with the same clips.
+
+  Args:
+    folder: Where; laid out like the folder of a run: config.json,
+      failure.json and checkpoints/, which holds the newest checkpoint from
+      before the failing step, if there is one.
+    config: The run's configuration.
+    checkpoints: The run's checkpoints.
+    failure: JSON record of the failing step, with 'step' and 'ids'.
+  """
+  checkpoints.wait()
+  before = [s for s in checkpoints.steps() if s <= failure['step']]
+  if jax.process_index():
+    return
+  if folder.exists():
+    folder.rmtree()
+  (folder / 'checkpoints').mkdir(parents=True)
+  for step in before[-1:]:
+    _copy_tree(
+      checkpoints.directory / str(step), folder / 'checkpoints' / str(step)
+    )
+  (folder / 'config.json').write_text(config.to_json_best_effort(indent=1))
+  record = {
+    **failure,
+    'backend': jax.default_backend(),
+    'num_devices': jax.device_count(),
+    'jax': jax.__version__,
+    'jaxlib': jaxlib.__version__,
+  }
+  # Last: a folder with this file is complete.
+  (folder / 'failure.json').write_text(json.dumps(record, indent=1) + '\n')
+
+
+def _copy_tree(source: epath.Path, target: epath.Path) -> None:
+  """Copies a folder, on a disk or in an object store."""
+  target.mkdir()
+  for path in source.iterdir():
+    if path.is_dir():
+      _copy_tree(path, target / path.name)
+    else:
+      path.copy(target / path.name)
+
+
+def read_failure(folder: epath.Path) -> dict:
+  """Reads the record of the failing step."""
+  return json.loads((folder / 'failure.json').read_text())

@@ -1,0 +1,48 @@
+"""Dropout whose masks belong to clips, not to batches."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+class Dropout(nn.Module):
+  """Zeroes features at random, and scales the others up.
+
+  The mask of a clip follows from the 'dropout' key and the number of the clip
+  alone. So it is the same whether a batch is computed at once or in parts.
+
+  Attributes:
+    rate: Share of the features that becomes zero, in [0, 1).
+
+  Differs: flax.linen.Dropout draws one mask for the whole array.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, ' B *features'],
+    clips: Int[Array, ' B'] | None,
+    *,
+    deterministic: bool,
+  ) -> Float[Array, ' B *features']:
+    """Returns the features that are left.
+
+    Args:
+      x: Features.
+      clips: Numbers of the clips in the batch; None: 0, 1, 2, ...
+      deterministic: Return x as it is.
+    """
+    if deterministic or not self.rate:
+      return x
+    if clips is None:
+      clips = jnp.arange(x.shape[0])
+    key = self.make_rng('dropout')
+    keep = jax.vmap(
+      lambda clip: jax.random.bernoulli(
+        jax.random.fold_in(key, clip), 1 - self.rate, x.shape[1:]
+      )
+    )(clips)
+    return jnp.where(keep, x / (1 - self.rate), 0)

@@ -1,0 +1,167 @@
+"""The memory of a step: estimated, compared with XLA's, and enforced."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import kinetics400, moving_digits
+from mgjax import cli, cycles, memory, models, optim, plan, train, train_step
+from mgjax.cli import ConfigError
+from mgjax.schedule import Grid
+
+DIGITS = 'configs/moving_digits.py:grid=both'
+
+
+@pytest.mark.parametrize(
+  'name', ['slowfast', 'tam', 'blvnet_tam', 'i3d_resnet']
+)
+@pytest.mark.parametrize('optimizer,copies', [('sgd', 2), ('adamw', 3)])
+def test_the_state_is_counted_without_making_it(name, optimizer, copies):
+  config = moving_digits.get_config()
+  config.model.name = name
+  config.model.width = 32
+  config.optim.name = optimizer
+  model, tx = train.make_model(config), optim.make_optimizer(config.optim)
+  state = jax.eval_shape(train.state_maker(config, model, tx))
+  want = 4 * sum(x.size for x in jax.tree.leaves(state))
+  grid = cycles.full_grid(config)
+  got = memory.estimate(config, model, grid, num_devices=1)
+  assert got.state == pytest.approx(want, rel=0.02)
+  assert got.gradients == got.state / copies
+
+
+def compiled_and_estimated(name, grid, **options):
+  """Bytes of activations."""
+  model = models.build(
+    name, num_classes=16, dropout=0.5, dtype='float32', **options
+  )
+  config = moving_digits.get_config()
+  tx = optim.make_optimizer(config.optim)
+  state = jax.eval_shape(
+    lambda: train_step.create_state(
+      model, tx, jax.random.key(0), jnp.zeros((1, 8, 32, 32, 3))
+    )
+  )
+  step = train_step.make_train_step(model, tx, mean=(0.45,) * 3, std=(0.2,) * 3)
+  spec = lambda *shape, dtype: jax.ShapeDtypeStruct(shape, dtype)
+  b, t, h, w = grid.batch, grid.T, grid.H, grid.W
+  lowered = jax.jit(step, donate_argnums=0).lower(
+    state,
+    {
+      'video': spec(b, t, h, w, 3, dtype=np.uint8),
+      'label': spec(b, dtype=np.int32),
+      'flip': spec(b, dtype=bool),
+    },
+    spec(dtype=np.float32),
+    spec(dtype=np.int32),
+    jax.eval_shape(lambda: jax.random.key(0)),
+  )
+  # Buffers do not depend on how well the machine code is optimised.
+  compiled = lowered.compile(
+    compiler_options={'xla_backend_optimization_level': 0}
+  )
+  estimate = memory.estimate(config, model, grid, num_devices=1)
+  temporary = compiled.memory_analysis().temp_size_in_bytes
+  return temporary - estimate.gradients, estimate.activations
+
+
+SMALL = {'blocks': (1, 1), 'width': 16}
+
+
+@pytest.mark.parametrize(
+  'name,grid,options',
+  [
+    ('slow', Grid(8, 64, 64, 8), SMALL),
+    *(
+      pytest.param(*case, marks=pytest.mark.slow)
+      for case in (
+        ('slow', Grid(8, 112, 112, 4), SMALL),
+        ('slowfast', Grid(16, 64, 64, 8), {**SMALL, 'beta_inv': 4}),
+        ('tsm', Grid(8, 64, 64, 8), SMALL),
+        ('blvnet_tam', Grid(8, 64, 64, 8), SMALL),
+        ('i3d', Grid(8, 64, 64, 8), {**SMALL, 'blocks': (2, 2)}),
+      )
+    ),
+  ],
+)
+def test_the_estimate_is_within_a_quarter_of_the_compiled_step(
+  name, grid, options
+):
+  compiled, estimated = compiled_and_estimated(name, grid, **options)
+  assert estimated == pytest.approx(compiled, rel=0.25)
+
+
+def test_devices_micro_batches_and_blocks_share_the_activations():
+  config = kinetics400.get_config('grid=none')
+  model, grid = train.make_model(config), cycles.full_grid(config)
+  one = memory.estimate(config, model, grid, num_devices=1)
+  eight = memory.estimate(config, model, grid, num_devices=8)
+  assert eight.activations == one.activations / 8
+  assert eight.batches == one.batches / 8
+  assert eight.state == one.state
+  config.train.micro_batches = 4
+  parts = memory.estimate(config, model, grid, num_devices=8)
+  assert parts.activations == eight.activations / 4
+  assert parts.gradients == 2 * eight.gradients
+  config.train.remat = 'block'
+  config.model.dtype = 'bfloat16'
+  again = memory.estimate(config, train.make_model(config), grid, num_devices=8)
+  # Blocks keep one tensor instead of seven or so; half the bytes.
+  assert again.activations < 0.3 * parts.activations
+
+
+def test_a_run_that_does_not_fit_is_refused_with_what_would_fit(tmp_path):
+  config = moving_digits.get_config('grid=both')
+  config.norm.group_clips = 2
+  schedule = cycles.make_schedule(config, 4000)
+  sizes = plan.make_plan(config, schedule)['memory']['grids']
+  most = max(size['total'] for size in sizes)
+  check = lambda config, limit: plan.check_memory(
+    config, schedule, num_devices=1, device_bytes=limit
+  )
+  check(config, most)
+  check(config, 0)  # Unknown.
+  with pytest.raises(ConfigError) as error:
+    check(config, most - 1)
+  text = str(error.value)
+  assert 'phase ' in text and '0.0 GiB more than' in text
+  assert "What helps: train.micro_batches=2; train.remat='block'; " in text
+  config.train.micro_batches = 2
+  check(config, most - 1)
+  # Before data is opened: there is none.
+  config.data.dir = str(tmp_path)
+  config.train.device_memory_gib = 1e-4
+  with pytest.raises(ConfigError, match='GiB more than the'):
+    train.train(config, tmp_path / 'run')
+  assert not list(tmp_path.iterdir())
+
+
+def test_the_plan_says_what_fits(capsys):
+  argv = ['plan', f'--config={DIGITS}', '--format=json']
+  assert cli.run(plan.main, plan.define_flags, argv) == 0
+  found = json.loads(capsys.readouterr().out)
+  assert found['memory']['device_bytes'] == 0
+  sizes = [grid['total'] for grid in found['memory']['grids']]
+  assert len(sizes) == len(found['grids'])
+  # Between the least and the greatest.
+  gib = (min(sizes) + max(sizes)) / 2**31
+  fit = sum(size <= gib * 2**30 for size in sizes)
+  argv[2] = f'--device_memory_gib={gib}'
+  assert cli.run(plan.main, plan.define_flags, argv) == 0
+  text = capsys.readouterr().out
+  assert f'; {fit} of {len(sizes)} grids fit {gib:.2f} GiB' in text
+
+
+@pytest.mark.slow
+def test_the_plan_compiles_where_asked(capsys):
+  argv = ['plan', 'x', '--compile', '--format=json']
+  argv[1] = '--config=configs/moving_digits.py:grid=none,size=tiny'
+  assert cli.run(plan.main, plan.define_flags, argv) == 0
+  found = json.loads(capsys.readouterr().out)['memory']
+  assert len(found['compiled_bytes']) == 1
+  assert found['compiled_bytes'][0] == pytest.approx(
+    found['grids'][0]['total'], rel=0.5
+  )
