@@ -31,6 +31,15 @@ class DecodeError(Exception):
   """A video that cannot be decoded; says why."""
 
 
+class Form(NamedTuple):
+  """What the choice of a clip's frames and crop depends on."""
+
+  num_frames: int
+  fps: float
+  height: int  # Of an upright frame, in pixels.
+  width: int
+
+
 class Crop(NamedTuple):
   """Part of a resized frame, in its pixels."""
 
@@ -141,6 +150,11 @@ class Video:
           yield frame
     except (av.FFmpegError, ValueError) as error:
       raise DecodeError(f'damaged: {error}') from error
+
+  @property
+  def form(self) -> Form:
+    """What the choice of a clip depends on."""
+    return Form(self.num_frames, self.fps, self.height, self.width)
 
   @property
   def pts(self) -> tuple[int, ...]:
@@ -289,7 +303,9 @@ def _bilinear_maps(
   """
   y, x = (
     (np.arange(first, first + count) + 0.5) * m / n - 0.5
-    for first, count, m, n in zip(crop[:2], crop[2:], size, resized, strict=True)
+    for first, count, m, n in zip(
+      crop[:2], crop[2:], size, resized, strict=True
+    )
   )
   columns, rows = np.meshgrid(x.astype(np.float32), y.astype(np.float32))
   # Fixed-point: three quarters of the time, and 2 of 255 at most away.
