@@ -11,7 +11,7 @@ clip in turn:
               normalise, resize whole frames, crop
   mgjax       mgjax.data.stream from the same files
   prepared    mgjax.data.stream from what mgjax.data.prepare makes of them:
-              short side 256, key frames every 12, and a copy of short side 128
+              short side 256, key frames every 12, and a copy of short side 192
 
 Frames and crops are the same; uint8 pixels are compared. The result goes to
 experiments/records/decode_speed/.
@@ -107,7 +107,7 @@ def prepare_data(folder: pathlib.Path, num_videos: int) -> None:
       temporary = path.with_suffix('.part.mp4')
       write_video(temporary, seed)
       temporary.replace(path)
-  for short_side_px in (0, 256, 128):
+  for short_side_px in (0, 256, 192):
     suffix = f'/short{short_side_px}' if short_side_px else ''
     code = prepare.main(
       [
