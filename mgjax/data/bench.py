@@ -207,7 +207,8 @@ def report(
         'step_ms': 1e3 * device_s / len(phase.cycle),
         'clips_per_s_needed': clips / device_s,
         'wait_fraction': max(0.0, 1 - device_s / decode_s),
-        'workers_needed': math.ceil(num_workers * decode_s / device_s),
+        # Less a rounding error of the division.
+        'workers_needed': math.ceil(num_workers * decode_s / device_s - 1e-6),
       }
     phases.append(row)
   result = {

@@ -34,7 +34,7 @@ def a_report(config, schedule, *, clips_per_s, step_s, num_cpus=8, copies=()):
 def test_a_phase_waits_where_steps_take_clips_faster_than_they_come(
   tiny_config, schedule
 ):
-  # Every clip takes 10 ms on the device and 25 ms to decode.
+  # Every clip takes 10 ms on the device and comes after 25 ms.
   result = a_report(tiny_config, schedule, clips_per_s=40.0, step_s=0.01)
   workers = tiny_config.data.num_workers
   for phase in result['phases']:

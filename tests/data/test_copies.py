@@ -32,6 +32,7 @@ def folder(tmp_path_factory):
         f'--name={name}',
         f'--short_side_px={short}',
         '--num_workers=1',
+        '--crf=2',
         *more,
       ]
     )
@@ -75,8 +76,8 @@ def test_a_clip_has_the_same_frames_and_crop_from_every_copy(folder):
     )
     assert (one['id'], one['label']) == (other['id'], other['label'])
     difference = one['video'].astype(int) - other['video']
-    # Pictures are smooth and differ by 40 from frame to frame.
-    assert abs(difference).mean() < 4
+    # The next frame or another crop differs by 30 and more.
+    assert abs(difference).mean() < 6
 
 
 def make_stream(config):
@@ -131,4 +132,4 @@ def test_evaluation_reads_copies_as_well(folder):
     batches.append(stream.EvalStream(config, source, 2).batch(0))
   assert batches[0]['label'].tolist() == batches[1]['label'].tolist()
   one, other = (b['video'].astype(int) for b in batches)
-  assert 0 < np.abs(one - other).mean() < 4
+  assert 0 < np.abs(one - other).mean() < 6

@@ -177,11 +177,11 @@ def test_a_video_of_one_frame_is_a_video():
 
 
 def test_a_huge_video_is_reduced_while_it_is_decoded():
-  encoded = encode(size=(2160, 3840), num_frames=2, preset='ultrafast')
+  encoded = encode(size=(2160, 3840), num_frames=1, preset='ultrafast')
   with Video(encoded) as video:
     assert (video.height, video.width) == (2160, 3840)
-    got = video.frames(np.array([0, 1]), 128, 227, Crop(8, 50, 112, 112))
-  assert got.shape == (2, 112, 112, 3)
+    got = video.frames(np.array([0]), 128, 227, Crop(8, 50, 112, 112))
+  assert got.shape == (1, 112, 112, 3)
 
 
 def without_frames() -> bytes:
