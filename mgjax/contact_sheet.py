@@ -66,7 +66,7 @@ def draw(
     rows.append(np.concatenate(shown, axis=1))
   mosaic = np.concatenate(rows)
   dpi, side_px, top_px = 100, 340, 40
-  height_px = max(mosaic.shape[0], 40 + 30 * len(predictions)) + top_px
+  height_px = max(mosaic.shape[0], 30 * len(predictions) + 10) + top_px
   width_px = mosaic.shape[1] + side_px
   fig = figure.Figure(figsize=(width_px / dpi, height_px / dpi), dpi=dpi)
   fig.text(0.5, 1 - top_px / 2 / height_px, title, ha='center', va='center')

@@ -10,13 +10,13 @@ every case, so that a copy changes nothing but the pixels' last bits.
 import dataclasses
 import hashlib
 import json
-import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
 from mgjax.cli import ConfigError
 from mgjax.data.decode import Form
@@ -75,7 +75,7 @@ class Copies:
     return None
 
 
-def find(folder: pathlib.Path, name: str, split: str) -> Copies | None:
+def find(folder: epath.Path, name: str, split: str) -> Copies | None:
   """Opens the copies of a split.
 
   Args:
@@ -117,7 +117,7 @@ def find(folder: pathlib.Path, name: str, split: str) -> Copies | None:
 
 
 def _open(
-  folder: pathlib.Path, name: str, split: str, originals: Sequence[dict]
+  folder: epath.Path, name: str, split: str, originals: Sequence[dict]
 ) -> Copy | None:
   """Opens a copy; None if it is not complete or lacks the split."""
   if not (folder / 'dataset_info.json').exists():
@@ -147,7 +147,7 @@ def _open(
   return Copy(name, records, places, short_side_px)
 
 
-def _read_manifest(folder: pathlib.Path, split: str) -> list[dict]:
+def _read_manifest(folder: epath.Path, split: str) -> list[dict]:
   """Lines of the stored videos of a split, in the order of its examples."""
   with (folder / _MANIFEST).open() as file:
     records = [json.loads(line) for line in file]
