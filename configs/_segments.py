@@ -12,6 +12,8 @@ Differs: The references start from ImageNet weights. They crop one of four
 
 import ml_collections
 
+from mgjax.cli import ConfigError
+
 # Argument -> (name, depth, frames).
 MODELS = {
   'tsn_r50': ('tsn', 50, 8),
@@ -23,7 +25,16 @@ MODELS = {
 
 
 def use(config: ml_collections.ConfigDict, model: str) -> None:
-  """Sets what does not depend on the data set."""
+  """Sets what does not depend on the data set.
+
+  Raises:
+    ConfigError: If there is no such model.
+  """
+  if model not in MODELS:
+    raise ConfigError(
+      f'config argument model={model!r} is unknown here; accepted are '
+      f'{", ".join(MODELS)}.'
+    )
   config.model.name, config.model.depth, config.data.num_frames = MODELS[model]
   config.model.dropout = 0.5
 
@@ -47,3 +58,22 @@ def use(config: ml_collections.ConfigDict, model: str) -> None:
     config.optim.nesterov = False
     config.optim.lr_steps = (20, 40)
     config.optim.total_epochs = 50
+
+
+def fine_tune(config: ml_collections.ConfigDict, model: str) -> None:
+  """Sets TSM's recipe for small data sets, from Kinetics weights.
+
+  Raises:
+    ConfigError: If the model is not one of TSN, TSM and TAM.
+  """
+  accepted = [m for m, (name, *_) in MODELS.items() if name != 'blvnet_tam']
+  if model not in accepted:
+    raise ConfigError(
+      f'config argument model={model!r} is unknown here; accepted are '
+      f'{", ".join(accepted)}.'
+    )
+  use(config, model)
+  config.model.dropout = 0.8
+  config.optim.base_lr = 0.001
+  config.optim.lr_steps = (10, 20)
+  config.optim.total_epochs = 25

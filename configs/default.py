@@ -81,6 +81,9 @@ def base() -> ml_collections.ConfigDict:
   data.name = 'moving_digits/motion'  # TFDS name/config below `dir`.
   # Folder of the prepared data sets; '': $TFDS_DATA_DIR, else ./data.
   data.dir = ''
+  # Read smaller copies of the data set (NAME/short128 ... beside NAME) where
+  # they have enough pixels for a clip.
+  data.copies = True
   # Training videos in an epoch; None: read from the data set's description.
   data.num_train = config_dict.placeholder(int)
   data.num_frames = 32  # T of the full grid.

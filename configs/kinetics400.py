@@ -13,6 +13,17 @@ and model:
 grid=none is the baseline; nothing else changes with it. The published results
 of the models on segments start from ImageNet weights.
 
+Expected top-1 (top-5), in percent:
+  slowfast           76.8 (92.7) grid=none, 76.6 (92.7) grid=both, 10 x 3 views:
+                     PySlowFast's MODEL_ZOO.md
+  tsn_r50, tsm_r50   68.8, 71.2, one view: TSM's README
+  blvnet_tam_50      71.0 at 8 x 2 frames: IBM/bLVNet-TAM, issue 5, where users
+                     report 55 to 57
+Expected hours: slowfast, 5 to 7 days for 200 epochs on eight GPUs (its authors,
+  facebookresearch/SlowFast issue 91); with multigrid about 5 hours on 128 GPUs
+  (issue 292, quoting the paper). PaddleVideo took 6.7 days with multigrid, 10.7
+  without (and fewer epochs), on eight V100. Of the others none are published.
+
 Source: PySlowFast 287ec00, configs/Kinetics/SLOWFAST_8x8_R50_stepwise.yaml;
   frames of the other models from C2D_8x8_R50.yaml and its neighbours. Models
   on segments: see configs/_segments.py.

@@ -11,6 +11,14 @@ and model:
   blvnet_tam_50, blvnet_tam_101   16 x 2 segments, with grid=ladder 8 x 2 first;
                                   the published results start from ImageNet
 
+Expected top-1 (top-5), in percent, one view:
+  slowfast           63.0 (88.5) grid=none, 63.5 (88.7) grid=both: PySlowFast's
+                     MODEL_ZOO.md
+  tsm_r50            61.2 with two clips and three crops: TSM's README
+  blvnet_tam_50      59.1 at 8 x 2 frames, 61.7 at 16 x 2; blvnet_tam_101: 60.2,
+                     61.9: IBM/bLVNet-TAM's README
+Expected hours: none are published.
+
 Source: PySlowFast 287ec00, configs/SSv2/SLOWFAST_16x8_R50.yaml; of the others,
   see configs/_segments.py.
 Differs: PySlowFast tests its multigrid model at 224 pixels, its baseline at

@@ -30,7 +30,12 @@ from mgjax.schedule import Grid, GridSchedule, Phase
 PUBLISHED_SIZES = {
   'kinetics400': 240_436,
   'something_something_v2': 168_913,
+  'something_something_v1': 86_017,
   'charades': 7_985,
+  'moments_in_time': 802_264,
+  # Split 1 of three.
+  'ucf101': 9_537,
+  'hmdb51': 3_570,
   # Ours: the defaults of data/moving_digits.py.
   'moving_digits/motion': 4_000,
   'moving_digits/motion_tiny': 240,

@@ -7,14 +7,22 @@ softmax scores of a video's views are averaged. The configuration is the one
 that the run was trained (or the weights were imported) with; fields such as
 --config.eval.num_views=3 can be overridden, --config=FILE.py replaces it.
 
+  --sheet=DIR      a picture per video: its clips' frames, the likeliest labels
+  --heatmap=DIR    the same with what each place of the frames adds to the
+                   first label (Grad-CAM): red the most, blue nothing
+  --features=FILE  an .npz of 'features' [N, D], what the classifier gets,
+                   averaged over a video's clips; 'scores' [N, K]; 'files' [N]
+
 Exit codes: 0 all files were used; 1 some could not be, the others are
 printed; 2 none could be, or a setting cannot work.
 """
 
+import itertools
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -26,7 +34,9 @@ from configs import default
 from mgjax import (
   checkpoint,
   cli,
+  contact_sheet,
   evaluate,
+  features,
   models,
   optim,
   parallel,
@@ -51,77 +61,200 @@ class _Files:
     return {'video': path.read_bytes(), 'label': 0, 'id': str(path)}
 
 
-def predict(
-  config: ml_collections.ConfigDict,
-  folder: pathlib.Path,
-  paths: Sequence[pathlib.Path],
-) -> list[dict]:
-  """Scores video files by a checkpoint.
+class Explained(NamedTuple):
+  """A clip that was scored, and why.
+
+  Attributes:
+    file: Video that it is from.
+    clip: uint8 [T, H, W, 3], RGB.
+    features: float32 [D], what the classifier gets.
+    heat: float32 [t, h, w], see `features.Features`.
+  """
+
+  file: str
+  clip: np.ndarray
+  features: np.ndarray
+  heat: np.ndarray
+
+
+class Predictor:
+  """A checkpoint with the files that it is to score."""
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    folder: pathlib.Path,
+    paths: Sequence[pathlib.Path],
+  ):
+    """Reads the weights.
+
+    Args:
+      config: The run's configuration; its evaluation views are used.
+      folder: Folder of a run (its newest checkpoint) or of one checkpoint.
+      paths: Video files.
+
+    Raises:
+      ConfigError: There is no checkpoint, it is of another network, or none of
+        the files can be used.
+    """
+    path = checkpoint.find(folder, 'checkpoint')
+    self._paths = paths
+    self._errors = {p: reason for p in paths if (reason := _why_not(p))}
+    self._usable = [p for p in dict.fromkeys(paths) if p not in self._errors]
+    if not self._usable:
+      raise ConfigError(_none_usable(self._errors))
+    self._mesh = parallel.make_mesh()
+    num_clips = (
+      len(self._usable) * config.eval.num_views * config.eval.num_crops
+    )
+    batch = min(config.eval.batch_size, num_clips)
+    self._config = config = config.copy_and_resolve_references()
+    config.eval.batch_size = -(-batch // self._mesh.size) * self._mesh.size
+    self._model = models.from_config(config.model, config.norm)
+    abstract = checkpoint.abstract_state(
+      lambda: train_step.create_state(
+        self._model,
+        optim.make_optimizer(config.optim),
+        jax.random.key(0),
+        evaluate.example_video(config),
+      ),
+      parallel.replicated(self._mesh),
+    )
+    variables = checkpoint.load_variables(
+      path, {name: getattr(abstract, name) for name in checkpoint.VARIABLES}
+    )
+    self._abstract = abstract
+    self._state = abstract.replace(**variables)
+
+  def _stream(self, paths: Sequence[pathlib.Path]) -> stream.EvalStream:
+    source = sources.Source(
+      self._config.data.name,
+      self._config.eval.split,
+      _Files(paths),
+      # Only their number counts here.
+      [str(k) for k in range(self._config.model.num_classes)],
+    )
+    return stream.EvalStream(self._config, source, self._config.eval.batch_size)
+
+  def scores(self) -> list[dict]:
+    """Scores the files.
+
+    Returns:
+      For each file, in order, {'file', 'scores': float [K], probabilities} or
+      {'file', 'error': why it cannot be used}.
+
+    Raises:
+      ConfigError: None of the files can be used.
+    """
+    result = evaluate.score(
+      evaluate.lower_eval_step(
+        self._config, self._model, self._mesh, self._abstract
+      ).compile(),
+      self._state,
+      self._stream(self._usable),
+      self._mesh,
+    )
+    errors = dict(self._errors)
+    scores = {}
+    for path, total, views in zip(
+      self._usable, result.scores, result.views, strict=True
+    ):
+      if views:
+        scores[path] = total / views
+      else:
+        text = next(f for f in result.failures if f.startswith(f'{path}: '))
+        errors[path] = text.removeprefix(f'{path}: ')
+    if not scores:
+      raise ConfigError(_none_usable(errors))
+    return [
+      {'file': str(p), 'scores': scores[p]}
+      if p in scores
+      else {'file': str(p), 'error': errors[p]}
+      for p in self._paths
+    ]
+
+  def explain(self, labels: dict[str, int]) -> Iterator[Explained]:
+    """Yields every clip of some files, in order, file by file.
+
+    Args:
+      labels: The class to explain, by file.
+    """
+    step = jax.jit(
+      features.make_feature_step(
+        self._model, mean=self._config.data.mean, std=self._config.data.std
+      ),
+      out_shardings=parallel.sharded(self._mesh),
+    )
+    files = list(labels)
+    numbers = np.array(list(labels.values()), np.int32)
+    for batch in self._stream([pathlib.Path(f) for f in files]).batches():
+      on_device = parallel.put_batch(
+        self._mesh,
+        {'video': batch['video'], 'label': numbers[batch['index']]},
+      )
+      found = step(
+        self._state.params,
+        self._state.batch_stats,
+        on_device['video'],
+        on_device['label'],
+      )
+      pooled, heat = map(parallel.to_host, found)
+      for i in np.flatnonzero(batch['weight']):
+        yield Explained(
+          files[batch['index'][i]], batch['video'][i], pooled[i], heat[i]
+        )
+
+
+def write_explained(
+  predictor: Predictor,
+  results: Sequence[dict],
+  *,
+  sheets: pathlib.Path | None,
+  heatmaps: pathlib.Path | None,
+  npz: pathlib.Path | None,
+) -> None:
+  """Writes pictures and features of the files that were scored.
 
   Args:
-    config: The run's configuration; its evaluation views are used.
-    folder: Folder of a run (its newest checkpoint) or of one checkpoint.
-    paths: Video files.
-
-  Returns:
-    For each file, in order, {'file', 'scores': float [K], probabilities} or
-    {'file', 'error': why it cannot be used}.
-
-  Raises:
-    ConfigError: There is no checkpoint, it is of another network, or none of
-      the files can be used.
+    predictor: Scored them.
+    results: Of `Predictor.scores`, with 'predictions', the likeliest first.
+    sheets: Folder of contact sheets, or None.
+    heatmaps: Folder of heat maps, or None.
+    npz: File of features, or None.
   """
-  path = checkpoint.find(folder, 'checkpoint')
-  errors = {p: reason for p in paths if (reason := _why_not(p))}
-  usable = [p for p in dict.fromkeys(paths) if p not in errors]
-  if not usable:
-    raise ConfigError(_none_usable(errors))
-  source = sources.Source(
-    config.data.name,
-    config.eval.split,
-    _Files(usable),
-    # Only their number counts here.
-    [str(k) for k in range(config.model.num_classes)],
-  )
-  mesh = parallel.make_mesh()
-  num_items = len(usable) * config.eval.num_views * config.eval.num_crops
-  batch = min(config.eval.batch_size, num_items)
-  config = config.copy_and_resolve_references()
-  config.eval.batch_size = -(-batch // mesh.size) * mesh.size
-  model = models.from_config(config.model, config.norm)
-  abstract = checkpoint.abstract_state(
-    lambda: train_step.create_state(
-      model,
-      optim.make_optimizer(config.optim),
-      jax.random.key(0),
-      evaluate.example_video(config),
-    ),
-    parallel.replicated(mesh),
-  )
-  variables = checkpoint.load_variables(
-    path, {name: getattr(abstract, name) for name in checkpoint.VARIABLES}
-  )
-  result = evaluate.score(
-    evaluate.lower_eval_step(config, model, mesh, abstract).compile(),
-    abstract.replace(**variables),
-    stream.EvalStream(config, source, config.eval.batch_size),
-    mesh,
-  )
-  scores = {}
-  for p, total, views in zip(usable, result.scores, result.views, strict=True):
-    if views:
-      scores[p] = total / views
-    else:
-      text = next(f for f in result.failures if f.startswith(f'{p}: '))
-      errors[p] = text.removeprefix(f'{p}: ')
-  if not scores:
-    raise ConfigError(_none_usable(errors))
-  return [
-    {'file': str(p), 'scores': scores[p]}
-    if p in scores
-    else {'file': str(p), 'error': errors[p]}
-    for p in paths
-  ]
+  usable = {r['file']: r for r in results if 'scores' in r}
+  labels = {f: r['predictions'][0]['class'] for f, r in usable.items()}
+  rows = []
+  names = set()
+  by_file = itertools.groupby(predictor.explain(labels), lambda c: c.file)
+  for file, clips in by_file:
+    clips = list(clips)
+    rows.append(np.mean([c.features for c in clips], 0, dtype=np.float32))
+    predictions = [
+      (p['label'], p['probability']) for p in usable[file]['predictions']
+    ]
+    name = stem = pathlib.Path(file).stem
+    while name in names:  # Files of one name from several folders.
+      name = f'{stem}-{len(names)}'
+    names.add(name)
+    if sheets:
+      contact_sheet.draw(
+        sheets / f'{name}.png', [c.clip for c in clips], file, predictions
+      )
+    if heatmaps:
+      contact_sheet.draw(
+        heatmaps / f'{name}.png',
+        [contact_sheet.overlay(c.clip, c.heat) for c in clips],
+        f'{file}: what makes it {predictions[0][0]!r}',
+        predictions,
+      )
+  if npz:
+    np.savez(
+      npz,
+      files=np.array(list(usable)),
+      features=np.stack(rows),
+      scores=np.stack([r['scores'] for r in usable.values()]),
+    )
 
 
 def _none_usable(errors: dict[pathlib.Path, str]) -> str:
@@ -152,6 +285,18 @@ def label_names(config: ml_collections.ConfigDict) -> list[str]:
   return names if len(names) == len(numbers) else numbers
 
 
+def _made_folder(flag: str, name: str | None) -> pathlib.Path | None:
+  """Makes the folder that a flag names, if it names one."""
+  if not name:
+    return None
+  folder = pathlib.Path(name)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ConfigError(f'--{flag}={name}: {error.strerror}') from error
+  return folder
+
+
 def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     'workdir',
@@ -171,6 +316,12 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_enum(
     'format', 'text', ['text', 'json'], 'What is printed.', flag_values=values
   )
+  for name, what in (
+    ('sheet', 'Folder for pictures of the clips'),
+    ('heatmap', 'Folder for pictures of what decided'),
+    ('features', 'File.npz for the features that are classified'),
+  ):
+    flags.DEFINE_string(name, None, f'{what}.', flag_values=values)
 
 
 def _folder(values: flags.FlagValues) -> pathlib.Path:
@@ -198,16 +349,33 @@ def main(values: flags.FlagValues, *videos: str) -> None:
   folder = _folder(values)
   if not videos:
     raise ConfigError('no video is given; name one file or more.')
-  results = predict(values.config, folder, [pathlib.Path(v) for v in videos])
+  sheets, heatmaps = (
+    _made_folder(name, values[name].value) for name in ('sheet', 'heatmap')
+  )
+  npz = pathlib.Path(values.features) if values.features else None
+  if npz and (npz.suffix != '.npz' or not npz.absolute().parent.is_dir()):
+    raise ConfigError(
+      f'--features={npz}: give the name of an .npz file in a folder that exists'
+    )
+  predictor = Predictor(
+    values.config, folder, [pathlib.Path(v) for v in videos]
+  )
+  results = predictor.scores()
   names = label_names(values.config)
   for result in results:
     if 'scores' in result:
-      scores = result.pop('scores')
+      scores = result['scores']
       best = np.argsort(-scores, kind='stable')[: values.top]
       result['predictions'] = [
         {'label': names[k], 'class': int(k), 'probability': float(scores[k])}
         for k in best
       ]
+  if sheets or heatmaps or npz:
+    write_explained(
+      predictor, results, sheets=sheets, heatmaps=heatmaps, npz=npz
+    )
+  for result in results:
+    result.pop('scores', None)
   if values.format == 'json':
     print(json.dumps(results, indent=1))
   else:

@@ -129,7 +129,7 @@ def logits_shape(model, *video_shape):
 def test_every_grid_of_every_config_fits_its_model(name):
   config = get_config(name, 'grid=both')
   # Two configs that differ only in classes share what is traced.
-  config.model.num_classes = 5
+  config.model.num_classes, config.model.dropout = 5, 0.5
   model = models.from_config(config.model, config.norm)
   for t, h, w in sorted({grid[:3] for grid in schedule_of(config).grids}):
     assert logits_shape(model, 2, t, h, w, 3) == (2, 5)
@@ -199,6 +199,23 @@ def test_other_arguments_are_refused(arg, message):
 def test_a_model_that_a_config_has_no_recipe_for_is_refused(model):
   with pytest.raises(ConfigError, match=f"model='{model}' is unknown here"):
     get_config('kinetics400', f'model={model}')
+
+
+@pytest.mark.parametrize('name', ['ucf101', 'hmdb51', 'ssv1', 'mit'])
+def test_a_model_without_a_recipe_for_segments_is_refused(name):
+  with pytest.raises(ConfigError, match='model=.* is unknown here'):
+    get_config(name, 'model=slowfast')
+
+
+@pytest.mark.parametrize('name', ['ucf101', 'hmdb51'])
+def test_fine_tuning_on_small_sets_is_tsms(name):
+  config = get_config(name)
+  assert (config.model.dropout, config.init_head) == (0.8, 'new')
+  lr = [schedule_of(config).lr_at_epoch(e) for e in (0, 9.9, 10, 20, 24.9)]
+  want = [0.001 * factor for factor in (1, 1, 0.1, 0.01, 0.01)]
+  assert lr == pytest.approx(want, rel=1e-9)
+  with pytest.raises(ConfigError, match='blvnet_tam_50'):
+    get_config(name, 'model=blvnet_tam_50')
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,11 +154,51 @@ def test_bad_flags_end_in_one_line_and_code_2(folder, tmp_path, capsys):
     ([video], '--top=0', 'top'),
     ([video, '--config.model.width=16'], '--workdir={}/out', 'such as'),
     ([video, '--config.eval.views=3'], '--workdir={}/out', 'no such field'),
+    ([video, '--features=f.csv'], '--workdir={}/out', '.npz'),
+    ([video, f'--sheet={video}'], '--workdir={}/out', '--sheet='),
   ):
     code, printed = run(capsys, folder, *argv, workdir=workdir)
     assert code == 2, argv
     assert printed.err.startswith('error: ') and printed.err.count('\n') == 1
     assert words in printed.err
+
+
+def test_pooled_features_and_heat_explain_the_prediction(folder, capsys):
+  code, printed = run(
+    capsys,
+    folder,
+    *(folder / 'a.mp4', folder / 'text.mp4', folder / 'b.mp4'),
+    '--format=json',
+    '--top=7',
+    '--config.eval.num_views=1',
+    f'--features={folder}/f.npz',
+    f'--sheet={folder}/sheets',
+    f'--heatmap={folder}/heat',
+  )
+  assert code == 1  # text.mp4
+  results = [r for r in json.loads(printed.out) if 'predictions' in r]
+  saved = np.load(folder / 'f.npz')
+  assert list(saved['files']) == [str(folder / n) for n in ('a.mp4', 'b.mp4')]
+  config = weights.small_config()
+  variables = checkpoint.load_variables(
+    folder / 'out' / 'checkpoints' / '0', weights.shapes_of(config)
+  )
+  classifier = variables['params'][models.HEAD]['classifier']
+  logits = saved['features'] @ classifier['kernel'] + classifier['bias']
+  want = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+  np.testing.assert_allclose(saved['scores'], want, atol=1e-5)
+  for result, row in zip(results, want, strict=True):
+    for p in result['predictions']:
+      assert p['probability'] == pytest.approx(row[p['class']], abs=1e-5)
+  for place in ('sheets', 'heat'):
+    for name in ('a', 'b'):
+      picture = cv2.imread(str(folder / place / f'{name}.png'))
+      # Four frames of 128 pixels with their frames, and the labels.
+      assert picture.shape[1] == 4 * 130 + 340
+  sheet, heat = (
+    cv2.imread(str(folder / place / 'a.png')) for place in ('sheets', 'heat')
+  )
+  assert (sheet != heat).any()
 
 
 def test_labels_are_those_of_the_data_set(tiny_config):

@@ -1,21 +1,52 @@
 """Decodes chosen frames of an encoded video, and nothing more than they need.
 
-Reading starts at the key frame before the first wanted frame; groups of
-pictures without a wanted frame are skipped. Colour conversion and resizing are
-one pass. FFmpeg conceals damage by default; here damage raises.
+Decoding starts at the key frame before a wanted frame and ends with it; groups
+of pictures without a wanted frame are skipped, and so are unwanted pictures
+that no other refers to. Only the pixels of the wanted crop are resized. FFmpeg
+conceals damage by default; here damage raises.
 """
 
 import bisect
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import av
+import cv2
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
+
+# Batches are decoded in parallel; threads within a frame would be in the way.
+# This is the number of the whole process.
+cv2.setNumThreads(1)
+
+# The matrix of an upright track in an mp4 header (ISO/IEC 14496-12, 8.3.2).
+_UPRIGHT = b''.join(
+  number.to_bytes(4, 'big')
+  for number in (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+)
 
 
 class DecodeError(Exception):
   """A video that cannot be decoded; says why."""
+
+
+class Form(NamedTuple):
+  """What the choice of a clip's frames and crop depends on."""
+
+  num_frames: int
+  fps: float
+  height: int  # Of an upright frame, in pixels.
+  width: int
+
+
+class Crop(NamedTuple):
+  """Part of a resized frame, in its pixels."""
+
+  y: int  # First row.
+  x: int  # First column.
+  height: int
+  width: int
 
 
 class Video:
@@ -24,8 +55,8 @@ class Video:
   Attributes:
     num_frames: Frames that the file shows.
     fps: Average frame rate; 30 where the file does not say.
-    height: Of a frame, in pixels.
-    width: Of a frame, in pixels.
+    height: Of an upright frame, in pixels.
+    width: Of an upright frame, in pixels.
   """
 
   def __init__(self, encoded: bytes):
@@ -59,7 +90,9 @@ class Video:
     self._pts = sorted(p.pts for p in packets if not p.is_discard)
     self.num_frames = len(self._pts)
     self.fps = float(self._stream.average_rate or 30)
-    self.height, self.width = codec.height, codec.width
+    self._turns = self._quarter_turns() if _may_be_turned(encoded) else 0
+    sides = (codec.height, codec.width)
+    self.height, self.width = sides[::-1] if self._turns % 2 else sides
 
   def __enter__(self) -> 'Video':
     return self
@@ -67,28 +100,38 @@ class Video:
   def __exit__(self, *unused) -> None:
     self._container.close()
 
-  def frames(self, indices: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Decodes frames at a given size.
+  def frames(
+    self,
+    indices: np.ndarray,
+    height: int,
+    width: int,
+    crop: Crop | None = None,
+  ) -> np.ndarray:
+    """Decodes frames, resizes them, and cuts a crop out of each.
 
     Args:
-      indices: int [T], each in [0, num_frames), ascending, repeats allowed.
-      height: Of the result, in pixels.
-      width: Of the result, in pixels.
+      indices: int [T], each in [0, num_frames), repeats allowed.
+      height: Of the resized frames, in pixels.
+      width: Of the resized frames, in pixels.
+      crop: What is returned of them; None: all.
 
     Returns:
-      uint8 [T, height, width, 3], RGB.
+      uint8 [T, crop.height, crop.width, 3], RGB, upright. Resizing is
+      bilinear, between the centres of pixels; where it makes a frame less
+      than half as high or wide, it averages over all pixels.
 
     Raises:
       DecodeError: A needed packet is damaged.
     """
+    convert = self._converter(height, width, crop or Crop(0, 0, height, width))
     wanted = {self._pts[i] for i in indices}
     try:
-      found = self._find(wanted, height, width, from_start=False)
+      found = self._find(wanted, convert, from_start=False)
     except DecodeError:
       # Some key frames are none: what follows them refers to what was before
       # (open groups of pictures). Only a decode from the start then tells
       # damage from that.
-      found = self._find(wanted, height, width, from_start=True)
+      found = self._find(wanted, convert, from_start=True)
     return np.stack([found[self._pts[i]] for i in indices])
 
   def decode_all(self) -> Iterator[av.VideoFrame]:
@@ -109,69 +152,161 @@ class Video:
       raise DecodeError(f'damaged: {error}') from error
 
   @property
+  def form(self) -> Form:
+    """What the choice of a clip depends on."""
+    return Form(self.num_frames, self.fps, self.height, self.width)
+
+  @property
   def pts(self) -> tuple[int, ...]:
     """Time stamps of the frames, ascending, in units of the container."""
     return tuple(self._pts)
 
+  def _quarter_turns(self) -> int:
+    """Quarter turns, counter-clockwise, that make a decoded frame upright."""
+    # Only frames tell; what decoding says of damage, it says again later.
+    try:
+      first = next(self.decode_all(), None)
+    except DecodeError:
+      return 0
+    return first.rotation // 90 % 4 if first else 0
+
+  def _converter(
+    self, height: int, width: int, crop: Crop
+  ) -> Callable[[av.VideoFrame], np.ndarray]:
+    """Returns a function from a decoded frame to the crop of it."""
+    reformatter = VideoReformatter()
+    maps = {}
+    shrinks = 2 * height < self.height or 2 * width < self.width
+
+    def convert(frame: av.VideoFrame) -> np.ndarray:
+      size = (width, height) if shrinks else (self.width, self.height)
+      pixels = reformatter.reformat(
+        frame,
+        *(size[::-1] if self._turns % 2 else size),
+        'rgb24',
+        interpolation=Interpolation.BILINEAR,
+        # The default starts threads for every frame: 5 times the time.
+        threads=1,
+      ).to_ndarray()
+      if self._turns:
+        pixels = np.ascontiguousarray(np.rot90(pixels, self._turns))
+      if pixels.shape[:2] == (height, width):
+        y, x = crop.y, crop.x
+        return pixels[y : y + crop.height, x : x + crop.width]
+      if not maps:
+        maps['xy'] = _bilinear_maps(pixels.shape[:2], (height, width), crop)
+      return cv2.remap(
+        pixels,
+        *maps['xy'],
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+      )
+
+    return convert
+
   def _find(
-    self, wanted: set[int], height: int, width: int, *, from_start: bool
+    self,
+    wanted: set[int],
+    convert: Callable[[av.VideoFrame], np.ndarray],
+    *,
+    from_start: bool,
   ) -> dict[int, np.ndarray]:
-    """Decodes and resizes the frames with these time stamps."""
+    """Decodes and converts the frames with these time stamps."""
     found = {}
-    resize = VideoReformatter()
     try:
       for frame in self._decode(wanted, from_start):
         if frame.pts not in wanted or frame.pts in found:
           continue
         if frame.is_corrupt:
           raise DecodeError(f'the frame at pts {frame.pts} is damaged')
-        found[frame.pts] = resize.reformat(
-          frame,
-          width,
-          height,
-          'rgb24',
-          interpolation=Interpolation.BILINEAR,
-          # The default starts threads for every frame: 5 times the time.
-          threads=1,
-        ).to_ndarray()
+        found[frame.pts] = convert(frame)
         if len(found) == len(wanted):
           return found
     except (av.FFmpegError, ValueError) as error:
       raise DecodeError(f'damaged: {error}') from error
+    finally:
+      self._stream.codec_context.skip_frame = 'DEFAULT'
     raise DecodeError(
       f'{len(wanted) - len(found)} frames are missing from the file'
     )
 
   def _decode(self, wanted: set[int], from_start: bool):
-    """Yields the frames of all groups of pictures that hold a wanted one."""
+    """Yields the frames of what has to be decoded for the wanted ones.
+
+    Args:
+      wanted: Time stamps.
+      from_start: Whether to decode everything before them as well.
+    """
     packets = self._packets
+    codec = self._stream.codec_context
+    codec.flush_buffers()
     starts = [i for i, p in enumerate(packets) if p.is_keyframe] or [0]
     starts[0] = 0
-    needed = set()
+    last = {}  # The last wanted packet of each group that has one.
+    leading = set()  # Groups that cannot be decoded without the one before.
     for i, packet in enumerate(packets):
       if packet.pts in wanted:
         group = bisect.bisect_right(starts, i) - 1
-        needed.add(group)
+        last[group] = i
         # A picture shown before the key frame of its own group (open group)
         # refers to the group before.
         if group and packet.pts < packets[starts[group]].pts:
-          needed.add(group - 1)
+          leading.add(group)
     if from_start:
-      needed.update(range(max(needed)))
-    codec = self._stream.codec_context
-    codec.flush_buffers()
-    previous = None
-    for group in sorted(needed):
-      key = packets[starts[group]]
-      resumes = group != 0 and group - 1 != previous
-      if resumes and previous is not None:
+      leading.update(range(1, max(last) + 1))
+    starts.append(len(packets))
+    for group in sorted(last.keys() | {g - 1 for g in leading}):
+      first, end = starts[group], starts[group + 1]
+      if group + 1 not in leading:
+        end = last[group] + 1
+      key = packets[first]
+      if group not in leading:
         yield from codec.decode(None)
         codec.flush_buffers()
-      end = starts[group + 1] if group + 1 < len(starts) else len(packets)
-      for packet in packets[starts[group] : end]:
+      for packet in packets[first:end]:
         # Without the group before, an open group's first pictures have
         # nothing to refer to; they are not wanted then.
-        if not (resumes and packet.pts < key.pts):
-          yield from codec.decode(packet)
-      previous = group
+        if group and group not in leading and packet.pts < key.pts:
+          continue
+        if not from_start:
+          # Of pictures that no other refers to, the wanted ones.
+          is_wanted = packet.pts in wanted
+          codec.skip_frame = 'DEFAULT' if is_wanted else 'NONREF'
+        yield from codec.decode(packet)
     yield from codec.decode(None)
+
+
+def _may_be_turned(encoded: bytes) -> bool:
+  """Whether an mp4 or mov file says that its frames are not upright."""
+  place = encoded.find(b'tkhd')
+  while place >= 0:
+    # Version 1 of the header has 64-bit times.
+    matrix = place + (56 if encoded[place + 4 : place + 5] == b'\1' else 44)
+    if encoded[matrix : matrix + len(_UPRIGHT)] != _UPRIGHT:
+      return True
+    place = encoded.find(b'tkhd', place + 4)
+  return False
+
+
+def _bilinear_maps(
+  size: tuple[int, int], resized: tuple[int, int], crop: Crop
+) -> tuple[np.ndarray, np.ndarray]:
+  """Where cv2.remap finds the pixels of a crop of a resized frame.
+
+  Args:
+    size: Height and width of the frame.
+    resized: Those it is resized to.
+    crop: Part of the resized frame.
+
+  Source: PyTorch's and OpenCV's bilinear resizing: position i of n pixels is
+    (i + 0.5) * m / n - 0.5 of m.
+  """
+  y, x = (
+    (np.arange(first, first + count) + 0.5) * m / n - 0.5
+    for first, count, m, n in zip(
+      crop[:2], crop[2:], size, resized, strict=True
+    )
+  )
+  columns, rows = np.meshgrid(x.astype(np.float32), y.astype(np.float32))
+  # Fixed-point: three quarters of the time, and 2 of 255 at most away.
+  return cv2.convertMaps(columns, rows, cv2.CV_16SC2)

@@ -495,7 +495,7 @@ def _load(item: Item, shard: Shard) -> tuple[dict[str, Any], bytes | None]:
     ) from error
   record |= {
     'num_frames': video.scan.num_frames,
-    'fps': round(video.scan.fps, 4),
+    'fps': video.scan.fps,  # In full: frame indices are computed from it.
     'width': video.scan.width,
     'height': video.scan.height,
     'duration_s': round(video.scan.duration_s, 4),

@@ -15,6 +15,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from mgjax.cli import ConfigError, RunError
+from mgjax.data import copies as copies_lib
+from mgjax.data.copies import Copies
+from mgjax.data.decode import Form
 
 
 class Action(NamedTuple):
@@ -32,6 +35,7 @@ class Example(NamedTuple):
   label: int | None  # None where the data set has actions.
   id: str
   actions: tuple[Action, ...] = ()
+  form: Form | None = None  # Of the original, where this is a smaller copy.
 
 
 class Source:
@@ -44,7 +48,10 @@ class Source:
     has_actions: Whether examples have actions, and no label.
     manifest_sha256: Hash of the data set's manifest, which tells every video
       in it; None for sets without one (generated ones).
+    copies: Smaller copies of the videos, for `read`; None: there are none.
   """
+
+  copies: Copies | None = None
 
   def __init__(
     self,
@@ -55,20 +62,41 @@ class Source:
     *,
     has_actions: bool = False,
     manifest_sha256: str | None = None,
+    copies: Copies | None = None,
   ):
     self.name = name
     self.split = split
     self.label_names = tuple(label_names)
     self.has_actions = has_actions
     self.manifest_sha256 = manifest_sha256
+    self.copies = copies
     self._data_source = data_source
 
   def __len__(self) -> int:
     return len(self._data_source)
 
   def __getitem__(self, index: int) -> Example:
+    return self._example(self._data_source, index)
+
+  def read(self, index: int, *, short_px: int) -> Example:
+    """An example whose frames will be resized to a short side.
+
+    Args:
+      index: Of the example.
+      short_px: The short side.
+
+    Returns:
+      The example, or its smallest copy that has as many pixels as are needed.
+    """
+    copy = self.copies and self.copies.choose(index, short_px)
+    if not copy:
+      return self[index]
+    example = self._example(copy.records, int(copy.places[index]))
+    return example._replace(form=self.copies.form(index))
+
+  def _example(self, records, index: int) -> Example:
     try:
-      example = self._data_source[index]
+      example = records[index]
     except Exception as error:
       raise RunError(
         f'{self.name}, split {self.split!r}: example {index} cannot be read '
@@ -152,6 +180,11 @@ def open_source(config: ml_collections.ConfigDict, split: str) -> Source:
     manifest_sha256=(
       hashlib.sha256(manifest.read_bytes()).hexdigest()
       if manifest.exists()
+      else None
+    ),
+    copies=(
+      copies_lib.find(folder, config.data.name, split)
+      if config.data.copies
       else None
     ),
   )

@@ -20,7 +20,7 @@ from grain import experimental as grain_experimental
 
 from mgjax.cli import RunError
 from mgjax.data import sampling
-from mgjax.data.decode import DecodeError, Video
+from mgjax.data.decode import Crop, DecodeError, Video
 from mgjax.data.sources import Source
 from mgjax.schedule import Grid, GridSchedule
 
@@ -94,32 +94,36 @@ class TrainStream:
     for attempt in range(_MAX_ATTEMPTS):
       if attempt:
         index = _hash32(self.config.seed, clip, attempt) % len(self.source)
-      example = self.source[index]
+      short = sampling.short_side(
+        jitter_px, inverse=data.jitter_inverse, uniform=uniforms[0]
+      )
+      # The crop of a wide grid can need more than that.
+      example = self.source.read(index, short_px=max(short, grid.H, grid.W))
       try:
         with Video(example.video) as video:
+          form = example.form or video.form
           frames = sampling.train_frames(
-            video.num_frames,
-            video.fps,
+            form.num_frames,
+            form.fps,
             num_frames=grid.T,
             stride_frames=stride_frames,
             sampling=data.sampling,
             target_fps=data.target_fps,
             uniforms=uniforms[6:],
           )
-          short = sampling.short_side(
-            jitter_px, inverse=data.jitter_inverse, uniform=uniforms[0]
-          )
           height, width = sampling.resized_hw(
-            video.height, video.width, short_px=short, at_least=grid[1:3]
+            form.height, form.width, short_px=short, at_least=grid[1:3]
           )
-          pixels = video.frames(frames, height, width)
+          y = sampling.random_offset(height, grid.H, uniforms[1])
+          x = sampling.random_offset(width, grid.W, uniforms[2])
+          pixels = video.frames(
+            frames, height, width, Crop(y, x, grid.H, grid.W)
+          )
       except DecodeError as error:
         skipped.append(f'{example.id}: {error}')
         continue
-      y = sampling.random_offset(height, grid.H, uniforms[1])
-      x = sampling.random_offset(width, grid.W, uniforms[2])
       return {
-        'video': pixels[:, y : y + grid.H, x : x + grid.W],
+        'video': pixels,
         'label': example.label,
         'flip': bool(data.flip and uniforms[3] < 0.5),
         'id': example.id,
@@ -244,13 +248,17 @@ class EvalStream:
     data, evaluation = self.config.data, self.config.eval
     item, crop = divmod(item, evaluation.num_crops)
     index, view = divmod(item, evaluation.num_views)
-    example = self.source[index]
     hw = crop_hw(evaluation)
+    short = evaluation.short_side_px
+    if evaluation.num_crops > 1:
+      short = evaluation.crop_px
+    example = self.source.read(index, short_px=max(short, *hw))
     try:
       with Video(example.video) as video:
+        form = example.form or video.form
         frames = sampling.view_frames(
-          video.num_frames,
-          video.fps,
+          form.num_frames,
+          form.fps,
           num_frames=data.num_frames,
           stride_frames=data.stride_frames,
           sampling=data.sampling,
@@ -258,13 +266,16 @@ class EvalStream:
           view=view,
           num_views=evaluation.num_views,
         )
-        short = evaluation.short_side_px
-        if evaluation.num_crops > 1:
-          short = evaluation.crop_px
         height, width = sampling.resized_hw(
-          video.height, video.width, short_px=short, at_least=hw
+          form.height, form.width, short_px=short, at_least=hw
         )
-        pixels = video.frames(frames, height, width)
+        y, x = sampling.crop_offsets(
+          height,
+          width,
+          crop_hw=hw,
+          crop=1 if evaluation.num_crops == 1 else crop,
+        )
+        pixels = video.frames(frames, height, width, Crop(y, x, *hw))
     except DecodeError as error:
       pixels = np.zeros((data.num_frames, *hw, 3), np.uint8)
       return {
@@ -274,14 +285,8 @@ class EvalStream:
         'ok': False,
         'error': f'{example.id}: {error}',
       }
-    y, x = sampling.crop_offsets(
-      height,
-      width,
-      crop_hw=hw,
-      crop=1 if evaluation.num_crops == 1 else crop,
-    )
     return {
-      'video': pixels[:, y : y + hw[0], x : x + hw[1]],
+      'video': pixels,
       'label': example.label,
       'index': index,
       'ok': True,

@@ -56,7 +56,7 @@ class Scan(NamedTuple):
 
   num_frames: int
   fps: float
-  width: int  # Of a stored frame, in pixels.
+  width: int  # Of an upright frame, in pixels.
   height: int
   duration_s: float
   rotation_degrees: int  # By which a player turns the frames.

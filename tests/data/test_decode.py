@@ -1,30 +1,46 @@
 """Chosen frames equal those of a full decode; damage is never concealed."""
 
+import fractions
 import io
+import os
+import pathlib
 
 import av
 import numpy as np
 import pytest
 
-from mgjax.data.decode import DecodeError, Video
+from mgjax.data.decode import Crop, DecodeError, Video
 
 NUM_FRAMES = 50
 
 
-def encode(codec='libx264', container='mp4', size=(48, 64), **options) -> bytes:
+def encode(
+  codec='libx264',
+  container='mp4',
+  size=(48, 64),
+  num_frames=NUM_FRAMES,
+  times=None,
+  prepare=lambda stream: None,
+  **options,
+) -> bytes:
   """A video whose frames all differ: noise bands that move."""
   rng = np.random.default_rng(0)
   file = io.BytesIO()
-  with av.open(file, 'w', format=container) as out:
+  name = {'mkv': 'matroska'}.get(container, container)
+  with av.open(file, 'w', format=name) as out:
     stream = out.add_stream(codec, rate=25)
     stream.height, stream.width = size
     stream.pix_fmt = 'yuv420p'
+    stream.thread_count = 1
     stream.options = {k: str(v) for k, v in options.items()}
+    prepare(stream)
     texture = rng.integers(0, 255, (*size, 3), np.uint8)
-    for i in range(NUM_FRAMES):
+    for i in range(num_frames):
       frame = av.VideoFrame.from_ndarray(
         np.roll(texture, i, axis=1), format='rgb24'
       )
+      if times is not None:
+        frame.pts, frame.time_base = int(times[i]), fractions.Fraction(1, 25)
       out.mux(stream.encode(frame))
     out.mux(stream.encode())
   return file.getvalue()
@@ -75,9 +91,151 @@ def test_frames_can_be_read_twice_and_backwards_in_time():
     )
 
 
+def resized(pixels, height, width):
+  """Bilinear between the centres of pixels, in float64."""
+  for axis, n in ((0, height), (1, width)):
+    m = pixels.shape[axis]
+    place = ((np.arange(n) + 0.5) * m / n - 0.5).clip(0, m - 1)
+    low = np.floor(place).astype(int)
+    high = np.minimum(low + 1, m - 1)
+    share = (place - low).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+    pixels = (1 - share) * pixels.take(low, axis) + share * pixels.take(
+      high, axis
+    )
+  return pixels
+
+
+@pytest.mark.parametrize('height,width', [(48, 64), (61, 90), (30, 41)])
+def test_a_crop_is_that_of_the_resized_frame(height, width):
+  encoded = encode(g=12)
+  whole = decode_all(encoded)
+  crop = Crop(5, 9, 24, 28)
+  with Video(encoded) as video:
+    got = video.frames(np.array([3, 40]), height, width, crop)
+  for frame, index in zip(got, (3, 40), strict=True):
+    want = resized(whole[index].astype(float), height, width)[5:29, 9:37]
+    # Weights have 5 bits on each axis: 2 * 255 / 64 at most.
+    np.testing.assert_allclose(frame, want, atol=8)
+    assert abs(frame - want).mean() < 0.8
+
+
+def test_frames_that_become_much_smaller_are_averaged():
+  encoded = encode(g=12)
+  with Video(encoded) as video:
+    (got,) = video.frames(np.array([20]), 12, 16)
+  blocks = decode_all(encoded)[20].reshape(12, 4, 16, 4, 3).mean((1, 3))
+  # The weights fall off linearly; single pixels of noise would be 40 away.
+  assert abs(got - blocks).mean() < 13
+
+
+def test_pictures_that_nobody_refers_to_are_not_decoded():
+  encoded = encode(g=50, bf=3)
+  with Video(encoded) as video:
+    decoded = len(list(video._decode({video.pts[30]}, from_start=False)))
+  assert decoded < 20
+
+
 def test_frames_are_resized_while_they_are_converted():
   with Video(encode(g=12)) as video:
     assert video.frames(np.array([0, 9]), 24, 40).shape == (2, 24, 40, 3)
+
+
+@pytest.mark.parametrize('degrees', [90, 180, 270])
+@pytest.mark.parametrize('container', ['mp4', 'mov'])
+def test_a_turned_video_is_shown_upright(container, degrees):
+  def turned(stream):
+    stream.set_display_rotation(degrees)
+
+  encoded = encode(container=container, prepare=turned, g=12)
+  stored = decode_all(encoded)
+  with Video(encoded) as video:
+    upright = np.rot90(stored[7], degrees // 90)
+    assert (video.height, video.width) == upright.shape[:2]
+    got = video.frames(np.array([7]), video.height, video.width)
+    np.testing.assert_array_equal(got, [upright])
+    # Also where frames shrink while they are converted.
+    small = video.frames(np.array([7]), *(n // 4 for n in upright.shape[:2]))
+  height, width = (n // 4 for n in upright.shape[:2])
+  blocks = upright.reshape(height, 4, width, 4, 3).mean((1, 3))
+  assert abs(small[0] - blocks).mean() < 13
+
+
+def test_frames_of_a_variable_rate_are_counted_not_timed():
+  times = np.cumsum([1 + 7 * (i % 5 == 0) for i in range(NUM_FRAMES)])
+  encoded = encode(container='mkv', g=12, times=times)
+  whole = decode_all(encoded)
+  with Video(encoded) as video:
+    assert video.num_frames == NUM_FRAMES
+    got = video.frames(np.array([0, 4, 5, 6, 49]), 48, 64)
+  np.testing.assert_array_equal(got, [whole[i] for i in (0, 4, 5, 6, 49)])
+
+
+def test_a_video_of_one_frame_is_a_video():
+  with Video(encode(num_frames=1)) as video:
+    assert video.num_frames == 1
+    assert video.frames(np.zeros(8, int), 48, 64).shape == (8, 48, 64, 3)
+
+
+def test_a_huge_video_is_reduced_while_it_is_decoded():
+  encoded = encode(size=(2160, 3840), num_frames=1, preset='ultrafast')
+  with Video(encoded) as video:
+    assert (video.height, video.width) == (2160, 3840)
+    got = video.frames(np.array([0]), 128, 227, Crop(8, 50, 112, 112))
+  assert got.shape == (1, 112, 112, 3)
+
+
+def without_frames() -> bytes:
+  """An mp4 that announces a video stream and ends."""
+  file = io.BytesIO()
+  with av.open(file, 'w', format='mp4') as out:
+    stream = out.add_stream('libx264', rate=25)
+    stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
+    out.start_encoding()
+  return file.getvalue()
+
+
+def sound() -> bytes:
+  file = io.BytesIO()
+  with av.open(file, 'w', format='mp4') as out:
+    stream = out.add_stream('aac', rate=16000, layout='mono')
+    for i in range(8):
+      frame = av.AudioFrame.from_ndarray(
+        np.zeros((1, 1024), np.float32), format='fltp', layout='mono'
+      )
+      frame.sample_rate, frame.pts = 16000, 1024 * i
+      out.mux(stream.encode(frame))
+    out.mux(stream.encode(None))
+  return file.getvalue()
+
+
+@pytest.mark.parametrize('make', [without_frames, sound])
+def test_a_file_without_frames_raises(make):
+  with pytest.raises(DecodeError):
+    Video(make())
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_many_clips():
+  encoded = encode(g=12)
+  broken = encoded[:3000]
+
+  def read(count):
+    for i in range(count):
+      with Video(encoded) as video:
+        video.frames(np.array([i % 40, 45]), 24, 32, Crop(2, 3, 20, 24))
+      with pytest.raises(DecodeError):
+        Video(broken)
+
+  read(200)
+  before = resident_mib()
+  read(2000)
+  # A leak of a single frame per clip would be 9 MiB.
+  assert resident_mib() - before < 4
+
+
+def resident_mib() -> float:
+  pages = int(pathlib.Path('/proc/self/statm').read_text().split()[1])
+  return pages * os.sysconf('SC_PAGE_SIZE') / 2**20
 
 
 @pytest.mark.parametrize('junk', [b'', b'<html>404</html>', bytes(5000)])

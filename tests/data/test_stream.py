@@ -154,6 +154,27 @@ def test_a_source_without_good_videos_is_an_error(tiny_config, source):
     damaged.batch(0)
 
 
+class Failing(Damaged):
+  """A source that fails as no source should."""
+
+  def __getitem__(self, index) -> Example:
+    if index in self.bad:
+      raise ZeroDivisionError(f'example {index}')
+    return self.source[index]
+
+
+def test_an_unexpected_error_in_a_worker_ends_the_run(tiny_config, source):
+  """Instead of leaving it waiting for a batch that never comes."""
+  clips = make_stream(tiny_config, source)
+  first_batch = clips.schedule(0).batch
+  bad = clips.video_index(first_batch)  # The first clip of the second batch.
+  failing = make_stream(tiny_config, Failing(source, {bad}))
+  batches = failing.batches(0)
+  assert len(next(batches)['ids']) == first_batch
+  with pytest.raises(ZeroDivisionError, match=f'example {bad}'):
+    next(batches)
+
+
 @pytest.mark.parametrize('batch_size', [1, 7, 64, 100])
 def test_evaluation_shows_every_view_once_whatever_the_batch_size(
   tiny_config, batch_size

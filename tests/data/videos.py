@@ -1,5 +1,6 @@
 """Makes small videos for the tests of what reads them."""
 
+import fractions
 import io
 
 import av
@@ -20,7 +21,8 @@ def encode(
   """Returns an encoded video whose frame i is picture(100 * seed + i)."""
   buffer = io.BytesIO()
   with av.open(buffer, 'w', format=format) as container:
-    stream = container.add_stream(codec, rate=fps)
+    rate = fractions.Fraction(fps).limit_denominator(1001)
+    stream = container.add_stream(codec, rate=rate)
     stream.width, stream.height, stream.pix_fmt = 64, 48, 'yuv420p'
     stream.thread_count = 1
     stream.options = {'crf': '10', **options}

@@ -1,0 +1,35 @@
+r"""UCF101: fine-tuning of a model on sampled frames, trained on Kinetics-400.
+
+python -m mgjax.train --config=configs/ucf101.py:model=tsm_r50,grid=none \
+  --config.init_from=runs/k400_tsm --workdir=runs/ucf101
+
+init_from is the folder of a run of configs/kinetics400.py with the same model,
+or of imported weights. Arguments after the colon: seed=N,
+grid=none|short|long|both|ladder|progressive, model=tsn_r50|tsm_r50|tam_r50. The
+splits are chosen when the data is prepared: --fold=1, 2 or 3.
+
+Expected accuracy and hours: TSM's code does not state them.
+
+Source: mit-han-lab/temporal-shift-module, README, fine-tuning on UCF101.
+"""
+
+import ml_collections
+
+from configs import _segments, default
+
+
+def get_config(arg: str = '') -> ml_collections.ConfigDict:
+  args = default.parse_args(arg, grid='none', model='tsm_r50', seed=0)
+  config = default.base()
+  config.seed = args.seed
+  config.init_head = 'new'  # Where init_from is given.
+  config.grid.mode = args.grid
+  config.model.num_classes = 101
+  config.data.name = 'ucf101'
+  config.data.crop_px = 224
+  _segments.fine_tune(config, args.model)
+  config.eval.every = 5.0
+  config.eval.num_views = 1
+  config.eval.num_crops = 1
+  config.eval.crop_px = 224
+  return default.validate(config)

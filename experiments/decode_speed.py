@@ -1,0 +1,401 @@
+r"""How many clips a core decodes per second, at every grid of a schedule.
+
+taskset -c 1 python -m experiments.decode_speed
+
+compares three ways to get the same training clips of generated videos of
+Kinetics' form (340x256, 10 s, 300 frames, H.264 as FFmpeg writes it), clip by
+clip in turn:
+
+  whole span  what PySlowFast's PyAV path does: decode all frames of the clip's
+              span, convert all to RGB, stack them, select, turn into floats,
+              normalise, resize whole frames, crop
+  mgjax       mgjax.data.stream from the same files
+  prepared    mgjax.data.stream from what mgjax.data.prepare makes of them:
+              short side 256, key frames every 12, and a copy of short side 192
+
+Frames and crops are the same; uint8 pixels are compared. The result goes to
+experiments/records/decode_speed/.
+
+Source: PySlowFast 287ec00, slowfast/datasets/decoder.py, pyav_decode and
+  temporal_sampling; kinetics.py, __getitem__; transform.py.
+Differs: That converts and resizes in PyTorch; here NumPy and OpenCV do it.
+  It moves the start to a whole time stamp; here the frames are mgjax's.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+import av
+import cv2
+import ml_collections
+import numpy as np
+
+from experiments import settings
+from mgjax import cycles
+from mgjax.data import prepare, sampling, sources, stream
+from mgjax.schedule import Grid, GridSchedule
+
+CONFIG = 'configs/kinetics400.py:grid=both'
+RECORD = pathlib.Path(__file__).parent / 'records' / 'decode_speed'
+
+_WIDTH, _HEIGHT, _FRAMES, _FPS = 340, 256, 300, 30
+_NAME = 'kinetics_like'
+_METHODS = ('whole span', 'mgjax', 'prepared')
+
+
+def write_video(path: pathlib.Path, seed: int) -> None:
+  """Writes a video: discs move over a panning texture, with camera noise."""
+  rng = np.random.default_rng(seed)
+  texture = np.full((2 * _HEIGHT, 2 * _WIDTH, 3), 128, np.float32)
+  for cells in (8, 32, 128):
+    coarse = rng.normal(0, 110 / cells**0.5, (cells, cells, 3))
+    texture += cv2.resize(
+      coarse.astype(np.float32),
+      (2 * _WIDTH, 2 * _HEIGHT),
+      interpolation=cv2.INTER_CUBIC,
+    )
+  discs = [
+    (
+      rng.integers(0, 255, 3).tolist(),
+      rng.random(2),
+      rng.uniform(-0.012, 0.012, 2),
+      int(rng.integers(12, 40)),
+    )
+    for _ in range(6)
+  ]
+  phase = rng.uniform(0, 2 * np.pi, 2)
+  with av.open(str(path), 'w') as container:
+    # What `ffmpeg -c:v libx264` does: crf 23, a key frame every 250 frames.
+    video = container.add_stream('libx264', rate=_FPS)
+    video.width, video.height, video.pix_fmt = _WIDTH, _HEIGHT, 'yuv420p'
+    video.options = {'crf': '23', 'preset': 'medium'}
+    for i in range(_FRAMES):
+      y = int(_HEIGHT * (0.5 + 0.45 * np.sin(phase[0] + i / 90)))
+      x = int(_WIDTH * (0.5 + 0.45 * np.sin(phase[1] + i / 70)))
+      frame = texture[y : y + _HEIGHT, x : x + _WIDTH].copy()
+      for colour, start, velocity, radius in discs:
+        place = np.abs((start + velocity * i) % 2 - 1) * (_WIDTH, _HEIGHT)
+        cv2.circle(
+          frame, place.astype(int).tolist(), radius, colour, -1, cv2.LINE_AA
+        )
+      frame += rng.normal(0, 4, (_HEIGHT, _WIDTH, 1))
+      pixels = frame.clip(0, 255).astype(np.uint8)
+      container.mux(
+        video.encode(av.VideoFrame.from_ndarray(pixels, format='rgb24'))
+      )
+    container.mux(video.encode(None))
+
+
+def prepare_data(folder: pathlib.Path, num_videos: int) -> None:
+  """Generates the videos and prepares them, where that is not done yet."""
+  videos = folder / 'videos'
+  for split in ('train', 'validation'):
+    (videos / split / 'generated').mkdir(parents=True, exist_ok=True)
+  for seed in range(num_videos + 1):
+    # A data set has a validation split; nothing is measured on it.
+    split = 'train' if seed else 'validation'
+    path = videos / split / 'generated' / f'{seed:02d}.mp4'
+    if not path.exists():
+      temporary = path.with_suffix('.part.mp4')
+      write_video(temporary, seed)
+      temporary.replace(path)
+  for short_side_px in (0, 256, 192):
+    suffix = f'/short{short_side_px}' if short_side_px else ''
+    code = prepare.main(
+      [
+        '--dataset=folder',
+        f'--videos={videos}',
+        f'--out={folder}',
+        f'--name={_NAME}{suffix}',
+        f'--short_side_px={short_side_px}',
+        '--num_workers=1',
+      ]
+    )
+    if code:
+      raise SystemExit(code)
+
+
+def whole_span_clip(
+  path: pathlib.Path,
+  frames: np.ndarray,
+  span: int,
+  resized: tuple[int, int],
+  crop: tuple[int, int, int, int],
+  config: ml_collections.ConfigDict,
+) -> np.ndarray:
+  """A clip as PySlowFast's PyAV path makes it.
+
+  Args:
+    path: Video file.
+    frames: int [T], the chosen frames.
+    span: Source frames that the clip covers.
+    resized: Height and width to which frames are resized.
+    crop: First row and column, height and width of the crop.
+    config: Has mean and standard deviation of the pixels.
+
+  Returns:
+    float32 [T, H, W, 3], normalised.
+  """
+  with av.open(str(path)) as container:
+    video = container.streams.video[0]
+    ticks = video.duration / video.frames
+    first, last = int(frames[0] * ticks), int((frames[0] + span) * ticks)
+    container.seek(
+      max(first - 1024, 0), any_frame=False, backward=True, stream=video
+    )
+    kept = {}
+    for frame in container.decode(video=0):
+      if frame.pts < first:
+        continue
+      kept[frame.pts] = frame
+      if frame.pts > last:
+        break
+    # One thread: PyAV's default would take 5 times as long.
+    pictures = [
+      kept[pts].to_rgb(threads=1).to_ndarray() for pts in sorted(kept)
+    ]
+  clip = np.stack(pictures)[frames - frames[0]]
+  clip = clip.astype(np.float32) / 255
+  clip = clip - np.array(config.data.mean, np.float32)
+  clip = clip / np.array(config.data.std, np.float32)
+  y, x, height, width = crop
+  clip = np.stack([cv2.resize(f, resized[::-1]) for f in clip])
+  return np.ascontiguousarray(clip[:, y : y + height, x : x + width])
+
+
+@dataclasses.dataclass(frozen=True)
+class GridRanges:
+  """A grid with the ranges from which its clips draw."""
+
+  grid: Grid
+  stride_frames: tuple[int, int]
+  jitter_px: tuple[int, int]
+
+
+def grids_of(schedule: GridSchedule) -> list[GridRanges]:
+  """Shapes of the schedule, each as its first phase uses it."""
+  found = {}
+  for phase in schedule.phases:
+    for grid, jitter in zip(phase.cycle, phase.jitter_px, strict=True):
+      found.setdefault(grid[:3], GridRanges(grid, phase.stride_frames, jitter))
+  return list(found.values())
+
+
+def expected_clip(
+  config: ml_collections.ConfigDict, ranges: GridRanges, number: int
+) -> dict:
+  """What mgjax.data.stream chooses for a clip of the generated videos.
+
+  Written out, so that the comparison does not rest on the code it is about.
+  """
+  generator = np.random.Generator(np.random.Philox(key=[config.seed, number]))
+  grid = ranges.grid
+  uniforms = generator.random(8 + grid.T)
+  frames = sampling.train_frames(
+    _FRAMES,
+    _FPS,
+    num_frames=grid.T,
+    stride_frames=ranges.stride_frames,
+    sampling='dense',
+    target_fps=config.data.target_fps,
+    uniforms=uniforms[6:],
+  )
+  short = sampling.short_side(
+    ranges.jitter_px, inverse=False, uniform=uniforms[0]
+  )
+  height, width = sampling.resized_hw(_HEIGHT, _WIDTH, short_px=short)
+  y = sampling.random_offset(height, grid.H, uniforms[1])
+  x = sampling.random_offset(width, grid.W, uniforms[2])
+  low, high = ranges.stride_frames
+  stride = low + int(uniforms[6] * (high - low + 1))
+  return {
+    'frames': frames,
+    'span': stride * grid.T,
+    'resized': (height, width),
+    'crop': (y, x, grid.H, grid.W),
+  }
+
+
+def measure(
+  config: ml_collections.ConfigDict, folder: pathlib.Path, num_clips: int
+) -> list[dict]:
+  """Times the three ways, clip by clip in turn.
+
+  Returns:
+    For each grid its shape, and by method the mean milliseconds per clip (of
+    CPU and wall clock) and the largest and mean difference of uint8 pixels
+    from the first method's.
+  """
+  schedule = cycles.make_schedule(config, 240_436)
+  streams = {}
+  for method, name in (
+    ('mgjax', _NAME),
+    ('prepared', f'{_NAME}/short256'),
+  ):
+    config.data.name = name
+    config.data.copies = method == 'prepared'
+    source = sources.open_source(config, 'train')
+    streams[method] = stream.TrainStream(
+      config.copy_and_resolve_references(), schedule, source
+    )
+  rows = []
+  for ranges in grids_of(schedule):
+    seconds = {method: [] for method in _METHODS}
+    errors = {method: [] for method in _METHODS[1:]}
+    # The first clip of all warms up caches and allocators.
+    for number in range(-1, num_clips):
+      clip = max(number, 0)
+      chosen = expected_clip(config, ranges, clip)
+      pixels = {}
+      # No method is always the first.
+      for k in range(len(_METHODS)):
+        method = _METHODS[(clip + k) % len(_METHODS)]
+        cpu, wall = time.process_time(), time.perf_counter()
+        if method == 'whole span':
+          index = streams['mgjax'].video_index(clip)
+          name = streams['mgjax'].source[index].id
+          path = folder / 'videos' / f'{name}.mp4'
+          cpu, wall = time.process_time(), time.perf_counter()
+          pixels[method] = whole_span_clip(path, config=config, **chosen)
+        else:
+          pixels[method] = streams[method].clip(
+            clip,
+            ranges.grid,
+            stride_frames=ranges.stride_frames,
+            jitter_px=ranges.jitter_px,
+          )['video']
+        if number >= 0:
+          seconds[method].append(
+            (time.process_time() - cpu, time.perf_counter() - wall)
+          )
+      reference = (
+        pixels['whole span'] * np.array(config.data.std)
+        + np.array(config.data.mean)
+      ) * 255
+      for method in errors:
+        errors[method].append(np.abs(pixels[method] - reference))
+    rows.append(
+      {
+        **ranges.grid._asdict(),
+        'stride_frames': ranges.stride_frames,
+        'jitter_px': ranges.jitter_px,
+        'cpu_ms': {
+          m: 1e3 * statistics.mean(s[0] for s in seconds[m]) for m in _METHODS
+        },
+        'wall_ms': {
+          m: 1e3 * statistics.mean(s[1] for s in seconds[m]) for m in _METHODS
+        },
+        'max_error': {m: float(np.max(errors[m])) for m in errors},
+        'mean_error': {m: float(np.mean(errors[m])) for m in errors},
+      }
+    )
+    print(format_row(rows[-1]), flush=True)
+  return rows
+
+
+def format_row(row: dict) -> str:
+  """A line of the table."""
+  cpu = row['cpu_ms']
+  reference = cpu['whole span']
+  cells = [f'{row["T"]} x {row["H"]}²']
+  cells += [f'{1e3 / cpu[m]:.1f}' for m in _METHODS]
+  cells += [f'{reference / cpu[m]:.1f}' for m in _METHODS[1:]]
+  cells += [
+    f'{row["wall_ms"]["whole span"] / row["wall_ms"][m]:.1f}'
+    for m in _METHODS[1:]
+  ]
+  cells += [f'{row["max_error"]["mgjax"]:.1f}']
+  cells += [f'{row["mean_error"][m]:.2f}' for m in _METHODS[1:]]
+  return f'| {" | ".join(cells)} |'
+
+
+def format_report(result: dict) -> str:
+  """The Markdown page of a result."""
+  machine = result['machine']
+  lines = [
+    '# Clips per second and core',
+    '',
+    f'`{result["command"]}`, commit {result["commit"][:12]}'
+    + (' with changes' if result['changed_files'] else '')
+    + f': {result["num_clips"]} clips of {result["num_videos"]} generated '
+    'videos at every grid of the Kinetics schedule. Clips per second of CPU '
+    'time; times as many as by decoding the whole span (CPU, wall clock); '
+    'largest and mean difference of pixels, of 255.',
+    '',
+    f'{machine["cpu"]}, Python {machine["python"]}, PyAV {machine["av"]}, '
+    f'OpenCV {machine["opencv"]}; load average {machine["load"][0]:.1f} of '
+    f'{machine["num_cpus"]} CPUs (wall-clock times suffer from it).',
+    '',
+    '| grid | whole span | mgjax | prepared | mgjax x | prepared x '
+    '| mgjax x, wall | prepared x, wall | largest | mean | mean, prepared |',
+    '|---|---|---|---|---|---|---|---|---|---|---|',
+    *map(format_row, result['grids']),
+  ]
+  return '\n'.join(lines) + '\n'
+
+
+def _cpu_name() -> str:
+  try:
+    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+  except OSError:
+    return platform.processor()
+  return next(
+    (line.split(': ')[1] for line in lines if line.startswith('model name')),
+    platform.machine(),
+  )
+
+
+def _git(*arguments: str) -> str:
+  return subprocess.run(
+    ['git', *arguments], capture_output=True, text=True, check=True
+  ).stdout.strip()
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument(
+    '--cache', type=pathlib.Path, default=pathlib.Path('data/decode_speed')
+  )
+  parser.add_argument('--num_videos', type=int, default=6)
+  parser.add_argument('--num_clips', type=int, default=24, help='per grid')
+  parser.add_argument('--out', type=pathlib.Path, default=RECORD)
+  args = parser.parse_args()
+  prepare_data(args.cache, args.num_videos)
+  config = settings.read(CONFIG).copy_and_resolve_references()
+  config.data.dir = str(args.cache)
+  load = os.getloadavg()
+  rows = measure(config, args.cache, args.num_clips)
+  result = {
+    'command': f'python -m experiments.decode_speed {" ".join(sys.argv[1:])}',
+    'config': CONFIG,
+    'commit': _git('rev-parse', 'HEAD'),
+    'changed_files': _git('status', '--porcelain', '--', 'mgjax', 'configs'),
+    'num_videos': args.num_videos,
+    'num_clips': args.num_clips,
+    'machine': {
+      'cpu': _cpu_name(),
+      'num_cpus': os.cpu_count(),
+      'load': load,
+      'python': platform.python_version(),
+      'av': av.__version__,
+      'opencv': cv2.__version__,
+    },
+    'grids': rows,
+  }
+  args.out.mkdir(parents=True, exist_ok=True)
+  (args.out / 'result.json').write_text(json.dumps(result, indent=1) + '\n')
+  (args.out / 'README.md').write_text(format_report(result))
+
+
+if __name__ == '__main__':
+  main()

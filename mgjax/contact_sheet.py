@@ -1,0 +1,100 @@
+"""Pictures of predictions: the frames that a network saw, and its answer."""
+
+import pathlib
+from collections.abc import Sequence
+
+import cv2
+import matplotlib
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib import figure
+from matplotlib.backends import backend_agg
+
+# So many frames of a clip are drawn at most, and so wide.
+_MAX_COLUMNS = 8
+_FRAME_PX = 128
+
+
+def overlay(
+  clip: UInt8[np.ndarray, 'T H W 3'], heat: Float[np.ndarray, 't h w']
+) -> UInt8[np.ndarray, 'T H W 3']:
+  """Blends a clip with its heat, from blue (nothing) to red (the most).
+
+  Args:
+    clip: RGB.
+    heat: What positions add to a logit; negative shares are not shown, as in
+      Grad-CAM. The colours are relative to the clip's largest.
+  """
+  num_frames, height, width, _ = clip.shape
+  heat = np.maximum(heat, 0) / max(float(heat.max()), 1e-12)
+  blended = []
+  for i, frame in enumerate(clip):
+    plane = heat[i * len(heat) // num_frames].astype(np.float32)
+    plane = cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR)
+    colours = matplotlib.colormaps['jet'](plane)[..., :3] * 255
+    blended.append((0.55 * frame + 0.45 * colours).astype(np.uint8))
+  return np.stack(blended)
+
+
+def draw(
+  path: pathlib.Path,
+  clips: Sequence[UInt8[np.ndarray, 'T H W 3']],
+  title: str,
+  predictions: Sequence[tuple[str, float]],
+) -> None:
+  """Draws a row of frames for each clip, and the predictions beside them.
+
+  Args:
+    path: PNG file to write.
+    clips: RGB; of long ones evenly spread frames are shown.
+    title: Of the picture.
+    predictions: Label and probability, the most likely first.
+  """
+  rows = []
+  for clip in clips:
+    count = min(len(clip), _MAX_COLUMNS)
+    shown = clip[np.linspace(0, len(clip) - 1, count).round().astype(int)]
+    height = round(_FRAME_PX * clip.shape[1] / clip.shape[2])
+    shown = [
+      cv2.resize(f, (_FRAME_PX, height), interpolation=cv2.INTER_AREA)
+      for f in shown
+    ]
+    # A white line between frames and between clips.
+    shown = [
+      np.pad(f, ((1, 1), (1, 1), (0, 0)), constant_values=255) for f in shown
+    ]
+    rows.append(np.concatenate(shown, axis=1))
+  mosaic = np.concatenate(rows)
+  dpi, side_px, top_px = 100, 340, 40
+  height_px = max(mosaic.shape[0], 30 * len(predictions) + 10) + top_px
+  width_px = mosaic.shape[1] + side_px
+  fig = figure.Figure(figsize=(width_px / dpi, height_px / dpi), dpi=dpi)
+  fig.text(0.5, 1 - top_px / 2 / height_px, title, ha='center', va='center')
+  picture = fig.add_axes(
+    (
+      0,
+      1 - (top_px + mosaic.shape[0]) / height_px,
+      mosaic.shape[1] / width_px,
+      mosaic.shape[0] / height_px,
+    )
+  )
+  picture.imshow(mosaic, interpolation='nearest', aspect='auto')
+  picture.set_axis_off()
+  bars_px = 30 * len(predictions)
+  bars = fig.add_axes(
+    (
+      (mosaic.shape[1] + 15) / width_px,
+      1 - (top_px + bars_px) / height_px,
+      (side_px - 30) / width_px,
+      bars_px / height_px,
+    )
+  )
+  places = range(len(predictions))
+  bars.barh(places, [p for _, p in predictions], color='tab:blue', alpha=0.35)
+  for i, (label, probability) in enumerate(predictions):
+    # '$' would begin a formula.
+    text = f'{100 * probability:.1f} %  {label}'.replace('$', r'\$')
+    bars.text(0.01, i, text, va='center', fontsize=9)
+  bars.set(xlim=(0, 1), ylim=(len(predictions) - 0.5, -0.5))
+  bars.set_axis_off()
+  backend_agg.FigureCanvasAgg(fig).print_png(str(path))

@@ -1,0 +1,360 @@
+r"""Whether this machine decodes fast enough for a run, phase by phase.
+
+python -m mgjax.data.bench --config=configs/kinetics400.py:grid=both
+
+decodes some clips of every grid and prints clips per second, for one worker
+and for data.num_workers of them. Which phases would leave the accelerator
+waiting depends on its speed, which one of these tells:
+
+  --workdir=DIR      a run (of any length) of the same network: its step times
+  --step_ms=MS       a step of the full grid
+  --gmacs_per_s=N    1e9 multiply-adds per second in training
+  --device=NAME      a published measurement; see DEVICES below
+
+All but --workdir give one rate of multiply-adds, which is taken for every
+grid; a backward pass counts as two forward passes.
+"""
+
+import concurrent.futures
+import json
+import math
+import os
+import pathlib
+import statistics
+import sys
+import time
+from typing import Any, NamedTuple
+
+import ml_collections
+from absl import flags
+
+from mgjax import cli, cycles, metrics, plan
+from mgjax.cli import ConfigError
+from mgjax.data import sources, stream
+from mgjax.schedule import Grid, GridSchedule
+
+# 1e9 multiply-adds per second of training, forward passes times three.
+DEVICES = {
+  # SlowFast-R50 8x8 (50.31 GMACs per clip) on 95 % of 240436 videos in 78.76
+  # minutes per epoch, data loading included. Source: PaddlePaddle/PaddleVideo,
+  # docs/zh-CN/model_zoo/recognition/slowfast.md.
+  'v100x8': 0.95 * 240_436 * 3 * 50.31 / (78.76 * 60),
+}
+
+
+class Draw(NamedTuple):
+  """What determines the cost of a clip: its shape and what it draws from."""
+
+  T: int
+  H: int
+  W: int
+  stride_frames: tuple[int, int]
+  jitter_px: tuple[int, int]
+
+
+def draws_of(phase) -> list[Draw]:
+  """Those of a phase's short cycle, step by step."""
+  return [
+    Draw(*grid[:3], phase.stride_frames, jitter)
+    for grid, jitter in zip(phase.cycle, phase.jitter_px, strict=True)
+  ]
+
+
+def measure(
+  clips: stream.TrainStream, draws: list[Draw], *, num_clips: int
+) -> dict[Draw, dict[str, float]]:
+  """Decodes clips of each kind.
+
+  Args:
+    clips: The stream of the run.
+    draws: What to measure.
+    num_clips: Clips that each worker decodes.
+
+  Returns:
+    'cpu_ms' of one clip; 'one_worker' and 'all_workers', clips per second of
+    wall clock.
+  """
+  num_workers = clips.config.data.num_workers
+  rates = {}
+  with concurrent.futures.ThreadPoolExecutor(num_workers) as pool:
+    for draw in draws:
+      grid = Grid(draw.T, draw.H, draw.W, 1)
+
+      def decode(number: int, draw=draw, grid=grid) -> None:
+        clips.clip(
+          number,
+          grid,
+          stride_frames=draw.stride_frames,
+          jitter_px=draw.jitter_px,
+        )
+
+      decode(0)  # Opens files.
+      cpu, wall = time.process_time(), time.perf_counter()
+      for number in range(num_clips):
+        decode(number)
+      cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+      begin = time.perf_counter()
+      list(pool.map(decode, range(num_clips * num_workers)))
+      together = time.perf_counter() - begin
+      rates[draw] = {
+        'cpu_ms': 1e3 * cpu / num_clips,
+        'one_worker': num_clips / wall,
+        'all_workers': num_clips * num_workers / together,
+      }
+  return rates
+
+
+def step_seconds(
+  run_plan: dict[str, Any],
+  *,
+  workdir: pathlib.Path | None,
+  step_ms: float | None,
+  gmacs_per_s: float | None,
+  device: str | None,
+) -> dict[Grid, float] | None:
+  """How long the accelerator takes for a step of each grid.
+
+  Args:
+    run_plan: Of `plan.make_plan`.
+    workdir: Folder of a run, or None.
+    step_ms: Milliseconds of a step of the full grid, or None.
+    gmacs_per_s: Rate in training, or None.
+    device: Key of `DEVICES`, or None.
+
+  Returns:
+    Seconds by grid; None where nothing tells.
+
+  Raises:
+    ConfigError: More than one is given, or the run has no step times.
+  """
+  given = [workdir, step_ms, gmacs_per_s, device]
+  if sum(g is not None for g in given) > 1:
+    raise ConfigError(
+      'give one of --workdir, --step_ms, --gmacs_per_s and --device'
+    )
+  grids = [Grid(**g) for g in run_plan['grids']]
+  gmacs = {
+    grid: 3 * grid.batch * cost
+    for grid, cost in zip(grids, run_plan['gmacs_per_clip'], strict=True)
+  }
+  known = {}
+  if workdir:
+    known = _recorded(workdir)
+    rates = [gmacs[g] / s for g, s in known.items() if g in gmacs]
+    if not rates:
+      raise ConfigError(
+        f'--workdir={workdir}: its metrics.jsonl has no step of a grid of this '
+        'schedule; use a run of the same config'
+      )
+    gmacs_per_s = statistics.median(rates)
+  elif step_ms:
+    base = run_plan['baseline']
+    gmacs_per_s = 3 * base['gmacs'] / base['steps'] / (step_ms / 1e3)
+  elif device:
+    gmacs_per_s = DEVICES[device]
+  if gmacs_per_s is None:
+    return None
+  return {grid: known.get(grid, gmacs[grid] / gmacs_per_s) for grid in grids}
+
+
+def _recorded(workdir: pathlib.Path) -> dict[Grid, float]:
+  """Median step time of each grid of a run."""
+  if not (workdir / 'metrics.jsonl').is_file():
+    raise ConfigError(f'--workdir={workdir} holds no metrics.jsonl of a run')
+  times = {}
+  for line in metrics.read_metrics(workdir):
+    if 'step_s' in line:
+      grid = Grid(*(line[name] for name in Grid._fields))
+      times.setdefault(grid, []).append(line['step_s'])
+  return {grid: statistics.median(values) for grid, values in times.items()}
+
+
+def report(
+  config: ml_collections.ConfigDict,
+  schedule: GridSchedule,
+  rates: dict[Draw, dict[str, float]],
+  step_s: dict[Grid, float] | None,
+  *,
+  copies: tuple[str, ...],
+  num_cpus: int,
+) -> dict[str, Any]:
+  """What was measured, and what it means for each phase, as JSON data.
+
+  Args:
+    config: Of the run.
+    schedule: Of the run.
+    rates: Of `measure`, for every draw of the schedule.
+    step_s: Of `step_seconds`.
+    copies: Names of the smaller copies of the data set.
+    num_cpus: Of this machine.
+  """
+  num_workers = config.data.num_workers
+  phases = []
+  for phase in schedule.phases:
+    clips = sum(grid.batch for grid in phase.cycle)
+    decode_s = sum(
+      grid.batch / rates[draw]['all_workers']
+      for grid, draw in zip(phase.cycle, draws_of(phase), strict=True)
+    )
+    row = {
+      'base': phase.base._asdict(),
+      'end_epoch': phase.end_epoch,
+      'clips_per_s': clips / decode_s,
+    }
+    if step_s:
+      device_s = sum(step_s[grid] for grid in phase.cycle)
+      row |= {
+        'step_ms': 1e3 * device_s / len(phase.cycle),
+        'clips_per_s_needed': clips / device_s,
+        'wait_fraction': max(0.0, 1 - device_s / decode_s),
+        # Less a rounding error of the division.
+        'workers_needed': math.ceil(num_workers * decode_s / device_s - 1e-6),
+      }
+    phases.append(row)
+  result = {
+    'data': config.data.name,
+    'copies': list(copies),
+    'num_workers': num_workers,
+    'num_cpus': num_cpus,
+    'grids': [{**draw._asdict(), **rate} for draw, rate in rates.items()],
+    'phases': phases,
+  }
+  if step_s:
+    result['advice'] = _advice(config, phases, copies, num_cpus)
+  return result
+
+
+def _advice(
+  config: ml_collections.ConfigDict,
+  phases: list[dict[str, Any]],
+  copies: tuple[str, ...],
+  num_cpus: int,
+) -> list[str]:
+  """What would keep the accelerator busy, the cheapest first."""
+  needed = max(phase['workers_needed'] for phase in phases)
+  if needed <= config.data.num_workers:
+    return ['no phase waits for data']
+  if needed <= num_cpus:
+    return [f'--config.data.num_workers={needed}']
+  advice = []
+  if config.data.num_workers < num_cpus:
+    advice.append(
+      f'--config.data.num_workers={num_cpus}, all the CPUs there are'
+    )
+  if '/short' not in config.data.name:
+    advice.append(
+      'short groups of pictures: python -m mgjax.data.prepare '
+      '--short_side_px=256, then --config.data.name='
+      f'{config.data.name}/short256'
+    )
+  if not copies:
+    advice.append(
+      'a smaller copy for coarse grids: python -m mgjax.data.prepare '
+      '--short_side_px=192; it is used by itself'
+    )
+  advice.append(
+    f'hosts: decoding as fast as the accelerator takes {needed} workers, '
+    f'{math.ceil(needed / num_cpus)} machines with {num_cpus} CPUs'
+  )
+  return advice
+
+
+def format_report(result: dict[str, Any]) -> str:
+  """The report as text."""
+  lines = [
+    f'{result["data"]}, copies: {", ".join(result["copies"]) or "none"}; '
+    f'{result["num_workers"]} workers on {result["num_cpus"]} CPUs',
+    '',
+    f'{"grid":>14}  {"stride":>6}  {"jitter":>7}  {"CPU ms":>7}  '
+    f'{"clips/s, 1 worker":>17}  {"all workers":>11}',
+  ]
+  for g in result['grids']:
+    shape = f'{g["T"]} x {g["H"]} x {g["W"]}'
+    stride, jitter = (
+      '-'.join(map(str, dict.fromkeys(g[name])))
+      for name in ('stride_frames', 'jitter_px')
+    )
+    lines.append(
+      f'{shape:>14}  {stride:>6}  {jitter:>7}  {g["cpu_ms"]:7.1f}  '
+      f'{g["one_worker"]:17.1f}  {g["all_workers"]:11.1f}'
+    )
+  lines.append('')
+  for i, p in enumerate(result['phases'], start=1):
+    base = p['base']
+    text = (
+      f'phase {i}, {base["batch"]} x {base["T"]} x {base["H"]} x {base["W"]}, '
+      f'to epoch {p["end_epoch"]:g}: {p["clips_per_s"]:.1f} clips/s'
+    )
+    if 'step_ms' in p:
+      verdict = 'enough'
+      if p['wait_fraction'] > 0:
+        verdict = (
+          f'the accelerator waits {p["wait_fraction"]:.0%} of the time; '
+          f'{p["workers_needed"]} workers'
+        )
+      text += f' of {p["clips_per_s_needed"]:.1f} needed: {verdict}'
+    lines.append(text)
+  lines.append('')
+  lines += result.get(
+    'advice',
+    [
+      'Give --workdir, --step_ms, --gmacs_per_s or --device to learn which '
+      'phases would wait.'
+    ],
+  )
+  return '\n'.join(lines)
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  flags.DEFINE_string('workdir', None, 'Folder of a run.', flag_values=values)
+  for name, what in (
+    ('step_ms', 'Milliseconds of a step of the full grid.'),
+    ('gmacs_per_s', '1e9 multiply-adds per second in training.'),
+  ):
+    flags.DEFINE_float(name, None, what, lower_bound=1e-9, flag_values=values)
+  flags.DEFINE_enum(
+    'device', None, sorted(DEVICES), 'Measured device.', flag_values=values
+  )
+  flags.DEFINE_integer(
+    'num_clips', 16, 'Of each grid.', lower_bound=1, flag_values=values
+  )
+  flags.DEFINE_enum(
+    'format', 'table', ['table', 'json'], 'What is printed.', flag_values=values
+  )
+
+
+def main(values: flags.FlagValues) -> None:
+  # Counting multiply-adds takes no accelerator.
+  os.environ['JAX_PLATFORMS'] = 'cpu'
+  config = values.config
+  source = sources.open_source(config, 'train')
+  schedule = cycles.make_schedule(config, len(source))
+  step_s = step_seconds(
+    plan.make_plan(config, schedule),
+    workdir=pathlib.Path(values.workdir) if values.workdir else None,
+    step_ms=values.step_ms,
+    gmacs_per_s=values.gmacs_per_s,
+    device=values.device,
+  )
+  draws = dict.fromkeys(d for p in schedule.phases for d in draws_of(p))
+  rates = measure(
+    stream.TrainStream(config, schedule, source),
+    list(draws),
+    num_clips=values.num_clips,
+  )
+  result = report(
+    config,
+    schedule,
+    rates,
+    step_s,
+    copies=tuple(c.name for c in source.copies.copies) if source.copies else (),
+    num_cpus=len(os.sched_getaffinity(0)),
+  )
+  if values.format == 'json':
+    print(json.dumps(result, indent=1))
+  else:
+    print(format_report(result))
+
+
+if __name__ == '__main__':
+  sys.exit(cli.run(main, define_flags))
