@@ -28,6 +28,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.data.target_fps = 0.0  # PySlowFast counts the extracted frames.
   config.data.jitter_px = (256, 340)
 
+  config.optim.loss = 'sigmoid'
   config.optim.base_lr = 0.0375
   config.optim.lr_steps = (41, 49)
   config.optim.total_epochs = 57
@@ -37,4 +38,5 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.eval.every = 6.0
   config.eval.num_views = 10
   config.eval.num_crops = 3
+  config.eval.ensemble = 'max'
   return default.validate(config)

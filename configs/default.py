@@ -106,8 +106,34 @@ def base() -> ml_collections.ConfigDict:
   data.prefetch_batches = 6  # Batches ready or under way; 3 = a short cycle.
   data.max_bad_fraction = 0.01  # Undecodable training videos tolerated.
 
+  # Changes of training clips beyond the crop and the flip, made on the device,
+  # the same for all frames of a clip; everything is off at 0.
+  config.augment = augment = ml_collections.ConfigDict()
+  # RandAugment: operations per clip, each drawn from the 13 of
+  # mgjax/data/augment.py, and their strength, from 0 to 10.
+  augment.randaugment_ops = 0
+  augment.randaugment_magnitude = 9.0
+  # Colour jitter: brightness, contrast and saturation are multiplied by a
+  # factor in [1 - v, 1 + v]; hue is turned by [-v, v] full turns, v <= 0.5.
+  augment.brightness = 0.0
+  augment.contrast = 0.0
+  augment.saturation = 0.0
+  augment.hue = 0.0
+  # Random erasing: share of the clips in which a rectangle becomes data.mean,
+  # its share of the picture, and its height / width.
+  augment.erase_probability = 0.0
+  augment.erase_area = (0.02, 1 / 3)
+  augment.erase_aspect = (0.3, 1 / 0.3)
+  # Every clip is mixed with its neighbour in the batch, labels too; the share
+  # of it follows Beta(alpha, alpha). Where both are on, each mixes half.
+  augment.mixup_alpha = 0.0  # Mixup: everywhere.
+  augment.cutmix_alpha = 0.0  # CutMix: a rectangle is the neighbour's.
+
   config.optim = optim = ml_collections.ConfigDict()
   optim.name = 'sgd'  # 'sgd', 'adamw', 'lars' or 'lamb'.
+  # 'softmax': cross-entropy, one label per video. 'sigmoid': binary
+  # cross-entropy of every class, any number of labels per video.
+  optim.loss = 'softmax'
   optim.base_lr = 0.1  # Learning rate of the full grid's batch.
   # Clips per step that the learning rates of this section and of grid.ladder
   # are meant for: all of them, warmup_lr and end_lr included, are multiplied
@@ -177,10 +203,15 @@ def base() -> ml_collections.ConfigDict:
   evaluation.split = 'validation'
   evaluation.every = 10.0  # Epochs between evaluations; 0: at the end only.
   evaluation.num_views = 10  # Temporal views per video.
-  evaluation.num_crops = 3  # Spatial crops per view: 1 (centre) or 3.
+  # Spatial crops per view. 1: the centre; 3: along the long side; 5: corners
+  # and centre; 10: those and their mirror images.
+  evaluation.num_crops = 3
+  # How the scores of a video's views become one: 'sum' or 'max', class by
+  # class.
+  evaluation.ensemble = 'sum'
   evaluation.crop_px = 256  # Crop; with 3 crops also the resized short side.
   evaluation.crop_width_px = config_dict.placeholder(int)
-  # Short side that videos are resized to before the centre crop (1 crop).
+  # Short side that videos are resized to before the crop (1, 5, 10 crops).
   evaluation.short_side_px = 256
   evaluation.batch_size = 64  # Clips per evaluation step.
   # 'global': average features over all positions, classify, softmax.
@@ -188,6 +219,9 @@ def base() -> ml_collections.ConfigDict:
   # (data.num_frames, data.crop_px), classify each, average the softmax scores
   # of all windows: what PySlowFast does without a short cycle.
   evaluation.head = 'global'
+  # Seconds between saves of what has been scored: a killed evaluation goes on
+  # from there.
+  evaluation.save_every_s = 60.0
 
   config.train = train = ml_collections.ConfigDict()
   # Equal parts of every batch that are computed one after the other, to save
@@ -363,6 +397,42 @@ _RULES = (
     "'sgd', 'adamw', 'lars' or 'lamb'",
     lambda v: v in ('sgd', 'adamw', 'lars', 'lamb'),
   ),
+  (
+    'augment.randaugment_ops',
+    'a number of operations, or 0',
+    lambda v: v >= 0,
+  ),
+  (
+    'augment.randaugment_magnitude',
+    'in [0, 10]',
+    lambda v: 0 <= v <= 10,
+  ),
+  ('augment.brightness', '0 or more', lambda v: v >= 0),
+  ('augment.contrast', '0 or more', lambda v: v >= 0),
+  ('augment.saturation', '0 or more', lambda v: v >= 0),
+  ('augment.hue', 'in [0, 0.5]', lambda v: 0 <= v <= 0.5),
+  (
+    'augment.erase_probability',
+    'a probability in [0, 1]',
+    lambda v: 0 <= v <= 1,
+  ),
+  (
+    'augment.erase_area',
+    'two ascending shares in (0, 1]',
+    lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1,
+  ),
+  (
+    'augment.erase_aspect',
+    'two ascending positive numbers',
+    lambda v: len(v) == 2 and 0 < v[0] <= v[1],
+  ),
+  ('augment.mixup_alpha', 'positive, or 0', lambda v: v >= 0),
+  ('augment.cutmix_alpha', 'positive, or 0', lambda v: v >= 0),
+  (
+    'optim.loss',
+    "'softmax' or 'sigmoid'",
+    lambda v: v in ('softmax', 'sigmoid'),
+  ),
   ('optim.base_lr', '0 or more', lambda v: v >= 0),
   ('optim.base_batch', '1 or more, or 0', lambda v: v >= 0),
   ('optim.momentum', 'in [0, 1)', lambda v: 0 <= v < 1),
@@ -382,7 +452,9 @@ _RULES = (
   ('norm.precise_batches', '0 or more', lambda v: v >= 0),
   ('eval.every', '0 or more', lambda v: v >= 0),
   ('eval.num_views', '1 or more', lambda v: v >= 1),
-  ('eval.num_crops', '1 or 3', lambda v: v in (1, 3)),
+  ('eval.num_crops', '1, 3, 5 or 10', lambda v: v in (1, 3, 5, 10)),
+  ('eval.ensemble', "'sum' or 'max'", lambda v: v in ('sum', 'max')),
+  ('eval.save_every_s', 'positive', lambda v: v > 0),
   ('eval.crop_px', '1 or more', lambda v: v >= 1),
   ('eval.batch_size', '1 or more', lambda v: v >= 1),
   (

@@ -2,17 +2,31 @@ r"""Scores a checkpoint on the validation set, view by view.
 
 python -m mgjax.evaluate --config=configs/moving_digits.py --workdir=runs/digits
 
-Every video is scored once per view; the softmax scores of its views are
-summed (Wang et al. 2018; SlowFast 287ec00, slowfast/utils/meters.py). The
-result goes to workdir/eval.json.
+Every video is scored once per view, and the scores of its views become one:
+their sum, or the greatest of each class (SlowFast 287ec00,
+slowfast/utils/meters.py). eval.num_views x eval.num_crops is the protocol:
+
+  10 x 3   SlowFast on Kinetics-400; on Charades with eval.ensemble='max'
+  10 x 10  ten crops, corners and centre with their mirror images
+  3 x 3    bLVNet-TAM on Kinetics-400
+  1 x 1    Something-Something: the centre, once
+
+The result goes to workdir/eval.json, a picture of it to workdir/eval.png. An
+evaluation that was killed goes on where it was when the same command is
+started again.
+
+Differs: IBM's scripts average logits over the views, not softmax scores.
 """
 
 import contextlib
+import hashlib
 import inspect
+import io
 import json
 import math
 import sys
 import time
+import zlib
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -25,7 +39,9 @@ from etils import epath
 from mgjax import (
   checkpoint,
   cli,
+  eval_picture,
   files,
+  metrics,
   models,
   optim,
   parallel,
@@ -79,6 +95,7 @@ def lower_eval_step(config, model, mesh, abstract_state):
     mean=config.data.mean,
     std=config.data.std,
     window=head_window(config, model),
+    loss=config.optim.loss,
   )
   video = jax.ShapeDtypeStruct(
     (grid.batch, grid.T, grid.H, grid.W, 3),
@@ -94,18 +111,99 @@ class Scores(NamedTuple):
   """What the views of a source's videos were given.
 
   Attributes:
-    scores: float [N, K], sums of softmax scores over the views.
+    scores: float [N, K], the scores of each video's views as one: their mean
+      for eval.ensemble='sum', or the greatest of each class.
     views: int [N], decoded views of each video.
-    labels: int [N], true classes.
-    num_lost: Views that could not be decoded.
-    failures: Those of this process, 'id: reason'.
+    lost: int [N], views that could not be decoded.
+    labels: int [N], true classes; or float [N, K], 1 for every true class.
+    failures: Views of this process that could not be decoded, 'id: reason'.
   """
 
   scores: np.ndarray
   views: np.ndarray
+  lost: np.ndarray
   labels: np.ndarray
-  num_lost: int
   failures: list[str]
+
+
+class Partial:
+  """The scores of an unfinished evaluation, in a file that a kill leaves.
+
+  The file is replaced whole, so that it always holds complete batches. Every
+  process of a run reads it; the first one writes it.
+  """
+
+  def __init__(self, workdir: epath.PathLike, key: str, save_every_s: float):
+    """Names the file.
+
+    Args:
+      workdir: The run's folder.
+      key: What was scored by what (`partial_key`); others' scores are ignored.
+      save_every_s: Seconds between saves, at least.
+    """
+    self._path = epath.Path(workdir) / 'eval.partial.npz'
+    self._key = key
+    self._save_every_s = save_every_s
+    self._saved = time.monotonic()
+
+  def load(self) -> tuple[int, Scores] | None:
+    """Returns the number of scored batches and what they gave, if anything."""
+    try:
+      content = io.BytesIO(self._path.read_bytes())
+      with np.load(content, allow_pickle=False) as file:
+        if str(file['key']) != self._key:
+          return None
+        arrays = {name: file[name] for name in Scores._fields[:-1]}
+        failures = json.loads(str(file['failures']))
+        return int(file['num_batches']), Scores(**arrays, failures=failures)
+    # The last two: of another version of this program.
+    except (FileNotFoundError, KeyError, TypeError):
+      return None
+
+  def save_sometimes(self, num_batches: int, scores: Scores) -> None:
+    """Writes the file, if the last time is long enough ago."""
+    if time.monotonic() - self._saved < self._save_every_s:
+      return
+    if jax.process_index() == 0:
+      buffer = io.BytesIO()
+      np.savez(
+        buffer,
+        key=self._key,
+        num_batches=num_batches,
+        **scores._asdict() | {'failures': json.dumps(scores.failures)},
+      )
+      files.write_bytes(self._path, buffer.getvalue())
+    self._saved = time.monotonic()
+
+  def remove(self) -> None:
+    """Removes the file: the result is written."""
+    self._path.unlink(missing_ok=True)
+
+
+def partial_key(
+  config: ml_collections.ConfigDict,
+  state: train_step.TrainState,
+  source: sources.Source,
+) -> str:
+  """What an evaluation depends on, as one hash: views, weights, videos."""
+  settings = {
+    name: config[name].to_dict() for name in ('model', 'data', 'norm', 'eval')
+  }
+  for name in ('dir', 'num_workers', 'prefetch_batches'):
+    del settings['data'][name]
+  settings['loss'] = config.optim.loss
+  settings['videos'] = [
+    source.name,
+    source.split,
+    len(source),
+    source.manifest_sha256,
+  ]
+  checksum = 0
+  for leaf in jax.tree.leaves((state.eval_params, state.batch_stats)):
+    checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
+  settings['weights'] = [int(state.step), checksum]
+  text = json.dumps(settings, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def score(
@@ -114,6 +212,7 @@ def score(
   eval_stream: stream.EvalStream,
   mesh,
   report=lambda done, total: None,
+  partial: Partial | None = None,
 ) -> Scores:
   """Scores every view of every video of a source.
 
@@ -124,15 +223,13 @@ def score(
     eval_stream: The views.
     mesh: Devices of the program.
     report: Called after each batch with the numbers of batches.
+    partial: Where unfinished work is kept and found again; None: nowhere.
   """
-  source = eval_stream.source
-  scores = np.zeros((len(source), len(source.label_names)))
-  views = np.zeros(len(source), np.int64)
-  labels = np.zeros(len(source), np.int64)
-  num_lost = 0
-  failures = []
-  for number, batch in enumerate(eval_stream.batches()):
-    failures += batch.pop('failed')
+  found = partial.load() if partial else None
+  first, scores = found or (0, _no_scores(eval_stream))
+  maximum = eval_stream.config.eval.ensemble == 'max'
+  for number, batch in enumerate(eval_stream.batches(first), first):
+    scores.failures.extend(batch.pop('failed'))
     batch = parallel.put_batch(mesh, batch)
     probabilities = program(
       state.eval_params, state.batch_stats, batch['video']
@@ -142,12 +239,37 @@ def score(
       parallel.to_host(batch[name])
       for name in ('index', 'label', 'weight', 'lost')
     )
-    num_lost += int(lost.sum())
-    np.add.at(scores, index, probabilities * weight[:, None])
-    np.add.at(views, index, (weight > 0).astype(np.int64))
-    labels[index] = label
+    # Padding and lost views count as 0, the least that a score can be.
+    combine = np.maximum if maximum else np.add
+    combine.at(scores.scores, index, probabilities * weight[:, None])
+    np.add.at(scores.views, index, (weight > 0).astype(np.int64))
+    np.add.at(scores.lost, index, lost.astype(np.int64))
+    scores.labels[index] = label
+    if partial:
+      partial.save_sometimes(number + 1, scores)
     report(number + 1, eval_stream.num_batches)
-  return Scores(scores, views, labels, num_lost, failures)
+  if maximum:
+    return scores
+  return scores._replace(
+    scores=scores.scores / np.maximum(scores.views, 1)[:, None]
+  )
+
+
+def _no_scores(eval_stream: stream.EvalStream) -> Scores:
+  """The scores before the first batch."""
+  num_videos = len(eval_stream.source)
+  num_classes = eval_stream.config.model.num_classes
+  return Scores(
+    scores=np.zeros((num_videos, num_classes)),
+    views=np.zeros(num_videos, np.int64),
+    lost=np.zeros(num_videos, np.int64),
+    labels=(
+      np.zeros((num_videos, num_classes), np.float32)
+      if eval_stream.source.has_actions
+      else np.zeros(num_videos, np.int32)
+    ),
+    failures=[],
+  )
 
 
 def evaluate(
@@ -156,50 +278,54 @@ def evaluate(
   eval_stream: stream.EvalStream,
   mesh,
   report=lambda done, total: None,
+  partial: Partial | None = None,
 ) -> dict:
-  """Scores every video of a source and compares with its label.
+  """Scores every video of a source and compares with its labels.
 
   Args:
-    program, state, eval_stream, mesh, report: As those of `score`.
+    program, state, eval_stream, mesh, report, partial: As those of `score`.
 
   Returns:
-    'top1', 'top5' in percent over the scored videos; 'num_videos',
-    'num_scored', 'num_views' per video; 'failed', videos without a decodable
-    view; 'per_class' accuracy in percent by label name; 'confusion'
-    [[videos of true class i taken for j]]; 'seconds'.
+    What `accuracy` returns (`multi_label_accuracy` where videos have actions),
+    over the scored videos; 'num_videos', 'num_scored', 'num_views' per video;
+    'failed', videos without a decodable view; 'manifest_sha256' where the data
+    set has a manifest; 'seconds', since the start or resumption.
 
   Raises:
     RuntimeError: A view was scored twice or never: a bug, not bad data.
   """
   start = time.perf_counter()
   source = eval_stream.source
-  scores, views, labels, num_lost, _ = score(
-    program, state, eval_stream, mesh, report
+  scores, views, lost, labels, _ = score(
+    program, state, eval_stream, mesh, report, partial
   )
-  expected = len(source) * eval_stream.views_per_video
-  if not num_lost and (
-    views.sum() != expected or (views != eval_stream.views_per_video).any()
-  ):
+  wrong = np.flatnonzero(views + lost != eval_stream.views_per_video)
+  if len(wrong):
+    i = int(wrong[0])
     raise RuntimeError(
-      f'{views.sum()} views were scored instead of {expected}; each video must '
-      f'be scored {eval_stream.views_per_video} times.'
+      f'{len(wrong)} of {len(source)} videos were not scored '
+      f'{eval_stream.views_per_video} times, such as {source[i].id}: '
+      f'{views[i]} times, and {lost[i]} views could not be decoded.'
     )
   scored = views > 0
-  metrics = accuracy(scores[scored], labels[scored], source.label_names)
-  return {
-    **metrics,
+  measure = accuracy if labels.ndim == 1 else multi_label_accuracy
+  result = {
+    **measure(scores[scored], labels[scored], source.label_names),
     'num_videos': len(source),
     'num_scored': int(scored.sum()),
     'num_views': eval_stream.views_per_video,
     'failed': [source[int(i)].id for i in np.flatnonzero(~scored)],
     'seconds': time.perf_counter() - start,
   }
+  if source.manifest_sha256:
+    result['manifest_sha256'] = source.manifest_sha256
+  return result
 
 
 def accuracy(
   scores: np.ndarray, labels: np.ndarray, names: tuple[str, ...]
 ) -> dict:
-  """Top-1, top-5, per-class accuracy and the confusion matrix.
+  """Top-1, top-5, accuracy by class and the confusion matrix.
 
   Args:
     scores: float [N, K].
@@ -207,9 +333,10 @@ def accuracy(
     names: K label names.
 
   Returns:
-    'top1' and 'top5' in percent, 'per_class' (None for a class without
-    videos) and 'confusion' [K][K]. A tie counts against the true class, so
-    that constant scores are worth nothing.
+    'top1' and 'top5' in percent; 'per_class' (None for a class without
+    videos), 'mean_class', the mean over the classes with videos, and
+    'confusion' [K][K], videos of true class i taken for j. A tie counts
+    against the true class, so that constant scores are worth nothing.
   """
   num_classes = len(names)
   true = np.take_along_axis(scores, labels[:, None], 1)
@@ -226,9 +353,90 @@ def accuracy(
   return {
     'top1': 100 * float((rank < 1).mean()) if len(labels) else math.nan,
     'top5': 100 * float((rank < 5).mean()) if len(labels) else math.nan,
+    'mean_class': _mean_of_known(per_class),
     'per_class': per_class,
     'confusion': confusion.tolist(),
   }
+
+
+def multi_label_accuracy(
+  scores: np.ndarray, labels: np.ndarray, names: tuple[str, ...]
+) -> dict:
+  """Mean average precision, where videos have any number of labels.
+
+  Args:
+    scores: float [N, K].
+    labels: float [N, K], 1 for every label of a video.
+    names: K label names.
+
+  Returns:
+    'map', mean average precision over the classes with videos, 'per_class',
+    average precision by class (None for a class without videos), 'top1' and
+    'top5': videos one of whose labels is the likeliest class, or one of the
+    five likeliest; a tie counts against them. All in percent.
+
+  Source: SlowFast 287ec00, utils/meters.py get_map.
+  """
+  per_class = {
+    name: 100 * average_precision(scores[:, k], labels[:, k])
+    if labels[:, k].any()
+    else None
+    for k, name in enumerate(names)
+  }
+  # Of a video's labels the likeliest decides; others at its score are in front.
+  best = np.where(labels > 0, scores, -np.inf).max(1, keepdims=True)
+  rank = ((scores >= best) & (labels == 0)).sum(1)
+  return {
+    'map': _mean_of_known(per_class),
+    'top1': 100 * float((rank < 1).mean()) if len(labels) else math.nan,
+    'top5': 100 * float((rank < 5).mean()) if len(labels) else math.nan,
+    'per_class': per_class,
+  }
+
+
+def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+  """Precision at the score of each positive, averaged over the positives.
+
+  Args:
+    scores: float [N].
+    labels: [N], nonzero for the positives, of which there is at least one.
+
+  Returns:
+    A number in (0, 1], that of sklearn.metrics.average_precision_score.
+  """
+  order = np.argsort(-scores, kind='stable')
+  scores, positive = scores[order], labels[order] > 0
+  # Videos with equal scores are found together: the last of them counts.
+  last = np.append(scores[1:] != scores[:-1], True)
+  found = positive.cumsum()[last]
+  precision = found / (np.flatnonzero(last) + 1)
+  return float((np.diff(found, prepend=0) * precision).sum() / found[-1])
+
+
+def _mean_of_known(per_class: dict) -> float:
+  """Mean of the values that are not None."""
+  known = [value for value in per_class.values() if value is not None]
+  return float(np.mean(known)) if known else math.nan
+
+
+# Numbers of a result, the one that matters most in front, with their names.
+METRICS = {
+  'map': 'mAP',
+  'top1': 'top-1',
+  'top5': 'top-5',
+  'mean_class': 'mean class accuracy',
+}
+
+
+def describe(result: dict) -> str:
+  """A result in words: 'top-1 50.00 %, ..., 64 of 64 videos scored'."""
+  numbers = ', '.join(
+    f'{text} {result[name]:.2f} %'
+    for name, text in METRICS.items()
+    if name in result
+  )
+  counts = f'{result["num_scored"]} of {result["num_videos"]} videos scored'
+  return f'{numbers}, {counts}'
 
 
 def evaluate_checkpoint(
@@ -252,6 +460,13 @@ def evaluate_checkpoint(
   workdir = epath.Path(workdir)
   source = sources.open_source(config, config.eval.split)
   check_classes(config, source)
+  eval_stream = stream.EvalStream(
+    config,
+    source,
+    config.eval.batch_size,
+    shard=peers.index,
+    num_shards=peers.count,
+  )
   mesh = parallel.make_mesh()
   check_batch(config, mesh.size)
   if not (workdir / 'checkpoints').is_dir():
@@ -279,34 +494,39 @@ def evaluate_checkpoint(
     checkpoints.directory / str(step),
     {name: getattr(abstract, name) for name in checkpoint.VARIABLES},
   )
-  result = evaluate(
-    program,
-    abstract.replace(**variables),
-    stream.EvalStream(
-      config,
-      source,
-      config.eval.batch_size,
-      shard=peers.index,
-      num_shards=peers.count,
-    ),
-    mesh,
-    report=_print_progress if peers.is_first else lambda done, total: None,
+  state = abstract.replace(**variables, step=step)
+  partial = Partial(
+    workdir, partial_key(config, state, source), config.eval.save_every_s
   )
+  found = partial.load()
+  bar = metrics.Progress(
+    eval_stream.num_batches,
+    found[0] if found else 0,
+    unit='batch',
+    quiet=not peers.is_first,
+  )
+  start = time.monotonic()
+
+  def report(done, total):
+    seconds = (time.monotonic() - start) / (done - bar.initial)
+    bar.update(done, f'left {metrics.duration(seconds * (total - done))}')
+
+  result = evaluate(program, state, eval_stream, mesh, report, partial)
+  bar.close()
   result = {'step': step, 'config_eval': config.eval.to_dict(), **result}
   if peers.is_first:
     write_result(workdir, result)
+    title = f'{workdir.name}, step {step}: {describe(result)}'
+    eval_picture.draw(workdir / 'eval.png', result, title=title)
+    partial.remove()
   checkpoints.close()
   return result
 
 
-def _print_progress(done: int, total: int) -> None:
-  end = '' if done < total else '\n'
-  print(f'\rbatch {done}/{total}', end=end, flush=True)
-
-
 def write_result(workdir: epath.PathLike, result: dict) -> None:
-  """Writes workdir/eval.json."""
-  text = json.dumps(result, indent=1) + '\n'
+  """Writes workdir/eval.json, one line per entry."""
+  lines = [f'{json.dumps(k)}: {json.dumps(v)}' for k, v in result.items()]
+  text = '{\n' + ',\n'.join(lines) + '\n}\n'
   files.write_text(epath.Path(workdir) / 'eval.json', text)
 
 
@@ -317,11 +537,21 @@ def example_video(config: ml_collections.ConfigDict):
 
 
 def check_classes(config, source: sources.Source) -> None:
-  """Raises ConfigError where the model and the data set disagree."""
+  """Raises ConfigError where model or loss and the data set disagree."""
   if config.model.num_classes != len(source.label_names):
     raise ConfigError(
       f'model.num_classes={config.model.num_classes}, but {source.name} has '
       f'{len(source.label_names)} classes'
+    )
+  if source.has_actions and config.optim.loss == 'softmax':
+    raise ConfigError(
+      f"optim.loss='softmax', but the videos of {source.name} have any number "
+      "of labels; use 'sigmoid'"
+    )
+  if config.optim.label_smoothing and config.optim.loss == 'sigmoid':
+    raise ConfigError(
+      f'optim.label_smoothing={config.optim.label_smoothing} spreads one label '
+      "over the classes; with optim.loss='sigmoid' it must be 0"
     )
 
 
@@ -356,9 +586,8 @@ def main(values: flags.FlagValues) -> None:
   if not peers.is_first:
     return
   print(
-    f'top-1 {result["top1"]:.2f} %, top-5 {result["top5"]:.2f} % of '
-    f'{result["num_scored"]} of {result["num_videos"]} videos '
-    f'({result["num_views"]} views each), step {result["step"]}'
+    f'{describe(result)} ({result["num_views"]} views each), '
+    f'step {result["step"]}; {values.workdir}/eval.json, eval.png'
   )
 
 

@@ -18,12 +18,17 @@ def is_remote(path: epath.PathLike) -> bool:
 
 def write_text(path: epath.PathLike, text: str) -> None:
   """Writes a file whole or not at all: a kill leaves the old or the new one."""
+  write_bytes(path, text.encode())
+
+
+def write_bytes(path: epath.PathLike, content: bytes) -> None:
+  """Writes a file whole or not at all: a kill leaves the old or the new one."""
   path = epath.Path(path)
   if is_remote(path):  # A file appears there once it is complete.
-    path.write_text(text)
+    path.write_bytes(content)
     return
   beside = path.with_name(path.name + '.tmp')
-  beside.write_text(text)
+  beside.write_bytes(content)
   beside.replace(path)
 
 

@@ -172,7 +172,7 @@ class Writer:
     kept = [
       m
       for m in read_metrics(workdir)
-      if m['step'] < step or (m['step'] == step and 'eval_top1' not in m)
+      if m['step'] < step or (m['step'] == step and 'eval_num_scored' not in m)
     ]
     self._text = ''.join(json.dumps(m) + '\n' for m in kept)
     files.write_text(self._path, self._text)
@@ -354,10 +354,13 @@ class Progress:
     total: int,
     initial: int,
     *,
+    unit: str = 'step',
     log_every_s: float = 20.0,
     quiet: bool = False,
   ):
+    self.initial = initial
     self._total = total
+    self._unit = unit
     self._quiet = quiet
     self._log_every_s = log_every_s
     self._logged = 0.0
@@ -379,7 +382,11 @@ class Progress:
       self._bar.update(step - self._bar.n)
     elif time.monotonic() - self._logged > self._log_every_s:
       self._logged = time.monotonic()
-      print(f'step {step}/{self._total}  {text}', file=sys.stderr, flush=True)
+      print(
+        f'{self._unit} {step}/{self._total}  {text}',
+        file=sys.stderr,
+        flush=True,
+      )
 
   def say(self, text: str) -> None:
     """Prints a line above the bar."""

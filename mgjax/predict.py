@@ -3,7 +3,8 @@ r"""Names what video files show.
 python -m mgjax.predict --workdir=runs/digits VIDEO [VIDEO ...]
 
 The videos are cut into the views of config.eval, as in an evaluation; the
-softmax scores of a video's views are averaged. The configuration is the one
+scores of a video's views are averaged, or the greatest taken, as
+eval.ensemble says. The configuration is the one
 that the run was trained (or the weights were imported) with; fields such as
 --config.eval.num_views=3 can be overridden, --config=FILE.py replaces it.
 
@@ -156,11 +157,11 @@ class Predictor:
     )
     errors = dict(self._errors)
     scores = {}
-    for path, total, views in zip(
+    for path, score, views in zip(
       self._usable, result.scores, result.views, strict=True
     ):
       if views:
-        scores[path] = total / views
+        scores[path] = score
       else:
         text = next(f for f in result.failures if f.startswith(f'{path}: '))
         errors[path] = text.removeprefix(f'{path}: ')
@@ -281,6 +282,7 @@ def label_names(config: ml_collections.ConfigDict) -> list[str]:
   except ConfigError:
     return numbers
   features = tfds.builder_from_directory(str(folder)).info.features
+  features = features['actions'] if 'actions' in features else features
   names = list(features['label'].names)
   return names if len(names) == len(numbers) else numbers
 

@@ -9,19 +9,16 @@ from etils import epath
 from matplotlib import figure
 from matplotlib.backends import backend_agg
 
-from mgjax import metrics
+from mgjax import eval_picture, evaluate, metrics
 from mgjax.schedule import GridSchedule
 
 
-def draw(
-  workdir: epath.PathLike, schedule: GridSchedule, label_names: tuple[str, ...]
-) -> np.ndarray:
+def draw(workdir: epath.PathLike, schedule: GridSchedule) -> np.ndarray:
   """Draws workdir/report.png from metrics.jsonl and eval.json.
 
   Args:
     workdir: Folder of the run.
     schedule: Its schedule.
-    label_names: Names of the classes.
 
   Returns:
     The picture, uint8 [H, W, 3].
@@ -29,7 +26,7 @@ def draw(
   workdir = epath.Path(workdir)
   lines = metrics.read_metrics(workdir)
   steps = [m for m in lines if 'loss' in m]
-  evals = [m for m in lines if 'eval_top1' in m]
+  evals = [m for m in lines if 'eval_num_scored' in m]
   result = json.loads((workdir / 'eval.json').read_text())
   minutes = np.array([m['train_s'] for m in steps]) / 60
 
@@ -52,15 +49,14 @@ def draw(
       title='Learning rate',
       xlabel='training time [min], without compilation and evaluation',
     )
-    _draw_confusion(axes['confusion'], result, label_names)
-    _draw_classes(axes['classes'], result)
+    eval_picture.draw_confusion(axes['confusion'], result)
+    eval_picture.draw_classes(axes['classes'], result)
     for name in ('grid', 'loss', 'lr'):
       axes[name].set_xlim(0, minutes.max() if len(minutes) else 1)
       axes[name].grid(alpha=0.3)
     fig.suptitle(
-      f'{workdir.name}: top-1 {result["top1"]:.1f} % of '
-      f'{result["num_scored"]} videos after {schedule.total_steps} steps, '
-      f'{schedule.total_clips} clips'
+      f'{workdir.name}: {evaluate.describe(result)} after '
+      f'{schedule.total_steps} steps, {schedule.total_clips} clips'
     )
     canvas.draw()
     picture = io.BytesIO()
@@ -69,12 +65,11 @@ def draw(
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def confusion(result: dict, label_names: tuple[str, ...]) -> np.ndarray:
+def confusion(result: dict) -> np.ndarray:
   """Draws the confusion of an evaluation.
 
   Args:
     result: What `evaluate.evaluate` returns.
-    label_names: Names of the classes.
 
   Returns:
     The picture, uint8 [H, W, 3].
@@ -82,7 +77,7 @@ def confusion(result: dict, label_names: tuple[str, ...]) -> np.ndarray:
   with matplotlib.rc_context({'font.size': 9, 'axes.titlesize': 10}):
     fig = figure.Figure(figsize=(6, 6), dpi=100, layout='constrained')
     canvas = backend_agg.FigureCanvasAgg(fig)
-    _draw_confusion(fig.subplots(), result, label_names)
+    eval_picture.draw_confusion(fig.subplots(), result)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -108,35 +103,16 @@ def _draw_grids(axis, minutes, steps, schedule) -> None:
 
 def _draw_loss(axis, minutes, steps, evals) -> None:
   axis.plot(minutes, [m['loss'] for m in steps], '.', ms=2, alpha=0.5)
-  axis.set(title='Training loss, validation top-1', ylabel='loss')
+  multi_label = any('eval_map' in m for m in evals)
+  name, text = ('eval_map', 'mAP') if multi_label else ('eval_top1', 'top-1')
+  axis.set(title=f'Training loss, validation {text}', ylabel='loss')
   axis.set_ylim(bottom=0)
   accuracy = axis.twinx()
   accuracy.plot(
     [m['train_s'] / 60 for m in evals],
-    [m['eval_top1'] for m in evals],
+    [m[name] for m in evals],
     'o-',
     color='tab:red',
   )
   accuracy.set_ylim(0, 100)
-  accuracy.set_ylabel('top-1 [%]', color='tab:red')
-
-
-def _draw_confusion(axis, result, label_names) -> None:
-  confusion = np.array(result['confusion'], float)
-  share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-  axis.imshow(share, cmap='Blues', vmin=0, vmax=1)
-  axis.set(title='Confusion', xlabel='taken for', ylabel='true class')
-  if len(label_names) <= 40:
-    ticks = range(len(label_names))
-    axis.set_xticks(ticks, label_names, rotation=90, fontsize=7)
-    axis.set_yticks(ticks, label_names, fontsize=7)
-
-
-def _draw_classes(axis, result) -> None:
-  """Accuracy of each class, best to worst."""
-  scored = {k: v for k, v in result['per_class'].items() if v is not None}
-  names = sorted(scored, key=scored.get, reverse=True)
-  axis.bar(range(len(names)), [scored[name] for name in names])
-  axis.set(title='Accuracy by class', ylabel='[%]', ylim=(0, 100))
-  if len(names) <= 40:
-    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+  accuracy.set_ylabel(f'{text} [%]', color='tab:red')

@@ -53,7 +53,7 @@ from mgjax import (
   train_step,
 )
 from mgjax.cli import EXIT_RESTART, ConfigError, RunError
-from mgjax.data import sources, stream
+from mgjax.data import augment, sources, stream
 from mgjax.models import norm
 from mgjax.peers import Peers
 from mgjax.schedule import Grid, GridSchedule
@@ -253,32 +253,41 @@ def _train(
 
   def run_evaluation(step):
     begin = time.perf_counter()
+    partial = evaluate.Partial(
+      workdir,
+      evaluate.partial_key(config, state, eval_source),
+      config.eval.save_every_s,
+    )
     result = evaluate.evaluate(
       programs[Program('eval', evaluate.eval_grid(config))],
       state,
       eval_stream,
       mesh,
       report=lambda done, total: bar.update(step, f'evaluation {done}/{total}'),
+      partial=partial,
     )
     times.eval_s += time.perf_counter() - begin
-    checkpoints.scores[step] = result['top1']
+    checkpoints.scores[step] = result.get('map', result['top1'])
     writer.write(
       {
         **position(schedule, step),
         'train_s': times.train_s,
         'wait_fraction': times.wait_fraction,
-        **{f'eval_{k}': result[k] for k in ('top1', 'top5', 'num_scored')},
+        **{
+          f'eval_{k}': result[k]
+          for k in (*evaluate.METRICS, 'num_scored')
+          if k in result
+        },
       }
     )
     bar.say(
-      f'step {step}, epoch {schedule.epoch(step):.1f}: top-1 '
-      f'{result["top1"]:.2f} %, top-5 {result["top5"]:.2f} % of '
-      f'{result["num_scored"]} of {result["num_videos"]} videos'
+      f'step {step}, epoch {schedule.epoch(step):.1f}: '
+      + evaluate.describe(result)
     )
     if peers.is_first:
       evaluate.write_result(workdir, {'step': step, **result})
-      picture = report.confusion(result, eval_source.label_names)
-      writer.picture('confusion', picture, step)
+      partial.remove()
+      writer.picture('confusion', report.confusion(result), step)
     return result
 
   result = None
@@ -380,7 +389,7 @@ def _train(
     bad_videos,
     startup_s=training_began - started,
   )
-  picture = report.draw(workdir, schedule, eval_source.label_names)
+  picture = report.draw(workdir, schedule)
   writer.picture('report', picture, schedule.total_steps)
   # Last: a folder with this file holds a finished run.
   files.write_text(finished, json.dumps(summary, indent=1) + '\n')
@@ -534,6 +543,8 @@ def lower_programs(
       label_smoothing=config.optim.label_smoothing,
       ema_decay=config.optim.ema_decay,
       micro_batches=config.train.micro_batches,
+      loss=config.optim.loss,
+      augment=augment.make_augment(config),
     ),
     donate_argnums=0,
     out_shardings=replicated,
@@ -548,9 +559,12 @@ def lower_programs(
     spec = lambda shape, dtype: jax.ShapeDtypeStruct(
       (grid.batch, *shape), dtype, sharding=sharded
     )
+    label = spec((), np.int32)
+    if config.optim.loss == 'sigmoid':
+      label = spec((config.model.num_classes,), np.float32)
     return {
       'video': spec((grid.T, grid.H, grid.W, 3), np.uint8),
-      'label': spec((), np.int32),
+      'label': label,
       'flip': spec((), np.bool_),
     }
 
@@ -858,8 +872,7 @@ def summarize(
   return {
     'mode': config.grid.mode,
     'seed': config.seed,
-    'top1': result['top1'],
-    'top5': result['top5'],
+    **{k: result[k] for k in evaluate.METRICS if k in result},
     'num_videos': result['num_videos'],
     'num_scored': result['num_scored'],
     'steps': schedule.total_steps,
@@ -913,8 +926,7 @@ def tell(summary: dict, workdir: epath.PathLike, config_arg: str) -> str:
   kept = [a for a in arguments.split(',') if a and not a.startswith('grid=')]
   other_config = f'{file}:{",".join([f"grid={other}", *kept])}'
   return f"""
-top-1 {s['top1']:.2f} %, top-5 {s['top5']:.2f} %, {s['num_scored']} of \
-{s['num_videos']} validation videos scored
+{evaluate.describe(s)}
 {s['num_grids']} distinct grids, {s['num_compiled']} compilations \
 ({s['num_from_disk']} of them read from the cache on disk)
 {s['compile_s']:.0f} s compiling in the background ({s['compile_wait_s']:.0f} s\

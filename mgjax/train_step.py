@@ -91,23 +91,46 @@ def flip_clips(video: jax.Array, flip: jax.Array) -> jax.Array:
   return jnp.where(flip[:, None, None, None, None], video[:, :, :, ::-1], video)
 
 
-def cross_entropy(
-  logits: jax.Array, label: jax.Array, smoothing: float
+def clip_losses(
+  logits: jax.Array, label: jax.Array, loss: str, smoothing: float = 0.0
 ) -> jax.Array:
-  """Cross-entropy of each clip, [B], to a target that may be smoothed.
+  """The loss of each clip, [B].
 
   Args:
     logits: [B, K].
-    label: int32 [B].
-    smoothing: Share of the target that is spread over all K classes, that of
-      the label included, as in torch.nn.CrossEntropyLoss(label_smoothing=).
+    label: int [B], or weights of the classes, [B, K].
+    loss: 'softmax': cross-entropy. 'sigmoid': binary cross-entropy of every
+      class by itself, averaged over the classes; takes weights only.
+    smoothing: 'softmax': share of the target that is spread over all K classes,
+      that of the label included, as in
+      torch.nn.CrossEntropyLoss(label_smoothing=).
+
+  Source: PySlowFast 287ec00, models/losses.py (cross_entropy, bce_logit).
   """
-  if not smoothing:
-    return optax.softmax_cross_entropy_with_integer_labels(logits, label)
-  target = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
+  if loss == 'sigmoid':
+    return optax.sigmoid_binary_cross_entropy(logits, label).mean(-1)
+  if label.ndim == 1:
+    if not smoothing:
+      return optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    label = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
   return optax.softmax_cross_entropy(
-    logits, optax.smooth_labels(target, smoothing)
+    logits, optax.smooth_labels(label, smoothing)
   )
+
+
+def hits(logits: jax.Array, label: jax.Array) -> jax.Array:
+  """Whether the likeliest class of each clip is right, bool [B].
+
+  Args:
+    logits: [B, K].
+    label: int [B], or weights of the classes, [B, K]: then a class of the
+      greatest weight is right, and none is where all are 0.
+  """
+  best = logits.argmax(-1)
+  if label.ndim == 1:
+    return best == label
+  weight = jnp.take_along_axis(label, best[:, None], 1)[:, 0]
+  return (weight == label.max(-1)) & (weight > 0)
 
 
 def make_train_step(
@@ -116,21 +139,26 @@ def make_train_step(
   *,
   mean: tuple[float, ...],
   std: tuple[float, ...],
+  loss: str = 'softmax',
   label_smoothing: float = 0.0,
   ema_decay: float = 0.0,
   micro_batches: int = 1,
+  augment: Callable | None = None,
 ) -> Callable:
   """Returns train_step(state, batch, lr, groups, rng) -> (state, metrics).
 
   Its arguments:
     state: TrainState.
-    batch: 'video' uint8 [B, T, H, W, 3], 'label' int32 [B], 'flip' bool [B].
+    batch: 'video' uint8 [B, T, H, W, 3], 'label' int32 [B] or weights of the
+      classes, float32 [B, K], 'flip' bool [B].
     lr: float32 [], the learning rate.
     groups: int32 [], batch-norm groups; divides B.
-    rng: Key of the run; the step's dropout key is folded from it.
+    rng: Key of the run; the step's keys of dropout and augmentation are folded
+      from it.
 
-  The metrics are float32 []: 'loss' (mean cross-entropy), 'top1' (share of
-  clips), 'grad_norm' (before it is clipped).
+  The metrics are float32 []: 'loss' (mean over the clips), 'top1' (share of
+  clips whose likeliest class is right, see `hits`), 'grad_norm' (before it is
+  clipped).
 
   With micro-batches, part m of M consists of the clips m, m + M, m + 2 M, ...
   of the batch. Clip i belongs to batch-norm group i % groups, so these are
@@ -144,9 +172,11 @@ def make_train_step(
     tx: The optimizer.
     mean: Subtracted from RGB in [0, 1].
     std: By which that is divided.
-    label_smoothing: See `cross_entropy`.
+    loss: See `clip_losses`.
+    label_smoothing: See `clip_losses`.
     ema_decay: See `optim.update_average`; 0: no average.
     micro_batches: M, parts of the batch that are computed one by one.
+    augment: From a batch and a key to a batch (data/augment.py); None: off.
   """
 
   def gradients(state, batch, groups, clips, dropout, collection):
@@ -163,14 +193,14 @@ def make_train_step(
         rngs={'dropout': dropout},
         mutable=[collection],
       )
-      losses = cross_entropy(logits, batch['label'], label_smoothing)
+      losses = clip_losses(logits, batch['label'], loss, label_smoothing)
       return losses.mean(), (logits, updates[collection])
 
-    (loss, (logits, statistics)), grads = jax.value_and_grad(
+    (mean_loss, (logits, statistics)), grads = jax.value_and_grad(
       loss_fn, has_aux=True
     )(state.params)
-    right = logits.argmax(-1) == batch['label']
-    metrics = {'loss': loss, 'top1': right.mean(dtype=jnp.float32)}
+    right = hits(logits, batch['label'])
+    metrics = {'loss': mean_loss, 'top1': right.mean(dtype=jnp.float32)}
     return grads, metrics, statistics
 
   def accumulated_gradients(state, batch, groups, dropout):
@@ -208,6 +238,10 @@ def make_train_step(
 
   def train_step(state, batch, lr, groups, rng):
     dropout = jax.random.fold_in(rng, state.step)
+    if augment is not None:
+      # The whole batch, before it is cut; and another key than dropout's, which
+      # stays that of a run without.
+      batch = augment(batch, jax.random.fold_in(dropout, 1))
     if micro_batches == 1:
       grads, metrics, batch_stats = gradients(
         state, batch, groups, None, dropout, 'batch_stats'
@@ -266,10 +300,11 @@ def make_eval_step(
   mean: tuple[float, ...],
   std: tuple[float, ...],
   window: tuple[int, int, int] | None = None,
+  loss: str = 'softmax',
 ) -> Callable:
   """Returns eval_step(params, batch_stats, video) -> scores.
 
-  The scores are float32 [B, K], softmax probabilities of each view.
+  The scores are float32 [B, K], probabilities of the classes in each view.
 
   Args:
     model: The network.
@@ -278,10 +313,13 @@ def make_eval_step(
     window: Frames, height and width of the training clip, for the fully
       convolutional head: the scores are the average of the probabilities at
       all positions of a window of that size. None: the global average.
+    loss: That of the training: 'softmax', or 'sigmoid' for probabilities of
+      every class by itself.
 
   Source: PySlowFast 287ec00, models/head_helper.py, ResNetBasicHead.
   """
   head = {} if window is None else {'window': window}
+  activation = {'softmax': jax.nn.softmax, 'sigmoid': jax.nn.sigmoid}[loss]
 
   def eval_step(params, batch_stats, video):
     logits = model.apply(
@@ -290,7 +328,7 @@ def make_eval_step(
       pool=None,
       **head,
     )
-    probabilities = jax.nn.softmax(logits.astype(jnp.float32))
+    probabilities = activation(logits.astype(jnp.float32))
     return probabilities.mean(tuple(range(1, probabilities.ndim - 1)))
 
   return eval_step

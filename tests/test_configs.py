@@ -12,6 +12,7 @@ import pytest
 from configs import _segments, default
 from mgjax import cycles, models, plan
 from mgjax.cli import ConfigError
+from mgjax.data import augment
 
 FOLDER = pathlib.Path(default.__file__).parent
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'schedule'
@@ -302,3 +303,21 @@ def test_values_that_cannot_work_are_refused_by_field_name(field, value):
   config.update_from_flattened_dict({field: value})
   with pytest.raises(ConfigError, match=f'^{field} is .*; it must be'):
     default.validate(config)
+
+
+@pytest.mark.parametrize('name', ['ssv2', 'moving_digits'])
+def test_clips_are_not_mirrored_where_labels_have_a_direction(name):
+  assert not get_config(name).data.flip
+
+
+def test_charades_has_any_number_of_labels_and_the_published_protocol():
+  config = get_config('charades')
+  assert config.optim.loss == 'sigmoid'
+  evaluation = config.eval
+  assert (evaluation.num_views, evaluation.num_crops) == (10, 3)
+  assert evaluation.ensemble == 'max'
+
+
+def test_augmentation_is_off_in_every_config():
+  for name in NAMES:
+    assert augment.make_augment(get_config(name)) is None

@@ -1,13 +1,25 @@
-"""Accuracy by hand; the two heads."""
+"""Accuracy by hand, mAP against scikit-learn, the heads, the resumption."""
 
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from sklearn import metrics as sklearn_metrics
 
 from configs import default
-from mgjax import evaluate, models, train_step
+from mgjax import eval_picture, evaluate, models, parallel, train_step
 from mgjax.cli import ConfigError
+from mgjax.data import sources, stream
+from tests.data.test_stream import Acted, Damaged, Few
 
 NAMES = ('a', 'b', 'c')
 
@@ -20,6 +32,13 @@ def test_accuracy_by_hand():
   assert result['top5'] == 100.0
   assert result['per_class'] == {'a': 50.0, 'b': 0.0, 'c': 100.0}
   assert result['confusion'] == [[1, 1, 0], [1, 0, 0], [0, 0, 1]]
+
+
+def test_the_mean_over_classes_counts_every_class_alike():
+  scores = np.eye(3)[[0, 0, 0, 0, 2]]
+  result = evaluate.accuracy(scores, np.array([0, 0, 0, 1, 1]), NAMES)
+  assert result['top1'] == 60.0
+  assert result['mean_class'] == 50.0  # 'c' has no videos.
 
 
 def test_constant_scores_are_worth_nothing():
@@ -36,6 +55,284 @@ def test_top5_is_not_top1():
 def test_a_class_without_videos_has_no_accuracy():
   result = evaluate.accuracy(np.eye(3)[:1], np.array([0]), NAMES)
   assert result['per_class'] == {'a': 100.0, 'b': None, 'c': None}
+
+
+# Any number of labels.
+
+
+@pytest.mark.parametrize('num_values', [3, 1000])
+def test_average_precision_is_that_of_scikit_learn(num_values):
+  """Also where many scores are equal."""
+  rng = np.random.default_rng(num_values)
+  for share in (0.02, 0.5, 1.0):
+    scores = rng.integers(0, num_values, 200) / num_values
+    labels = rng.random(200) < share
+    labels[7] = True
+    got = evaluate.average_precision(scores, labels)
+    want = sklearn_metrics.average_precision_score(labels, scores)
+    assert got == pytest.approx(want, abs=1e-12)
+
+
+def test_map_leaves_out_classes_without_videos():
+  rng = np.random.default_rng(0)
+  scores, labels = rng.random((30, 3)), rng.random((30, 3)) < 0.3
+  labels[:, 1] = False
+  result = evaluate.multi_label_accuracy(scores, labels.astype('f4'), NAMES)
+  want = 100 * sklearn_metrics.average_precision_score(
+    labels[:, [0, 2]], scores[:, [0, 2]], average='macro'
+  )
+  assert result['map'] == pytest.approx(want)
+  assert result['per_class']['b'] is None
+
+
+def test_top1_of_several_labels_by_hand():
+  scores = np.array([[3.0, 2, 1], [3, 2, 1], [1, 1, 1], [3, 2, 1]])
+  labels = np.array([[1.0, 0, 1], [0, 1, 1], [1, 0, 0], [0, 0, 0]])
+  result = evaluate.multi_label_accuracy(scores, labels, NAMES)
+  # A video with no label counts as missed at 1 and, of 3 classes, found at 5.
+  assert result['top1'] == 25.0
+
+
+def test_smoothing_is_refused_with_the_sigmoid_loss(tiny_config):
+  source = sources.open_source(tiny_config, 'validation')
+  tiny_config.optim.update({'loss': 'sigmoid', 'label_smoothing': 0.1})
+  with pytest.raises(ConfigError, match='optim.label_smoothing=0.1'):
+    evaluate.check_classes(tiny_config, source)
+
+
+# Views and ensembles, with a program in the place of a network.
+
+
+NO_STATE = train_step.TrainState(
+  step=0, params={}, batch_stats={}, opt_state=(), ema={}
+)
+
+
+def first_pixels(unused_params, unused_stats, video):
+  """Scores of 16 classes from the corner pixel: differ from view to view."""
+  start = np.asarray(video)[:, 0, 0, 0, 0, None].astype(float)
+  return jax.device_put(
+    np.abs(np.sin(start + np.arange(16))).astype(np.float32), video.sharding
+  )
+
+
+@pytest.fixture
+def views(tiny_config):
+  tiny_config.eval.update({'num_views': 3, 'num_crops': 3, 'batch_size': 4})
+  source = Few(sources.open_source(tiny_config, 'validation'), 5)
+  source.manifest_sha256 = 'abc'
+  return tiny_config, source
+
+
+def run(config, source, **kwargs):
+  eval_stream = stream.EvalStream(config, source, config.eval.batch_size)
+  mesh = parallel.make_mesh()
+  return evaluate.evaluate(first_pixels, NO_STATE, eval_stream, mesh, **kwargs)
+
+
+@pytest.mark.parametrize('ensemble', ['sum', 'max'])
+def test_ensembles_equal_numpy(views, ensemble):
+  config, source = views
+  config.eval.ensemble = ensemble
+  eval_stream = stream.EvalStream(config, source, 4)
+  got = evaluate.score(
+    first_pixels, NO_STATE, eval_stream, parallel.make_mesh()
+  )
+  all_views = np.concatenate([b['video'] for b in eval_stream.batches()])[:45]
+  start = all_views[:, 0, 0, 0, 0, None].astype(float)
+  scores = np.abs(np.sin(start + np.arange(16))).reshape(5, 9, 16)
+  want = scores.max(1) if ensemble == 'max' else scores.mean(1)
+  np.testing.assert_allclose(got.scores, want, rtol=1e-6)
+  assert (got.views == 9).all()
+  assert scores.std(1).max() > 0.1  # Views do differ.
+
+
+def test_a_result_names_the_manifest_and_counts_every_video(views):
+  result = run(*views)
+  assert result['manifest_sha256'] == 'abc'
+  assert result['num_scored'] == result['num_videos'] == 5
+  assert result['num_views'] == 9 and result['failed'] == []
+
+
+def test_a_video_that_cannot_be_decoded_is_counted_and_named(views):
+  config, source = views
+  damaged = Damaged(source, {2})
+  damaged.manifest_sha256 = None
+  result = run(config, damaged)
+  assert result['failed'] == [source[2].id]
+  assert (result['num_scored'], result['num_videos']) == (4, 5)
+  assert 'manifest_sha256' not in result
+
+
+def test_a_view_that_is_scored_twice_is_an_error(views, monkeypatch):
+  once = stream.EvalStream.batch
+  monkeypatch.setattr(
+    stream.EvalStream, 'batch', lambda self, i: once(self, max(i, 2))
+  )
+  with pytest.raises(RuntimeError, match='videos were not scored 9 times'):
+    run(*views)
+
+
+def test_videos_with_actions_get_average_precision(views):
+  config, source = views
+  config.optim.loss = 'sigmoid'
+  result = run(config, Acted(source))
+  assert 0 < result['map'] <= 100 and 'confusion' not in result
+  words = evaluate.describe(result)
+  assert words.startswith('mAP ') and words.endswith(', 5 of 5 videos scored')
+
+
+def test_the_softmax_loss_is_refused_for_videos_with_actions(views):
+  config, source = views
+  acted = Acted(source)
+  acted.name = 'charades'
+  with pytest.raises(ConfigError, match="optim.loss='softmax'.*'sigmoid'"):
+    evaluate.check_classes(config, acted)
+
+
+class Stop(Exception):
+  pass
+
+
+def test_an_interrupted_evaluation_goes_on_and_ends_the_same(views, tmp_path):
+  config, source = views
+  partial = lambda key: evaluate.Partial(tmp_path, key, 0.0)
+  whole = run(config, source)
+  done = []
+
+  def stop(number, total):
+    done.append(number)
+    if number == 5:
+      raise Stop
+
+  with pytest.raises(Stop):
+    run(config, source, report=stop, partial=partial('a'))
+  assert partial('b').load() is None
+  number, scores = partial('a').load()
+  assert number == 5 and scores.views.sum() == 20
+  resumed = run(
+    config,
+    source,
+    report=lambda number, total: done.append(number),
+    partial=partial('a'),
+  )
+  assert done == list(range(1, 13))  # 45 views in batches of 4, each once.
+  del whole['seconds'], resumed['seconds']
+  assert resumed == whole
+  partial('a').remove()
+  assert not list(tmp_path.iterdir())
+
+
+def test_the_key_of_an_evaluation_knows_its_views_weights_and_videos(views):
+  config, source = views
+  source.name, source.split = 'digits', 'validation'
+  state = train_step.TrainState(
+    step=3, params={'w': np.ones(3)}, batch_stats={}, opt_state=(), ema={}
+  )
+  key = evaluate.partial_key(config, state, source)
+  assert key == evaluate.partial_key(config, state, source)
+  config.data.num_workers += 1
+  assert key == evaluate.partial_key(config, state, source)
+  weights = state.replace(params={'w': np.array([1, 1, 1.5])})
+  assert key != evaluate.partial_key(config, weights, source)
+  config.eval.num_views = 2
+  assert key != evaluate.partial_key(config, state, source)
+
+
+def start(workdir, data_dir):
+  return subprocess.Popen(
+    [
+      *(sys.executable, '-m', 'mgjax.evaluate', f'--workdir={workdir}'),
+      '--config=configs/moving_digits.py:size=tiny',
+      f'--config.data.dir={data_dir}',
+      '--config.eval.num_views=20',
+      '--config.eval.batch_size=2',
+      '--config.data.prefetch_batches=1',
+      '--config.eval.save_every_s=0.001',
+    ],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    env=os.environ,
+  )
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_is_resumed_bit_for_bit(
+  tiny_config, data_dir, tmp_path
+):
+  """640 batches; killed twice on the way."""
+  from mgjax import checkpoint, optim
+
+  state = train_step.create_state(
+    models.from_config(tiny_config.model, tiny_config.norm),
+    optim.make_optimizer(tiny_config.optim),
+    jax.random.key(0),
+    evaluate.example_video(tiny_config),
+  )
+  results = []
+  for name, kills in (('whole', []), ('killed', [40, 300])):
+    workdir = tmp_path / name
+    workdir.mkdir()
+    checkpoints = checkpoint.Checkpoints(workdir, tiny_config.train)
+    checkpoints.save(state, 7, {})
+    checkpoints.close()
+    for after in kills:
+      process = start(workdir, data_dir)
+      wait_for_batch(process, workdir / 'eval.partial.npz', after)
+      process.send_signal(signal.SIGKILL)
+      process.communicate()
+      assert not (workdir / 'eval.json').exists()
+    process = start(workdir, data_dir)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    result = json.loads((workdir / 'eval.json').read_text())
+    assert result['num_scored'] == result['num_videos'] == 64
+    assert result['num_views'] == 20 and result.pop('seconds') > 0
+    results.append(result)
+    left = {path.name for path in workdir.iterdir()}
+    assert left == {'checkpoints', 'eval.json', 'eval.png'}
+  assert results[0] == results[1]
+
+
+def wait_for_batch(process, path: pathlib.Path, number: int) -> None:
+  while process.poll() is None:
+    if path.exists():
+      with np.load(path) as file:
+        if file['num_batches'] >= number:
+          return
+    time.sleep(0.005)
+  raise AssertionError(process.communicate()[1])
+
+
+# Pictures.
+
+
+def random_result(num_classes, *, multi_label=False):
+  rng = np.random.default_rng(0)
+  names = tuple(f'class number {k}' for k in range(num_classes))
+  n = 20 * num_classes
+  labels = rng.integers(0, num_classes, n)
+  scores = rng.normal(size=(n, num_classes))
+  scores[np.arange(n), labels] += rng.normal(3, 1, num_classes)[labels]
+  scores[np.arange(n), (labels + 1) % num_classes] += 1.5
+  if multi_label:
+    vectors = np.eye(num_classes)[labels]
+    result = evaluate.multi_label_accuracy(scores, vectors, names)
+  else:
+    result = evaluate.accuracy(scores, labels, names)
+  return result | {'num_scored': n, 'num_videos': n}
+
+
+@pytest.mark.parametrize(
+  'num_classes,multi_label', [(16, False), (400, False), (157, True)]
+)
+def test_pictures_are_drawn(tmp_path, num_classes, multi_label):
+  result = random_result(num_classes, multi_label=multi_label)
+  path = tmp_path / 'eval.png'
+  eval_picture.draw(path, result, title='run')
+  height, width = cv2.imread(str(path)).shape[:2]
+  assert (height, width) == (1000, 1700)
 
 
 # Heads.

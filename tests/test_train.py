@@ -12,6 +12,8 @@ from tensorboardX.proto import event_pb2
 from configs import moving_digits as config_file
 from mgjax import cli, cycles, evaluate, metrics, train
 from mgjax.cli import ConfigError, RunError
+from mgjax.data import sources
+from tests.data.test_stream import Acted
 
 GRIDS = 8
 
@@ -125,7 +127,7 @@ def test_the_closing_words_name_what_was_measured_and_where_it_lies(run):
   workdir, summary, _ = run
   text = train.tell(summary, workdir, 'configs/moving_digits.py:size=tiny')
   assert f'{GRIDS} distinct grids, {GRIDS} compilations' in text
-  assert '64 of 64 validation videos scored' in text
+  assert '64 of 64 videos scored' in text
   for name in ('checkpoints/', 'metrics.jsonl', 'report.png', 'events.out'):
     assert f'{workdir}/{name}' in text
   assert text.count('python -m mgjax.') == 3
@@ -187,3 +189,36 @@ def test_evaluations_fall_on_the_first_step_after_the_epoch(every, epochs):
   steps = sorted(train.evaluation_steps(schedule, every))
   for step, epoch in zip(steps, epochs, strict=True):
     assert schedule.epoch(step - 1) < epoch <= schedule.epoch(step)
+
+
+@pytest.mark.slow
+def test_videos_with_actions_are_trained_augmented_and_scored_by_map(
+  tiny_config, monkeypatch, tmp_path
+):
+  original = sources.open_source
+
+  def with_actions(config, split):
+    source = original(config, split)
+    acted = Acted(source)
+    acted.name, acted.split = source.name, source.split
+    return acted
+
+  monkeypatch.setattr(sources, 'open_source', with_actions)
+  tiny_config.grid.mode = 'long'
+  tiny_config.optim.loss = 'sigmoid'
+  tiny_config.optim.total_epochs = 3
+  tiny_config.optim.lr_steps = (1, 2)
+  tiny_config.augment.update({'randaugment_ops': 1, 'mixup_alpha': 0.8})
+  tiny_config.eval.every = 0.0
+  summary = train.train(tiny_config, tmp_path)
+  assert summary['num_compiled'] == summary['num_grids'] > 1
+  # Every video has class 0, so its average precision is 1.
+  result = json.loads((tmp_path / 'eval.json').read_text())
+  assert list(result['per_class'].values())[0] == pytest.approx(100)
+  assert summary['map'] == result['map'] > 100 / 16
+  (line,) = lines(tmp_path, 'eval_map')
+  assert line['eval_map'] == result['map']
+  losses = [m['loss'] for m in lines(tmp_path, 'loss')]
+  assert np.mean(losses[-5:]) < losses[0] < 1.0
+  assert 'mAP' in train.tell(summary, tmp_path, 'configs/charades.py')
+  assert not (tmp_path / 'eval.partial.npz').exists()

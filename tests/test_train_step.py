@@ -7,6 +7,7 @@ import pytest
 
 from configs import default, moving_digits
 from mgjax import models, optim, train_step
+from mgjax.data import augment
 from mgjax.models import norm
 
 MEAN, STD = (0.45, 0.4, 0.5), (0.225, 0.2, 0.25)
@@ -158,3 +159,58 @@ def test_the_tree_of_the_state_never_depends_on_the_grid(setup):
   after, _ = take(setup, batch=coarse)
   shapes = lambda s: jax.tree.map(lambda x: (x.shape, x.dtype), s)
   assert shapes(after) == shapes(state)
+
+
+def test_the_sigmoid_loss_is_the_mean_binary_cross_entropy():
+  rng = np.random.default_rng(0)
+  logits = rng.normal(size=(4, 7))
+  label = (rng.random((4, 7)) < 0.4).astype(np.float32)
+  p = 1 / (1 + np.exp(-logits))
+  want = -(label * np.log(p) + (1 - label) * np.log(1 - p)).mean(1)
+  got = train_step.clip_losses(jnp.array(logits), jnp.array(label), 'sigmoid')
+  np.testing.assert_allclose(got, want, rtol=1e-5)  # float32.
+
+
+def test_weights_of_one_class_give_the_loss_of_its_number():
+  logits = jnp.array(np.random.default_rng(0).normal(size=(4, 7)))
+  label = jnp.array([1, 0, 6, 3])
+  number = train_step.clip_losses(logits, label, 'softmax')
+  weights = train_step.clip_losses(logits, jnp.eye(7)[label], 'softmax')
+  np.testing.assert_allclose(number, weights, rtol=1e-6)
+
+
+def test_a_hit_is_a_class_of_the_greatest_weight():
+  logits = jnp.array([[3.0, 2, 1], [3, 2, 1], [1, 2, 3], [1, 3, 2]])
+  number = train_step.hits(logits, jnp.array([0, 1, 2, 0]))
+  assert number.tolist() == [True, False, True, False]
+  label = jnp.array([[1.0, 1, 0], [0.4, 0.6, 0], [0, 0, 0], [0.3, 0.7, 0]])
+  weights = train_step.hits(logits, label)
+  assert weights.tolist() == [True, False, False, True]
+
+
+def test_augmentation_off_is_the_same_program_and_on_has_a_key_of_its_own(
+  setup,
+):
+  config, model, tx, state, _, batch = setup
+  arguments = (state, batch, jnp.float32(0.1), jnp.int32(1), jax.random.key(0))
+  text = lambda **options: (
+    jax.jit(
+      train_step.make_train_step(model, tx, mean=MEAN, std=STD, **options)
+    )
+    .lower(*arguments)
+    .as_text()
+  )
+  off = augment.make_augment(config)
+  assert text() == text(augment=off, loss=config.optim.loss)
+  seen = []
+
+  def note(batch, rng):
+    seen.append(rng)
+    return batch
+
+  # Changes nothing: the step draws the same dropout as without.
+  step = jax.jit(
+    train_step.make_train_step(model, tx, mean=MEAN, std=STD, augment=note)
+  )
+  assert float(step(*arguments)[1]['loss']) == float(take(setup)[1]['loss'])
+  assert len(seen) == 1

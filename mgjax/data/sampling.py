@@ -231,25 +231,42 @@ def random_offset(length: int, crop_px: int, uniform: float) -> int:
 
 
 def crop_offsets(
-  height: int, width: int, *, crop_hw: tuple[int, int], crop: int
+  height: int,
+  width: int,
+  *,
+  crop_hw: tuple[int, int],
+  crop: int,
+  num_crops: int,
 ) -> tuple[int, int]:
-  """Offsets of one of three crops along the long side: start, centre, end.
+  """Offsets of one of the crops of an evaluation view.
 
   Args:
     height: Of the resized frame.
     width: Of the resized frame.
     crop_hw: Size of the crop.
-    crop: 0: left (top), 1: centre, 2: right (bottom).
+    crop: Which one, in [0, num_crops).
+    num_crops: 1: the centre. 3: along the long side, start, centre, end. 5:
+      the corners (top left, top right, bottom left, bottom right), then the
+      centre. 10: those, then the same again, to be mirrored (`is_mirrored`).
 
   Returns:
     (y, x) of the crop's first pixel.
 
-  Source: SlowFast transform.uniform_crop.
+  Source: SlowFast transform.uniform_crop for 1 and 3; Wang et al. 2016 (TSN)
+    and IBM/bLVNet-TAM feadcd3, core/video_transforms.py for 5 and 10.
+  Differs: Those put corners at multiples of 4 pixels, up to 3 pixels inside.
   """
-  y = math.ceil((height - crop_hw[0]) / 2)
-  x = math.ceil((width - crop_hw[1]) / 2)
-  if height > width:
-    y = (0, y, height - crop_hw[0])[crop]
-  else:
-    x = (0, x, width - crop_hw[1])[crop]
-  return y, x
+  bottom, right = height - crop_hw[0], width - crop_hw[1]
+  y, x = math.ceil(bottom / 2), math.ceil(right / 2)
+  if num_crops == 1:
+    return y, x
+  if num_crops == 3:
+    if height > width:
+      return (0, y, bottom)[crop], x
+    return y, (0, x, right)[crop]
+  return ((0, 0), (0, right), (bottom, 0), (bottom, right), (y, x))[crop % 5]
+
+
+def is_mirrored(crop: int, num_crops: int) -> bool:
+  """Whether crop number `crop` of `num_crops` is mirrored, left to right."""
+  return num_crops == 10 and crop >= 5

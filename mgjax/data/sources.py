@@ -7,10 +7,13 @@ any number of timed labels per video (Charades) has 'actions' in place of
 """
 
 import hashlib
+import math
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import ml_collections
+import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
@@ -121,6 +124,42 @@ class Source:
       id=name.decode() if isinstance(name, bytes) else str(name),
       actions=actions,
     )
+
+
+def union_labels(
+  actions: Sequence[Action],
+  num_classes: int,
+  *,
+  first_frame: int = 0,
+  last_frame: int | None = None,
+  fps: float = 1.0,
+) -> np.ndarray:
+  """Every label that some frame of a clip, or of a whole video, has.
+
+  Frame i is shown at i / fps seconds and has the labels of the actions that
+  last then, both ends included.
+
+  Args:
+    actions: Timed labels of the video.
+    num_classes: K.
+    first_frame: First frame of the clip.
+    last_frame: Last one; None: the labels of all actions, whenever they are.
+    fps: Frame rate of the video.
+
+  Returns:
+    float32 [K], 1 for these labels and 0 for the others; possibly all 0.
+
+  Source: SlowFast charades.py: training clips have the labels of all frames
+    from their first to their last, evaluation clips those of the whole video.
+  """
+  labels = np.zeros(num_classes, np.float32)
+  for action in actions:
+    if last_frame is not None:
+      first = max(first_frame, math.ceil(action.start_s * fps))
+      if first > min(last_frame, math.floor(action.end_s * fps)):
+        continue
+    labels[action.label] = 1
+  return labels
 
 
 def data_dir(config: ml_collections.ConfigDict) -> epath.Path:

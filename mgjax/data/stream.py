@@ -18,10 +18,10 @@ import ml_collections
 import numpy as np
 from grain import experimental as grain_experimental
 
-from mgjax.cli import RunError
+from mgjax.cli import ConfigError, RunError
 from mgjax.data import sampling
 from mgjax.data.decode import Crop, DecodeError, Video
-from mgjax.data.sources import Source
+from mgjax.data.sources import Example, Source, union_labels
 from mgjax.schedule import Grid, GridSchedule
 
 # A video is replaced at most so often; then the data set is not usable.
@@ -78,8 +78,9 @@ class TrainStream:
       jitter_px: Range of the resized short side.
 
     Returns:
-      'video' uint8 [T, H, W, 3], 'label' int, 'flip' bool, 'id' text and
+      'video' uint8 [T, H, W, 3], 'label', 'flip' bool, 'id' text and
       'skipped': ids of videos that could not be decoded and were replaced.
+      The label is an int, or float32 [K] where the loss is 'sigmoid'.
 
     Raises:
       RunError: Replacements could not be decoded either.
@@ -111,6 +112,7 @@ class TrainStream:
             target_fps=data.target_fps,
             uniforms=uniforms[6:],
           )
+          label = self._label(example, frames, form.fps)
           height, width = sampling.resized_hw(
             form.height, form.width, short_px=short, at_least=grid[1:3]
           )
@@ -124,7 +126,7 @@ class TrainStream:
         continue
       return {
         'video': pixels,
-        'label': example.label,
+        'label': label,
         'flip': bool(data.flip and uniforms[3] < 0.5),
         'id': example.id,
         'skipped': skipped,
@@ -134,12 +136,28 @@ class TrainStream:
       f'(clip {clip}): {"; ".join(skipped)}'
     )
 
+  def _label(self, example: Example, frames: np.ndarray, fps: float):
+    """The label of a clip, as the loss takes it."""
+    num_classes = self.config.model.num_classes
+    if self.config.optim.loss == 'softmax':
+      return example.label
+    if example.label is not None:
+      return np.eye(num_classes, dtype=np.float32)[example.label]
+    return union_labels(
+      example.actions,
+      num_classes,
+      first_frame=int(frames[0]),
+      last_frame=int(frames[-1]),
+      fps=fps,
+    )
+
   def batch(self, step: int) -> dict:
     """Makes this host's share of the batch of `step`.
 
     Returns:
-      'video' uint8 [b, T, H, W, 3], 'label' int32 [b], 'flip' bool [b], with
-      b = batch / num_shards; 'ids' and 'skipped', lists of text.
+      'video' uint8 [b, T, H, W, 3], 'label' int32 [b] (float32 [b, K] where
+      the loss is 'sigmoid'), 'flip' bool [b], with b = batch / num_shards;
+      'ids' and 'skipped', lists of text.
     """
     phase = self.schedule.phase(step)
     position = self.schedule.cycle_index(step)
@@ -171,7 +189,7 @@ class TrainStream:
     clips = [self.clip(first + i, grid, **ranges) for i in range(share)]
     return {
       'video': np.stack([c['video'] for c in clips]),
-      'label': np.array([c['label'] for c in clips], np.int32),
+      'label': _stack_labels([c['label'] for c in clips]),
       'flip': np.array([c['flip'] for c in clips], bool),
       'ids': [c['id'] for c in clips],
       'skipped': [s for c in clips for s in c['skipped']],
@@ -199,6 +217,9 @@ class EvalStream:
   Item i is crop i % num_crops of view i // num_crops % num_views of video
   i // (num_crops * num_views). The last batch is padded with copies of the
   last item that have weight 0.
+
+  Raises:
+    ConfigError: The crops do not suit the data set.
   """
 
   config: ml_collections.ConfigDict
@@ -206,6 +227,15 @@ class EvalStream:
   batch_size: int
   shard: int = 0
   num_shards: int = 1
+
+  def __post_init__(self):
+    num_crops = self.config.eval.num_crops
+    mirrored = sampling.is_mirrored(num_crops - 1, num_crops)
+    if mirrored and not self.config.data.flip:
+      raise ConfigError(
+        f'eval.num_crops={num_crops} mirrors half of the crops, but data.flip='
+        'False says that a mirrored video has another label; use 1, 3 or 5'
+      )
 
   @property
   def views_per_video(self) -> int:
@@ -219,40 +249,57 @@ class EvalStream:
     """Makes this host's share of batch `number`.
 
     Returns:
-      'video' uint8 [b, T, H, W, 3], 'label' int32 [b], 'weight' float32 [b]:
-      1 for a view that counts, 0 for padding and for videos that cannot be
-      decoded; 'index' int64 [b], the video's place in the source; 'lost' bool
-      [b], views that cannot be decoded; 'failed', why, a list of text.
+      'video' uint8 [b, T, H, W, 3], 'label' int32 [b], or float32 [b, K] where
+      videos have actions, 'weight' float32 [b]: 1 for a view that counts, 0
+      for padding and for videos that cannot be decoded; 'index' int64 [b], the
+      video's place in the source; 'lost' bool [b], views that cannot be
+      decoded, without padding; 'failed', a list of text: why.
     """
     share = self.batch_size // self.num_shards
     first = number * self.batch_size + self.shard * share
-    last = len(self.source) * self.views_per_video - 1
-    items = [min(i, last) for i in range(first, first + share)]
-    # Padding is decoded once, however much of it there is.
-    decoded = {item: self._view(item) for item in dict.fromkeys(items)}
-    views = [decoded[item] for item in items]
-    weight = [
-      float(i <= last and view['ok'])
-      for i, view in zip(range(first, first + share), views, strict=True)
-    ]
+    num_items = len(self.source) * self.views_per_video
+    num_crops = self.config.eval.num_crops
+    crops, labels, index, lost, failed = [], [], [], [], []
+    view = None
+    for item in range(first, first + share):
+      clip, crop = divmod(min(item, num_items - 1), num_crops)
+      # Consecutive crops, and all padding, are cut from the same frames.
+      if view is None or view['clip'] != clip:
+        view = self._view(clip)
+        if 'error' in view and item < num_items:
+          failed.append(view['error'])
+      crops.append(self._crop(view['frames'], crop))
+      labels.append(view['label'])
+      index.append(clip // self.config.eval.num_views)
+      lost.append('error' in view and item < num_items)
+    counts = np.arange(first, first + share) < num_items
     return {
-      'video': np.stack([v['video'] for v in views]),
-      'label': np.array([v['label'] for v in views], np.int32),
-      'weight': np.array(weight, np.float32),
-      'index': np.array([v['index'] for v in views], np.int64),
-      'lost': np.array([not v['ok'] for v in views]),
-      'failed': [v['error'] for v in decoded.values() if not v['ok']],
+      'video': np.stack(crops),
+      'label': _stack_labels(labels),
+      'weight': (counts & ~np.array(lost)).astype(np.float32),
+      'index': np.array(index, np.int64),
+      'lost': np.array(lost),
+      'failed': failed,
     }
 
-  def _view(self, item: int) -> dict:
+  def _view(self, clip: int) -> dict:
+    """Decodes view clip % num_views of video clip // num_views.
+
+    Returns:
+      'clip'; 'frames' uint8 [T, h, w, 3], resized and not yet cropped;
+      'label'; and 'error', where the video cannot be decoded.
+    """
     data, evaluation = self.config.data, self.config.eval
-    item, crop = divmod(item, evaluation.num_crops)
-    index, view = divmod(item, evaluation.num_views)
+    index, view = divmod(clip, evaluation.num_views)
     hw = crop_hw(evaluation)
     short = evaluation.short_side_px
-    if evaluation.num_crops > 1:
+    if evaluation.num_crops == 3:
       short = evaluation.crop_px
     example = self.source.read(index, short_px=max(short, *hw))
+    label = example.label
+    if label is None:
+      label = union_labels(example.actions, self.config.model.num_classes)
+    result = {'clip': clip, 'label': label}
     try:
       with Video(example.video) as video:
         form = example.form or video.form
@@ -269,32 +316,41 @@ class EvalStream:
         height, width = sampling.resized_hw(
           form.height, form.width, short_px=short, at_least=hw
         )
-        y, x = sampling.crop_offsets(
-          height,
-          width,
-          crop_hw=hw,
-          crop=1 if evaluation.num_crops == 1 else crop,
-        )
-        pixels = video.frames(frames, height, width, Crop(y, x, *hw))
+        return {**result, 'frames': video.frames(frames, height, width)}
     except DecodeError as error:
-      pixels = np.zeros((data.num_frames, *hw, 3), np.uint8)
       return {
-        'video': pixels,
-        'label': example.label,
-        'index': index,
-        'ok': False,
+        **result,
+        'frames': np.zeros((data.num_frames, *hw, 3), np.uint8),
         'error': f'{example.id}: {error}',
       }
-    return {
-      'video': pixels,
-      'label': example.label,
-      'index': index,
-      'ok': True,
-    }
 
-  def batches(self) -> Iterator[dict]:
-    """Yields all batches in order, decoded ahead."""
-    return _read_ahead(self.batch, self.num_batches, self.config.data)
+  def _crop(self, frames: np.ndarray, crop: int) -> np.ndarray:
+    num_crops = self.config.eval.num_crops
+    height, width = crop_hw(self.config.eval)
+    y, x = sampling.crop_offsets(
+      *frames.shape[1:3],
+      crop_hw=(height, width),
+      crop=crop,
+      num_crops=num_crops,
+    )
+    pixels = frames[:, y : y + height, x : x + width]
+    if sampling.is_mirrored(crop, num_crops):
+      return pixels[:, :, ::-1]
+    return pixels
+
+  def batches(self, first: int = 0) -> Iterator[dict]:
+    """Yields all batches from `first` on, in order, decoded ahead."""
+    return _read_ahead(
+      lambda i: self.batch(first + i),
+      self.num_batches - first,
+      self.config.data,
+    )
+
+
+def _stack_labels(labels: list) -> np.ndarray:
+  """Labels of a batch: int32 [b], or float32 [b, K] where they are vectors."""
+  dtype = np.float32 if np.ndim(labels[0]) else np.int32
+  return np.array(labels, dtype)
 
 
 def _read_ahead(make_batch, count: int, data) -> Iterator[dict]:

@@ -86,7 +86,7 @@ def test_charades_views_equal_the_reference(name):
 def test_crop_offsets_equal_the_reference(name):
   height, width, size, crop = numbers(name)
   offsets = sampling.crop_offsets(
-    height, width, crop_hw=(size, size), crop=crop
+    height, width, crop_hw=(size, size), crop=crop, num_crops=3
   )
   assert list(offsets) == GOLDEN['uniform_crop'][name]
 
@@ -181,3 +181,90 @@ def test_random_offsets_cover_all_but_the_last_position():
   }
   assert offsets == {0, 1, 2}
   assert sampling.random_offset(7, 7, 0.9) == 0
+
+
+def test_corners_and_centre_and_their_mirror_images():
+  offsets = [
+    sampling.crop_offsets(256, 340, crop_hw=(224, 224), crop=crop, num_crops=10)
+    for crop in range(10)
+  ]
+  assert offsets[:5] == [(0, 0), (0, 116), (32, 0), (32, 116), (16, 58)]
+  assert offsets[5:] == offsets[:5]
+  mirrored = [sampling.is_mirrored(crop, 10) for crop in range(10)]
+  assert mirrored == [False] * 5 + [True] * 5
+  assert not any(sampling.is_mirrored(crop, 5) for crop in range(5))
+
+
+def test_a_single_crop_is_the_centre():
+  crop = sampling.crop_offsets(
+    256, 341, crop_hw=(224, 224), crop=0, num_crops=1
+  )
+  assert crop == (16, 59)
+
+
+@pytest.mark.parametrize('num_source', [30, 64, 300, 901])
+@pytest.mark.parametrize('num_frames,strides', [(8, (2, 8)), (16, (2, 4))])
+def test_dense_training_clips_equal_the_formula_of_the_reference(
+  num_source, num_frames, strides
+):
+  """Spacing, start and clipping of SlowFast's decoder, at 25 frames/s."""
+  for stride_draw, start_draw in np.random.default_rng(0).random((20, 2)):
+    frames = sampling.train_frames(
+      num_source,
+      25.0,
+      num_frames=num_frames,
+      stride_frames=strides,
+      sampling='dense',
+      target_fps=30.0,
+      uniforms=np.array([stride_draw, start_draw]),
+    )
+    choices = range(strides[0], strides[1] + 1)
+    stride = choices[int(stride_draw * len(choices))]
+    span = stride * num_frames / 30 * 25
+    start = start_draw * max(num_source - span, 0)
+    step = (span - 1) / (num_frames - 1)
+    # Away from whole numbers, where rounding decides.
+    want = np.clip(start + step * np.arange(num_frames), 0, num_source - 1)
+    sure = np.abs(want - np.round(want)) > 1e-6
+    np.testing.assert_array_equal(frames[sure], np.floor(want)[sure])
+
+
+@pytest.mark.parametrize('num_source', [50, 127, 128, 900])
+def test_charades_training_clips_equal_the_formula_of_the_reference(num_source):
+  """A start in [0, n - length], or [n - length, 0] where the video is short."""
+  length = 63 * 2 + 1
+  starts = set()
+  for draw in (np.arange(2000) + 0.5) / 2000:
+    frames = sampling.train_frames(
+      num_source,
+      24.0,
+      num_frames=64,
+      stride_frames=(2, 2),
+      sampling='dense',
+      target_fps=0.0,
+      uniforms=np.array([0.0, draw]),
+    )
+    room = num_source - length
+    start = min(room, 0) + int(draw * (abs(room) + 1))
+    want = np.clip(start + 2 * np.arange(64), 0, num_source - 1)
+    np.testing.assert_array_equal(frames, want)
+    starts.add(start)
+  assert starts == set(range(min(room, 0), max(room, 0) + 1))
+
+
+@pytest.mark.parametrize('num_frames', [3, 8, 16, 64])
+def test_segments_suit_any_number_of_frames(num_frames):
+  bounds = sampling.segment_bounds(37, num_frames)
+  assert len(bounds) == num_frames
+  assert bounds[0, 0] == 0 and bounds[-1, 1] == 36
+  np.testing.assert_array_equal(bounds[1:, 0], bounds[:-1, 1])
+
+
+def test_inverse_jitter_draws_the_inverse_uniformly():
+  sides = [
+    sampling.short_side((128, 320), inverse=True, uniform=u)
+    for u in (np.arange(1000) + 0.5) / 1000
+  ]
+  # Half of the inverses lie below the middle one, 1 / 182.86.
+  assert 0.49 < np.mean(np.array(sides) > 183) < 0.51
+  assert min(sides) == 128 and max(sides) == 320

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mgjax import cycles
-from mgjax.cli import RunError
+from mgjax.cli import ConfigError, RunError
 from mgjax.data import sources, stream
-from mgjax.data.sources import Example
+from mgjax.data.sources import Action, Example
 
 
 @pytest.fixture
@@ -124,6 +124,7 @@ class Damaged(sources.Source):
     self.source = source
     self.bad = bad
     self.label_names = source.label_names
+    self.has_actions = source.has_actions
 
   def __len__(self):
     return len(self.source)
@@ -205,6 +206,7 @@ class Few(sources.Source):
     self.source = source
     self.count = count
     self.label_names = source.label_names
+    self.has_actions = source.has_actions
 
   def __len__(self):
     return self.count
@@ -219,3 +221,100 @@ def test_evaluation_reports_bad_videos_and_does_not_replace_them(tiny_config):
   batch = views.batch(0)
   assert batch['weight'].tolist() == [1, 1, 0, 1]
   assert len(batch['failed']) == 1 and validation[2].id in batch['failed'][0]
+  assert batch['lost'].tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize('num_crops', [5, 10])
+def test_corner_crops_cut_the_resized_frames(tiny_config, num_crops):
+  tiny_config.data.flip = True
+  tiny_config.eval.num_crops = num_crops
+  tiny_config.eval.short_side_px = 40
+  few = Few(sources.open_source(tiny_config, 'validation'), 1)
+  clips = stream.EvalStream(tiny_config, few, num_crops).batch(0)['video']
+  tiny_config.eval.update({'num_crops': 1, 'crop_px': 40})
+  whole = stream.EvalStream(tiny_config, few, 1).batch(0)['video'][0]
+  corners = [(0, 0), (0, 8), (8, 0), (8, 8), (4, 4)]
+  for i, clip in enumerate(clips):
+    y, x = corners[i % 5]
+    want = whole[:, y : y + 32, x : x + 32]
+    np.testing.assert_array_equal(clip, want[:, :, ::-1] if i >= 5 else want)
+
+
+def test_mirrored_crops_are_refused_where_labels_have_a_direction(tiny_config):
+  tiny_config.eval.num_crops = 10
+  source = sources.open_source(tiny_config, 'validation')
+  with pytest.raises(ConfigError, match='data.flip=False'):
+    stream.EvalStream(tiny_config, source, 1)
+
+
+# Videos with any number of labels.
+
+ACTIONS = (Action(2, 1.0, 2.0), Action(0, 1.9, 4.0), Action(5, 3.05, 3.08))
+
+
+@pytest.mark.parametrize(
+  'first,last,want',
+  [
+    (0, 9, []),
+    (0, 10, [2]),  # Frame 10 is shown at 1.0 s, the first second's end.
+    (12, 18, [2]),
+    (12, 19, [0, 2]),
+    (20, 25, [0, 2]),
+    (21, 25, [0]),
+    (21, 40, [0]),  # No frame is shown while the third action lasts.
+    (41, 60, []),
+  ],
+)
+def test_a_clip_has_the_labels_of_its_frames(first, last, want):
+  labels = sources.union_labels(
+    ACTIONS, 7, first_frame=first, last_frame=last, fps=10.0
+  )
+  assert labels.dtype == np.float32
+  assert np.flatnonzero(labels).tolist() == want
+
+
+def test_a_video_has_the_labels_of_all_its_actions():
+  assert np.flatnonzero(sources.union_labels(ACTIONS, 7)).tolist() == [0, 2, 5]
+
+
+class Acted(sources.Source):
+  """A source whose videos have two actions, one in each half of 3 s."""
+
+  def __init__(self, source: sources.Source):
+    self.source = source
+    self.label_names = source.label_names
+    self.has_actions = True
+    self.manifest_sha256 = None
+
+  def __len__(self):
+    return len(self.source)
+
+  def __getitem__(self, index) -> Example:
+    example = self.source[index]
+    actions = (Action(example.label, 0, 0.5), Action(0, 0.3, 99))
+    return example._replace(label=None, actions=actions)
+
+
+def test_batches_of_videos_with_actions_have_vectors_of_labels(
+  tiny_config, source
+):
+  tiny_config.optim.loss = 'sigmoid'
+  clips = make_stream(tiny_config, Acted(source))
+  label = clips.batch(0)['label']
+  assert label.shape == (len(clips.batch(0)['video']), 16)
+  assert label.dtype == np.float32 and set(np.unique(label)) == {0, 1}
+  # Every clip reaches the second action, not every clip starts in the first.
+  validation = Acted(sources.open_source(tiny_config, 'validation'))
+  views = stream.EvalStream(tiny_config, validation, 4).batch(0)
+  true = [validation.source[i].label for i in range(4)]
+  assert (views['label'].sum(1) == [1 if t == 0 else 2 for t in true]).all()
+  assert views['label'][np.arange(4), true].all()
+
+
+def test_a_single_label_becomes_a_vector_for_the_sigmoid_loss(
+  tiny_config, source
+):
+  plain = make_stream(tiny_config, source).batch(0)['label']
+  tiny_config.optim.loss = 'sigmoid'
+  vectors = make_stream(tiny_config, source).batch(0)['label']
+  np.testing.assert_array_equal(vectors, np.eye(16)[plain])
