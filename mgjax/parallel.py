@@ -163,14 +163,16 @@ def _integer(text: str | None) -> int | None:
   return int(text) if text else None
 
 
-def make_mesh() -> Mesh:
-  """A one-axis mesh over all devices of all processes.
+def make_mesh(num_devices: int | None = None) -> Mesh:
+  """A one-axis mesh over all devices of all processes, or the first few.
 
   Process after process, so that each holds consecutive clips of a batch: the
   order of clips, hence batch-norm groups and dropout, is the same everywhere.
   """
   devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
-  return Mesh(np.array(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
+  return Mesh(
+    np.array(devices[:num_devices]), (BATCH_AXIS,), axis_types=(AxisType.Auto,)
+  )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -216,3 +216,9 @@ def test_a_batch_is_laid_out_process_after_process():
   for shard in batch['index'].addressable_shards:
     first = 3 * list(mesh.devices).index(shard.device)
     np.testing.assert_array_equal(shard.data, np.arange(first, first + 3))
+
+
+def test_a_mesh_may_be_of_the_first_devices_only():
+  assert list(parallel.make_mesh(1).devices) == list(
+    parallel.make_mesh().devices[:1]
+  )
