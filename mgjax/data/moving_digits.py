@@ -93,8 +93,8 @@ _DIGIT_MOTIONS = ('right', 'left', 'down', 'up')
 _TREMOR = 0.01
 
 # Sides of the smallest and the largest digit, as shares of the frame's side.
-_MIN_SIZE = 18 / 80
-_MAX_SIZE = 32 / 80
+_MIN_SIZE = 15 / 80
+_MAX_SIZE = 36 / 80
 
 
 def class_names(labels: str) -> tuple[str, ...]:
@@ -209,7 +209,8 @@ def _path(
       path[3] = growth * u
     case 'slide_then_spin':
       path[:2] = along(quarter / 4) * slide * np.minimum(u, middle)
-      path[2] = sense * spin * np.maximum(u - middle, 0)
+      # Twice the pace: half a video must suffice to see the sense.
+      path[2] = sense * 2 * spin * np.maximum(u - middle, 0)
     case 'speed_up':
       path[:2] = along(quarter / 4) * slide * u**2
     case 'swing_1' | 'swing_2' | 'swing_3' | 'swing_4':
