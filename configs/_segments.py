@@ -45,6 +45,11 @@ def use(config: ml_collections.ConfigDict, model: str) -> None:
   config.data.jitter_px = (224, 340)
   config.data.jitter_inverse = True
   config.data.batch_size = 64
+  config.data.crop_px = 224
+
+  config.eval.num_views = 1
+  config.eval.num_crops = 1
+  config.eval.crop_px = 224
 
   config.optim.base_lr = 0.01
   config.optim.weight_decay = 5e-4
@@ -73,7 +78,9 @@ def fine_tune(config: ml_collections.ConfigDict, model: str) -> None:
       f'{", ".join(accepted)}.'
     )
   use(config, model)
+  config.init_head = 'new'  # Where init_from is given.
   config.model.dropout = 0.8
   config.optim.base_lr = 0.001
   config.optim.lr_steps = (10, 20)
   config.optim.total_epochs = 25
+  config.eval.every = 5.0

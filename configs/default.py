@@ -180,6 +180,12 @@ def base() -> ml_collections.ConfigDict:
   # Long cycles before the fine-tuning phase where the learning rate has no
   # steps to align with (any schedule but 'steps').
   grid.num_long_cycles = 3
+  # Whether the last interval is the fine-tuning phase, on the full grid; else it
+  # is one more long cycle.
+  grid.fine_tune = True
+  # Whether the learning rate follows the batch of the phase (long, both,
+  # progressive), as the papers have it; else it is the baseline's.
+  grid.scale_lr = True
   # 'ladder': (frames factor, epochs, learning rate, schedule) of each rung;
   # the schedule is written as in optim.schedule and restarts at every rung.
   grid.ladder = ((0.5, 50, 0.01, 'cosine'), (1, 25, 0.01, 'cosine'))

@@ -80,6 +80,3 @@ def _sparse(config: ml_collections.ConfigDict, model: str) -> None:
     config.data.batch_size = 128
     config.optim.base_lr = 0.02
     config.optim.weight_decay = 1e-4
-    config.eval.num_views = 1
-    config.eval.num_crops = 1
-    config.eval.crop_px = 224

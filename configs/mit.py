@@ -29,10 +29,6 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.grid.mode = args.grid
   config.model.num_classes = 339
   config.data.name = 'moments_in_time'
-  config.data.crop_px = 224
   _segments.use(config, args.model)
   config.eval.every = 5.0
-  config.eval.num_views = 1
-  config.eval.num_crops = 1
-  config.eval.crop_px = 224
   return default.validate(config)

@@ -31,11 +31,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.grid.mode = args.grid
   config.model.num_classes = 174
   config.data.name = 'something_something_v1'
-  config.data.crop_px = 224
   _segments.use(config, args.model)
   config.data.flip = False  # Left and right are part of the labels.
   config.eval.every = 2.0
-  config.eval.num_views = 1
-  config.eval.num_crops = 1
-  config.eval.crop_px = 224
   return default.validate(config)

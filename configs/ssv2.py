@@ -47,7 +47,6 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.eval.num_crops = 1
   if args.model in _segments.MODELS:
     _segments.use(config, args.model)
-    config.eval.crop_px = 224
   else:
     _dense(config, args.model)
   return default.validate(config)

@@ -22,14 +22,8 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   args = default.parse_args(arg, grid='none', model='tsm_r50', seed=0)
   config = default.base()
   config.seed = args.seed
-  config.init_head = 'new'  # Where init_from is given.
   config.grid.mode = args.grid
   config.model.num_classes = 101
   config.data.name = 'ucf101'
-  config.data.crop_px = 224
   _segments.fine_tune(config, args.model)
-  config.eval.every = 5.0
-  config.eval.num_views = 1
-  config.eval.num_crops = 1
-  config.eval.crop_px = 224
   return default.validate(config)

@@ -61,7 +61,7 @@ def build(model: str, num_classes: int) -> nn.Module:
   else:
     published.set_network(config, model, frames='8x8')
   config.model.num_classes = num_classes
-  return models.from_config(config.model, config.norm)
+  return models.from_config(config)
 
 
 def count(key: Key) -> Cost:

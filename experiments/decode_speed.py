@@ -22,14 +22,12 @@ Differs: That converts and resizes in PyTorch; here NumPy and OpenCV do it.
   It moves the start to a whole time stamp; here the frames are mgjax's.
 """
 
-import argparse
 import dataclasses
 import json
 import os
 import pathlib
 import platform
 import statistics
-import subprocess
 import sys
 import time
 
@@ -38,8 +36,9 @@ import cv2
 import ml_collections
 import numpy as np
 
-from experiments import settings
+from experiments import record, settings
 from mgjax import cycles
+from mgjax.cli import ArgumentParser
 from mgjax.data import prepare, sampling, sources, stream
 from mgjax.schedule import Grid, GridSchedule
 
@@ -342,27 +341,8 @@ def format_report(result: dict) -> str:
   return '\n'.join(lines) + '\n'
 
 
-def _cpu_name() -> str:
-  try:
-    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
-  except OSError:
-    return platform.processor()
-  return next(
-    (line.split(': ')[1] for line in lines if line.startswith('model name')),
-    platform.machine(),
-  )
-
-
-def _git(*arguments: str) -> str:
-  return subprocess.run(
-    ['git', *arguments], capture_output=True, text=True, check=True
-  ).stdout.strip()
-
-
 def main() -> None:
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = ArgumentParser(description=__doc__)
   parser.add_argument(
     '--cache', type=pathlib.Path, default=pathlib.Path('data/decode_speed')
   )
@@ -378,12 +358,11 @@ def main() -> None:
   result = {
     'command': f'python -m experiments.decode_speed {" ".join(sys.argv[1:])}',
     'config': CONFIG,
-    'commit': _git('rev-parse', 'HEAD'),
-    'changed_files': _git('status', '--porcelain', '--', 'mgjax', 'configs'),
+    **record.code_version(),
     'num_videos': args.num_videos,
     'num_clips': args.num_clips,
     'machine': {
-      'cpu': _cpu_name(),
+      'cpu': record.cpu_name(),
       'num_cpus': os.cpu_count(),
       'load': load,
       'python': platform.python_version(),

@@ -21,7 +21,7 @@ import sys
 from typing import NamedTuple
 
 from experiments import compare, costs, record, settings, tabulate
-from mgjax.cli import ConfigError
+from mgjax.cli import ArgumentParser, ConfigError
 
 
 class Run(NamedTuple):
@@ -209,11 +209,10 @@ def submit_line(
   )
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+def _parser() -> ArgumentParser:
+  parser = ArgumentParser(
     prog='python -m experiments.launch',
     description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
   add('--table', required=True, choices=RUNS, help='whose runs')

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import pathlib
+import platform
 import shutil
 import statistics
 import subprocess
@@ -89,6 +90,16 @@ def code_version() -> dict[str, str]:
     'commit': _git('rev-parse', 'HEAD'),
     'changed_files': _git('status', '--porcelain', '--', 'mgjax', 'configs'),
   }
+
+
+def cpu_name() -> str:
+  """The processor's name, where Linux says it."""
+  try:
+    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+  except OSError:
+    return platform.processor()
+  names = [s.split(':')[1].strip() for s in lines if s.startswith('model name')]
+  return names[0] if names else platform.processor()
 
 
 def exists(name: str) -> bool:

@@ -47,6 +47,7 @@ import numpy as np
 from configs import default
 from experiments import record
 from mgjax import cpu_memory, macs, models, optim, train_step
+from mgjax.cli import ArgumentParser
 
 EXPERIMENT = 'step_time'
 MODELS = {
@@ -75,10 +76,9 @@ _LOSS_TOLERANCE = {'float32': 0.01, 'bfloat16': 0.05}
 def parse_flags(argv: list[str]) -> argparse.Namespace:
   """Reads the command line; a bad one ends with exit code 2."""
   summary, _, text = __doc__.partition('\n')
-  parser = argparse.ArgumentParser(
+  parser = ArgumentParser(
     description=summary,
     epilog=text,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   names_of = lambda known: (
     lambda text: [_accepted(name, known) for name in text.split(',')]
@@ -374,7 +374,7 @@ def measure(name: str, args: argparse.Namespace) -> dict:
     **record.code_version(),
     'environment': {
       'machine': platform.machine(),
-      'cpu': _cpu_name(),
+      'cpu': record.cpu_name(),
       'num_cpus': len(os.sched_getaffinity(0)),
       'accelerator': jax.devices()[0].device_kind,
       'torch_threads': loaded['threads'],
@@ -401,16 +401,6 @@ def measure(name: str, args: argparse.Namespace) -> dict:
       for key in names
     },
   }
-
-
-def _cpu_name() -> str:
-  """The processor's name, where Linux says it."""
-  try:
-    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
-  except OSError:
-    return platform.processor()
-  names = [s.split(':')[1].strip() for s in lines if s.startswith('model name')]
-  return names[0] if names else platform.processor()
 
 
 def load() -> list[dict]:

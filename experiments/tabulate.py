@@ -9,7 +9,6 @@ Every number says where it comes from, in the name of its column:
 A cell that is not known is blank.
 """
 
-import argparse
 import csv
 import pathlib
 import sys
@@ -19,6 +18,8 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib import figure
 from matplotlib.backends import backend_agg
+
+from mgjax.cli import ArgumentParser
 
 FOLDER = pathlib.Path(__file__).parent
 PUBLISHED = FOLDER / 'published.csv'
@@ -125,10 +126,9 @@ def main(
     picture: Writes the script's picture into the file it is given.
   """
   name = pathlib.Path(sys.argv[0]).stem
-  parser = argparse.ArgumentParser(
+  parser = ArgumentParser(
     prog=f'python -m experiments.{name}',
     description=sys.modules['__main__'].__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   parser.add_argument(
     '--out',

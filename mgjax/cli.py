@@ -24,7 +24,17 @@ class RunError(Exception):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-  """For commands without a config: reports an error in one line, code 2."""
+  """For commands without a config: reports an error in one line, code 2.
+
+  Descriptions and epilogs are printed as they are; flags have no short forms.
+  """
+
+  def __init__(self, **options: Any):
+    super().__init__(
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
+      **options,
+    )
 
   def error(self, message: str) -> NoReturn:
     self.exit(2, f'error: {" ".join(message.split())}\n')

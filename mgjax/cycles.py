@@ -152,7 +152,8 @@ def _long(config: ml_collections.ConfigDict) -> _Plan:
   Every shape of a long cycle gets the same number of steps; one long cycle
   fills each interval between decays of the learning rate, and the last
   interval is the fine-tuning phase on the full grid, which saves as large a
-  part of its steps as the others do.
+  part of its steps as the others do. Without `grid.fine_tune`, the last
+  interval is one more long cycle.
 
   Source: section 3.2 of the paper; PySlowFast multigrid.py, lines 110-193.
   Differs: the reference cannot run the long cycle alone (it indexes a short
@@ -185,8 +186,9 @@ def _long(config: ml_collections.ConfigDict) -> _Plan:
       entries.append((k, base, factor, epochs))
   saving = edges[-1] / _sum(iterations)
   base, factor, mean = shapes[-1]
-  fine_tune = (optim.total_epochs - edges[-1]) / saving * mean
-  entries.append((len(edges) - 1, base, factor, fine_tune))
+  if grid.fine_tune:
+    fine_tune = (optim.total_epochs - edges[-1]) / saving * mean
+    entries.append((len(edges) - 1, base, factor, fine_tune))
 
   stretch = (
     optim.total_epochs * grid.epoch_factor / _sum(e[-1] for e in entries)
@@ -206,18 +208,18 @@ def _long(config: ml_collections.ConfigDict) -> _Plan:
       cycle=_short_cycle(base, config) if use_short else (base,),
       end_epoch=end,
       lr_stage=k,
-      lr_scale=float(factor),
+      lr_scale=_lr_scale(factor, config),
       strides=_stride_range(config, base.T),
     )
     for (k, base, factor, _), end in zip(entries, ends, strict=True)
   ]
   if by_steps:
-    # The fine-tuning phase keeps the rate of the phase before it for its
-    # first half.
-    middle = (ends[-2] + ends[-1]) // 2
-    lr_starts = [0, *ends[:-1], middle]
-    scales = [optim.gamma**k * factor for k, _, factor, _ in entries]
-    scales.insert(-1, scales[-2])
+    lr_starts = [0, *ends[:-1]]
+    scales = [optim.gamma**p.lr_stage * p.lr_scale for p in phases]
+    if grid.fine_tune:
+      # It keeps the rate of the phase before it for its first half.
+      lr_starts.append((ends[-2] + ends[-1]) // 2)
+      scales.insert(-1, scales[-2])
     return _Plan(phases, _piecewise(optim.base_lr, lr_starts, scales))
   policy = _lr_function(optim, total_epochs=optim.total_epochs)
   policy = _stretched(policy, optim.total_epochs, ends[-1])
@@ -283,7 +285,7 @@ def _progressive(config: ml_collections.ConfigDict) -> _Plan:
         cycle=(Grid(t, h, w, factor * full.batch),),
         end_epoch=total_epochs if last else share_done * total_epochs,
         lr_stage=i,
-        lr_scale=float(factor),
+        lr_scale=_lr_scale(factor, config),
         strides=_stride_range(config, t),
       )
     )
@@ -331,6 +333,14 @@ def _batch_factor(full: Grid, t: int, h: Real, w: Real) -> int:
   Source: section 3 of the paper: b t h w = B T H W.
   """
   return round(float(full.T * full.H * full.W) / (t * h * w))
+
+
+def _lr_scale(factor: int, config: ml_collections.ConfigDict) -> float:
+  """Returns what multiplies the learning rate for a batch that much larger.
+
+  Source: the linear rule of Goyal et al. 2017 (arXiv:1706.02677).
+  """
+  return float(factor) if config.grid.scale_lr else 1.0
 
 
 def _short_cycle(
@@ -409,13 +419,15 @@ def _make_phase(
 def _intervals(config: ml_collections.ConfigDict) -> list[Real]:
   """Returns the baseline epochs at which long cycles start and end.
 
-  The fine-tuning phase follows the last of them.
+  The fine-tuning phase, where there is one, follows the last of them.
   """
-  if config.optim.schedule == 'steps':
-    return [0, *config.optim.lr_steps]
-  cycles = config.grid.num_long_cycles
   total = config.optim.total_epochs
-  return [total * i / (cycles + 1) for i in range(cycles + 1)]
+  if config.optim.schedule == 'steps':
+    edges = [0, *config.optim.lr_steps]
+  else:
+    cycles = config.grid.num_long_cycles
+    edges = [total * i / (cycles + 1) for i in range(cycles + 1)]
+  return edges if config.grid.fine_tune else [*edges, total]
 
 
 def _sum(values: Iterable[Real]) -> Real:

@@ -87,8 +87,37 @@ def head_window(
   return config.data.num_frames, *train_crop
 
 
-def lower_eval_step(config, model, mesh, abstract_state):
-  """Lowers the evaluation program for this mesh."""
+def load_state(
+  config: ml_collections.ConfigDict, model, mesh, path: epath.PathLike
+) -> train_step.TrainState:
+  """Reads what evaluation needs of a checkpoint; nothing else is in the state.
+
+  Args:
+    config: The configuration.
+    model: Its network.
+    mesh: Devices, each of which gets all of it.
+    path: Folder of the checkpoint.
+
+  Raises:
+    ConfigError: The checkpoint is damaged or of another network.
+  """
+  abstract = checkpoint.abstract_state(
+    lambda: train_step.create_state(
+      model,
+      optim.make_optimizer(config.optim),
+      jax.random.key(0),
+      example_video(config),
+    ),
+    parallel.replicated(mesh),
+  )
+  variables = checkpoint.load_variables(
+    path, {name: getattr(abstract, name) for name in checkpoint.VARIABLES}
+  )
+  return abstract.replace(**variables)
+
+
+def lower_eval_step(config, model, mesh, state):
+  """Lowers the evaluation program of a state, abstract or not."""
   grid = eval_grid(config)
   step = train_step.make_eval_step(
     model,
@@ -103,7 +132,7 @@ def lower_eval_step(config, model, mesh, abstract_state):
     sharding=parallel.sharded(mesh),
   )
   return jax.jit(step, out_shardings=parallel.sharded(mesh)).lower(
-    abstract_state.eval_params, abstract_state.batch_stats, video
+    state.eval_params, state.batch_stats, video
   )
 
 
@@ -478,23 +507,10 @@ def evaluate_checkpoint(
   step = steps[-1] if step is None else step
   if step not in steps:
     raise ConfigError(f'--step={step}: there are checkpoints of steps {steps}')
-  model = models.from_config(config.model, config.norm)
-  tx = optim.make_optimizer(config.optim)
-  abstract = checkpoint.abstract_state(
-    lambda: train_step.create_state(
-      model,
-      tx,
-      jax.random.key(0),
-      example_video(config),
-    ),
-    parallel.replicated(mesh),
-  )
-  program = lower_eval_step(config, model, mesh, abstract).compile()
-  variables = checkpoint.load_variables(
-    checkpoints.directory / str(step),
-    {name: getattr(abstract, name) for name in checkpoint.VARIABLES},
-  )
-  state = abstract.replace(**variables, step=step)
+  model = models.from_config(config)
+  path = checkpoints.directory / str(step)
+  state = load_state(config, model, mesh, path).replace(step=step)
+  program = lower_eval_step(config, model, mesh, state).compile()
   partial = Partial(
     workdir, partial_key(config, state, source), config.eval.save_every_s
   )

@@ -297,7 +297,7 @@ def import_file(
   if (out / 'checkpoints').exists():
     raise ConfigError(f'--out={out} holds checkpoints already; use another')
   state, left_out = read_state(path)
-  model = models.from_config(config.model, config.norm)
+  model = models.from_config(config)
   video = evaluate.example_video(config)
   init = lambda: model.init(jax.random.key(config.seed), video)
   shapes = jax.eval_shape(init)
@@ -395,7 +395,7 @@ def export(
   Raises:
     ConfigError: The format has no such network, or nothing is in the folder.
   """
-  model = models.from_config(config.model, config.norm)
+  model = models.from_config(config)
   video = evaluate.example_video(config)
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), video))
   table = weight_names.names(to, shapes, config.model.name)

@@ -209,7 +209,7 @@ def _gmacs_per_clip(
   from mgjax import macs, models
 
   try:
-    model = models.from_config(config.model, config.norm)
+    model = models.from_config(config)
     return {
       (t, h, w): macs.forward_macs(model, T=t, H=h, W=w) / 1e9
       for t, h, w in sorted({grid[:3] for grid in grids})
@@ -225,8 +225,7 @@ def _memory(
   """Returns the estimated `memory.Memory` of every grid."""
   from mgjax import memory, models
 
-  model = models.from_config(config.model, config.norm)
-  model = model.clone(remat=config.train.remat == 'block')
+  model = models.from_config(config)
   return {
     grid: memory.estimate(config, model, grid, num_devices=num_devices)
     for grid in schedule.grids
@@ -312,7 +311,7 @@ def compiled_bytes(
   """
   import jax
 
-  from mgjax import checkpoint, optim, parallel, train
+  from mgjax import checkpoint, models, optim, parallel, train
 
   if num_devices > jax.device_count():
     raise ConfigError(
@@ -320,7 +319,7 @@ def compiled_bytes(
       f'{jax.device_count()}; use at most that.'
     )
   mesh = parallel.make_mesh(num_devices)
-  model, tx = train.make_model(config), optim.make_optimizer(config.optim)
+  model, tx = models.from_config(config), optim.make_optimizer(config.optim)
   abstract = checkpoint.abstract_state(
     train.state_maker(config, model, tx), parallel.replicated(mesh)
   )

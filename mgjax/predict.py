@@ -39,9 +39,7 @@ from mgjax import (
   evaluate,
   features,
   models,
-  optim,
   parallel,
-  train_step,
 )
 from mgjax.cli import ConfigError, RunError
 from mgjax.data import sources, stream
@@ -111,21 +109,8 @@ class Predictor:
     batch = min(config.eval.batch_size, num_clips)
     self._config = config = config.copy_and_resolve_references()
     config.eval.batch_size = -(-batch // self._mesh.size) * self._mesh.size
-    self._model = models.from_config(config.model, config.norm)
-    abstract = checkpoint.abstract_state(
-      lambda: train_step.create_state(
-        self._model,
-        optim.make_optimizer(config.optim),
-        jax.random.key(0),
-        evaluate.example_video(config),
-      ),
-      parallel.replicated(self._mesh),
-    )
-    variables = checkpoint.load_variables(
-      path, {name: getattr(abstract, name) for name in checkpoint.VARIABLES}
-    )
-    self._abstract = abstract
-    self._state = abstract.replace(**variables)
+    self._model = models.from_config(config)
+    self._state = evaluate.load_state(config, self._model, self._mesh, path)
 
   def _stream(self, paths: Sequence[pathlib.Path]) -> stream.EvalStream:
     source = sources.Source(
@@ -149,7 +134,7 @@ class Predictor:
     """
     result = evaluate.score(
       evaluate.lower_eval_step(
-        self._config, self._model, self._mesh, self._abstract
+        self._config, self._model, self._mesh, self._state
       ).compile(),
       self._state,
       self._stream(self._usable),

@@ -22,6 +22,7 @@ from mgjax import (
   checkpoint,
   cli,
   cycles,
+  models,
   optim,
   parallel,
   train,
@@ -55,7 +56,7 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
   mesh = parallel.make_mesh()
   schedule = cycles.make_schedule(config, len(source), num_devices=mesh.size)
   clips = stream.TrainStream(config, schedule, source)
-  model = train.make_model(config)
+  model = models.from_config(config)
   tx = optim.make_optimizer(config.optim)
   make_state = train.state_maker(config, model, tx)
   replicated = parallel.replicated(mesh)

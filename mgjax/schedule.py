@@ -45,7 +45,7 @@ class Phase:
     lr_stage: Number of the interval between learning-rate decays (or of the
       rung) to which the phase belongs.
     lr_scale: Factor on the learning rate: batch of the base grid / batch of
-      the full grid.
+      the full grid, or 1.
     stride_frames: Least and greatest frame stride; a clip draws one of them.
     jitter_px: For each grid of the cycle, the least and greatest short side
       to which a video is resized before it is cropped.

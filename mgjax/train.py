@@ -136,7 +136,7 @@ def _train(
       f'--workdir={workdir} holds imported weights, not a run; use another '
       f'folder, and --config.init_from={workdir} to start from them'
     )
-  model = make_model(config)
+  model = models.from_config(config)
   evaluate.head_window(config, model)  # Refused now, or else at its first use.
   tx = optim.make_optimizer(config.optim)
   rng = jax.jit(
@@ -445,12 +445,6 @@ def initial_variables(
     if f'/{models.HEAD}/' in str(error):
       hint = "; init_head='new' starts with a new classifier"
     raise ConfigError(f'init_from: {error}{hint}') from error
-
-
-def make_model(config: ml_collections.ConfigDict):
-  """The network that is trained."""
-  model = models.from_config(config.model, config.norm)
-  return model.clone(remat=config.train.remat == 'block')
 
 
 def state_maker(config: ml_collections.ConfigDict, model, tx):

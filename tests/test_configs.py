@@ -131,7 +131,7 @@ def test_every_grid_of_every_config_fits_its_model(name):
   config = get_config(name, 'grid=both')
   # Two configs that differ only in classes share what is traced.
   config.model.num_classes, config.model.dropout = 5, 0.5
-  model = models.from_config(config.model, config.norm)
+  model = models.from_config(config)
   for t, h, w in sorted({grid[:3] for grid in schedule_of(config).grids}):
     assert logits_shape(model, 2, t, h, w, 3) == (2, 5)
 

@@ -284,6 +284,33 @@ def test_the_baseline_cosine_is_the_reference_formula():
   assert [s.lr_at_epoch(e) for e in range(240)] == pytest.approx(want)
 
 
+@pytest.mark.parametrize('schedule', ['steps', 'cosine'])
+def test_without_fine_tuning_the_last_interval_is_a_long_cycle(schedule):
+  config = smooth(schedule)
+  with_it = cycles.make_schedule(config, 240_000)
+  config.grid.fine_tune = False
+  s = cycles.make_schedule(config, 240_000)
+  assert len(with_it.phases) == 3 * 4 + 1
+  assert len(s.phases) == 4 * 4
+  assert s.total_epochs == pytest.approx(with_it.total_epochs, abs=1)
+  assert [p.cycle for p in s.phases[12:]] == [p.cycle for p in s.phases[:4]]
+  assert [p.lr_stage for p in s.phases[12:]] == [3] * 4
+  if schedule == 'steps':
+    want = [0.1 * 0.1**3 * p.lr_scale for p in s.phases[12:]]
+    starts = [p.end_epoch for p in s.phases[11:15]]
+    assert [s.lr_at_epoch(e) for e in starts] == pytest.approx(want)
+
+
+@pytest.mark.parametrize('mode', ['long', 'both', 'progressive'])
+def test_the_rate_need_not_follow_the_batch(mode):
+  config = smooth('constant', mode)
+  assert {p.lr_scale for p in cycles.make_schedule(config, 9000).phases} != {1}
+  config.grid.scale_lr = False
+  s = cycles.make_schedule(config, 9000)
+  assert {p.lr_scale for p in s.phases} == {1}
+  assert {s.lr(step) for step in range(s.total_steps)} == {0.1}
+
+
 def test_warm_up_ends_at_the_schedule_own_rate():
   config = smooth('cosine')
   config.optim.warmup_epochs, config.optim.warmup_lr = 10.0, 0.5

@@ -265,7 +265,7 @@ def test_a_killed_evaluation_is_resumed_bit_for_bit(
   from mgjax import checkpoint, optim
 
   state = train_step.create_state(
-    models.from_config(tiny_config.model, tiny_config.norm),
+    models.from_config(tiny_config),
     optim.make_optimizer(tiny_config.optim),
     jax.random.key(0),
     evaluate.example_video(tiny_config),
@@ -396,7 +396,7 @@ def test_a_fully_convolutional_head_on_a_smaller_crop_is_refused():
   config = small_config('fully_conv')
   config.eval.crop_px = 4
   with pytest.raises(ConfigError, match=r'\(4, 4\).*smaller.*\(8, 8\)'):
-    evaluate.head_window(config, models.from_config(config.model, config.norm))
+    evaluate.head_window(config, models.from_config(config))
 
 
 def test_a_model_without_a_fully_convolutional_head_is_refused():

@@ -41,7 +41,7 @@ def config():
 
 
 def shapes_of(config):
-  model = models.from_config(config.model, config.norm)
+  model = models.from_config(config)
   video = jax.ShapeDtypeStruct((1, 8, 32, 32, 3), np.float32)
   return jax.eval_shape(model.init, jax.random.key(0), video)
 

@@ -49,7 +49,7 @@ def marked(networks):
 @pytest.mark.parametrize('network', marked(NETWORKS))
 def test_published_networks_have_the_parameters_of_the_reference(network):
   config = config_of(network)
-  model = models.from_config(config.model, config.norm)
+  model = models.from_config(config)
   shapes = jax.eval_shape(
     model.init,
     jax.random.key(0),
@@ -66,7 +66,7 @@ def test_multiply_adds_equal_the_reference(network, monkeypatch):
   golden = NETWORKS[network]
   config = config_of(network)
   assert config.data.num_frames == golden['num_frames']
-  model = models.from_config(config.model, config.norm)
+  model = models.from_config(config)
 
   norm_elements = []
   shortcut = macs._shortcut

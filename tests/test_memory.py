@@ -24,7 +24,7 @@ def test_the_state_is_counted_without_making_it(name, optimizer, copies):
   config.model.name = name
   config.model.width = 32
   config.optim.name = optimizer
-  model, tx = train.make_model(config), optim.make_optimizer(config.optim)
+  model, tx = models.from_config(config), optim.make_optimizer(config.optim)
   state = jax.eval_shape(train.state_maker(config, model, tx))
   want = 4 * sum(x.size for x in jax.tree.leaves(state))
   grid = cycles.full_grid(config)
@@ -96,7 +96,7 @@ def test_the_estimate_is_within_a_quarter_of_the_compiled_step(
 
 def test_devices_micro_batches_and_blocks_share_the_activations():
   config = kinetics400.get_config('grid=none')
-  model, grid = train.make_model(config), cycles.full_grid(config)
+  model, grid = models.from_config(config), cycles.full_grid(config)
   one = memory.estimate(config, model, grid, num_devices=1)
   eight = memory.estimate(config, model, grid, num_devices=8)
   assert eight.activations == one.activations / 8
@@ -108,7 +108,9 @@ def test_devices_micro_batches_and_blocks_share_the_activations():
   assert parts.gradients == 2 * eight.gradients
   config.train.remat = 'block'
   config.model.dtype = 'bfloat16'
-  again = memory.estimate(config, train.make_model(config), grid, num_devices=8)
+  again = memory.estimate(
+    config, models.from_config(config), grid, num_devices=8
+  )
   # Blocks keep one tensor instead of seven or so; half the bytes.
   assert again.activations < 0.3 * parts.activations
 

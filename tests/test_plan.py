@@ -68,7 +68,7 @@ def test_options_that_no_model_can_have_are_one_clear_error():
 
 def test_multiply_adds_of_a_rectangle_are_those_of_its_area():
   config = moving_digits.get_config()
-  model = models.from_config(config.model, config.norm)
+  model = models.from_config(config)
   square = macs.forward_macs(model, T=16, H=64, W=64)
   wide = macs.forward_macs(model, T=16, H=64, W=128)
   # All but the classifier doubles.

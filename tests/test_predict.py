@@ -64,7 +64,7 @@ def test_probabilities_are_the_mean_over_the_views(folder, capsys):
   # The same by hand: two clips of 4 frames, 8 apart at 30 frames a second,
   # the first from the start, the second from the middle of what is left.
   config = weights.small_config()
-  model = models.from_config(config.model, config.norm)
+  model = models.from_config(config)
   variables = jax.tree.map(
     jnp.asarray,
     checkpoint.load_variables(

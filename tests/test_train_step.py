@@ -18,7 +18,7 @@ def setup():
   config = moving_digits.get_config('size=tiny')
   config.unlock()
   config.model.blocks = (1,)
-  model = models.from_config(config.model, config.norm)
+  model = models.from_config(config)
   tx = optim.make_optimizer(config.optim)
   state = train_step.create_state(
     model, tx, jax.random.key(0), jnp.zeros((1, 4, 16, 16, 3))

@@ -22,7 +22,6 @@ reversal, so neither a frame nor an unordered set of frames tells a pair apart:
       does not give the number away; span and enough frames do.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import functools
@@ -642,8 +641,6 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = ArgumentParser(
     prog='python -m mgjax.data.moving_digits',
     description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   parser.add_argument(
     '--out', default='data', help='folder of prepared data sets (%(default)s)'

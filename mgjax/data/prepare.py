@@ -17,7 +17,6 @@ With --dataset=folder, the classes are folders ([train|validation|test/]CLASS/
 VIDEO), or --annotations names a CSV file with path,label[,split].
 """
 
-import argparse
 import collections
 import concurrent.futures
 import contextlib
@@ -942,8 +941,6 @@ def _parse(argv: Sequence[str] | None) -> Settings:
   parser = ArgumentParser(
     prog='python -m mgjax.data.prepare',
     description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   add = parser.add_argument
   add('--dataset', required=True, choices=[*VIDEO_SETS, 'folder'])

@@ -93,17 +93,22 @@ def build(
   )
 
 
-def from_config(model: Any, norm: Any) -> nn.Module:
-  """Makes the model of `config.model` and `config.norm`.
+def from_config(config: Any) -> nn.Module:
+  """Makes the model of `config.model`, `config.norm` and `config.train.remat`.
 
   Fields of `config.model` that this model does not have are left out (a Slow
   network has no alpha).
   """
+  model = config.model
   options = {
     k: _as_tuple(v) for k, v in model.items() if k in _options(model.name)
   }
   return build(
-    model.name, **options, norm_momentum=norm.momentum, norm_eps=norm.eps
+    model.name,
+    **options,
+    norm_momentum=config.norm.momentum,
+    norm_eps=config.norm.eps,
+    remat=config.train.remat == 'block',
   )
 
 

@@ -57,7 +57,7 @@ def test_every_model_is_made_from_the_default_config(name):
   config = default.base()
   config.model.name = name
   config.norm.momentum = 0.75
-  model = models.from_config(config.model, config.norm)
+  model = models.from_config(config)
   assert model.num_classes == 400
   assert model.norm_momentum == 0.75
   assert model.dtype == jnp.float32

@@ -115,7 +115,7 @@ def build(network, dtype):
   """The model, and the window of its fully convolutional head."""
   config = config_of(network, dtype)
   window = config.data.num_frames, config.data.crop_px, config.data.crop_px
-  return models.from_config(config.model, config.norm), window
+  return models.from_config(config), window
 
 
 def array_of(stored):
