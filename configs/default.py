@@ -180,8 +180,8 @@ def base() -> ml_collections.ConfigDict:
   # Long cycles before the fine-tuning phase where the learning rate has no
   # steps to align with (any schedule but 'steps').
   grid.num_long_cycles = 3
-  # Whether the last interval is the fine-tuning phase, on the full grid; else it
-  # is one more long cycle.
+  # Whether the last interval is the fine-tuning phase, on the full grid; else
+  # it is one more long cycle.
   grid.fine_tune = True
   # Whether the learning rate follows the batch of the phase (long, both,
   # progressive), as the papers have it; else it is the baseline's.

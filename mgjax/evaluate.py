@@ -41,7 +41,6 @@ from mgjax import (
   cli,
   eval_picture,
   files,
-  metrics,
   models,
   optim,
   parallel,
@@ -50,6 +49,7 @@ from mgjax import (
 from mgjax.cli import ConfigError
 from mgjax.data import sources, stream
 from mgjax.peers import Peers
+from mgjax.progress import Progress
 from mgjax.schedule import Grid
 
 
@@ -515,18 +515,13 @@ def evaluate_checkpoint(
     workdir, partial_key(config, state, source), config.eval.save_every_s
   )
   found = partial.load()
-  bar = metrics.Progress(
+  bar = Progress(
     eval_stream.num_batches,
     found[0] if found else 0,
     unit='batch',
     quiet=not peers.is_first,
   )
-  start = time.monotonic()
-
-  def report(done, total):
-    seconds = (time.monotonic() - start) / (done - bar.initial)
-    bar.update(done, f'left {metrics.duration(seconds * (total - done))}')
-
+  report = lambda done, _: bar.update(done, bar.time_left(done))
   result = evaluate(program, state, eval_stream, mesh, report, partial)
   bar.close()
   result = {'step': step, 'config_eval': config.eval.to_dict(), **result}

@@ -7,7 +7,6 @@ import hashlib
 import importlib
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,6 @@ import ml_collections
 import numpy as np
 import tensorboardX
 import tensorboardX.summary
-import tqdm
 from etils import epath
 
 from mgjax import files
@@ -344,67 +342,3 @@ def read_metrics(workdir: epath.PathLike) -> list[dict]:
     except json.JSONDecodeError:
       break
   return lines
-
-
-class Progress:
-  """A progress bar on a terminal, a line now and then in a log."""
-
-  def __init__(
-    self,
-    total: int,
-    initial: int,
-    *,
-    unit: str = 'step',
-    log_every_s: float = 20.0,
-    quiet: bool = False,
-  ):
-    self.initial = initial
-    self._total = total
-    self._unit = unit
-    self._quiet = quiet
-    self._log_every_s = log_every_s
-    self._logged = 0.0
-    self._bar = None
-    if sys.stderr.isatty() and not quiet:
-      self._bar = tqdm.tqdm(
-        total=total,
-        initial=initial,
-        bar_format='{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {postfix}',
-        dynamic_ncols=True,
-      )
-
-  def update(self, step: int, text: str) -> None:
-    """Shows that `step` steps are done, and a few words."""
-    if self._quiet:
-      return
-    if self._bar is not None:
-      self._bar.set_postfix_str(text, refresh=False)
-      self._bar.update(step - self._bar.n)
-    elif time.monotonic() - self._logged > self._log_every_s:
-      self._logged = time.monotonic()
-      print(
-        f'{self._unit} {step}/{self._total}  {text}',
-        file=sys.stderr,
-        flush=True,
-      )
-
-  def say(self, text: str) -> None:
-    """Prints a line above the bar."""
-    if self._quiet:
-      return
-    if self._bar is not None:
-      self._bar.clear()
-    print(text, file=sys.stderr, flush=True)
-
-  def close(self) -> None:
-    if self._bar is not None:
-      self._bar.close()
-
-
-def duration(seconds: float) -> str:
-  """Seconds as '3:07' or '1:02:03'."""
-  minutes, seconds = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  if hours:
-    return f'{hours}:{minutes:02}:{seconds:02}'
-  return f'{minutes}:{seconds:02}'

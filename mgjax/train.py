@@ -56,6 +56,7 @@ from mgjax.cli import EXIT_RESTART, ConfigError, RunError
 from mgjax.data import augment, sources, stream
 from mgjax.models import norm
 from mgjax.peers import Peers
+from mgjax.progress import Progress, duration
 from mgjax.schedule import Grid, GridSchedule
 from mgjax.step_cache import Program
 
@@ -212,8 +213,8 @@ def _train(
   stack.callback(writer.close)
   trace = metrics.Trace(workdir, profile_step)
   stack.callback(trace.close)
-  bar = metrics.Progress(
-    schedule.total_steps, first_step, quiet=not peers.is_first
+  bar = Progress(
+    schedule.total_steps, first_step, unit='step', quiet=not peers.is_first
   )
   stack.callback(bar.close)
   clock = metrics.StepClock(times)
@@ -721,7 +722,7 @@ class LogWindow:
         done,
         f'grid {grid}  loss {values["loss"]:.3f}  {clips_per_s:.0f} clips/s  '
         f'waiting for data {100 * recent.wait_fraction:.0f} %  '
-        f'left {metrics.duration(left)}',
+        f'left {duration(left)}',
       )
       if done % self._every == 0 or done == schedule.total_steps:
         # Of this step alone, hence of its grid.

@@ -41,10 +41,10 @@ import av
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-import tqdm
 from jaxtyping import Float, Int, UInt8
 
 from mgjax.cli import ArgumentParser, ConfigError
+from mgjax.progress import Progress
 
 NAME = 'moving_digits'
 VERSION = '1.0.0'
@@ -608,19 +608,19 @@ def prepare(
     file_format='array_record',
   )
   tfds.disable_progress_bar()
+  bar = Progress(
+    spec.num_train + spec.num_validation, unit='clip', quiet=not progress
+  )
   with (
+    contextlib.closing(bar),
     _example_map(num_workers) as map_examples,
-    tqdm.tqdm(
-      total=spec.num_train + spec.num_validation,
-      desc=f'{NAME}/{name}',
-      unit=' clips',
-      disable=not progress,
-    ) as bar,
   ):
+    counter = itertools.count(1)
 
     def map_and_count(arguments: Iterable[tuple[Spec, str, int]]):
       for example in map_examples(arguments):
-        bar.update()
+        num_done = next(counter)
+        bar.update(num_done, bar.time_left(num_done))
         yield example
 
     builder.map_examples = map_and_count

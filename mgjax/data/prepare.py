@@ -42,7 +42,6 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 import tensorflow_datasets as tfds
-import tqdm
 from array_record.python import array_record_module
 from tensorflow_datasets.core import dataset_info as tfds_info
 from tensorflow_datasets.core import example_serializer, naming
@@ -54,6 +53,7 @@ from mgjax.data import transcode
 from mgjax.data.annotations import VIDEO_SETS, Annotated, Annotations
 from mgjax.data.decode import DecodeError
 from mgjax.data.transcode import Encoding
+from mgjax.progress import Progress
 
 VERSION = '1.0.0'
 MANIFEST = 'manifest.jsonl'
@@ -541,21 +541,17 @@ def _write_here(
   num_todo = sum(len(shard.items) for shard in todo)
   num_bad = _num_quarantined(set(plan.shards) - set(todo))
   num_workers = settings.num_workers or os.cpu_count() or 1
-  bar = tqdm.tqdm(
-    total=plan.num_items,
-    # What is done already does not count for the time left.
-    initial=plan.num_items - num_todo,
-    desc=plan.name,
-    unit=' videos',
-    disable=not progress,
-  )
+  # What is done already does not count for the time left.
+  num_done = plan.num_items - num_todo
+  bar = Progress(plan.num_items, num_done, unit='video', quiet=not progress)
 
   def update(num_new: int, num_bad: int) -> None:
-    bar.update(num_new)
-    bar.set_postfix(damaged=num_bad)
+    nonlocal num_done
+    num_done += num_new
+    bar.update(num_done, f'{num_bad} damaged  {bar.time_left(num_done)}')
     _check_bad(num_bad, plan, settings)
 
-  with bar:
+  with contextlib.closing(bar):
     if min(num_workers, len(todo)) > 1:
       _write_in_processes(todo, num_workers, num_bad, update)
       return

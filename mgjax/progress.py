@@ -1,0 +1,81 @@
+"""A progress bar on a terminal, a line now and then in a log."""
+
+import sys
+import time
+
+import tqdm
+
+# What a log gets more often is in the way of reading it.
+_LOG_EVERY_S = 20.0
+
+
+class Progress:
+  """Shows how much of something is done; on stderr."""
+
+  def __init__(
+    self, total: int, initial: int = 0, *, unit: str, quiet: bool = False
+  ):
+    """Starts the clock.
+
+    Args:
+      total: How much there is to do.
+      initial: Done before.
+      unit: What is counted, in the singular: 'step'.
+      quiet: Whether nothing is shown.
+    """
+    self._initial = initial
+    self._total = total
+    self._unit = unit
+    self._quiet = quiet
+    self._started = time.monotonic()
+    self._logged = self._started - _LOG_EVERY_S
+    self._bar = None
+    if sys.stderr.isatty() and not quiet:
+      self._bar = tqdm.tqdm(
+        total=total,
+        initial=initial,
+        bar_format='{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {postfix}',
+        dynamic_ncols=True,
+      )
+
+  def time_left(self, done: int) -> str:
+    """'left 3:07', at the pace since the start."""
+    pace = (time.monotonic() - self._started) / max(done - self._initial, 1)
+    return f'left {duration(pace * (self._total - done))}'
+
+  def update(self, done: int, text: str) -> None:
+    """Shows that `done` of the total are done, and a few words."""
+    if self._quiet:
+      return
+    if self._bar is not None:
+      self._bar.set_postfix_str(text, refresh=False)
+      self._bar.update(done - self._bar.n)
+    elif time.monotonic() - self._logged > _LOG_EVERY_S:
+      self._logged = time.monotonic()
+      print(
+        f'{self._unit} {done}/{self._total}  {text}',
+        file=sys.stderr,
+        flush=True,
+      )
+
+  def say(self, text: str) -> None:
+    """Prints a line above the bar."""
+    if self._quiet:
+      return
+    if self._bar is not None:
+      self._bar.clear()
+    print(text, file=sys.stderr, flush=True)
+
+  def close(self) -> None:
+    """Leaves the bar as it is."""
+    if self._bar is not None:
+      self._bar.close()
+
+
+def duration(seconds: float) -> str:
+  """Seconds as '3:07' or '1:02:03'."""
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f'{hours}:{minutes:02}:{seconds:02}'
+  return f'{minutes}:{seconds:02}'
