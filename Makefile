@@ -37,7 +37,8 @@ chaos: $(VENV)/installed
 	MGJAX_CHAOS_SIGNALS=$(CHAOS) $(RUN) -m pytest tests/test_resume.py -k random_kills
 
 records: $(VENV)/installed
-	$(RUN) -m experiments.compare
+	$(RUN) -m mgjax.data.moving_digits --out=data --config=motion
+	$(RUN) -m experiments.launch --table=moving_digits --seeds=3 --run=local
 
 tables: $(VENV)/installed
 	$(RUN) -m experiments.tables

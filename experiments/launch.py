@@ -20,42 +20,44 @@ import shlex
 import sys
 from typing import NamedTuple
 
-from experiments import compare, costs, record, settings, tabulate
+from experiments import (
+  costs,
+  epoch_factors,
+  frames_accuracy,
+  frames_ladder,
+  multigrid_accuracy,
+  multigrid_choices,
+  record,
+  settings,
+  tabulate,
+)
+from experiments.measured import Run
+from mgjax import plan
 from mgjax.cli import ArgumentParser, ConfigError
-
-
-class Run(NamedTuple):
-  """Trainings that differ in the seed only."""
-
-  name: str  # Records are EXPERIMENT/NAME-seedN.
-  row: str  # Of the table.
-  config: str  # Without the seed.
-  model: str  # As costs.py knows it.
-  overrides: tuple[str, ...] = ()
 
 
 def _both_modes(file: str, model: str, row: str) -> list[Run]:
   words = {'none': 'baseline', 'both': 'multigrid'}
   return [
     Run(
-      f'{model}-{mode}',
+      f'{file}_accuracy/{model}-{mode}',
       f'{row}, {words[mode]}',
       f'configs/{file}.py:model={model},grid={mode}',
-      model,
+      model=model,
     )
     for mode in words
   ]
 
 
-def _segments(file: str, models: dict[str, str]) -> list[Run]:
+def _segments(table: str, file: str, models: dict[str, str]) -> list[Run]:
   """Models on segments; bLVNet-TAM climbs its ladder."""
   return [
     Run(
-      f'{file}-{model}',
+      f'{table}/{file}-{model}',
       row,
       f'configs/{file}.py:model={model},grid='
       + ('ladder' if model.startswith('blvnet') else 'none'),
-      model,
+      model=model,
     )
     for model, row in models.items()
   ]
@@ -69,10 +71,16 @@ _SEGMENT_MODELS = {
 }
 
 RUNS = {
-  compare.EXPERIMENT: [
-    Run(mode, mode, f'configs/moving_digits.py:grid={mode}', 'moving_digits')
-    for mode in compare.MODES
-  ],
+  **{
+    script.TABLE: script.RUNS
+    for script in (
+      multigrid_accuracy,
+      epoch_factors,
+      frames_accuracy,
+      frames_ladder,
+      multigrid_choices,
+    )
+  },
   'kinetics400_accuracy': [
     *_both_modes('kinetics400', 'slowfast', 'SlowFast-R50 8x8'),
     *_both_modes('kinetics400', 'slowfast_r101_8x8', 'SlowFast-R101 8x8'),
@@ -82,9 +90,13 @@ RUNS = {
   'ssv2_accuracy': _both_modes('ssv2', 'slowfast', 'SlowFast-R50 16x8'),
   'charades_accuracy': _both_modes('charades', 'slowfast', 'SlowFast-R50 16x8'),
   'something_something_blvnet': _segments(
-    'ssv2', {**_SEGMENT_MODELS, 'blvnet_tam_101': 'bLVNet-TAM-101 16x2'}
+    'something_something_blvnet',
+    'ssv2',
+    {**_SEGMENT_MODELS, 'blvnet_tam_101': 'bLVNet-TAM-101 16x2'},
   ),
-  'kinetics_moments_blvnet': _segments('kinetics400', _SEGMENT_MODELS),
+  'kinetics_moments_blvnet': _segments(
+    'kinetics_moments_blvnet', 'kinetics400', _SEGMENT_MODELS
+  ),
 }
 
 
@@ -106,7 +118,7 @@ def planned(
   found = []
   for seed in range(seeds):
     for run in RUNS[table]:
-      name = f'{table}/{run.name}-seed{seed}'
+      name = f'{run.name}-seed{seed}'
       if not record.exists(name):
         config = f'{run.config},seed={seed}'
         gmacs = _training_gmacs(run)
@@ -118,9 +130,10 @@ def planned(
 @functools.cache
 def _training_gmacs(run: Run) -> float:
   config = settings.read(run.config, run.overrides)
-  cost = costs.run_cost(
-    settings.schedule(config), run.model, config.model.num_classes
-  )
+  schedule = settings.schedule(config)
+  if not run.model:
+    return 3 * plan.total_gmacs(config, schedule)
+  cost = costs.run_cost(schedule, run.model, config.model.num_classes)
   return 3 * cost.macs / 1e9
 
 
@@ -154,7 +167,7 @@ def listing(
       item.run.row,
       ' '.join([item.config, *item.run.overrides]),
       str(item.seed),
-      f'{item.gmacs / 1e9:.3g}',
+      f'{item.gmacs / 1e6:,.3g}',
       f'{item.gmacs / rate / 3600:.2f}' if rate else '',
     )
     for item in runs
@@ -162,7 +175,7 @@ def listing(
   hours = f'hours on {device}' if device else 'hours'
   return tabulate.Table(
     table,
-    ('row', '--config', 'seed', 'training MACs, 1e18 [computed]', hours),
+    ('row', '--config', 'seed', 'training MACs, 1e15 [computed]', hours),
     rows,
   )
 
@@ -259,11 +272,13 @@ def main(argv: list[str] | None = None) -> int:
     runs = planned(args.table, args.seeds, overrides)
     if args.only:
       names = [
-        f'{r.name}-seed{s}' for r in RUNS[args.table] for s in range(args.seeds)
+        f'{r.name.split("/")[1]}-seed{s}'
+        for r in RUNS[args.table]
+        for s in range(args.seeds)
       ]
       if args.only not in names:
         raise ConfigError(f'--only={args.only} is none of {", ".join(names)}.')
-      runs = [r for r in runs if r.record == f'{args.table}/{args.only}']
+      runs = [r for r in runs if r.record.split('/')[1] == args.only]
     if args.run == 'local':
       for item in runs:
         record.run(

@@ -46,7 +46,7 @@ def accuracy(name: str) -> tabulate.Table:
       (row, *(c.value for c in found), *tabulate.sources(found), '', '')
     )
   for run in launch.RUNS[name] if name in launch.RUNS else ():
-    entries = record.load(f'{name}/{run.name}-seed*')
+    entries = record.load(f'{run.name}-seed*')
     if entries:
       rows.append(
         (

@@ -132,6 +132,11 @@ def config_of(entry: dict) -> dict:
   return json.loads((RECORDS / entry['name'] / 'config.json').read_text())
 
 
+def plan_of(entry: dict) -> dict:
+  """The plan of a loaded record."""
+  return json.loads((RECORDS / entry['name'] / 'plan.json').read_text())
+
+
 def data_fingerprint(folder: pathlib.Path) -> str:
   """Sixteen hexadecimal digits that differ where prepared data sets do.
 

@@ -9,14 +9,17 @@ Either way, it fails on a record whose config or data set is not known.
 import functools
 import pathlib
 import re
-import statistics
 import sys
 
 from experiments import (
   activation_memory,
   blvnet_costs,
-  compare,
   costs,
+  epoch_factors,
+  frames_accuracy,
+  frames_ladder,
+  multigrid_accuracy,
+  multigrid_choices,
   multigrid_grids,
   multigrid_io,
   multigrid_savings,
@@ -34,6 +37,11 @@ READMES = (README, _FOLDER / 'README.md')
 
 # Of the tables between marks in the READMEs.
 SCRIPTS = (
+  multigrid_accuracy,
+  epoch_factors,
+  frames_accuracy,
+  frames_ladder,
+  multigrid_choices,
   multigrid_grids,
   multigrid_schedules,
   multigrid_savings,
@@ -45,52 +53,10 @@ SCRIPTS = (
 )
 
 
-def multigrid_table(records: list[dict]) -> str:
-  """Accuracy and time of the baseline and of multigrid, as Markdown.
-
-  Args:
-    records: Of several seeds per mode; the baseline's mode is 'none'.
-
-  Returns:
-    The table. Accuracy is mean ± standard deviation over seeds; times are
-    medians (a machine is at times busy with something else); speed-ups are
-    ratios to the baseline: measured, of the training seconds; predicted, of
-    the plan's multiply-adds. They are blank while there is no baseline.
-  """
-  if not records:
-    return 'No records yet.'
-  modes = {}
-  for entry in records:
-    modes.setdefault(entry['summary']['mode'], []).append(entry['summary'])
-  rows = [
-    '| grid | top-1 [%] | seeds | steps | clips | training [s] | compiling [s]'
-    ' | evaluating [s] | speed-up measured | predicted (MACs) |',
-    '|---|---|---|---|---|---|---|---|---|---|',
-  ]
-  seconds = lambda mode: statistics.median(s['train_s'] for s in modes[mode])
-  for mode in sorted(modes, key=lambda m: m != 'none'):
-    runs = modes[mode]
-    median = lambda field, runs=runs: statistics.median(s[field] for s in runs)
-    measured = ''
-    if 'none' in modes:
-      measured = f'{seconds("none") / seconds(mode):.2f}'
-    top1 = [s['top1'] for s in runs]
-    spread = statistics.stdev(top1) if len(top1) > 1 else 0.0
-    rows.append(
-      f'| {mode} | {statistics.mean(top1):.1f} ± {spread:.1f} | {len(runs)} '
-      f'| {median("steps"):,.0f} | {median("clips"):,.0f} '
-      f'| {median("train_s"):.0f} | {median("compile_s"):.0f} '
-      f'| {median("eval_s"):.0f} | {measured} '
-      f'| {runs[0]["predicted_speedup"]["macs"]:.2f} |'
-    )
-  return '\n'.join(rows)
-
-
 @functools.cache
 def contents() -> dict[str, str]:
   """All tables by name, as Markdown."""
-  found = {compare.EXPERIMENT: multigrid_table(record.load(compare.EXPERIMENT))}
-  found[step_time.EXPERIMENT] = step_time.table(step_time.load())
+  found = {step_time.EXPERIMENT: step_time.table(step_time.load())}
   for script in SCRIPTS:
     for table in script.make():
       assert table.name not in found, table.name

@@ -201,6 +201,18 @@ def uses(
     yield phase, num_steps, used
 
 
+def total_gmacs(
+  config: ml_collections.ConfigDict, schedule: GridSchedule
+) -> float:
+  """Returns 1e9 multiply-adds of all forward passes of a run."""
+  gmacs = _gmacs_per_clip(config, set(schedule.grids))
+  return math.fsum(
+    gmacs[grid[:3]] * clips
+    for *_, used in uses(schedule)
+    for grid, clips in used
+  )
+
+
 def _gmacs_per_clip(
   config: ml_collections.ConfigDict, grids: set[Grid]
 ) -> dict[tuple[int, ...], float]:

@@ -667,7 +667,7 @@ def test_launch_lists_runs_without_record_and_their_hours(
   assert 'configs/moving_digits.py:grid=none,seed=0' in line
   (item,) = launch.planned(table, 1)
   hours = item.gmacs / 1000 / 3600
-  assert line.endswith(f'| {item.gmacs / 1e9:.3g} | {hours:.2f} |')
+  assert line.endswith(f'| {item.gmacs / 1e6:,.3g} | {hours:.2f} |')
 
 
 def test_three_times_the_plans_multiply_adds_are_trained(no_counting):

@@ -113,7 +113,7 @@ class Spec:
   num_train: int = 4000
   num_validation: int = 1000
   size_px: int = 80
-  num_frames: int = 40
+  num_frames: int = 34
   seed: int = 0
 
   def __post_init__(self):
@@ -186,7 +186,7 @@ def _path(
   tilt = rng.uniform(-10, 10) / 360  # Turns off the axis.
   quarter = rng.integers(4)
   sense = rng.choice((-1.0, 1.0))
-  middle = rng.uniform(0.4, 0.6)
+  middle = rng.uniform(0.45, 0.55)
   amplitude = 0.15 * (0.4 / 0.15) ** rng.uniform()  # End to end, in sides.
   phase = rng.uniform()
   # Not quite a whole number: frames of a whole one would repeat exactly, and
@@ -356,7 +356,7 @@ def render(
   contrast = rng.uniform(60, 110) * (1 if ground.mean() < 127 else -1)
   colour = np.clip(ground + contrast + rng.normal(scale=15, size=3), 0, 255)
   colour = colour.astype(np.float32)
-  # Pixels per frame, as far as 0.4 at 80 px and 40 frames. The drift is as
+  # Pixels per frame, as far as 0.5 at 80 px and 34 frames. The drift is as
   # slow as the slowest digit, so that what moves must be told from what is
   # behind it.
   angle = rng.uniform(0, 2 * np.pi)

@@ -19,7 +19,7 @@ from mgjax.cli import ConfigError
 from mgjax.data import moving_digits
 from mgjax.data.moving_digits import MOTIONS, Spec
 
-NUM_FRAMES = 40
+NUM_FRAMES = 34
 # 12 motions in 6 pairs, of which a coin finds half, and 4 numbers of swings.
 PAIR_CHANCE = (12 / 2 + 4 / 4) / 16
 SMALL = Spec(num_train=256, num_validation=192)

@@ -1,0 +1,126 @@
+"""Accuracy against training time: each mode at several numbers of epochs.
+
+python -m experiments.epoch_factors
+python -m experiments.launch --table=epoch_factors --seeds=3 --run=local
+
+The ablation of the multigrid paper (its table of epoch factors), on generated
+videos: the baseline, the short cycle, the long one and both, at 0.5, 1 and 1.5
+times the baseline's epochs.
+"""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments import measured, tabulate
+from experiments.measured import Result, Run
+
+TABLE = 'epoch_factors'
+MODES = ('none', 'short', 'long', 'both')
+FACTORS = (0.5, 1.0, 1.5)
+
+# The config's, that the baseline's epochs are multiples of.
+_EPOCHS, _LR_STEPS = 8, (6, 7)
+
+
+def _overrides(mode: str, factor: float) -> tuple[str, ...]:
+  # The baseline has no epoch factor: its own epochs change.
+  if mode == 'none':
+    steps = ','.join(f'{factor * step:g}' for step in _LR_STEPS)
+    return (
+      f'--config.optim.total_epochs={factor * _EPOCHS:g}',
+      f'--config.optim.lr_steps=({steps})',
+    )
+  return (f'--config.grid.epoch_factor={factor}',)
+
+
+RUNS = [
+  Run(
+    f'{TABLE}/{mode}-{factor:g}',
+    f'{mode}, {factor:g} x the epochs',
+    f'configs/moving_digits.py:grid={mode},size=small',
+    _overrides(mode, factor),
+  )
+  for factor in FACTORS
+  for mode in MODES
+]
+
+
+def speedup_at_equal_accuracy(
+  found: Result, baselines: Sequence[Result]
+) -> str:
+  """How many times longer the baseline trains for the same accuracy.
+
+  Between its runs, its accuracy is taken to be linear in the logarithm of its
+  training time.
+
+  Args:
+    found: A run.
+    baselines: The baseline's, at several numbers of epochs.
+
+  Returns:
+    '2.10'; '> 2.10' where the baseline has not reached the accuracy in its
+    longest run; '' where its shortest is more accurate already.
+  """
+  runs = sorted(baselines, key=lambda run: run.train_s)
+  if not runs or found.mean < runs[0].mean:
+    return ''
+  best = np.maximum.accumulate([run.mean for run in runs])
+  times = np.log([run.train_s for run in runs])
+  if found.mean > best[-1]:
+    return f'> {runs[-1].train_s / found.train_s:.2f}'
+  # The first time at which it is reached: plateaus would divide by zero.
+  i = max(int(np.searchsorted(best, found.mean)), 1)
+  share = (found.mean - best[i - 1]) / (best[i] - best[i - 1] or 1)
+  time = np.exp(times[i - 1] + share * (times[i] - times[i - 1]))
+  return f'{time / found.train_s:.2f}'
+
+
+def _results() -> dict[str, Result]:
+  found = {run.name: measured.result(run) for run in RUNS}
+  return {name: result for name, result in found.items() if result}
+
+
+def _of_mode(mode: str, results: dict[str, Result]) -> list[Result]:
+  prefix = f'{TABLE}/{mode}-'
+  return [result for name, result in results.items() if name.startswith(prefix)]
+
+
+def make() -> list[tabulate.Table]:
+  results = _results()
+  baselines = _of_mode('none', results)
+  table = measured.table(TABLE, RUNS, baseline=f'{TABLE}/none-1')
+  rows = [
+    (*row, speedup_at_equal_accuracy(result, baselines))
+    for row, result in zip(table.rows, results.values(), strict=True)
+  ]
+  columns = (*table.columns, 'speed-up at equal accuracy [measured]')
+  return [tabulate.Table(TABLE, columns, rows)]
+
+
+def picture(path: pathlib.Path) -> None:
+  results = _results()
+
+  def draw(axes):
+    for mode in MODES:
+      runs = _of_mode(mode, results)
+      axes.errorbar(
+        [run.train_s for run in runs],
+        [run.mean for run in runs],
+        yerr=[run.deviation or 0 for run in runs],
+        marker='o',
+        capsize=3,
+        label=mode,
+      )
+    axes.set_xscale('log')
+    axes.set_xlabel('training [s]')
+    axes.set_ylabel('top-1 [%]')
+    axes.legend(frameon=False)
+
+  tabulate.save_picture(draw, path)
+
+
+if __name__ == '__main__':
+  sys.exit(tabulate.main(make, picture))

@@ -1,0 +1,85 @@
+"""Accuracy against the number of frames, with and without temporal modules.
+
+python -m experiments.frames_accuracy
+python -m experiments.launch --table=frames_accuracy --seeds=1 --run=local
+
+The figure of the bLVNet-TAM paper, and its comparison of temporal modules, on
+generated videos whose labels are in the motion: TSN, which averages frames,
+stays at chance of the time-reversed pairs, however many frames it sees.
+"""
+
+import pathlib
+import sys
+
+from experiments import measured, tabulate
+from experiments.measured import Run
+
+TABLE = 'frames_accuracy'
+MODELS = {
+  'tsn': 'TSN',
+  'tsm': 'TSM',
+  'tam': 'TAM',
+  'blvnet_tam': 'bLVNet-TAM',
+  'slowfast': 'SlowFast',
+}
+FRAMES = (2, 4, 8, 16)
+
+RUNS = [
+  Run(
+    f'{TABLE}/{model}-{frames}',
+    f'{title}, {frames} frames',
+    f'configs/moving_digits.py:grid=none,size=small,model={model},frames={frames}',
+  )
+  for model, title in MODELS.items()
+  for frames in FRAMES
+  # One slow frame in four.
+  if model != 'slowfast' or frames >= 4
+]
+
+
+# The same network with each of the modules.
+_MODULES = [
+  run
+  for model in ('tsn', 'tsm', 'tam')
+  for run in RUNS
+  if run.name == f'{TABLE}/{model}-8'
+]
+
+
+def make() -> list[tabulate.Table]:
+  baseline = f'{TABLE}/tsn-8'
+  return [
+    measured.table(TABLE, RUNS, baseline=baseline),
+    measured.table('temporal_modules', _MODULES, baseline=baseline),
+  ]
+
+
+def picture(path: pathlib.Path) -> None:
+  def draw(axes):
+    for model, title in MODELS.items():
+      found = {
+        frames: measured.result(run)
+        for frames in FRAMES
+        for run in RUNS
+        if run.name == f'{TABLE}/{model}-{frames}'
+      }
+      found = {frames: result for frames, result in found.items() if result}
+      axes.errorbar(
+        list(found),
+        [result.mean for result in found.values()],
+        yerr=[result.deviation or 0 for result in found.values()],
+        marker='o',
+        capsize=3,
+        label=title,
+      )
+    axes.set_xscale('log', base=2)
+    axes.set_xticks(FRAMES, [str(frames) for frames in FRAMES])
+    axes.set_xlabel('frames')
+    axes.set_ylabel('top-1 [%]')
+    axes.legend(frameon=False)
+
+  tabulate.save_picture(draw, path)
+
+
+if __name__ == '__main__':
+  sys.exit(tabulate.main(make, picture))
