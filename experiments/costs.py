@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from configs import _segments, default, moving_digits, published
+from configs import _segments, default, published
 from mgjax import macs, models, plan
 from mgjax.schedule import Grid, GridSchedule
 
@@ -52,9 +52,7 @@ class Cost(NamedTuple):
 def build(model: str, num_classes: int) -> nn.Module:
   """Makes the network."""
   config = default.base()
-  if model == 'moving_digits':
-    config = moving_digits.get_config()
-  elif model in _NETWORKS:
+  if model in _NETWORKS:
     config.model.update(_NETWORKS[model])
   elif model in _segments.MODELS:
     _segments.use(config, model)

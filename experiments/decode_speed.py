@@ -36,8 +36,8 @@ import cv2
 import ml_collections
 import numpy as np
 
-from experiments import record, settings
-from mgjax import cycles
+from experiments import record
+from mgjax import cli, cycles
 from mgjax.cli import ArgumentParser
 from mgjax.data import prepare, sampling, sources, stream
 from mgjax.schedule import Grid, GridSchedule
@@ -351,7 +351,7 @@ def main() -> None:
   parser.add_argument('--out', type=pathlib.Path, default=RECORD)
   args = parser.parse_args()
   prepare_data(args.cache, args.num_videos)
-  config = settings.read(CONFIG).copy_and_resolve_references()
+  config = cli.read_config(CONFIG).copy_and_resolve_references()
   config.data.dir = str(args.cache)
   load = os.getloadavg()
   rows = measure(config, args.cache, args.num_clips)

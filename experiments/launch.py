@@ -32,7 +32,7 @@ from experiments import (
   tabulate,
 )
 from experiments.measured import Run
-from mgjax import plan
+from mgjax import cli, plan
 from mgjax.cli import ArgumentParser, ConfigError
 
 
@@ -129,7 +129,7 @@ def planned(
 
 @functools.cache
 def _training_gmacs(run: Run) -> float:
-  config = settings.read(run.config, run.overrides)
+  config = cli.read_config(run.config, run.overrides)
   schedule = settings.schedule(config)
   if not run.model:
     return 3 * plan.total_gmacs(config, schedule)

@@ -7,7 +7,7 @@ import pathlib
 import sys
 
 from experiments import costs, recipes, settings, tabulate
-from mgjax import cycles, plan
+from mgjax import cycles, plan_text
 
 _MODES = ('none', 'short', 'long', 'both')
 
@@ -31,7 +31,7 @@ def grids() -> tabulate.Table:
       rows.append(
         (
           recipe.data,
-          plan.shape_text(phase.base._asdict(), full._asdict()),
+          plan_text.shape_text(phase.base._asdict(), full._asdict()),
           ', '.join(
             f'{factor}B x {grid.T} x {grid.H}²'
             for factor, grid in zip(factors, phase.cycle, strict=True)

@@ -6,7 +6,7 @@ python -m experiments.multigrid_schedules
 import sys
 
 from experiments import recipes, settings, tabulate
-from mgjax import cycles, plan
+from mgjax import cycles, plan_text
 
 _TABLE = 'multigrid_schedules'
 
@@ -33,7 +33,7 @@ def schedules() -> tabulate.Table:
         (
           recipe.data,
           str(phase.lr_stage),
-          plan.shape_text(base._asdict(), full._asdict()),
+          plan_text.shape_text(base._asdict(), full._asdict()),
           f'{base.batch} x {base.T} x {base.H}²',
           f'{start} - {phase.end_epoch}',
           ends[i] if i < len(ends) else '',

@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 
 import ml_collections
-from absl import flags
 
 from experiments import settings
+from mgjax import cli
 from mgjax.cli import ConfigError
 
 RECORDS = pathlib.Path(__file__).parent / 'records'
@@ -57,7 +57,7 @@ def run(
   # Takes seconds to import, and only a run needs it.
   from mgjax.data import sources
 
-  data_folder = sources.builder_dir(settings.read(config, overrides))
+  data_folder = sources.builder_dir(cli.read_config(config, overrides))
   command = [
     *('-m', 'mgjax.train', f'--config={config}', *overrides),
     f'--workdir={workdir}',
@@ -189,9 +189,9 @@ def _is_known_config(entry: dict) -> bool:
   stored = config_of(entry)
   try:
     config = settings.as_json(
-      settings.read(entry['config'], entry['overrides'])
+      cli.read_config(entry['config'], entry['overrides'])
     )
-  except (ConfigError, flags.Error, AttributeError, OSError):
+  except ConfigError:
     return False
   return (
     settings.config_hash(stored) == entry['config_hash']

@@ -1,39 +1,13 @@
-"""From the name of a config to the config, its hash and its schedule."""
+"""From a config to its hash and its schedule."""
 
 import hashlib
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
-from absl import flags
-from ml_collections import config_flags
 
-from configs import default
 from mgjax import cycles, plan
 from mgjax.schedule import GridSchedule
-
-
-def read(
-  config: str, overrides: Sequence[str] = ()
-) -> ml_collections.ConfigDict:
-  """Reads a config as the commands do.
-
-  Args:
-    config: Value of --config: 'configs/FILE.py:ARGUMENTS'.
-    overrides: Such as '--config.grid.epoch_factor=1.0'.
-
-  Raises:
-    ConfigError: A value cannot work.
-    flags.Error: The file cannot be read, or there is no such field.
-  """
-  argv = ['', f'--config={config}', *overrides]
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
-    'config', None, lock_config=True, flag_values=values, sys_argv=argv
-  )
-  values(argv)
-  return default.validate(values['config'].value)
 
 
 def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:

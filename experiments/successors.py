@@ -13,7 +13,7 @@ import sys
 from typing import NamedTuple
 
 from experiments import costs, settings, tabulate
-from mgjax import cycles
+from mgjax import cli, cycles
 
 _TABLE = 'successors'
 _KINETICS = 'configs/kinetics400.py'
@@ -91,7 +91,7 @@ def methods() -> list[_Method]:
 def make() -> list[tabulate.Table]:
   rows = []
   for method in methods():
-    config = settings.read(method.config, method.overrides)
+    config = cli.read_config(method.config, method.overrides)
     num_classes = config.model.num_classes
     schedule, full = settings.schedule(config), cycles.full_grid(config)
     run = costs.run_cost(schedule, method.model, num_classes)

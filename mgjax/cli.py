@@ -93,6 +93,24 @@ def run(
   return 0
 
 
+def read_config(
+  config: str, overrides: Sequence[str] = ()
+) -> ml_collections.ConfigDict:
+  """Reads a config as the commands do.
+
+  Args:
+    config: Value of --config: 'configs/FILE.py:ARGUMENTS'.
+    overrides: Such as '--config.grid.epoch_factor=1.0'.
+
+  Raises:
+    ConfigError: The file cannot be read, there is no such field, or a value
+      cannot work.
+  """
+  argv = ['', f'--config={config}', *overrides]
+  values, _ = _parse(lambda _: None, argv, None)
+  return values.config
+
+
 def report(error: Exception) -> int:
   """Tells what ended a command on stderr; returns its exit code."""
   if not isinstance(error, ConfigError | RunError):

@@ -6,6 +6,13 @@ prints the phases of the run, its cost, and what it asks of the data loader.
 --format=json prints one JSON object instead, and --format=png draws a picture.
 Nothing is trained and no data is read but the number of videos.
 
+  --diff A B          what the schedules of two configs differ in
+  --budget_hours=H    the mode and epoch factor with the most epochs in H hours,
+                      and what else there is
+
+How long steps take is told by --workdir, --step_ms, --gmacs_per_s or --device
+(mgjax/step_seconds.py); with one of them, the plan has the hours of training.
+
 Costs are multiply-adds of forward passes. A backward pass costs about twice
 as much whatever the grid, so ratios are those of training; how fast a machine
 does them depends on the grid, so measured speed-ups differ.
@@ -16,13 +23,13 @@ import math
 import os
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import ml_collections
 from absl import flags
 
-from mgjax import cli, cycles
+from mgjax import cli, cycles, plan_text, step_seconds
 from mgjax.cli import ConfigError
 from mgjax.schedule import Grid, GridSchedule, Phase
 
@@ -98,7 +105,7 @@ def make_plan(
     ConfigError: If the model cannot be built.
   """
   full = cycles.full_grid(config)
-  gmacs = _gmacs_per_clip(config, {full, *schedule.grids})
+  gmacs = gmacs_per_clip(config, {full, *schedule.grids})
   phases = [
     {
       'lr_stage': phase.lr_stage,
@@ -113,7 +120,7 @@ def make_plan(
       'bn_groups_cycle': list(phase.bn_groups),
       'steps': num_steps,
       'clips': sum(clips for _, clips in used),
-      'gmacs': math.fsum(gmacs[grid[:3]] * clips for grid, clips in used),
+      'gmacs': math.fsum(gmacs[grid] * clips for grid, clips in used),
     }
     for phase, num_steps, used in uses(schedule)
   ]
@@ -126,10 +133,10 @@ def make_plan(
     epochs = sum(rung[1] for rung in config.grid.ladder)
   base_steps = math.ceil(epochs * schedule.num_train / full.batch)
   base_clips = base_steps * full.batch
-  full_gmacs = gmacs[full[:3]]
+  full_gmacs = gmacs[full]
 
   frames = sum(n * grid.T for *_, used in uses(schedule) for grid, n in used)
-  costs = [gmacs[grid[:3]] for grid in schedule.grids]
+  costs = [gmacs[grid] for grid in schedule.grids]
   clips_per_step = clips / schedule.total_steps
   max_batch = max(grid.batch for grid in schedule.grids)
   return {
@@ -205,30 +212,39 @@ def total_gmacs(
   config: ml_collections.ConfigDict, schedule: GridSchedule
 ) -> float:
   """Returns 1e9 multiply-adds of all forward passes of a run."""
-  gmacs = _gmacs_per_clip(config, set(schedule.grids))
+  gmacs = gmacs_per_clip(config, schedule.grids)
   return math.fsum(
-    gmacs[grid[:3]] * clips
-    for *_, used in uses(schedule)
-    for grid, clips in used
+    gmacs[grid] * clips for *_, used in uses(schedule) for grid, clips in used
   )
 
 
-def _gmacs_per_clip(
-  config: ml_collections.ConfigDict, grids: set[Grid]
-) -> dict[tuple[int, ...], float]:
-  """Returns 1e9 multiply-adds of one clip's forward pass for each (T, H, W)."""
+def training_hours(schedule: GridSchedule, step_s: dict[Grid, float]) -> float:
+  """Hours of all training steps, given the seconds of one of each grid."""
+  seconds = math.fsum(
+    step_s[grid] * clips / grid.batch
+    for *_, used in uses(schedule)
+    for grid, clips in used
+  )
+  return seconds / 3600
+
+
+def gmacs_per_clip(
+  config: ml_collections.ConfigDict, grids: Iterable[Grid]
+) -> dict[Grid, float]:
+  """Returns 1e9 multiply-adds of one clip's forward pass for each grid."""
   # JAX takes most of a second to import, and bad flags need none of it.
   from mgjax import macs, models
 
   try:
     model = models.from_config(config)
-    return {
+    found = {
       (t, h, w): macs.forward_macs(model, T=t, H=h, W=w) / 1e9
       for t, h, w in sorted({grid[:3] for grid in grids})
     }
   except ValueError as error:
     # Options that do not fit each other, or a grid too small for the model.
     raise ConfigError(f'model: {error}') from error
+  return {grid: found[grid[:3]] for grid in grids}
 
 
 def _memory(
@@ -351,169 +367,6 @@ def compiled_bytes(
   return sizes
 
 
-# The table.
-
-
-def format_table(plan: dict[str, Any]) -> str:
-  """Returns the plan as text, in the paper's terms."""
-  full, io = plan['baseline']['grid'], plan['io']
-  size = 'S²' if full['H'] == full['W'] else 'H x W'
-  lines = [
-    f'{plan["data"]}, {plan["model"]}, grid.mode={plan["mode"]}',
-    f'{plan["dataset_size"]:,} training videos ({plan["dataset_size_source"]})',
-    f'full grid: B x T x {size} = '
-    f'{full["batch"]} x {full["T"]} x {_side_text(full)}',
-    '',
-    *_cost_table(plan),
-    '',
-    f'loader: {io["clips_per_gmac_ratio_mean"]:.2f} x the clips per '
-    f'multiply-add of the baseline, at most '
-    f'{io["clips_per_gmac_ratio_peak"]:.2f} x; '
-    f'{io["clips_per_step_mean"]:.0f} clips per step, at most '
-    f'{io["clips_per_step_peak"]}',
-    f'programs to compile: {plan["num_train_programs"]}, one for each grid',
-    _memory_text(plan),
-    '',
-    *_phase_table(plan),
-  ]
-  return '\n'.join(line.rstrip() for line in lines)
-
-
-def _memory_text(plan: dict[str, Any]) -> str:
-  """Says what the largest grid takes of a device, and whether all fit."""
-  memory = plan['memory']
-  sizes = memory['grids']
-  most = max(range(len(sizes)), key=lambda i: sizes[i]['total'])
-  gib = lambda size: f'{size / 2**30:.2f} GiB'
-  parts = ', '.join(
-    f'{k} {gib(v)}' for k, v in sizes[most].items() if k != 'total'
-  )
-  text = (
-    f'memory: about {gib(sizes[most]["total"])} on each of '
-    f'{memory["num_devices"]} device(s) at '
-    f'{Grid(**plan["grids"][most])} ({parts})'
-  )
-  if 'compiled_bytes' in memory:
-    text += f'; compiled: {gib(max(memory["compiled_bytes"]))} at most'
-  if limit := memory['device_bytes']:
-    fit = sum(size['total'] <= limit for size in sizes)
-    text += f'; {fit} of {len(sizes)} grids fit {gib(limit)}'
-  return text
-
-
-def _cost_table(plan: dict[str, Any]) -> list[str]:
-  base, speedup = plan['baseline'], plan['speedup']
-  run = {
-    'epochs': plan['total_epochs'],
-    'steps': plan['total_steps'],
-    'clips': plan['total_clips'],
-    'gmacs': plan['total_gmacs'],
-  }
-  rows = [['', 'epochs', 'steps', 'clips', 'multiply-adds']]
-  for name, cost in (('baseline', base), ('this run', run)):
-    rows.append(
-      [
-        name,
-        f'{cost["epochs"]:g}',
-        f'{cost["steps"]:,}',
-        f'{cost["clips"]:,}',
-        _macs_text(cost['gmacs']),
-      ]
-    )
-  more_clips = f'{plan["io"]["clips_ratio"]:.2f} x more'
-  fewer = [f'{speedup[what]:.2f} x fewer' for what in ('steps', 'macs')]
-  rows.append(['', '', fewer[0], more_clips, fewer[1]])
-  return _aligned(rows, left=(0,))
-
-
-def _phase_table(plan: dict[str, Any]) -> list[str]:
-  rows = [
-    ['', 'LR', 'long cycle', 'short cycle', 'epochs', 'steps', 'compute']
-    + ['LR x', 'learning rate', 'BN groups', 'stride', 'jitter']
-  ]
-  full = plan['baseline']['grid']
-  start = 0
-  for i, phase in enumerate(plan['phases'], start=1):
-    first, last = _lr_ends(plan, start, phase['end_epoch'])
-    short_cycle = [f'{g["batch"]} x {_side_text(g)}' for g in phase['cycle']]
-    lows = dict.fromkeys(str(low) for low, _ in phase['jitter_px'])
-    rows.append(
-      [
-        f'{i}',
-        f'{phase["lr_stage"]}',
-        shape_text(phase['base'], full),
-        '  '.join(short_cycle),
-        f'{start:g} - {phase["end_epoch"]:g}',
-        f'{phase["steps"]:,}',
-        f'{phase["gmacs"] / plan["total_gmacs"]:.1%}',
-        f'{phase["lr_scale"]:g}',
-        f'{first:.3g}' if first == last else f'{first:.3g} .. {last:.3g}',
-        '/'.join(dict.fromkeys(map(str, phase['bn_groups_cycle']))),
-        '-'.join(map(str, dict.fromkeys(phase['stride_frames']))),
-        f'{"/".join(lows)}-{phase["jitter_px"][0][1]}',
-      ]
-    )
-    start = phase['end_epoch']
-  return _aligned(rows, left=(2, 3, 11))
-
-
-def _lr_ends(
-  plan: dict[str, Any], start: int | float, end: int | float
-) -> tuple[float, float]:
-  """Returns the first and the last listed learning rate of some epochs."""
-  values, every = plan['lr']['values'], plan['lr']['every_epochs']
-  first = min(math.ceil(start / every), len(values) - 1)
-  last = max(first, math.ceil(end / every) - 1)
-  return values[first], values[last]
-
-
-def _aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
-  """Aligns columns: those in `left` to the left, the others to the right."""
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  return [
-    '  '.join(
-      cell.ljust(width) if i in left else cell.rjust(width)
-      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-    )
-    for row in rows
-  ]
-
-
-def _macs_text(gmacs: int | float) -> str:
-  """Writes 1e9 multiply-adds with a prefix: 2.891 E."""
-  exponent = min(max(int(math.log10(max(gmacs, 1)) // 3), 0), 3)
-  return f'{gmacs / 1000**exponent:.4g} {"GTPE"[exponent]}'
-
-
-def _side_text(grid: dict[str, Any]) -> str:
-  if grid['H'] == grid['W']:
-    return f'{grid["H"]}²'
-  return f'{grid["H"]}x{grid["W"]}'
-
-
-def shape_text(grid: dict[str, Any], full: dict[str, Any]) -> str:
-  """Names a grid relative to the full one: 8B x T/4 x (S/√2)²."""
-  factor = f'{grid["batch"] / full["batch"]:g}'.removeprefix('1')
-  frames = _part('T', grid['T'] / full['T'])
-  if full['H'] != full['W']:
-    height = _part('H', grid['H'] / full['H'])
-    return (
-      f'{factor}B x {frames} x {height} x {_part("W", grid["W"] / full["W"])}'
-    )
-  side = _part('S', grid['H'] / full['H'])
-  return f'{factor}B x {frames} x {side if side == "S" else f"({side})"}²'
-
-
-def _part(letter: str, ratio: float) -> str:
-  """Names a part of a side: T/4, S/√2, 0.6S."""
-  known = {1: '', 0.5**0.5: '/√2', 0.5: '/2', 0.125**0.5: '/√8', 0.25: '/4'}
-  for value, text in known.items():
-    # Sides are whole pixels: 158 / 224 is 0.3 % from 1 / √2.
-    if math.isclose(ratio, value, rel_tol=0.015):
-      return letter + text
-  return f'{ratio:.3g}{letter}'
-
-
 # The command.
 
 
@@ -553,24 +406,65 @@ def define_flags(values: flags.FlagValues) -> None:
     'that XLA gives it: exact, and slow.',
     flag_values=values,
   )
+  flags.DEFINE_boolean(
+    'diff',
+    False,
+    'Compare the schedules of two configs, given as arguments.',
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    'budget_hours',
+    None,
+    'Find the schedule with the most epochs in this time.',
+    lower_bound=1e-9,
+    flag_values=values,
+  )
+  step_seconds.define_flags(values)
 
 
-def main(values: flags.FlagValues) -> None:
+def main(values: flags.FlagValues, *configs: str) -> None:
   """Makes the plan that the flags ask for, and writes it."""
   if not values.compile:
     # Planning takes no accelerator, nor the seconds of finding one.
     os.environ['JAX_PLATFORMS'] = 'cpu'
-  config = values.config
   output = pathlib.Path(values.output or 'plan.png')
   if not output.parent.is_dir():
     raise ConfigError(f'--output={output}: {output.parent} is not a folder.')
+  if values.diff:
+    _write(values.output, _diff(values, configs))
+    return
+  if configs:
+    raise ConfigError(
+      f'unexpected argument {configs[0]!r}; flags look like --config=FILE.'
+    )
+  config = values.config
   num_train, size_source = dataset_size(config)
+  if values.budget_hours:
+    from mgjax import plan_budget
+
+    candidates = plan_budget.search(config, num_train, values)
+    if values.format == 'json':
+      text = json.dumps([c._asdict() for c in candidates], indent=1)
+    else:
+      text = plan_budget.table(candidates, values.budget_hours)
+    _write(values.output, text)
+    return
   schedule = cycles.make_schedule(
     config, num_train, num_devices=values.num_devices
   )
   plan = make_plan(
     config, schedule, size_source=size_source, num_devices=values.num_devices
   )
+  full = cycles.full_grid(config)
+  costs = dict(zip(schedule.grids, plan['gmacs_per_clip'], strict=True))
+  costs[full] = plan['baseline']['gmacs'] / plan['baseline']['clips']
+  step_s = step_seconds.step_seconds(values, costs, full)
+  if step_s is not None:
+    plan['time'] = {
+      'step_s': [step_s[grid] for grid in schedule.grids],
+      'hours': training_hours(schedule, step_s),
+      'baseline_hours': plan['baseline']['steps'] * step_s[full] / 3600,
+    }
   memory_plan = plan['memory']
   if values.device_memory_gib:
     memory_plan['device_bytes'] = int(values.device_memory_gib * 2**30)
@@ -588,14 +482,45 @@ def main(values: flags.FlagValues) -> None:
     plan_picture.draw(plan, schedule, output)
     print(f'wrote {output}', file=sys.stderr)
     return
-  text = format_table(plan)
+  text = plan_text.table(plan)
   if values.format == 'json':
     text = json.dumps(plan, indent=1)
-  if values.output:
-    output.write_text(text + '\n')
+  _write(values.output, text)
+
+
+def _diff(values: flags.FlagValues, names: Sequence[str]) -> str:
+  """Compares two configs, given as values of --config."""
+  if len(names) != 2:
+    raise ConfigError(
+      f'--diff compares two configs, and {len(names)} are given; write --diff '
+      'configs/kinetics400.py:grid=none configs/kinetics400.py:grid=both'
+    )
+  configs = [cli.read_config(name) for name in names]
+  plans = []
+  for config in configs:
+    num_train, size_source = dataset_size(config)
+    schedule = cycles.make_schedule(
+      config, num_train, num_devices=values.num_devices
+    )
+    plans.append(make_plan(config, schedule, size_source=size_source))
+  fields = plan_text.differing_fields(*(c.to_dict() for c in configs))
+  if values.format == 'json':
+    return json.dumps({'fields': fields, 'plans': plans}, indent=1)
+  return plan_text.diff(fields, *plans)
+
+
+def _write(path: str | None, text: str) -> None:
+  if path:
+    pathlib.Path(path).write_text(text + '\n')
   else:
     print(text)
 
 
+def _first(values: flags.FlagValues, names: Sequence[str]) -> str | None:
+  """The config of a command line without --config: with --diff, the first."""
+  del values
+  return names[0] if names else None
+
+
 if __name__ == '__main__':
-  sys.exit(cli.run(main, define_flags))
+  sys.exit(cli.run(main, define_flags, arguments='CONFIG', find_config=_first))

@@ -11,7 +11,7 @@ from matplotlib import figure, lines, ticker
 from matplotlib.axes import Axes
 from matplotlib.backends import backend_agg
 
-from mgjax import plan as plan_lib
+from mgjax import plan_text
 from mgjax.schedule import GridSchedule
 
 _INK, _FAINT = '#222222', '#9a9a9a'
@@ -216,7 +216,7 @@ def _compute_edges(plan: dict[str, Any]) -> list[float]:
 
 
 def _shape_name(phase: dict[str, Any], plan: dict[str, Any]) -> str:
-  return plan_lib.shape_text(phase['base'], plan['baseline']['grid'])
+  return plan_text.shape_text(phase['base'], plan['baseline']['grid'])
 
 
 def _shape_colours(plan: dict[str, Any]) -> dict[str, str]:

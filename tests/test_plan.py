@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from configs import default, kinetics400, moving_digits
-from mgjax import cycles, macs, models, plan, plan_picture
+from mgjax import cycles, macs, models, plan, plan_picture, plan_text
 from mgjax.cli import ConfigError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -209,7 +209,7 @@ def test_published_sizes_of_moving_digits_are_those_it_generates():
 
 
 def test_the_table_speaks_the_terms_of_the_paper(kinetics):
-  text = plan.format_table(kinetics)
+  text = plan_text.table(kinetics)
   for words in (
     '8B x T/4 x (S/√2)²',
     '4B x T/2 x (S/√2)²',
@@ -225,7 +225,7 @@ def test_the_table_speaks_the_terms_of_the_paper(kinetics):
 def test_a_rectangle_is_named_by_both_sides():
   full = {'T': 32, 'H': 128, 'W': 224, 'batch': 64}
   part = {'T': 16, 'H': 91, 'W': 158, 'batch': 256}
-  assert plan.shape_text(part, full) == '4B x T/2 x H/√2 x W/√2'
+  assert plan_text.shape_text(part, full) == '4B x T/2 x H/√2 x W/√2'
 
 
 def test_a_picture_is_drawn(digits, tmp_path):

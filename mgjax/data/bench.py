@@ -4,23 +4,14 @@ python -m mgjax.data.bench --config=configs/kinetics400.py:grid=both
 
 decodes some clips of every grid and prints clips per second, for one worker
 and for data.num_workers of them. Which phases would leave the accelerator
-waiting depends on its speed, which one of these tells:
-
-  --workdir=DIR      a run (of any length) of the same network: its step times
-  --step_ms=MS       a step of the full grid
-  --gmacs_per_s=N    1e9 multiply-adds per second in training
-  --device=NAME      a published measurement; see DEVICES below
-
-All but --workdir give one rate of multiply-adds, which is taken for every
-grid; a backward pass counts as two forward passes.
+waiting depends on its speed, which --workdir, --step_ms, --gmacs_per_s or
+--device tells (mgjax/step_seconds.py).
 """
 
 import concurrent.futures
 import json
 import math
 import os
-import pathlib
-import statistics
 import sys
 import time
 from typing import Any, NamedTuple
@@ -28,18 +19,9 @@ from typing import Any, NamedTuple
 import ml_collections
 from absl import flags
 
-from mgjax import cli, cycles, metrics, plan
-from mgjax.cli import ConfigError
+from mgjax import cli, cycles, plan, step_seconds
 from mgjax.data import sources, stream
 from mgjax.schedule import Grid, GridSchedule
-
-# 1e9 multiply-adds per second of training, forward passes times three.
-DEVICES = {
-  # SlowFast-R50 8x8 (50.31 GMACs per clip) on 95 % of 240436 videos in 78.76
-  # minutes per epoch, data loading included. Source: PaddlePaddle/PaddleVideo,
-  # docs/zh-CN/model_zoo/recognition/slowfast.md.
-  'v100x8': 0.95 * 240_436 * 3 * 50.31 / (78.76 * 60),
-}
 
 
 class Draw(NamedTuple):
@@ -102,71 +84,6 @@ def measure(
         'all_workers': num_clips * num_workers / together,
       }
   return rates
-
-
-def step_seconds(
-  run_plan: dict[str, Any],
-  *,
-  workdir: pathlib.Path | None,
-  step_ms: float | None,
-  gmacs_per_s: float | None,
-  device: str | None,
-) -> dict[Grid, float] | None:
-  """How long the accelerator takes for a step of each grid.
-
-  Args:
-    run_plan: Of `plan.make_plan`.
-    workdir: Folder of a run, or None.
-    step_ms: Milliseconds of a step of the full grid, or None.
-    gmacs_per_s: Rate in training, or None.
-    device: Key of `DEVICES`, or None.
-
-  Returns:
-    Seconds by grid; None where nothing tells.
-
-  Raises:
-    ConfigError: More than one is given, or the run has no step times.
-  """
-  given = [workdir, step_ms, gmacs_per_s, device]
-  if sum(g is not None for g in given) > 1:
-    raise ConfigError(
-      'give one of --workdir, --step_ms, --gmacs_per_s and --device'
-    )
-  grids = [Grid(**g) for g in run_plan['grids']]
-  gmacs = {
-    grid: 3 * grid.batch * cost
-    for grid, cost in zip(grids, run_plan['gmacs_per_clip'], strict=True)
-  }
-  known = {}
-  if workdir:
-    known = _recorded(workdir)
-    rates = [gmacs[g] / s for g, s in known.items() if g in gmacs]
-    if not rates:
-      raise ConfigError(
-        f'--workdir={workdir}: its metrics.jsonl has no step of a grid of this '
-        'schedule; use a run of the same config'
-      )
-    gmacs_per_s = statistics.median(rates)
-  elif step_ms:
-    base = run_plan['baseline']
-    gmacs_per_s = 3 * base['gmacs'] / base['steps'] / (step_ms / 1e3)
-  elif device:
-    gmacs_per_s = DEVICES[device]
-  if gmacs_per_s is None:
-    return None
-  return {grid: known.get(grid, gmacs[grid] / gmacs_per_s) for grid in grids}
-
-
-def _recorded(workdir: pathlib.Path) -> dict[Grid, float]:
-  """Median step time of each grid of a run."""
-  if not (workdir / 'metrics.jsonl').is_file():
-    raise ConfigError(f'--workdir={workdir} holds no metrics.jsonl of a run')
-  times = {}
-  for line in metrics.read_metrics(workdir):
-    if 'step_s' in line:
-      grid = Grid(*(line[name] for name in Grid._fields))
-      times.setdefault(grid, []).append(line['step_s'])
-  return {grid: statistics.median(values) for grid, values in times.items()}
 
 
 def report(
@@ -297,24 +214,13 @@ def format_report(result: dict[str, Any]) -> str:
   lines.append('')
   lines += result.get(
     'advice',
-    [
-      'Give --workdir, --step_ms, --gmacs_per_s or --device to learn which '
-      'phases would wait.'
-    ],
+    [f'Give {step_seconds.NAMES} to learn which phases would wait.'],
   )
   return '\n'.join(lines)
 
 
 def define_flags(values: flags.FlagValues) -> None:
-  flags.DEFINE_string('workdir', None, 'Folder of a run.', flag_values=values)
-  for name, what in (
-    ('step_ms', 'Milliseconds of a step of the full grid.'),
-    ('gmacs_per_s', '1e9 multiply-adds per second in training.'),
-  ):
-    flags.DEFINE_float(name, None, what, lower_bound=1e-9, flag_values=values)
-  flags.DEFINE_enum(
-    'device', None, sorted(DEVICES), 'Measured device.', flag_values=values
-  )
+  step_seconds.define_flags(values)
   flags.DEFINE_integer(
     'num_clips', 16, 'Of each grid.', lower_bound=1, flag_values=values
   )
@@ -329,13 +235,9 @@ def main(values: flags.FlagValues) -> None:
   config = values.config
   source = sources.open_source(config, 'train')
   schedule = cycles.make_schedule(config, len(source))
-  step_s = step_seconds(
-    plan.make_plan(config, schedule),
-    workdir=pathlib.Path(values.workdir) if values.workdir else None,
-    step_ms=values.step_ms,
-    gmacs_per_s=values.gmacs_per_s,
-    device=values.device,
-  )
+  full = cycles.full_grid(config)
+  gmacs = plan.gmacs_per_clip(config, {full, *schedule.grids})
+  step_s = step_seconds.step_seconds(values, gmacs, full)
   draws = dict.fromkeys(d for p in schedule.phases for d in draws_of(p))
   rates = measure(
     stream.TrainStream(config, schedule, source),

@@ -1,0 +1,101 @@
+"""How long a training step of each grid takes, as far as something tells.
+
+  --workdir=DIR      a run (of any length) or a record of the same network: its
+                     step times
+  --step_ms=MS       a step of the full grid
+  --gmacs_per_s=N    1e9 multiply-adds per second in training
+  --device=NAME      a published measurement; see DEVICES below
+
+All but --workdir give one rate of multiply-adds, which is taken for every
+grid; a backward pass counts as two forward passes.
+"""
+
+import pathlib
+import statistics
+from collections.abc import Mapping
+
+from absl import flags
+
+from mgjax.cli import ConfigError
+from mgjax.schedule import Grid
+
+# 1e9 multiply-adds per second of training, forward passes times three.
+DEVICES = {
+  # SlowFast-R50 8x8 (50.31 GMACs per clip) on 95 % of 240436 videos in 78.76
+  # minutes per epoch, data loading included. Source: PaddlePaddle/PaddleVideo,
+  # docs/zh-CN/model_zoo/recognition/slowfast.md.
+  'v100x8': 0.95 * 240_436 * 3 * 50.31 / (78.76 * 60),
+}
+
+_FLAGS = ('workdir', 'step_ms', 'gmacs_per_s', 'device')
+NAMES = '--workdir, --step_ms, --gmacs_per_s or --device'
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    'workdir', None, 'Folder of a run or of a record.', flag_values=values
+  )
+  for name, what in (
+    ('step_ms', 'Milliseconds of a step of the full grid.'),
+    ('gmacs_per_s', '1e9 multiply-adds per second in training.'),
+  ):
+    flags.DEFINE_float(name, None, what, lower_bound=1e-9, flag_values=values)
+  flags.DEFINE_enum(
+    'device', None, sorted(DEVICES), 'Measured device.', flag_values=values
+  )
+
+
+def step_seconds(
+  values: flags.FlagValues, gmacs_per_clip: Mapping[Grid, float], full: Grid
+) -> dict[Grid, float] | None:
+  """How long the accelerator takes for a step of each grid.
+
+  Args:
+    values: Has the flags of `define_flags`.
+    gmacs_per_clip: 1e9 multiply-adds of a forward pass, for each grid.
+    full: The full grid, one of them.
+
+  Returns:
+    Seconds by grid; None where nothing tells.
+
+  Raises:
+    ConfigError: More than one is given, or the run has no step times.
+  """
+  given = [name for name in _FLAGS if values[name].value is not None]
+  if len(given) > 1:
+    raise ConfigError(f'give one of {NAMES}')
+  if not given:
+    return None
+  gmacs = {g: 3 * g.batch * cost for g, cost in gmacs_per_clip.items()}
+  known = {}
+  if values.workdir is not None:
+    known = _recorded(pathlib.Path(values.workdir))
+    rates = [gmacs[g] / s for g, s in known.items() if g in gmacs]
+    if not rates:
+      raise ConfigError(
+        f'--workdir={values.workdir}: its metrics.jsonl has no step of a grid '
+        'of this schedule; use a run of the same config'
+      )
+    gmacs_per_s = statistics.median(rates)
+  elif values.step_ms is not None:
+    gmacs_per_s = gmacs[full] / (values.step_ms / 1e3)
+  elif values.device is not None:
+    gmacs_per_s = DEVICES[values.device]
+  else:
+    gmacs_per_s = values.gmacs_per_s
+  return {g: known.get(g, cost / gmacs_per_s) for g, cost in gmacs.items()}
+
+
+def _recorded(workdir: pathlib.Path) -> dict[Grid, float]:
+  """Median step time of each grid of a run."""
+  if not (workdir / 'metrics.jsonl').is_file():
+    raise ConfigError(f'--workdir={workdir} holds no metrics.jsonl of a run')
+  # Imports JAX, which planning does without where it can.
+  from mgjax import metrics
+
+  times = {}
+  for line in metrics.read_metrics(workdir):
+    if 'step_s' in line:
+      grid = Grid(*(line[name] for name in Grid._fields))
+      times.setdefault(grid, []).append(line['step_s'])
+  return {grid: statistics.median(values) for grid, values in times.items()}
