@@ -234,7 +234,9 @@ _COSTS = {
 }
 
 
-def _cost_row(name: str, a: float, b: float) -> tuple[str, str, str, str]:
+def _cost_row(
+  name: str, a: int | float, b: int | float
+) -> tuple[str, str, str, str]:
   write = lambda value: f'{value:,.10g}' if value < 1e6 else f'{value:,.0f}'
   return name, write(a), write(b), f'{b / a:.3f}'
 

@@ -228,6 +228,37 @@ def test_a_rectangle_is_named_by_both_sides():
   assert plan_text.shape_text(part, full) == '4B x T/2 x H/√2 x W/√2'
 
 
+def test_two_equal_schedules_differ_in_nothing(digits):
+  text = plan_text.diff({}, digits, digits)
+  assert text.endswith('the same phases')
+  assert '1.000' in text and '\n-' not in text and '\n+' not in text
+
+
+def test_a_difference_shows_fields_costs_and_phases(digits):
+  config = moving_digits.get_config('grid=both')
+  config.grid.fine_tune = False
+  other = plan_of(config, 4000)
+  fields = plan_text.differing_fields(
+    moving_digits.get_config('grid=both').to_dict(), config.to_dict()
+  )
+  assert fields == {'grid.fine_tune': (True, False)}
+  lines = plan_text.diff(fields, digits, other).splitlines()
+  assert lines[1].split() == ['grid.fine_tune', 'True', 'False']
+  (steps,) = [line.split() for line in lines if line.startswith('steps')]
+  totals = [f'{p["total_steps"]:,}' for p in (digits, other)]
+  assert steps[1:3] == totals
+  marks = [line[0] for line in lines[-1 - len(digits['phases']) :]]
+  assert set(marks) <= set(' -+') and '+' in marks
+
+
+def test_the_command_compares_two_configs():
+  both, none = (f'configs/moving_digits.py:grid={m}' for m in ('both', 'none'))
+  code, out, _ = run_plan('--diff', none, both)
+  assert code == 0 and "'none'  'both'" in out
+  code, _, err = run_plan('--diff', none)
+  assert code == 2 and err.startswith('error: --diff compares two configs')
+
+
 def test_a_picture_is_drawn(digits, tmp_path):
   schedule = cycles.make_schedule(moving_digits.get_config('grid=both'), 4000)
   path = tmp_path / 'plan.png'

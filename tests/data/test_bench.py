@@ -5,9 +5,7 @@ import json
 import pytest
 
 from mgjax import cli, cycles, plan
-from mgjax.cli import ConfigError
 from mgjax.data import bench
-from mgjax.schedule import Grid
 
 
 @pytest.fixture
@@ -62,39 +60,6 @@ def test_the_advice_is_what_this_machine_can_do(tiny_config, schedule):
     tiny_config, schedule, **waits, num_cpus=2, copies=('clips/short192',)
   )['advice']
   assert len(advice) == 1 and advice[0].startswith('hosts')
-
-
-A_PLAN = {
-  'grids': [Grid(4, 16, 16, 32)._asdict(), Grid(8, 32, 32, 4)._asdict()],
-  'gmacs_per_clip': [1.0, 10.0],
-  'baseline': {'gmacs': 400.0, 'steps': 10},
-}
-NONE = dict.fromkeys(('workdir', 'step_ms', 'gmacs_per_s', 'device'))
-
-
-def test_step_times_follow_the_multiply_adds(tmp_path):
-  assert bench.step_seconds(A_PLAN, **NONE) is None
-  # A step of the full grid: 40 forward, so 120 in training.
-  for given in ({'step_ms': 1000.0}, {'gmacs_per_s': 120.0}):
-    got = bench.step_seconds(A_PLAN, **{**NONE, **given})
-    assert list(got.values()) == pytest.approx([0.8, 1.0])
-  # A run has timed one of the grids.
-  lines = [
-    {'step': i, **Grid(4, 16, 16, 32)._asdict(), 'step_s': s}
-    for i, s in enumerate((0.5, 9.0, 0.4))
-  ]
-  (tmp_path / 'metrics.jsonl').write_text(
-    '\n'.join(map(json.dumps, lines)) + '\n'
-  )
-  got = bench.step_seconds(A_PLAN, **{**NONE, 'workdir': tmp_path})
-  assert list(got.values()) == pytest.approx([0.5, 0.5 * 120 / 96])
-
-
-def test_two_speeds_or_a_run_of_another_network_are_refused(tmp_path):
-  with pytest.raises(ConfigError, match='one of --workdir'):
-    bench.step_seconds(A_PLAN, **{**NONE, 'step_ms': 1.0, 'device': 'v100x8'})
-  with pytest.raises(ConfigError, match='metrics.jsonl'):
-    bench.step_seconds(A_PLAN, **{**NONE, 'workdir': tmp_path})
 
 
 def test_every_grid_of_a_schedule_is_measured(tiny_config, capsys):

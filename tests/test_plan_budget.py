@@ -1,0 +1,95 @@
+"""plan_budget.py: the most epochs in some hours."""
+
+import json
+
+import pytest
+from absl import flags
+
+from configs import kinetics400, moving_digits
+from mgjax import cli, cycles, plan, plan_budget, step_seconds
+from mgjax.cli import ConfigError
+from mgjax.plan_budget import Candidate
+from mgjax.schedule import Grid
+
+
+def search(config, num_train, budget_hours, *arguments):
+  values = flags.FlagValues()
+  plan.define_flags(values)
+  values(['', f'--budget_hours={budget_hours}', *arguments])
+  return plan_budget.search(config, num_train, values)
+
+
+@pytest.fixture(scope='module')
+def candidates():
+  config = kinetics400.get_config('grid=both')
+  return search(config, 240_000, 100, '--device=v100x8')
+
+
+def test_hours_are_those_of_all_steps():
+  grid = Grid(8, 32, 32, 4)
+  config = moving_digits.get_config('grid=none')
+  schedule = cycles.make_schedule(config, 4000)
+  (grid,) = schedule.grids
+  assert plan.training_hours(schedule, {grid: 3.6}) == pytest.approx(4.0)
+
+
+def test_every_mode_has_its_longest_schedule_that_fits(candidates):
+  config = kinetics400.get_config()
+  for mode in plan_budget.MODES:
+    fit = [c for c in candidates if c.mode == mode and c.hours <= 100]
+    most = max(fit, key=lambda c: c.factor)
+    # The next hundredth does not fit. Epochs of the baseline are whole.
+    step = 0.02 if mode == 'none' else 0.01
+    longer = cycles.make_schedule(
+      plan_budget.with_factor(config, mode, most.factor + step), 240_000
+    )
+    full = cycles.full_grid(config)
+    gmacs = plan.gmacs_per_clip(config, {full, *longer.grids})
+    rate = step_seconds.DEVICES['v100x8']
+    step_s = {g: 3 * g.batch * cost / rate for g, cost in gmacs.items()}
+    assert plan.training_hours(longer, step_s) > 100
+
+
+def test_the_baseline_takes_what_its_multiply_adds_take(candidates):
+  (whole,) = [c for c in candidates if c.mode == 'none' and c.factor == 1]
+  # 239 epochs of 240000 clips, three times 50.31 GMACs each.
+  gmacs = 239 * 240_000 * 3 * 50.31
+  want = gmacs / step_seconds.DEVICES['v100x8'] / 3600
+  assert whole.hours == pytest.approx(want, rel=1e-3)
+
+
+def test_the_best_is_on_the_frontier_and_has_the_most_epochs(candidates):
+  best = plan_budget.best(candidates, 100.0)
+  assert best in plan_budget.frontier(candidates)
+  assert best.mode == 'both' and best.hours <= 100
+  assert best.epochs == max(c.epochs for c in candidates if c.hours <= 100)
+  text = plan_budget.table(candidates, 100.0)
+  assert (
+    f"--config.grid.mode='both' --config.grid.epoch_factor={best.factor:g}"
+    in text
+  )
+
+
+def test_a_frontier_by_hand():
+  a = Candidate('both', 1.0, 10.0, 100, 2.0)
+  b = Candidate('none', 1.0, 10.0, 100, 4.0)
+  c = Candidate('both', 2.0, 20.0, 200, 4.0)
+  assert plan_budget.frontier([a, b, c]) == {a, c}
+
+
+def test_what_cannot_be_answered_is_refused():
+  config = moving_digits.get_config()
+  with pytest.raises(ConfigError, match='--workdir, --step_ms'):
+    search(config, 4000, 1)
+  with pytest.raises(ConfigError, match='the shortest takes'):
+    search(config, 4000, 1e-6, '--gmacs_per_s=1')
+
+
+def test_the_command_prints_what_can_be_parsed(capsys):
+  argv = [
+    *('plan', '--config=configs/moving_digits.py', '--budget_hours=0.1'),
+    *('--gmacs_per_s=30', '--format=json', '--config.data.num_train=4000'),
+  ]
+  assert cli.run(plan.main, plan.define_flags, argv, arguments='CONFIG') == 0
+  for line in json.loads(capsys.readouterr().out):
+    assert Candidate(**line).hours > 0

@@ -1,0 +1,61 @@
+"""step_seconds.py: what tells how long a step takes."""
+
+import json
+
+import pytest
+from absl import flags
+
+from mgjax import step_seconds
+from mgjax.cli import ConfigError
+from mgjax.schedule import Grid
+
+SMALL, FULL = Grid(4, 16, 16, 32), Grid(8, 32, 32, 4)
+# A step of the full grid: 40 forward, so 120 in training; of the small one, 96.
+GMACS = {SMALL: 1.0, FULL: 10.0}
+
+
+def seconds(*arguments):
+  values = flags.FlagValues()
+  step_seconds.define_flags(values)
+  values(['', *arguments])
+  return step_seconds.step_seconds(values, GMACS, FULL)
+
+
+@pytest.mark.parametrize('argument', ['--step_ms=1000', '--gmacs_per_s=120'])
+def test_step_times_follow_the_multiply_adds(argument):
+  assert seconds(argument) == pytest.approx({SMALL: 0.8, FULL: 1.0})
+
+
+def test_a_device_has_a_rate():
+  found = seconds('--device=v100x8')
+  assert found[FULL] == pytest.approx(120 / step_seconds.DEVICES['v100x8'])
+
+
+def test_a_run_tells_the_median_of_the_grids_it_timed(tmp_path):
+  lines = [
+    {'step': i, **SMALL._asdict(), 'step_s': s}
+    for i, s in enumerate((0.5, 9.0, 0.4))
+  ]
+  (tmp_path / 'metrics.jsonl').write_text(
+    '\n'.join(map(json.dumps, lines)) + '\n'
+  )
+  found = seconds(f'--workdir={tmp_path}')
+  assert found == pytest.approx({SMALL: 0.5, FULL: 0.5 * 120 / 96})
+
+
+def test_nothing_tells_nothing():
+  assert seconds() is None
+
+
+def test_two_speeds_or_a_folder_without_a_run_are_refused(tmp_path):
+  with pytest.raises(ConfigError, match='one of --workdir'):
+    seconds('--step_ms=1', '--device=v100x8')
+  with pytest.raises(ConfigError, match='metrics.jsonl'):
+    seconds(f'--workdir={tmp_path}')
+
+
+def test_a_run_of_other_grids_is_refused(tmp_path):
+  line = {**Grid(1, 1, 1, 1)._asdict(), 'step_s': 1.0}
+  (tmp_path / 'metrics.jsonl').write_text(json.dumps(line) + '\n')
+  with pytest.raises(ConfigError, match='no step of a grid of this schedule'):
+    seconds(f'--workdir={tmp_path}')
