@@ -11,8 +11,18 @@ from experiments.measured import Run
 
 TABLE = 'moving_digits'
 RUNS = [
-  Run(f'{TABLE}/{mode}', mode, f'configs/moving_digits.py:grid={mode}')
-  for mode in ('none', 'both')
+  Run(f'{TABLE}/none', 'none', 'configs/moving_digits.py:grid=none'),
+  Run(
+    f'{TABLE}/both-3',
+    'both, 3 x the epochs',
+    'configs/moving_digits.py:grid=both',
+    ('--config.grid.epoch_factor=3.0',),
+  ),
+  Run(
+    f'{TABLE}/both-1.5',
+    "both, 1.5 x the epochs (the paper's)",
+    'configs/moving_digits.py:grid=both',
+  ),
 ]
 
 
