@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import ml_collections
 
-from experiments import settings
+from mgjax import cli
 
 
 class Recipe(NamedTuple):
@@ -28,7 +28,7 @@ class Recipe(NamedTuple):
 
 
 # The tables ask for each of them several times.
-_read = functools.cache(settings.read)
+_read = functools.cache(cli.read_config)
 
 
 _LONG_CLIPS = ('--config.data.num_frames=32', '--config.data.stride_frames=2')

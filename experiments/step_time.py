@@ -189,6 +189,22 @@ def by_name(variables: dict) -> dict[str, np.ndarray]:
   }
 
 
+def environment() -> dict[str, Any]:
+  """The machine and the versions that step times depend on."""
+  return {
+    'machine': platform.machine(),
+    'cpu': record.cpu_name(),
+    'num_cpus': len(os.sched_getaffinity(0)),
+    'accelerator': jax.devices()[0].device_kind,
+    'XLA_FLAGS': os.environ.get('XLA_FLAGS'),
+    'GLIBC_TUNABLES': os.environ.get('GLIBC_TUNABLES'),
+    'python': platform.python_version(),
+    'jax': jax.__version__,
+    'jaxlib': jaxlib.__version__,
+    'flax': flax.__version__,
+  }
+
+
 class JaxSide:
   """mgjax's training step, compiled, with its state and its clips."""
 
@@ -373,18 +389,9 @@ def measure(name: str, args: argparse.Namespace) -> dict:
     'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     **record.code_version(),
     'environment': {
-      'machine': platform.machine(),
-      'cpu': record.cpu_name(),
-      'num_cpus': len(os.sched_getaffinity(0)),
-      'accelerator': jax.devices()[0].device_kind,
+      **environment(),
       'torch_threads': loaded['threads'],
       'OMP_WAIT_POLICY': os.environ.get('OMP_WAIT_POLICY', 'passive'),
-      'XLA_FLAGS': os.environ.get('XLA_FLAGS'),
-      'GLIBC_TUNABLES': os.environ.get('GLIBC_TUNABLES'),
-      'python': platform.python_version(),
-      'jax': jax.__version__,
-      'jaxlib': jaxlib.__version__,
-      'flax': flax.__version__,
       **loaded['versions'],
     },
     # Of the last minute, the benchmark's own threads included.

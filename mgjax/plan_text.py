@@ -171,7 +171,8 @@ def _side_text(grid: dict[str, Any]) -> str:
 
 def shape_text(grid: dict[str, Any], full: dict[str, Any]) -> str:
   """Names a grid relative to the full one: 8B x T/4 x (S/√2)²."""
-  factor = f'{grid["batch"] / full["batch"]:g}'.removeprefix('1')
+  ratio = grid['batch'] / full['batch']
+  factor = '' if ratio == 1 else f'{ratio:g}'
   frames = _part('T', grid['T'] / full['T'])
   if full['H'] != full['W']:
     height = _part('H', grid['H'] / full['H'])

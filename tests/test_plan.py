@@ -222,6 +222,13 @@ def test_the_table_speaks_the_terms_of_the_paper(kinetics):
     assert words in text
 
 
+@pytest.mark.parametrize('factor,name', [(1, ''), (2, '2'), (16, '16')])
+def test_a_grid_is_named_by_its_share_of_the_full_one(factor, name):
+  full = {'T': 32, 'H': 224, 'W': 224, 'batch': 8}
+  part = {**full, 'batch': 8 * factor}
+  assert plan_text.shape_text(part, full) == f'{name}B x T x S²'
+
+
 def test_a_rectangle_is_named_by_both_sides():
   full = {'T': 32, 'H': 128, 'W': 224, 'batch': 64}
   part = {'T': 16, 'H': 91, 'W': 158, 'batch': 256}

@@ -1,0 +1,258 @@
+r"""Step time of every grid of a schedule, and the speed-up that they imply.
+
+python -m experiments.grid_step_times --config=configs/kinetics400.py:grid=both
+python -m experiments.grid_step_times --name=slowfast-r50-reduced \
+  --config=configs/kinetics400.py:grid=both --config.data.num_frames=16 \
+  --config.data.crop_px=112 --config.data.jitter_px=128,160 \
+  --config.data.batch_size=4 --config.norm.group_clips=4
+
+The second is what two CPU cores can do. Steps are those of training, on random
+clips; the grids take turns, so that whatever else the machine does meets all of
+them alike, and times are medians over turns. A record is one file in
+experiments/records/grid_step_times.
+
+Equal multiply-adds are not equal times: multigrid keeps the former equal. The
+speed-up of a schedule is the time of all steps of its baseline over the time of
+all of its own.
+"""
+
+import datetime
+import json
+import os
+import shlex
+import statistics
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from absl import flags
+
+from experiments import record, settings, step_time, tabulate
+from mgjax import (
+  checkpoint,
+  cli,
+  cycles,
+  models,
+  optim,
+  parallel,
+  plan,
+  plan_text,
+  train,
+  train_step,
+)
+from mgjax.cli import ConfigError
+from mgjax.schedule import Grid
+
+TABLE = 'grid_step_times'
+_FOLDER = record.RECORDS / TABLE
+
+
+def measure(
+  config: ml_collections.ConfigDict, *, turns: int
+) -> dict[Grid, list[float]]:
+  """Times the training step of every grid.
+
+  Args:
+    config: Names the schedule and the network.
+    turns: Steps of each grid.
+
+  Returns:
+    Seconds of each step, by grid, the full grid last where it is not one of
+    the schedule's.
+  """
+  schedule = settings.schedule(config)
+  baseline = config.copy_and_resolve_references()
+  baseline.grid.mode = 'none'
+  mesh = parallel.make_mesh()
+  model, tx = models.from_config(config), optim.make_optimizer(config.optim)
+  abstract = checkpoint.abstract_state(
+    train.state_maker(config, model, tx), parallel.replicated(mesh)
+  )
+  steps = {}
+  for s in (schedule, settings.schedule(baseline)):
+    lowered = train.lower_programs(
+      config, s, model, tx, mesh, abstract, 0, set()
+    )
+    for program, lower in lowered.items():
+      if program.grid not in steps:
+        steps[program.grid] = lower().compile()
+        print(f'compiled {program.grid}', file=sys.stderr, flush=True)
+
+  grid = cycles.full_grid(config)
+  variables = step_time.random_variables(
+    model, jax.ShapeDtypeStruct((1, *grid[:3], 3), jnp.float32)
+  )
+  state = parallel.put_replicated(
+    mesh,
+    train_step.TrainState(
+      step=np.zeros((), np.int32),
+      params=variables['params'],
+      batch_stats=variables['batch_stats'],
+      opt_state=tx.init(variables['params']),
+    ),
+  )
+  rng = np.random.default_rng(0)
+  key = jax.jit(
+    lambda: jax.random.key(0), out_shardings=parallel.replicated(mesh)
+  )()
+  lr, groups = train.put_scalars(mesh, 0.001, 1)
+  inputs = {}
+  for grid in steps:
+    batch = {
+      'video': rng.integers(0, 256, (grid.batch, *grid[:3], 3), np.uint8),
+      'label': rng.integers(0, config.model.num_classes, grid.batch, np.int32),
+      'flip': np.zeros(grid.batch, bool),
+    }
+    inputs[grid] = parallel.put_batch(mesh, batch)
+  seconds: dict[Grid, list[float]] = {grid: [] for grid in steps}
+  # The first turn is slower: buffers, threads, choice of algorithms.
+  for turn in range(turns + 1):
+    for grid, step in steps.items():
+      begin = time.perf_counter()
+      state, _ = step(state, inputs[grid], lr, groups, key)
+      jax.block_until_ready(state)
+      if turn:
+        seconds[grid].append(time.perf_counter() - begin)
+  return seconds
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    'name',
+    None,
+    'Of the record; by default the name of the model.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'turns', 7, 'Steps of each grid.', lower_bound=1, flag_values=values
+  )
+
+
+def main(values: flags.FlagValues) -> None:
+  config = values.config
+  if config.optim.loss != 'softmax':
+    raise ConfigError(
+      f'optim.loss={config.optim.loss!r}: clips have one random label each; '
+      "use 'softmax'"
+    )
+  load = os.getloadavg()[0]
+  seconds = measure(config, turns=values.turns)
+  entry = {
+    'command': f'python -m experiments.{TABLE} {shlex.join(sys.argv[1:])}',
+    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+    **record.code_version(),
+    'environment': step_time.environment(),
+    'load_average': [load, os.getloadavg()[0]],
+    'config': settings.as_json(config),
+    'grids': [
+      {**grid._asdict(), 'wall_s': times} for grid, times in seconds.items()
+    ],
+  }
+  _FOLDER.mkdir(parents=True, exist_ok=True)
+  path = _FOLDER / f'{values.name or config.model.name}.json'
+  path.write_text(json.dumps(entry, indent=1) + '\n')
+  print(tabulate.markdown(times_table()))
+  print()
+  print(tabulate.markdown(speedup_table()))
+
+
+def load() -> dict[str, dict]:
+  """The records there are, by name."""
+  return {
+    path.stem: json.loads(path.read_text())
+    for path in sorted(_FOLDER.glob('*.json'))
+  }
+
+
+def _step_s(entry: dict[str, Any]) -> dict[Grid, float]:
+  return {
+    Grid(*(line[name] for name in Grid._fields)): statistics.median(
+      line['wall_s']
+    )
+    for line in entry['grids']
+  }
+
+
+def times_table() -> tabulate.Table:
+  """One row per grid of each record."""
+  rows = []
+  for name, entry in load().items():
+    config = ml_collections.ConfigDict(entry['config'])
+    step_s, full = _step_s(entry), cycles.full_grid(config)
+    gmacs = plan.gmacs_per_clip(config, step_s)
+    for grid, seconds in step_s.items():
+      macs = grid.batch * gmacs[grid] / (full.batch * gmacs[full])
+      rows.append(
+        (
+          name,
+          plan_text.shape_text(grid._asdict(), full._asdict()),
+          str(grid),
+          f'{macs:.3f}',
+          f'{1e3 * seconds:.0f}',
+          f'{seconds / step_s[full]:.2f}',
+          f'{grid.batch / seconds:.1f}',
+          f'{TABLE}/{name}.json',
+        )
+      )
+  return tabulate.Table(
+    TABLE,
+    (
+      'network',
+      'grid',
+      'frames x pixels, clips',
+      'MACs / full step [computed]',
+      'step, ms [measured]',
+      'time / full step [measured]',
+      'clips/s [measured]',
+      'record',
+    ),
+    rows,
+  )
+
+
+def speedup_table() -> tabulate.Table:
+  """What the step times make of the schedule of each record."""
+  rows = []
+  for name, entry in load().items():
+    config = ml_collections.ConfigDict(entry['config'])
+    schedule, full = settings.schedule(config), cycles.full_grid(config)
+    step_s = _step_s(entry)
+    made = plan.make_plan(config, schedule)
+    base_hours = made['baseline']['steps'] * step_s[full] / 3600
+    rows.append(
+      (
+        name,
+        f'{config.grid.mode}, {config.grid.epoch_factor:g} x the epochs',
+        f'{made["speedup"]["steps"]:.2f}',
+        f'{made["speedup"]["macs"]:.2f}',
+        f'{base_hours / plan.training_hours(schedule, step_s):.2f}',
+        f'{entry["environment"]["num_cpus"]} cores, '
+        f'{entry["environment"]["accelerator"]}',
+        f'{TABLE}/{name}.json',
+      )
+    )
+  return tabulate.Table(
+    'grid_speedups',
+    (
+      'network',
+      'schedule',
+      'fewer steps [computed]',
+      'fewer MACs [computed]',
+      'less time [measured]',
+      'machine',
+      'record',
+    ),
+    rows,
+  )
+
+
+def make() -> list[tabulate.Table]:
+  return [times_table(), speedup_table()]
+
+
+if __name__ == '__main__':
+  sys.exit(cli.run(main, define_flags))
