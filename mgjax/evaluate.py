@@ -380,11 +380,18 @@ def accuracy(
     for k, name in enumerate(names)
   }
   return {
-    'top1': 100 * float((rank < 1).mean()) if len(labels) else math.nan,
-    'top5': 100 * float((rank < 5).mean()) if len(labels) else math.nan,
+    **_top_k(rank),
     'mean_class': _mean_of_known(per_class),
     'per_class': per_class,
     'confusion': confusion.tolist(),
+  }
+
+
+def _top_k(rank: np.ndarray) -> dict[str, float]:
+  """Percent of the videos that rank (int [N]) below 1 and 5; NaN of none."""
+  return {
+    f'top{k}': 100 * float((rank < k).mean()) if len(rank) else math.nan
+    for k in (1, 5)
   }
 
 
@@ -417,8 +424,7 @@ def multi_label_accuracy(
   rank = ((scores >= best) & (labels == 0)).sum(1)
   return {
     'map': _mean_of_known(per_class),
-    'top1': 100 * float((rank < 1).mean()) if len(labels) else math.nan,
-    'top5': 100 * float((rank < 5).mean()) if len(labels) else math.nan,
+    **_top_k(rank),
     'per_class': per_class,
   }
 

@@ -16,17 +16,6 @@ from mgjax import import_weights, models, torch_files, weight_names
 from tests.models import reference_2d
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'forward'
-NETWORKS = {
-  'ibm_tsn_resnet50_f8': 'tsn',
-  'mit_tsn_resnet50_f8': 'tsn',
-  'mit_tsm_resnet50_f8': 'tsm',
-  'ibm_tam_resnet50_f8': 'tam',
-  'ibm_blresnet50_a2_b4': 'blresnet',
-  'ibm_blvnet_tam_50_a2_b4_f8x2': 'blvnet_tam',
-  'ibm_i3d_resnet50_f8': 'i3d_resnet',
-  'ibm_s3d_resnet50_f8': 's3d_resnet',
-}
-
 FAST = ('mit_tsm_resnet50_f8', 'ibm_blvnet_tam_50_a2_b4_f8x2')
 
 
@@ -46,7 +35,7 @@ def tensor(array):
   'network',
   [
     pytest.param(n, marks=() if n in FAST else pytest.mark.slow)
-    for n in NETWORKS
+    for n in reference_2d.NETWORKS
   ],
 )
 def test_every_tensor_goes_where_the_forward_tests_have_it(network, tmp_path):
@@ -65,8 +54,8 @@ def test_every_tensor_goes_where_the_forward_tests_have_it(network, tmp_path):
   state, _ = import_weights.read_state(file)
   result = import_weights.match_state(
     state,
-    shapes(NETWORKS[network], golden['num_classes']),
-    NETWORKS[network],
+    shapes(reference_2d.NETWORKS[network], golden['num_classes']),
+    reference_2d.NETWORKS[network],
     inflate='repeat',
     new=(),
   )

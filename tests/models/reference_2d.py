@@ -3,7 +3,21 @@
 import re
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+# Golden file -> name of the model.
+NETWORKS = {
+  'ibm_tsn_resnet50_f8': 'tsn',
+  'mit_tsn_resnet50_f8': 'tsn',
+  'mit_tsm_resnet50_f8': 'tsm',
+  'ibm_tam_resnet50_f8': 'tam',
+  'ibm_blresnet50_a2_b4': 'blresnet',
+  'ibm_blvnet_tam_50_a2_b4_f8x2': 'blvnet_tam',
+  'ibm_i3d_resnet50_f8': 'i3d_resnet',
+  'ibm_s3d_resnet50_f8': 's3d_resnet',
+}
 
 _NORM = {
   'weight': ('params', 'scale'),
@@ -135,3 +149,13 @@ def variables_of(state, dtype):
   for node, rows in taps.values():
     node['kernel'] = np.stack([rows[i] for i in range(len(rows))])
   return variables
+
+
+def shapes_of(model, video=(1, 2, 32, 32, 3)):
+  """Shapes of a model's variables."""
+  video = jax.ShapeDtypeStruct(video, jnp.float32)
+  return jax.eval_shape(model.init, jax.random.key(0), video)
+
+
+def num_parameters(model):
+  return sum(p.size for p in jax.tree.leaves(shapes_of(model)['params']))

@@ -9,6 +9,7 @@ import pytest
 
 from mgjax import macs, models
 from mgjax.models import blvnet, resnet3d
+from tests.models import reference_2d
 
 SMALL = dict(num_classes=5, dropout=0.5, dtype='float32', width=8)
 
@@ -21,15 +22,6 @@ def full(name, **options):
   return models.build(
     name, **(dict(num_classes=174, dropout=0.5, dtype='float32') | options)
   )
-
-
-def shapes_of(model, video=(1, 2, 32, 32, 3)):
-  video = jax.ShapeDtypeStruct(video, jnp.float32)
-  return jax.eval_shape(model.init, jax.random.key(0), video)
-
-
-def num_parameters(model):
-  return sum(p.size for p in jax.tree.leaves(shapes_of(model)['params']))
 
 
 # The references' own code counted by fvcore: 224 x 224, 16 frames or an image.
@@ -45,7 +37,7 @@ def test_sizes_are_those_of_the_references(
   name, options, frames, parameters, multiply_adds
 ):
   model = full(name, **options)
-  assert num_parameters(model) == parameters
+  assert reference_2d.num_parameters(model) == parameters
   assert macs.forward_macs(model, T=frames, H=224, W=224) == multiply_adds
 
 
@@ -68,7 +60,7 @@ def test_multiply_adds_are_the_published_ones(options, frames, crop, gmacs):
 
 
 def test_deeper_networks_have_the_published_sizes():
-  millions = lambda model: round(num_parameters(model) / 1e6, 2)
+  millions = lambda model: round(reference_2d.num_parameters(model) / 1e6, 2)
   assert millions(full('blvnet_tam', depth=101)) == 40.18
   assert millions(full('blvnet_tam', tam_frames=0)) == 25.00
   # IBM/BigLittleNet: 3.89 GFLOPs.
@@ -78,7 +70,7 @@ def test_deeper_networks_have_the_published_sizes():
 
 def test_each_further_pair_of_aggregated_frames_adds_two_weights_per_channel():
   # Stem and first stage: 8 channels. Blocks of the last stage: 32 and 64.
-  size = lambda r: num_parameters(
+  size = lambda r: reference_2d.num_parameters(
     small('blvnet_tam', blocks=(2, 2), tam_frames=r)
   )
   assert size(5) - size(3) == size(7) - size(5) == 2 * (8 + 8 + 32 + 64)
@@ -86,7 +78,9 @@ def test_each_further_pair_of_aggregated_frames_adds_two_weights_per_channel():
 
 
 def test_alpha_and_beta_set_width_and_depth_of_the_little_branch():
-  params = shapes_of(small('blresnet', blocks=(8, 2), bl_alpha=4, bl_beta=2))
+  params = reference_2d.shapes_of(
+    small('blresnet', blocks=(8, 2), bl_alpha=4, bl_beta=2)
+  )
   stage = params['params']['res2']
   assert sorted(stage['little']) == ['block0', 'block1', 'block2']  # 8 / 2 - 1
   assert sorted(stage['big']) == [f'block{i}' for i in range(7)]  # 8 - 1
@@ -97,8 +91,8 @@ def test_alpha_and_beta_set_width_and_depth_of_the_little_branch():
 @pytest.mark.parametrize('name', ['blresnet', 'blvnet_tam'])
 def test_one_tree_serves_every_grid_in_training(name):
   model = small(name, blocks=(2, 1))
-  variables = shapes_of(model)
-  assert shapes_of(model, (1, 5, 45, 79, 3)) == variables
+  variables = reference_2d.shapes_of(model)
+  assert reference_2d.shapes_of(model, (1, 5, 45, 79, 3)) == variables
   grids = [(1, 79, 79), (3, 113, 64), (8, 112, 112)]
   for grid in grids:
     logits, new = jax.eval_shape(
@@ -123,7 +117,7 @@ def logits_function(**options):
   rng = np.random.default_rng(0)
   variables = jax.tree.map(
     lambda leaf: jnp.asarray(rng.uniform(0.1, 0.5, leaf.shape), jnp.float32),
-    shapes_of(model),
+    reference_2d.shapes_of(model),
   )
   return jax.jit(functools.partial(model.apply, variables))
 

@@ -21,17 +21,6 @@ from tests.models import reference_2d
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'forward'
 
-NETWORKS = {
-  'ibm_tsn_resnet50_f8': 'tsn',
-  'mit_tsn_resnet50_f8': 'tsn',
-  'mit_tsm_resnet50_f8': 'tsm',
-  'ibm_tam_resnet50_f8': 'tam',
-  'ibm_blresnet50_a2_b4': 'blresnet',
-  'ibm_blvnet_tam_50_a2_b4_f8x2': 'blvnet_tam',
-  'ibm_i3d_resnet50_f8': 'i3d_resnet',
-  'ibm_s3d_resnet50_f8': 's3d_resnet',
-}
-
 # Of the standard deviation (logits, statistics), of the value (loss, norms), of
 # norm / sqrt(size) (probes). Those of float32 are some ten times what torch's
 # float32 deviates from its float64; the references are float64 results stored
@@ -60,7 +49,7 @@ def load(network):
 
 def build(network, dtype):
   return models.build(
-    NETWORKS[network],
+    reference_2d.NETWORKS[network],
     num_classes=load(network)['num_classes'],
     dropout=0.0,
     dtype=dtype,
@@ -159,7 +148,7 @@ def test_features_of_the_first_stage_equal_the_reference(network):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('dtype', TOLERANCES)
-@pytest.mark.parametrize('network', NETWORKS)
+@pytest.mark.parametrize('network', reference_2d.NETWORKS)
 def test_evaluation_and_a_training_step_equal_the_reference(network, dtype):
   """Logits, loss, gradients, running statistics, and evaluation with them."""
   golden, tolerance = load(network), TOLERANCES[dtype]

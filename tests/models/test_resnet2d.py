@@ -11,6 +11,7 @@ from configs import default
 from mgjax import cycles, macs, models
 from mgjax.cli import ConfigError
 from mgjax.models import resnet2d
+from tests.models import reference_2d
 
 NAMES = ('tsn', 'tsm', 'tam', 'i3d_resnet', 's3d_resnet')
 SMALL = dict(num_classes=5, dropout=0.5, dtype='float32', width=4)
@@ -18,15 +19,6 @@ SMALL = dict(num_classes=5, dropout=0.5, dtype='float32', width=4)
 
 def small(name, **options):
   return models.build(name, **(SMALL | {'blocks': (1, 1, 1, 1)} | options))
-
-
-def shapes_of(model, video=(1, 2, 32, 32, 3)):
-  video = jax.ShapeDtypeStruct(video, jnp.float32)
-  return jax.eval_shape(model.init, jax.random.key(0), video)
-
-
-def num_parameters(model):
-  return sum(p.size for p in jax.tree.leaves(shapes_of(model)['params']))
 
 
 # Parameters with 174 classes, and multiply-adds of 8 frames of 224 x 224: the
@@ -43,7 +35,7 @@ def num_parameters(model):
 )
 def test_sizes_are_those_of_the_references(name, parameters, multiply_adds):
   model = models.build(name, num_classes=174, dropout=0.5, dtype='float32')
-  assert num_parameters(model) == parameters
+  assert reference_2d.num_parameters(model) == parameters
   assert macs.forward_macs(model, T=8, H=224, W=224) == multiply_adds
 
 
@@ -52,10 +44,10 @@ def test_other_depths_have_the_sizes_of_torchvision():
     models.build, 'tsn', num_classes=1000, dropout=0.5, dtype='float32'
   )
   # torchvision's documented numbers of parameters and (rounded) GFLOPs.
-  assert num_parameters(build(depth=34)) == 21_797_672
-  assert num_parameters(build(depth=101)) == 44_549_160
+  assert reference_2d.num_parameters(build(depth=34)) == 21_797_672
+  assert reference_2d.num_parameters(build(depth=101)) == 44_549_160
   model = build(depth=18)
-  assert num_parameters(model) == 11_689_512
+  assert reference_2d.num_parameters(model) == 11_689_512
   assert round(macs.forward_macs(model, T=1, H=224, W=224) / 1e9, 3) == 1.814
 
 
@@ -77,8 +69,8 @@ def logits_and_statistics(model, variables, grid):
 def test_one_tree_serves_odd_crops_and_few_frames(name):
   options = dict(depth=18, blocks=(1, 1), temporal_strides=(1, 2))
   model = small(name, **options)
-  variables = shapes_of(model)
-  assert shapes_of(model, (1, 5, 45, 79, 3)) == variables
+  variables = reference_2d.shapes_of(model)
+  assert reference_2d.shapes_of(model, (1, 5, 45, 79, 3)) == variables
   for grid in [(1, 79, 79), (3, 113, 64)]:
     logits, new = logits_and_statistics(model, variables, grid)
     assert logits.shape == (2, 5)
@@ -94,7 +86,7 @@ def test_one_tree_serves_every_grid_of_a_multigrid_schedule():
   schedule = cycles.make_schedule(config, 1000)
   assert {grid.T for grid in schedule.grids} == {2, 4, 8}
   model = small('tam', blocks=(1, 1))
-  variables = shapes_of(model)
+  variables = reference_2d.shapes_of(model)
   for grid in schedule.grids:
     logits, _ = logits_and_statistics(model, variables, grid[:3])
     assert logits.shape == (2, 5)
@@ -109,7 +101,7 @@ def frames_of_stages(name):
       capture_intermediates=lambda module, _: (module.name or '')[:3] == 'res',
       mutable=['intermediates'],
     ),
-    shapes_of(model),
+    reference_2d.shapes_of(model),
     jax.ShapeDtypeStruct((1, 9, 32, 32, 3), jnp.float32),
   )
   captured = captured['intermediates']
@@ -144,7 +136,7 @@ def run(model, video, seed=0):
   rng = np.random.default_rng(seed)
   shapes = jax.tree.map(
     lambda leaf: jnp.asarray(rng.uniform(0.1, 0.5, leaf.shape), jnp.float32),
-    shapes_of(model),
+    reference_2d.shapes_of(model),
   )
   return jax.jit(model.apply)(shapes, video)
 
@@ -219,7 +211,7 @@ def test_fields_that_cannot_work_are_refused_by_name(field, value):
 @pytest.mark.parametrize('name', ['tam', 's3d_resnet'])
 def test_bfloat16_keeps_float32_parameters_statistics_and_logits(name):
   model = small(name, blocks=(1,), dtype='bfloat16')
-  variables = shapes_of(model)
+  variables = reference_2d.shapes_of(model)
   video = jax.ShapeDtypeStruct((1, 2, 32, 32, 3), jnp.float32)
   logits = jax.eval_shape(model.apply, variables, video)
   for leaf in jax.tree.leaves((variables, logits)):
