@@ -458,7 +458,7 @@ def records(monkeypatch, tmp_path):
       'overrides': [],
       'data': {
         'name': stored['data']['name'],
-        'fingerprint': 'ad626f10afcb264d',
+        'fingerprint': '6b9c452f9bf079ae',
       },
       'summary': {
         'top1': top1,
@@ -659,7 +659,10 @@ def test_launch_lists_runs_without_record_and_their_hours(
   records, capsys, no_counting
 ):
   table = 'moving_digits'
-  records(f'{table}/both-seed0', 'configs/moving_digits.py:grid=both,seed=0')
+  for name in ('both-3', 'both-1.5'):
+    records(
+      f'{table}/{name}-seed0', 'configs/moving_digits.py:grid=both,seed=0'
+    )
   argv = [f'--table={table}', '--gmacs_per_s=1000', '--device=1 x H100']
   assert launch.main(argv) == 0
   header, _, line = capsys.readouterr().out.splitlines()
@@ -671,7 +674,7 @@ def test_launch_lists_runs_without_record_and_their_hours(
 
 
 def test_three_times_the_plans_multiply_adds_are_trained(no_counting):
-  (item, _) = launch.planned('moving_digits', 1)
+  item, *_ = launch.planned('moving_digits', 1)
   network = models.from_config(cli.read_config(item.config))
   of_clip = macs.forward_macs(network, T=16, H=64, W=64)
   # Eight epochs of 4000 clips.
@@ -714,11 +717,12 @@ def test_launch_starts_the_runs_that_have_no_record(
       (name, config, workdir, overrides)
     ),
   )
-  records('moving_digits/both-seed0', 'configs/moving_digits.py:seed=0')
+  records('moving_digits/both-3-seed0', 'configs/moving_digits.py:seed=0')
   argv = ['--table=moving_digits', '--seeds=2', '--run=local']
   assert launch.main([*argv, f'--workdir={tmp_path}']) == 0
   assert [name.split('/')[1] for name, *_ in started] == [
-    *('none-seed0', 'both-seed1', 'none-seed1')
+    *('none-seed0', 'both-1.5-seed0'),
+    *('none-seed1', 'both-3-seed1', 'both-1.5-seed1'),
   ]
   assert started[0] == (
     'moving_digits/none-seed0',
