@@ -13,10 +13,11 @@ neither, so the comparison does not favour JAX.
 JAX and the layouts of PyTorch take turns, a few steps each, so that whatever
 else the machine does meets all of them alike; the ratios are of medians over
 turns. The first step of a turn is not timed: it finds the caches full of the
-other side's data, which training does not. PyTorch (experiments/requirements-torch.txt) lives in a process of its
-own, in an interpreter of its own: the two have thread pools of their own, of
-which one idles while the other works, process CPU seconds are those of one
-side alone, and the package's environment stays free of PyTorch. Both start
+other side's data, which training does not. PyTorch
+(experiments/requirements-torch.txt) lives in a process of its own, in an
+interpreter of its own: the two have thread pools of their own, of which one
+idles while the other works, process CPU seconds are those of one side alone,
+and the package's environment stays free of PyTorch. Both start
 from the same weights on the same clips, and the losses of the first steps must
 agree. Each model's result is one record, in experiments/records/step_time, so
 that a stopped run goes on with --models=...
