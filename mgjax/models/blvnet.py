@@ -247,12 +247,7 @@ class BLVNet(nn.Module):
       deterministic: Whether dropout is off; by default where `pool` is None.
       clips: Their numbers in the batch, for `Dropout`; None: 0, 1, 2, ...
     """
-    layer = functools.partial(
-      resnet3d.Layer,
-      norm_momentum=self.norm_momentum,
-      norm_eps=self.norm_eps,
-      dtype=self.dtype,
-    )
+    layer = functools.partial(resnet3d.Layer, **resnet3d.layer_options(self))
     aggregation = None
     if self.tam_frames:
       aggregation = functools.partial(

@@ -212,12 +212,7 @@ class ResNet(nn.Module):
       deterministic: Whether dropout is off; by default where `pool` is None.
       clips: Their numbers in the batch, for `Dropout`; None: 0, 1, 2, ...
     """
-    layer = functools.partial(
-      resnet3d.Layer,
-      norm_momentum=self.norm_momentum,
-      norm_eps=self.norm_eps,
-      dtype=self.dtype,
-    )
+    layer = functools.partial(resnet3d.Layer, **resnet3d.layer_options(self))
     blocks = resnet3d.stage_blocks(self.depth, self.blocks, BLOCKS)
     x = video.astype(self.dtype)
     x = resnet3d.Stem(self.width, self.stem_kernel, layer, name='stem')(x, pool)

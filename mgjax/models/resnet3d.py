@@ -59,6 +59,14 @@ def maybe_remat(block: type[nn.Module], remat: bool) -> type[nn.Module]:
   return nn.remat(block) if remat else block
 
 
+def layer_options(network: nn.Module) -> dict[str, Any]:
+  """What all layers of a network take from its attributes."""
+  return {
+    name: getattr(network, name)
+    for name in ('norm_momentum', 'norm_eps', 'dtype')
+  }
+
+
 class Layer(nn.Module):
   """Convolution, batch norm and, where asked, ReLU."""
 
@@ -380,11 +388,7 @@ class ResNet3D(nn.Module):
       window: Frames, height and width of the training clip: the head slides a
         window of that size over the features of a larger clip.
     """
-    options = {
-      'norm_momentum': self.norm_momentum,
-      'norm_eps': self.norm_eps,
-      'dtype': self.dtype,
-    }
+    options = layer_options(self)
     layer = functools.partial(Layer, **options)
     blocks = stage_blocks(self.depth, self.blocks)
     pools_time = self.arch in ('c2d', 'i3d')

@@ -109,11 +109,7 @@ class SlowFast(nn.Module):
       raise ValueError(
         f'width {self.width} is not divisible by beta_inv {self.beta_inv}.'
       )
-    options = {
-      'norm_momentum': self.norm_momentum,
-      'norm_eps': self.norm_eps,
-      'dtype': self.dtype,
-    }
+    options = resnet3d.layer_options(self)
     layer = functools.partial(resnet3d.Layer, **options)
     nonlocal_of = {
       'slow': {'after': self.nonlocal_blocks, 'groups': self.nonlocal_groups},
