@@ -8,9 +8,9 @@ Arguments after the colon:
   grid    none, short, long, both, ladder or progressive
   seed    an integer
   model   slowfast, tsn, tsm, tam or blvnet_tam
-  frames  of a clip, over the same span: 2, 4, 8, 16 or 32 (slowfast: 4 or more)
-  size    demo: 64 pixels, minutes on 2 cores; small: 48 pixels; tiny: seconds,
-          learns nothing, for trying out
+  frames  of a clip, over the same span: 2, 4, 8, 16 or 32; 0: those of the size
+  size    demo: 16 x 64 x 64, 8 epochs, minutes on 2 cores; small: 8 x 48 x 48,
+          6 epochs, for many runs; tiny: seconds, learns nothing, to try things
 """
 
 import ml_collections
@@ -20,16 +20,20 @@ from mgjax.cli import ConfigError
 
 _MODELS = ('slowfast', 'tsn', 'tsm', 'tam', 'blvnet_tam')
 _FRAMES = (2, 4, 8, 16, 32)
+_SIZES = {'demo': 16, 'small': 8, 'tiny': 8}  # And their frames.
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
   args = default.parse_args(
-    arg, grid='both', seed=0, model='slowfast', frames=16, size='demo'
+    arg, grid='both', seed=0, model='slowfast', frames=0, size='demo'
   )
+  if args.size not in _SIZES:
+    raise ConfigError(f'size={args.size!r}; accepted are {tuple(_SIZES)}')
+  frames = args.frames or _SIZES[args.size]
   if args.model not in _MODELS:
     raise ConfigError(f'model={args.model!r}; accepted are {_MODELS}')
-  if args.frames not in _FRAMES:
-    raise ConfigError(f'frames={args.frames}; accepted are {_FRAMES}')
+  if frames not in _FRAMES:
+    raise ConfigError(f'frames={args.frames}; accepted are 0, {_FRAMES}')
   config = default.base()
   config.seed = args.seed
   config.grid.mode = args.grid
@@ -46,8 +50,8 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
 
   data = config.data
   data.name = 'moving_digits/motion'
-  data.num_frames = args.frames
-  data.stride_frames = 32 // args.frames
+  data.num_frames = frames
+  data.stride_frames = 32 // frames
   data.target_fps = 0.0  # Strides count frames; all videos have one rate.
   data.crop_px = 64
   data.jitter_px = (64, 80)
@@ -78,15 +82,17 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.train.checkpoint_every_s = 60.0
 
   if args.size == 'small':
+    model.alpha = 2  # A quarter of the frames is one for the slow pathway.
     data.crop_px = config.eval.crop_px = config.eval.short_side_px = 48
     data.jitter_px = (48, 60)
+    optim.lr_steps = (4,)
+    optim.total_epochs = 6
+    config.grid.ladder = ((0.5, 6, 0.05, 'cosine'), (1, 3, 0.05, 'cosine'))
   elif args.size == 'tiny':
     data.name = 'moving_digits/motion_tiny'
     model.blocks = (1, 1)
     model.width = 8
     model.alpha = 2
-    data.num_frames = 8
-    data.stride_frames = 4
     data.crop_px = config.eval.crop_px = config.eval.short_side_px = 32
     data.jitter_px = (32, 40)
     optim.lr_steps = (2, 3)
@@ -96,6 +102,4 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     config.eval.every = 3.0
     config.eval.batch_size = 20
     config.train.log_every_steps = 1
-  elif args.size != 'demo':
-    raise ConfigError(f'size={args.size!r}; accepted are demo, small, tiny')
   return config

@@ -22,7 +22,7 @@ MODES = ('none', 'short', 'long', 'both')
 FACTORS = (0.5, 1.0, 1.5)
 
 # The config's, that the baseline's epochs are multiples of.
-_EPOCHS, _LR_STEPS = 8, (6,)
+_EPOCHS, _LR_STEPS = 6, (4,)
 
 
 def _overrides(mode: str, factor: float) -> tuple[str, ...]:

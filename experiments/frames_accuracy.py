@@ -32,8 +32,6 @@ RUNS = [
   )
   for model, title in MODELS.items()
   for frames in FRAMES
-  # One slow frame in four.
-  if model != 'slowfast' or frames >= 4
 ]
 
 

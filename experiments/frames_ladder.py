@@ -17,12 +17,14 @@ _CONFIG = 'configs/moving_digits.py:size=small,model=blvnet_tam'
 # As many epochs as the ladder's rungs have together.
 _COSINE = (
   '--config.optim.schedule=cosine',
-  '--config.optim.total_epochs=12',
+  '--config.optim.total_epochs=9',
 )
 
 RUNS = [
-  Run(f'{TABLE}/16', '8x2 frames', f'{_CONFIG},grid=none', _COSINE),
-  Run(f'{TABLE}/8-16', '4x2, then 8x2 frames', f'{_CONFIG},grid=ladder'),
+  Run(f'{TABLE}/16', '8x2 frames', f'{_CONFIG},grid=none,frames=16', _COSINE),
+  Run(
+    f'{TABLE}/8-16', '4x2, then 8x2 frames', f'{_CONFIG},grid=ladder,frames=16'
+  ),
   Run(f'{TABLE}/8', '4x2 frames', f'{_CONFIG},grid=none,frames=8', _COSINE),
 ]
 

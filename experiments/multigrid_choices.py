@@ -53,13 +53,13 @@ RUNS = [
   Run(
     f'{TABLE}/tam-none',
     'TAM on 8 segments, none',
-    f'{_CONFIG},grid=none,model=tam,frames=8',
+    f'{_CONFIG},grid=none,model=tam',
     _SEGMENTS,
   ),
   Run(
     f'{TABLE}/tam-both',
     'TAM on 8 segments, both',
-    f'{_CONFIG},grid=both,model=tam,frames=8',
+    f'{_CONFIG},grid=both,model=tam',
     _SEGMENTS,
   ),
 ]
