@@ -430,6 +430,13 @@ def main(values: flags.FlagValues, *configs: str) -> None:
   output = pathlib.Path(values.output or 'plan.png')
   if not output.parent.is_dir():
     raise ConfigError(f'--output={output}: {output.parent} is not a folder.')
+  if values.diff and values.budget_hours:
+    raise ConfigError('give one of --diff and --budget_hours')
+  if values.format == 'png' and (values.diff or values.budget_hours):
+    raise ConfigError(
+      '--format=png draws one schedule; with --diff and --budget_hours use '
+      'table or json'
+    )
   if values.diff:
     _write(values.output, _diff(values, configs))
     return
@@ -440,14 +447,7 @@ def main(values: flags.FlagValues, *configs: str) -> None:
   config = values.config
   num_train, size_source = dataset_size(config)
   if values.budget_hours:
-    from mgjax import plan_budget
-
-    candidates = plan_budget.search(config, num_train, values)
-    if values.format == 'json':
-      text = json.dumps([c._asdict() for c in candidates], indent=1)
-    else:
-      text = plan_budget.table(candidates, values.budget_hours)
-    _write(values.output, text)
+    _write(values.output, _budget(values, config, num_train))
     return
   schedule = cycles.make_schedule(
     config, num_train, num_devices=values.num_devices
@@ -486,6 +486,18 @@ def main(values: flags.FlagValues, *configs: str) -> None:
   if values.format == 'json':
     text = json.dumps(plan, indent=1)
   _write(values.output, text)
+
+
+def _budget(
+  values: flags.FlagValues, config: ml_collections.ConfigDict, num_train: int
+) -> str:
+  """Finds what fits --budget_hours."""
+  from mgjax import plan_budget
+
+  candidates = plan_budget.search(config, num_train, values)
+  if values.format == 'json':
+    return json.dumps([c._asdict() for c in candidates], indent=1)
+  return plan_budget.table(candidates, values.budget_hours)
 
 
 def _diff(values: flags.FlagValues, names: Sequence[str]) -> str:

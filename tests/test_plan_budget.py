@@ -93,3 +93,16 @@ def test_the_command_prints_what_can_be_parsed(capsys):
   assert cli.run(plan.main, plan.define_flags, argv, arguments='CONFIG') == 0
   for line in json.loads(capsys.readouterr().out):
     assert Candidate(**line).hours > 0
+
+
+@pytest.mark.parametrize(
+  'argument,message',
+  [('--format=png', 'table or json'), ('--diff', 'one of --diff')],
+)
+def test_flags_that_do_not_go_together_are_refused(argument, message, capsys):
+  argv = [
+    *('plan', '--config=configs/moving_digits.py', '--budget_hours=1'),
+    *('--gmacs_per_s=30', argument),
+  ]
+  assert cli.run(plan.main, plan.define_flags, argv, arguments='CONFIG') == 2
+  assert message in capsys.readouterr().err
