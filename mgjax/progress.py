@@ -50,7 +50,7 @@ class Progress:
     if self._bar is not None:
       self._bar.set_postfix_str(text, refresh=False)
       self._bar.update(done - self._bar.n)
-    elif time.monotonic() - self._logged >= _LOG_EVERY_S:
+    elif done == self._total or time.monotonic() - self._logged >= _LOG_EVERY_S:
       self._logged = time.monotonic()
       print(
         f'{self._unit} {done}/{self._total}  {text}',

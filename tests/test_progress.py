@@ -25,17 +25,19 @@ def clock(monkeypatch):
   return set_time
 
 
-def test_a_log_gets_a_line_now_and_then(clock, capsys):
+def test_a_log_gets_a_line_now_and_then_and_the_last(clock, capsys):
   bar = Progress(100, unit='clip')
   for second in range(60):
     clock(second)
     bar.update(second, f'left {second}')
+  bar.update(100, 'left 0')
   bar.close()
   lines = capsys.readouterr().err.splitlines()
   assert lines == [
     'clip 0/100  left 0',
     'clip 20/100  left 20',
     'clip 40/100  left 40',
+    'clip 100/100  left 0',
   ]
 
 
