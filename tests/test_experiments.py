@@ -659,7 +659,7 @@ def test_launch_lists_runs_without_record_and_their_hours(
   records, capsys, no_counting
 ):
   table = 'moving_digits'
-  for name in ('both-3', 'both-1.5'):
+  for name in ('both-1.5', 'both-2'):
     records(
       f'{table}/{name}-seed0', 'configs/moving_digits.py:grid=both,seed=0'
     )
@@ -717,12 +717,12 @@ def test_launch_starts_the_runs_that_have_no_record(
       (name, config, workdir, overrides)
     ),
   )
-  records('moving_digits/both-3-seed0', 'configs/moving_digits.py:seed=0')
+  records('moving_digits/both-2-seed0', 'configs/moving_digits.py:seed=0')
   argv = ['--table=moving_digits', '--seeds=2', '--run=local']
   assert launch.main([*argv, f'--workdir={tmp_path}']) == 0
   assert [name.split('/')[1] for name, *_ in started] == [
     *('none-seed0', 'both-1.5-seed0'),
-    *('none-seed1', 'both-3-seed1', 'both-1.5-seed1'),
+    *('none-seed1', 'both-1.5-seed1', 'both-2-seed1'),
   ]
   assert started[0] == (
     'moving_digits/none-seed0',
