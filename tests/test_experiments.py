@@ -673,7 +673,7 @@ def test_launch_lists_runs_without_record_and_their_hours(
   assert line.endswith(f'| {item.gmacs / 1e6:,.3g} | {hours:.2f} |')
 
 
-def test_three_times_the_plans_multiply_adds_are_trained(no_counting):
+def test_three_times_the_plans_multiply_adds_are_trained(records):
   item, *_ = launch.planned('moving_digits', 1)
   network = models.from_config(cli.read_config(item.config))
   of_clip = macs.forward_macs(network, T=16, H=64, W=64)
