@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import resource
+import sys
 import types
 
 import fsspec
@@ -222,7 +223,7 @@ def test_weights_and_biases_gets_every_line(tmp_path, monkeypatch):
   fake = types.SimpleNamespace(
     init=lambda **options: started.update(options) or run
   )
-  monkeypatch.setitem(metrics.sys.modules, 'wandb', fake)
+  monkeypatch.setitem(sys.modules, 'wandb', fake)
   config = speck.get_config()
   assert metrics.open_wandb(config, tmp_path) is None
   config.train.wandb_project = 'video'
@@ -239,7 +240,7 @@ def test_weights_and_biases_gets_every_line(tmp_path, monkeypatch):
 def test_weights_and_biases_that_is_not_installed_is_refused(
   tmp_path, monkeypatch
 ):
-  monkeypatch.setitem(metrics.sys.modules, 'wandb', None)
+  monkeypatch.setitem(sys.modules, 'wandb', None)
   config = speck.get_config()
   config.train.wandb_project = 'video'
   with pytest.raises(ConfigError, match='pip install wandb'):

@@ -176,7 +176,7 @@ def test_groups_that_do_not_divide_into_micro_batches_are_refused():
   config.norm.group_clips = 4
   config.train.micro_batches = 4
   with pytest.raises(
-    ConfigError, match=r'phase 4 of 7 \(1B x .*micro_batches=4'
+    ConfigError, match=r'phase 4 of 5 \(1B x .*micro_batches=4'
   ):
     cycles.make_schedule(config, 4000)
   config.train.micro_batches = 2
