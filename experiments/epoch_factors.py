@@ -78,18 +78,13 @@ def speedup_at_equal_accuracy(
   return f'{time / found.train_s:.2f}'
 
 
-def _results() -> dict[str, Result]:
-  found = {run.name: measured.result(run) for run in RUNS}
-  return {name: result for name, result in found.items() if result}
-
-
 def _of_mode(mode: str, results: dict[str, Result]) -> list[Result]:
   prefix = f'{TABLE}/{mode}-'
   return [result for name, result in results.items() if name.startswith(prefix)]
 
 
 def make() -> list[tabulate.Table]:
-  results = _results()
+  results = measured.results(RUNS)
   baselines = _of_mode('none', results)
   table = measured.table(TABLE, RUNS, baseline=f'{TABLE}/none-1')
   rows = [
@@ -101,23 +96,18 @@ def make() -> list[tabulate.Table]:
 
 
 def picture(path: pathlib.Path) -> None:
-  results = _results()
+  results = measured.results(RUNS)
 
   def draw(axes):
-    for mode in MODES:
-      runs = _of_mode(mode, results)
-      axes.errorbar(
-        [run.train_s for run in runs],
-        [run.mean for run in runs],
-        yerr=[run.deviation or 0 for run in runs],
-        marker='o',
-        capsize=3,
-        label=mode,
-      )
+    measured.draw(
+      axes,
+      {
+        mode: {run.train_s: run for run in _of_mode(mode, results)}
+        for mode in MODES
+      },
+    )
     axes.set_xscale('log')
     axes.set_xlabel('training [s]')
-    axes.set_ylabel('top-1 [%]')
-    axes.legend(frameon=False)
 
   tabulate.save_picture(draw, path)
 

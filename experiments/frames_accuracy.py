@@ -34,13 +34,11 @@ RUNS = [
   for frames in FRAMES
 ]
 
-
 # The same network with each of the modules.
 _MODULES = [
   run
-  for model in ('tsn', 'tsm', 'tam')
   for run in RUNS
-  if run.name == f'{TABLE}/{model}-8'
+  if run.name in [f'{TABLE}/{model}-8' for model in ('tsn', 'tsm', 'tam')]
 ]
 
 
@@ -53,28 +51,23 @@ def make() -> list[tabulate.Table]:
 
 
 def picture(path: pathlib.Path) -> None:
+  results = measured.results(RUNS)
+
   def draw(axes):
-    for model, title in MODELS.items():
-      found = {
-        frames: measured.result(run)
-        for frames in FRAMES
-        for run in RUNS
-        if run.name == f'{TABLE}/{model}-{frames}'
-      }
-      found = {frames: result for frames, result in found.items() if result}
-      axes.errorbar(
-        list(found),
-        [result.mean for result in found.values()],
-        yerr=[result.deviation or 0 for result in found.values()],
-        marker='o',
-        capsize=3,
-        label=title,
-      )
+    measured.draw(
+      axes,
+      {
+        title: {
+          frames: results[name]
+          for frames in FRAMES
+          if (name := f'{TABLE}/{model}-{frames}') in results
+        }
+        for model, title in MODELS.items()
+      },
+    )
     axes.set_xscale('log', base=2)
     axes.set_xticks(FRAMES, [str(frames) for frames in FRAMES])
     axes.set_xlabel('frames')
-    axes.set_ylabel('top-1 [%]')
-    axes.legend(frameon=False)
 
   tabulate.save_picture(draw, path)
 

@@ -96,9 +96,7 @@ def measure(
     ),
   )
   rng = np.random.default_rng(0)
-  key = jax.jit(
-    lambda: jax.random.key(0), out_shardings=parallel.replicated(mesh)
-  )()
+  key = parallel.make_key(mesh, 0)
   lr, groups = train.put_scalars(mesh, 0.001, 1)
   inputs = {}
   for grid in steps:

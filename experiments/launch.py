@@ -14,7 +14,6 @@ segments, start from other weights: --init_from names them.
 
 import argparse
 import functools
-import json
 import pathlib
 import shlex
 import sys
@@ -150,10 +149,9 @@ def rate_of(name: str) -> tuple[float, str]:
       f'{known or "none yet"}.'
     )
   (entry,) = record.load(name)
-  plan = json.loads((record.RECORDS / name / 'plan.json').read_text())
   machine = entry['summary']['environment']
   return (
-    3 * plan['total_gmacs'] / entry['summary']['train_s'],
+    3 * record.plan_of(entry)['total_gmacs'] / entry['summary']['train_s'],
     f'{machine["num_devices"]} x {machine["device"]}',
   )
 

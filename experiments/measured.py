@@ -1,8 +1,8 @@
 """Runs of ours and the tables of what their records say."""
 
 import statistics
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from experiments import record, tabulate
 
@@ -21,8 +21,7 @@ class Result(NamedTuple):
   """What the records of a run say.
 
   Attributes:
-    names: Of the records, one per seed.
-    top1: Of each, in percent.
+    top1: Of each seed, in percent.
     train_s: Median of the seconds spent on training steps, waits for data
       included; compilation, evaluation and checkpoints are not. A machine is
       at times busy with something else: hence the median.
@@ -33,7 +32,6 @@ class Result(NamedTuple):
     gmacs: 1e9 multiply-adds of one training's forward passes.
   """
 
-  names: tuple[str, ...]
   top1: tuple[float, ...]
   train_s: float
   compile_s: float
@@ -67,7 +65,6 @@ def result(run: Run) -> Result | None:
     return None
   values = lambda field: [entry['summary'][field] for entry in entries]
   return Result(
-    names=tuple(entry['name'] for entry in entries),
     top1=tuple(values('top1')),
     train_s=statistics.median(values('train_s')),
     compile_s=statistics.median(values('compile_s')),
@@ -78,6 +75,32 @@ def result(run: Run) -> Result | None:
   )
 
 
+def results(runs: Sequence[Run]) -> dict[str, Result]:
+  """Reads the records of those runs that have some, by the run's name."""
+  found = {run.name: result(run) for run in runs}
+  return {name: read for name, read in found.items() if read}
+
+
+def draw(axes: Any, curves: Mapping[str, Mapping[float, Result]]) -> None:
+  """Draws accuracy, with its deviation over seeds, against any number.
+
+  Args:
+    axes: Of matplotlib.
+    curves: For each label, results by that number.
+  """
+  for label, points in curves.items():
+    axes.errorbar(
+      list(points),
+      [read.mean for read in points.values()],
+      yerr=[read.deviation or 0 for read in points.values()],
+      marker='o',
+      capsize=3,
+      label=label,
+    )
+  axes.set_ylabel('top-1 [%]')
+  axes.legend(frameon=False)
+
+
 def table(name: str, runs: Sequence[Run], *, baseline: str) -> tabulate.Table:
   """One row per run that has records.
 
@@ -86,19 +109,19 @@ def table(name: str, runs: Sequence[Run], *, baseline: str) -> tabulate.Table:
     runs: In the order of the rows.
     baseline: Name of the run that speed-ups and savings refer to.
   """
-  results = {run.name: result(run) for run in runs}
-  base = results[baseline]
+  read = results(runs)
+  base = read.get(baseline)
   ratio = lambda ours, theirs: f'{theirs / ours:.2f}' if theirs else ''
   rows = []
   for run in runs:
-    found = results[run.name]
-    if found is None:
+    if run.name not in read:
       continue
+    found = read[run.name]
     rows.append(
       (
         run.row,
         found.accuracy,
-        str(len(found.names)),
+        str(len(found.top1)),
         f'{found.steps:,}',
         f'{found.clips:,}',
         f'{found.train_s:.0f}',

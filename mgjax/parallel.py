@@ -215,6 +215,12 @@ def put_replicated(mesh: Mesh, tree: Any) -> Any:
   )
 
 
+def make_key(mesh: Mesh, seed: int) -> jax.Array:
+  """Makes a random key that every device has."""
+  make = jax.jit(lambda: jax.random.key(seed), out_shardings=replicated(mesh))
+  return make()
+
+
 def to_host(array: jax.Array) -> np.ndarray:
   """Copies a global array to every host, the shards of others included."""
   if jax.process_count() == 1:

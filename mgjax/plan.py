@@ -23,7 +23,7 @@ import math
 import os
 import pathlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import ml_collections
@@ -229,7 +229,7 @@ def training_hours(schedule: GridSchedule, step_s: dict[Grid, float]) -> float:
 
 
 def gmacs_per_clip(
-  config: ml_collections.ConfigDict, grids: Iterable[Grid]
+  config: ml_collections.ConfigDict, grids: Collection[Grid]
 ) -> dict[Grid, float]:
   """Returns 1e9 multiply-adds of one clip's forward pass for each grid."""
   # JAX takes most of a second to import, and bad flags need none of it.

@@ -140,10 +140,7 @@ def _train(
   model = models.from_config(config)
   evaluate.head_window(config, model)  # Refused now, or else at its first use.
   tx = optim.make_optimizer(config.optim)
-  rng = jax.jit(
-    lambda: jax.random.key(config.seed),
-    out_shardings=parallel.replicated(mesh),
-  )()
+  rng = parallel.make_key(mesh, config.seed)
 
   make_state = state_maker(config, model, tx)
   abstract = checkpoint.abstract_state(make_state, parallel.replicated(mesh))

@@ -56,7 +56,7 @@ def test_runs_without_records_have_no_row(add_record):
 
 def test_speedups_at_equal_accuracy_by_hand():
   result = lambda top1, train_s: measured.Result(
-    ('x',), (top1,), train_s, 0.0, 0.0, 1, 1, 1.0
+    (top1,), train_s, 0.0, 0.0, 1, 1, 1.0
   )
   baselines = [result(90.0, 400.0), result(60.0, 100.0), result(80.0, 200.0)]
   speedup = lambda top1: epoch_factors.speedup_at_equal_accuracy(
