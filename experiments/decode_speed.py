@@ -37,7 +37,7 @@ import ml_collections
 import numpy as np
 
 from experiments import record
-from mgjax import cli, cycles
+from mgjax import cli, cycles, environment
 from mgjax.cli import ArgumentParser
 from mgjax.data import prepare, sampling, sources, stream
 from mgjax.schedule import Grid, GridSchedule
@@ -362,8 +362,8 @@ def main() -> None:
     'num_videos': args.num_videos,
     'num_clips': args.num_clips,
     'machine': {
-      'cpu': record.cpu_name(),
-      'num_cpus': os.cpu_count(),
+      'cpu': environment.cpu_name(),
+      'num_cpus': environment.num_cpus(),
       'load': load,
       'python': platform.python_version(),
       'av': av.__version__,

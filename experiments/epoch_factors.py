@@ -62,9 +62,12 @@ def speedup_at_equal_accuracy(
 
   Returns:
     '2.10'; '> 2.10' where the baseline has not reached the accuracy in its
-    longest run; '' where its shortest is more accurate already.
+    longest run; '' where its shortest is more accurate already, and where
+    their times are not comparable.
   """
   runs = sorted(baselines, key=lambda run: run.train_s)
+  if not all(measured.comparable(found, run) for run in runs):
+    return ''
   if not runs or found.mean < runs[0].mean:
     return ''
   best = np.maximum.accumulate([run.mean for run in runs])

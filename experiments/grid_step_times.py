@@ -143,7 +143,7 @@ def main(values: flags.FlagValues) -> None:
     'command': f'python -m experiments.{TABLE} {shlex.join(sys.argv[1:])}',
     'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     **record.code_version(),
-    'environment': step_time.environment(),
+    'environment': step_time.full_environment(),
     'load_average': [load, os.getloadavg()[0]],
     'config': settings.as_json(config),
     'grids': [
@@ -229,7 +229,7 @@ def speedup_table() -> tabulate.Table:
         f'{made["speedup"]["macs"]:.2f}',
         f'{base_hours / plan.training_hours(schedule, step_s):.2f}',
         f'{entry["environment"]["num_cpus"]} cores, '
-        f'{entry["environment"]["accelerator"]}',
+        f'{entry["environment"]["device"]}',
         f'{TABLE}/{name}.json',
       )
     )

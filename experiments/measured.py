@@ -30,6 +30,7 @@ class Result(NamedTuple):
     steps: Of one training.
     clips: Of one training.
     gmacs: 1e9 multiply-adds of one training's forward passes.
+    machines: That the seeds ran on.
   """
 
   top1: tuple[float, ...]
@@ -39,6 +40,7 @@ class Result(NamedTuple):
   steps: int
   clips: int
   gmacs: float
+  machines: frozenset[tuple]
 
   @property
   def mean(self) -> float:
@@ -72,6 +74,7 @@ def result(run: Run) -> Result | None:
     steps=values('steps')[0],
     clips=values('clips')[0],
     gmacs=record.plan_of(entries[0])['total_gmacs'],
+    machines=frozenset(record.machine_of(entry) for entry in entries),
   )
 
 
@@ -101,22 +104,40 @@ def draw(axes: Any, curves: Mapping[str, Mapping[float, Result]]) -> None:
   axes.legend(frameon=False)
 
 
+def comparable(ours: Result, theirs: Result) -> bool:
+  """Whether a ratio of their times means anything.
+
+  Both need several seeds, and all of them one machine.
+  """
+  return (
+    len(ours.machines | theirs.machines) == 1
+    and min(len(ours.top1), len(theirs.top1)) > 1
+  )
+
+
 def table(name: str, runs: Sequence[Run], *, baseline: str) -> tabulate.Table:
   """One row per run that has records.
 
   Args:
     name: Of the table.
     runs: In the order of the rows.
-    baseline: Name of the run that speed-ups and savings refer to.
+    baseline: Name of the run that speed-ups refer to. A measured one is blank
+      unless the two are `comparable`.
   """
   read = results(runs)
   base = read.get(baseline)
-  ratio = lambda ours, theirs: f'{theirs / ours:.2f}' if theirs else ''
   rows = []
   for run in runs:
     if run.name not in read:
       continue
     found = read[run.name]
+    ratios = ('', '')
+    if base:
+      timed = comparable(found, base)
+      ratios = (
+        f'{base.train_s / found.train_s:.2f}' if timed else '',
+        f'{base.gmacs / found.gmacs:.2f}',
+      )
     rows.append(
       (
         run.row,
@@ -127,8 +148,7 @@ def table(name: str, runs: Sequence[Run], *, baseline: str) -> tabulate.Table:
         f'{found.train_s:.0f}',
         f'{found.compile_s:.0f}',
         f'{found.eval_s:.0f}',
-        ratio(found.train_s, base and base.train_s),
-        ratio(found.gmacs, base and base.gmacs),
+        *ratios,
         f'{run.name}-seed*',
       )
     )

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import json
 import pathlib
-import platform
 import shutil
 import statistics
 import subprocess
@@ -92,16 +91,6 @@ def code_version() -> dict[str, str]:
   }
 
 
-def cpu_name() -> str:
-  """The processor's name, where Linux says it."""
-  try:
-    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
-  except OSError:
-    return platform.processor()
-  names = [s.split(':')[1].strip() for s in lines if s.startswith('model name')]
-  return names[0] if names else platform.processor()
-
-
 def exists(name: str) -> bool:
   """Whether there is a record of this name."""
   return (RECORDS / name / 'record.json').exists()
@@ -135,6 +124,21 @@ def config_of(entry: dict) -> dict:
 def plan_of(entry: dict) -> dict:
   """The plan of a loaded record."""
   return json.loads((RECORDS / entry['name'] / 'plan.json').read_text())
+
+
+def machine_of(entry: dict) -> tuple:
+  """What two loaded records must share for their times to be comparable."""
+  environment = entry['summary']['environment']
+  keys = (
+    'device',
+    'num_devices',
+    'num_processes',
+    'machine',
+    'num_cpus',
+    'cpu',
+  )
+  # 'cpu' has been recorded since November 2026 only.
+  return tuple(environment.get(key) for key in keys)
 
 
 def data_fingerprint(folder: pathlib.Path) -> str:
@@ -212,12 +216,8 @@ def speedup(
     configs has no record.
   """
   base_runs, runs = _with_config(baseline), _with_config(config)
-  machine = lambda entry: tuple(
-    entry['summary']['environment'][key]
-    for key in ('device', 'num_devices', 'machine', 'num_cpus')
-  )
-  machines = {machine(entry) for entry in runs}
-  base_runs = [entry for entry in base_runs if {machine(entry)} == machines]
+  machines = {machine_of(entry) for entry in runs}
+  base_runs = [entry for entry in base_runs if {machine_of(entry)} == machines]
   if not base_runs:
     return '', ''
   base_s, run_s = (

@@ -29,7 +29,6 @@ import datetime
 import json
 import os
 import pathlib
-import platform
 import shlex
 import statistics
 import subprocess
@@ -39,16 +38,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 
 from configs import default
 from experiments import record
-from mgjax import cpu_memory, macs, models, optim, train_step
+from mgjax import cpu_memory, environment, macs, models, optim, train_step
 from mgjax.cli import ArgumentParser
 
 EXPERIMENT = 'step_time'
@@ -191,19 +188,12 @@ def by_name(variables: dict) -> dict[str, np.ndarray]:
   }
 
 
-def environment() -> dict[str, Any]:
+def full_environment() -> dict[str, Any]:
   """The machine and the versions that step times depend on."""
   return {
-    'machine': platform.machine(),
-    'cpu': record.cpu_name(),
-    'num_cpus': len(os.sched_getaffinity(0)),
-    'accelerator': jax.devices()[0].device_kind,
+    **environment.describe(),
     'XLA_FLAGS': os.environ.get('XLA_FLAGS'),
     'GLIBC_TUNABLES': os.environ.get('GLIBC_TUNABLES'),
-    'python': platform.python_version(),
-    'jax': jax.__version__,
-    'jaxlib': jaxlib.__version__,
-    'flax': flax.__version__,
   }
 
 
@@ -393,7 +383,7 @@ def measure(name: str, args: argparse.Namespace) -> dict:
     'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     **record.code_version(),
     'environment': {
-      **environment(),
+      **full_environment(),
       'torch_threads': loaded['threads'],
       'OMP_WAIT_POLICY': os.environ.get('OMP_WAIT_POLICY', 'passive'),
       **loaded['versions'],
@@ -493,7 +483,7 @@ def _circumstances(group: list[dict]) -> str:
   loads = [load for e in group for load in e['load_average']]
   device = f'{env["num_cpus"]} cores of {env["cpu"]}'
   if entry['device'] == 'gpu':
-    device = env['accelerator']
+    device = env['device']
   return (
     f'{device}, {entry["dtype"]}, {entry["batch"]} clips of '
     f'{entry["crop_px"]}²; JAX {env["jax"]}, torch {env["torch"]} with '

@@ -17,17 +17,13 @@ import bisect
 import contextlib
 import json
 import math
-import os
-import platform
 import signal
 import sys
 import time
 import zlib
 
-import flax
 import jax
 import jax.numpy as jnp
-import jaxlib
 import ml_collections
 import numpy as np
 from absl import flags
@@ -39,6 +35,7 @@ from mgjax import (
   cli,
   cpu_memory,
   cycles,
+  environment,
   evaluate,
   files,
   memory,
@@ -888,19 +885,7 @@ def summarize(
     },
     'wait_fraction': times.wait_fraction,
     'bad_videos': bad_videos,
-    'environment': {
-      'backend': jax.default_backend(),
-      'device': jax.devices()[0].device_kind,
-      'num_devices': jax.device_count(),
-      'num_processes': jax.process_count(),
-      'machine': platform.machine(),
-      'num_cpus': os.cpu_count(),
-      'python': platform.python_version(),
-      'jax': jax.__version__,
-      'jaxlib': jaxlib.__version__,
-      'flax': flax.__version__,
-      'numpy': np.__version__,
-    },
+    'environment': environment.describe(),
   }
 
 

@@ -112,7 +112,7 @@ def entry(model='tsn', device='cpu', peak_tflops=None, **wall_s):
     'environment': {
       'num_cpus': 2,
       'cpu': 'a processor',
-      'accelerator': 'an accelerator',
+      'device': 'an accelerator',
       'jax': '1',
       'torch': '2',
       'torch_threads': 2,

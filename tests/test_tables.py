@@ -13,7 +13,7 @@ def add_record(tmp_path, monkeypatch):
   """Returns a function that writes what the tables read of a record."""
   monkeypatch.setattr(record, 'RECORDS', tmp_path)
 
-  def add(name, *, top1, train_s, gmacs=30.0):
+  def add(name, *, top1, train_s, gmacs=30.0, cpu='a processor'):
     folder = tmp_path / name
     folder.mkdir(parents=True)
     summary = {
@@ -23,6 +23,7 @@ def add_record(tmp_path, monkeypatch):
       'train_s': train_s,
       'compile_s': 5.0,
       'eval_s': 1.0,
+      'environment': {'device': 'cpu', 'num_devices': 1, 'cpu': cpu},
     }
     (folder / 'record.json').write_text(json.dumps({'summary': summary}))
     (folder / 'plan.json').write_text(json.dumps({'total_gmacs': gmacs}))
@@ -54,9 +55,23 @@ def test_runs_without_records_have_no_row(add_record):
   assert (accuracy, speedup, macs) == ('80.0', '', '')
 
 
+def test_times_of_one_seed_or_of_two_machines_are_not_compared(add_record):
+  speedups = lambda: [
+    row[-3] for row in measured.table('t', RUNS, baseline='digits/none').rows
+  ]
+  add_record('digits/none-seed0', top1=70.0, train_s=100.0)
+  add_record('digits/both-seed0', top1=80.0, train_s=20.0)
+  assert speedups() == ['', '']
+  add_record('digits/none-seed1', top1=70.0, train_s=100.0)
+  add_record('digits/both-seed1', top1=80.0, train_s=20.0)
+  assert speedups() == ['1.00', '5.00']
+  add_record('digits/both-seed2', top1=80.0, train_s=20.0, cpu='another')
+  assert speedups() == ['1.00', '']
+
+
 def test_speedups_at_equal_accuracy_by_hand():
-  result = lambda top1, train_s: measured.Result(
-    (top1,), train_s, 0.0, 0.0, 1, 1, 1.0
+  result = lambda top1, train_s, machine='this': measured.Result(
+    (top1, top1), train_s, 0.0, 0.0, 1, 1, 1.0, frozenset([machine])
   )
   baselines = [result(90.0, 400.0), result(60.0, 100.0), result(80.0, 200.0)]
   speedup = lambda top1: epoch_factors.speedup_at_equal_accuracy(
@@ -67,6 +82,8 @@ def test_speedups_at_equal_accuracy_by_hand():
   assert speedup(70.0) == '1.41'
   assert speedup(95.0) == '> 4.00'
   assert speedup(50.0) == ''
+  other = result(80.0, 100.0, 'other')
+  assert epoch_factors.speedup_at_equal_accuracy(other, baselines) == ''
 
 
 def test_the_readmes_are_current():

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import ml_collections
 from absl import flags
 
-from mgjax import cli, cycles, plan, step_seconds
+from mgjax import cli, cycles, environment, plan, step_seconds
 from mgjax.data import sources, stream
 from mgjax.schedule import Grid, GridSchedule
 
@@ -250,7 +250,7 @@ def main(values: flags.FlagValues) -> None:
     rates,
     step_s,
     copies=tuple(c.name for c in source.copies.copies) if source.copies else (),
-    num_cpus=len(os.sched_getaffinity(0)),
+    num_cpus=environment.num_cpus(),
   )
   if values.format == 'json':
     print(json.dumps(result, indent=1))

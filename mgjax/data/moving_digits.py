@@ -43,6 +43,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float, Int, UInt8
 
+from mgjax import environment
 from mgjax.cli import ArgumentParser, ConfigError
 from mgjax.progress import Progress
 
@@ -584,7 +585,7 @@ def prepare(
   if not num_workers:
     # A process takes two seconds to start, in which one makes 150 clips.
     num_videos = spec.num_train + spec.num_validation
-    num_workers = min(os.cpu_count() or 1, 1 + num_videos // 400)
+    num_workers = min(environment.num_cpus(), 1 + num_videos // 400)
   name = config_name(spec)
   config_dir = pathlib.Path(out_dir) / NAME / name
   data_dir = config_dir / VERSION

@@ -47,6 +47,7 @@ from tensorflow_datasets.core import dataset_info as tfds_info
 from tensorflow_datasets.core import example_serializer, naming
 from tensorflow_datasets.core import splits as tfds_splits
 
+from mgjax import environment
 from mgjax.cli import ArgumentParser, ConfigError, RunError
 from mgjax.data import annotations as annotations_lib
 from mgjax.data import transcode
@@ -540,7 +541,7 @@ def _write_here(
   """Writes shards with one process per core, and shows the progress."""
   num_todo = sum(len(shard.items) for shard in todo)
   num_bad = _num_quarantined(set(plan.shards) - set(todo))
-  num_workers = settings.num_workers or os.cpu_count() or 1
+  num_workers = settings.num_workers or environment.num_cpus()
   # What is done already does not count for the time left.
   num_done = plan.num_items - num_todo
   bar = Progress(plan.num_items, num_done, unit='video', quiet=not progress)
