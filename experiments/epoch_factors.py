@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments import measured, tabulate
+from experiments import measured, multigrid_accuracy, tabulate
 from experiments.measured import Result, Run
 
 TABLE = 'epoch_factors'
@@ -22,30 +22,39 @@ MODES = ('none', 'short', 'long', 'both')
 FACTORS = (0.5, 1.0, 1.5)
 
 # The config's, that the baseline's epochs are multiples of.
-_EPOCHS, _LR_STEPS = 6, (4,)
+_EPOCHS, _LR_STEPS = 8, (6,)
+
+# Runs of another table are not repeated.
+_SHARED = {
+  ('none', 1.0): f'{multigrid_accuracy.TABLE}/none',
+  ('both', 1.5): f'{multigrid_accuracy.TABLE}/both-1.5',
+}
 
 
-def _overrides(mode: str, factor: float) -> tuple[str, ...]:
-  # The baseline has no epoch factor: its own epochs change.
+def _run(mode: str, factor: float) -> Run:
+  row = f'{mode}, {factor:g} x the epochs'
+  if name := _SHARED.get((mode, factor)):
+    (shared,) = [run for run in multigrid_accuracy.RUNS if run.name == name]
+    return shared._replace(row=row)
   if mode == 'none':
+    # The baseline has no epoch factor: its own epochs change.
     steps = ','.join(f'{factor * step:g},' for step in _LR_STEPS)
-    return (
+    overrides = (
       f'--config.optim.total_epochs={factor * _EPOCHS:g}',
       f'--config.optim.lr_steps=({steps})',
     )
-  return (f'--config.grid.epoch_factor={factor}',)
-
-
-RUNS = [
-  Run(
+  else:
+    overrides = (f'--config.grid.epoch_factor={factor}',)
+  return Run(
     f'{TABLE}/{mode}-{factor:g}',
-    f'{mode}, {factor:g} x the epochs',
-    f'configs/moving_digits.py:grid={mode},size=small',
-    _overrides(mode, factor),
+    row,
+    f'configs/moving_digits.py:grid={mode}',
+    overrides,
   )
-  for factor in FACTORS
-  for mode in MODES
-]
+
+
+_OF_MODE = {mode: [_run(mode, factor) for factor in FACTORS] for mode in MODES}
+RUNS = [run for runs in zip(*_OF_MODE.values(), strict=True) for run in runs]
 
 
 def speedup_at_equal_accuracy(
@@ -74,22 +83,19 @@ def speedup_at_equal_accuracy(
   times = np.log([run.train_s for run in runs])
   if found.mean > best[-1]:
     return f'> {runs[-1].train_s / found.train_s:.2f}'
-  # The first time at which it is reached: plateaus would divide by zero.
-  i = max(int(np.searchsorted(best, found.mean)), 1)
-  share = (found.mean - best[i - 1]) / (best[i] - best[i - 1] or 1)
-  time = np.exp(times[i - 1] + share * (times[i] - times[i - 1]))
+  # The first run that reaches it: best[i - 1] < found.mean <= best[i].
+  i = int(np.searchsorted(best, found.mean))
+  time = runs[0].train_s
+  if i:
+    share = (found.mean - best[i - 1]) / (best[i] - best[i - 1])
+    time = np.exp(times[i - 1] + share * (times[i] - times[i - 1]))
   return f'{time / found.train_s:.2f}'
-
-
-def _of_mode(mode: str, results: dict[str, Result]) -> list[Result]:
-  prefix = f'{TABLE}/{mode}-'
-  return [result for name, result in results.items() if name.startswith(prefix)]
 
 
 def make() -> list[tabulate.Table]:
   results = measured.results(RUNS)
-  baselines = _of_mode('none', results)
-  table = measured.table(TABLE, RUNS, baseline=f'{TABLE}/none-1')
+  baselines = list(measured.results(_OF_MODE['none']).values())
+  table = measured.table(TABLE, RUNS, baseline=_SHARED['none', 1.0])
   rows = [
     (*row, speedup_at_equal_accuracy(result, baselines))
     for row, result in zip(table.rows, results.values(), strict=True)
@@ -99,14 +105,12 @@ def make() -> list[tabulate.Table]:
 
 
 def picture(path: pathlib.Path) -> None:
-  results = measured.results(RUNS)
-
   def draw(axes):
     measured.draw(
       axes,
       {
-        mode: {run.train_s: run for run in _of_mode(mode, results)}
-        for mode in MODES
+        mode: {run.train_s: run for run in measured.results(runs).values()}
+        for mode, runs in _OF_MODE.items()
       },
     )
     axes.set_xscale('log')

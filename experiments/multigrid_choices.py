@@ -10,7 +10,7 @@ the learning rate; and multigrid for a 2-D network on sampled frames.
 
 import sys
 
-from experiments import epoch_factors, measured, tabulate
+from experiments import measured, tabulate
 from experiments.measured import Run
 
 TABLE = 'multigrid_choices'
@@ -19,17 +19,9 @@ _COSINE = ('--config.optim.schedule=cosine',)
 _SEGMENTS = ('--config.data.sampling=segments',)
 
 
-def _epoch_factors(name: str) -> Run:
-  return next(
-    run
-    for run in epoch_factors.RUNS
-    if run.name == f'{epoch_factors.TABLE}/{name}'
-  )
-
-
 RUNS = [
-  _epoch_factors('none-1')._replace(row='none'),
-  _epoch_factors('both-1.5')._replace(row='both'),
+  Run(f'{TABLE}/none', 'none', f'{_CONFIG},grid=none'),
+  Run(f'{TABLE}/both', 'both', f'{_CONFIG},grid=both'),
   Run(
     f'{TABLE}/no-groups',
     'both, batch norm over whole batches',

@@ -34,7 +34,6 @@ class StepCache:
   Attributes:
     compile_s: Seconds spent lowering and compiling, by program.
     from_disk: Programs that the persistent cache already held.
-    wait_s: Seconds that accesses have waited.
   """
 
   def __init__(self, programs: Mapping[Program, Callable]):
@@ -46,7 +45,6 @@ class StepCache:
     """
     self.compile_s: dict[Program, float] = {}
     self.from_disk: set[Program] = set()
-    self.wait_s = 0.0
     self._done = {program: threading.Event() for program in programs}
     self._results = {}
     self._closed = False
@@ -66,9 +64,7 @@ class StepCache:
     if program not in self._done:
       planned = ', '.join(str(p) for p in self._done)
       raise KeyError(f'{program} was not planned; planned are: {planned}')
-    start = time.perf_counter()
     self._done[program].wait()
-    self.wait_s += time.perf_counter() - start
     result = self._results[program]
     if isinstance(result, BaseException):
       raise result

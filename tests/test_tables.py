@@ -82,6 +82,7 @@ def test_speedups_at_equal_accuracy_by_hand():
   assert speedup(70.0) == '1.41'
   assert speedup(95.0) == '> 4.00'
   assert speedup(50.0) == ''
+  assert speedup(60.0) == '1.00'
   other = result(80.0, 100.0, 'other')
   assert epoch_factors.speedup_at_equal_accuracy(other, baselines) == ''
 
