@@ -80,6 +80,12 @@ def conv3d(
     )
   kt, kh, kw, c, d = kernel.shape
   st, sh, sw = strides
+  if (kt, kh, kw) == (1, 1, 1):
+    if strides != (1, 1, 1):
+      # Sliced once, or else the backward pass does it again, slowly: while it
+      # transposes.
+      x = lax.optimization_barrier(x[:, ::st, ::sh, ::sw])
+    return _pointwise(x, kernel[0, 0, 0])
   if (kh, kw) == (1, 1):
     return _temporal(x[:, :, ::sh, ::sw], kernel[:, 0, 0], st)
   if kt == 1:
@@ -97,11 +103,38 @@ def _native(x, kernel, strides):
   )
 
 
+@jax.custom_vjp
+def _pointwise(x, weights):
+  """1 x 1 x 1 convolution. weights: [C, D]."""
+  return x @ weights
+
+
+def _pointwise_forward(x, weights):
+  return _pointwise(x, weights), (x, weights)
+
+
+def _pointwise_backward(residuals, cotangent):
+  # XLA:CPU transposes the left factor of the product over all positions: the
+  # one with fewer channels had better stand there. (JAX's own rule puts the
+  # cotangent there, four times as wide as x at the end of a bottleneck.)
+  x, weights = residuals
+  positions = tuple(range(x.ndim - 1))
+  over_positions = lambda left, right: lax.dot_general(
+    left, right, ((positions, positions), ((), ()))
+  )
+  if x.shape[-1] <= cotangent.shape[-1]:
+    gradient = over_positions(x, cotangent)
+  else:
+    gradient = over_positions(cotangent, x).T
+  return cotangent @ weights.T, gradient
+
+
+_pointwise.defvjp(_pointwise_forward, _pointwise_backward)
+
+
 def _temporal(x, kernel, stride):
   """kt x 1 x 1 convolution. kernel: [kt, C, D]."""
   kt, c, d = kernel.shape
-  if kt == 1:
-    return x[:, ::stride] @ kernel[0]
   t = x.shape[1]
   pad = kt // 2
   num_out = (t + 2 * pad - kt) // stride + 1
