@@ -203,7 +203,8 @@ def uses(
     cycles_done, rest = divmod(num_steps, len(phase.cycle))
     used = [
       (grid, grid.batch * (cycles_done + (position < rest)))
-      for position, grid in enumerate(phase.cycle)
+      # A phase of one or two steps never reaches the end of its cycle.
+      for position, grid in enumerate(phase.cycle[:num_steps])
     ]
     yield phase, num_steps, used
 

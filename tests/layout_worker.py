@@ -3,6 +3,8 @@
 Run as a process of its own, with the flags of mgjax.train and these:
   --float64      parameters, statistics and arithmetic in float64
   --one_step     end after the first step
+  --reverse      the clips of a batch in reversed order; batch-norm groups, of
+                 every n-th clip, stay together
   --signal=9 --signal_at=7   this process gets the signal before its 8th step
 """
 
@@ -14,12 +16,12 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from mgjax import cli, cycles, train, train_step
+from mgjax import cli, cycles, parallel, train, train_step
 
 
 def define_flags(values: flags.FlagValues) -> None:
   train.define_flags(values)
-  for name in ('float64', 'one_step'):
+  for name in ('float64', 'one_step', 'reverse'):
     flags.DEFINE_bool(name, False, '', flag_values=values)
   for name in ('signal', 'signal_at'):
     flags.DEFINE_integer(name, 0, '', flag_values=values)
@@ -31,10 +33,10 @@ def use_float64(config) -> None:
     config.model.dtype = 'float64'
   create_state = train_step.create_state
 
-  def create_state64(*args):
+  def create_state64(*args, **kwargs):
     return jax.tree.map(
       lambda x: x.astype(float) if jnp.issubdtype(x.dtype, jnp.floating) else x,
-      create_state(*args),
+      create_state(*args, **kwargs),
     )
 
   train_step.create_state = create_state64
@@ -49,6 +51,13 @@ def end_after_one_step() -> None:
     return dataclasses.replace(schedule, phases=(first,))
 
   cycles.make_schedule = make_short_schedule
+
+
+def reverse_batches() -> None:
+  put_batch = parallel.put_batch
+  parallel.put_batch = lambda mesh, batch: put_batch(
+    mesh, {name: array[::-1] for name, array in batch.items()}
+  )
 
 
 def send_signal(number: int, at: int) -> None:
@@ -68,6 +77,8 @@ def main(values: flags.FlagValues) -> None:
     use_float64(values.config)
   if values.one_step:
     end_after_one_step()
+  if values.reverse:
+    reverse_batches()
   if values.signal:
     send_signal(values.signal, values.signal_at)
   train.main(values)

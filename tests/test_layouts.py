@@ -109,6 +109,14 @@ def assert_close(a, b, tolerance: float) -> None:
     assert np.abs(x - y).max() <= tolerance * scale, (path, scale)
 
 
+def distance(a, b) -> float:
+  """Euclidean distance of two trees, relative to the first one's length."""
+  flat = lambda tree: np.concatenate(
+    [np.ravel(x).astype(np.float64) for x in jax.tree.leaves(tree)]
+  )
+  return np.linalg.norm(flat(a) - flat(b)) / np.linalg.norm(flat(a))
+
+
 LAYOUTS = [(2, 1), (4, 1), (8, 1), (4, 2)]  # Devices, processes.
 
 
@@ -168,6 +176,27 @@ def test_the_first_step_in_float32_has_the_same_loss_and_gradients(
     # Momentum after one step is the gradient, weight decay included.
     momentum = state(one)['opt_state'], state(workdir)['opt_state']
     assert_close(*momentum, 1e-5)
+
+
+@pytest.mark.slow
+def test_float32_drifts_no_more_over_layouts_than_over_orders_of_summation(
+  data_dir, tmp_path
+):
+  # Dropout goes by places in the batch, which another order changes.
+  run = lambda name, *flags, **layout: finish(
+    data_dir, tmp_path / name, '--config.model.dropout=0.0', *flags, **layout
+  )
+  params = lambda name: state(tmp_path / name)['params']
+  run('one')
+  run('reversed', '--reverse')
+  by_order = distance(params('one'), params('reversed'))
+  assert 0 < by_order < 0.1
+  for devices, processes in LAYOUTS:
+    name = f'{devices}-{processes}'
+    run(name, devices=devices, processes=processes)
+    by_layout = distance(params('one'), params(name))
+    print(f'{name}: {by_layout:.1e} by layout, {by_order:.1e} by order')
+    assert by_layout <= by_order
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """plan.py and macs.py: what a run costs, before it is launched."""
 
+import dataclasses
 import json
 import math
 import os
@@ -117,6 +118,16 @@ def test_costs_are_those_of_counting_step_by_step(digits):
     for step in range(schedule.total_steps)
   )
   assert digits['total_gmacs'] == pytest.approx(total, rel=1e-12)
+
+
+def test_a_phase_shorter_than_its_cycle_costs_the_steps_it_has():
+  config = moving_digits.get_config('grid=both')
+  schedule = cycles.make_schedule(config, 4000)
+  first = dataclasses.replace(schedule.phases[0], end_step=1)
+  phases = plan.make_plan(
+    config, dataclasses.replace(schedule, phases=(first,))
+  )['phases']
+  assert phases[0]['clips'] == first.cycle[0].batch != first.cycle[1].batch
 
 
 def test_the_baseline_is_the_plan_of_mode_none(digits):
