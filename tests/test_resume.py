@@ -149,7 +149,7 @@ def test_random_kills_and_stops_leave_no_trace(undisturbed, data_dir, tmp_path):
   steps = sorted(
     random_numbers.choices(range(1, plan['total_steps']), k=number)
   )
-  for step in sorted(steps):
+  for step in steps:
     which = random_numbers.choice((signal.SIGKILL, signal.SIGTERM))
     kill_at(step, tmp_path, data_dir, which)
   finish(start(tmp_path, data_dir))
