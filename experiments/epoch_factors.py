@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments import measured, multigrid_accuracy, tabulate
+from experiments import measured, tabulate
 from experiments.measured import Result, Run
 
 TABLE = 'epoch_factors'
@@ -24,18 +24,9 @@ FACTORS = (0.5, 1.0, 1.5)
 # The config's, that the baseline's epochs are multiples of.
 _EPOCHS, _LR_STEPS = 8, (6,)
 
-# Runs of another table are not repeated.
-_SHARED = {
-  ('none', 1.0): f'{multigrid_accuracy.TABLE}/none',
-  ('both', 1.5): f'{multigrid_accuracy.TABLE}/both-1.5',
-}
-
 
 def _run(mode: str, factor: float) -> Run:
   row = f'{mode}, {factor:g} x the epochs'
-  if name := _SHARED.get((mode, factor)):
-    (shared,) = [run for run in multigrid_accuracy.RUNS if run.name == name]
-    return shared._replace(row=row)
   if mode == 'none':
     # The baseline has no epoch factor: its own epochs change.
     steps = ','.join(f'{factor * step:g},' for step in _LR_STEPS)
@@ -95,7 +86,7 @@ def speedup_at_equal_accuracy(
 def make() -> list[tabulate.Table]:
   results = measured.results(RUNS)
   baselines = list(measured.results(_OF_MODE['none']).values())
-  table = measured.table(TABLE, RUNS, baseline=_SHARED['none', 1.0])
+  table = measured.table(TABLE, RUNS, baseline=f'{TABLE}/none-1')
   rows = [
     (*row, speedup_at_equal_accuracy(result, baselines))
     for row, result in zip(table.rows, results.values(), strict=True)

@@ -10,48 +10,57 @@ the learning rate; and multigrid for a 2-D network on sampled frames.
 
 import sys
 
-from experiments import measured, tabulate
+from experiments import epoch_factors, measured, tabulate
 from experiments.measured import Run
 
 TABLE = 'multigrid_choices'
-_CONFIG = 'configs/moving_digits.py:size=small'
+_CONFIG = 'configs/moving_digits.py'
 _COSINE = ('--config.optim.schedule=cosine',)
 _SEGMENTS = ('--config.data.sampling=segments',)
 
+# Runs of another table are not repeated.
+_NONE, _BOTH = (
+  next(
+    run._replace(row=row)
+    for run in epoch_factors.RUNS
+    if run.name == f'{epoch_factors.TABLE}/{name}'
+  )
+  for row, name in (('none', 'none-1'), ('both', 'both-1.5'))
+)
 
 RUNS = [
-  Run(f'{TABLE}/none', 'none', f'{_CONFIG},grid=none'),
-  Run(f'{TABLE}/both', 'both', f'{_CONFIG},grid=both'),
+  _NONE,
+  _BOTH,
   Run(
     f'{TABLE}/no-groups',
     'both, batch norm over whole batches',
-    f'{_CONFIG},grid=both',
+    f'{_CONFIG}:grid=both',
     ('--config.norm.group_clips=0',),
   ),
   Run(
     f'{TABLE}/no-fine-tuning',
     'both, a long cycle instead of fine-tuning',
-    f'{_CONFIG},grid=both',
+    f'{_CONFIG}:grid=both',
     ('--config.grid.fine_tune=False',),
   ),
   Run(
     f'{TABLE}/constant-rate',
     "both, the baseline's learning rate for every batch",
-    f'{_CONFIG},grid=both',
+    f'{_CONFIG}:grid=both',
     ('--config.grid.scale_lr=False',),
   ),
-  Run(f'{TABLE}/cosine-none', 'none, cosine', f'{_CONFIG},grid=none', _COSINE),
-  Run(f'{TABLE}/cosine-both', 'both, cosine', f'{_CONFIG},grid=both', _COSINE),
+  Run(f'{TABLE}/cosine-none', 'none, cosine', f'{_CONFIG}:grid=none', _COSINE),
+  Run(f'{TABLE}/cosine-both', 'both, cosine', f'{_CONFIG}:grid=both', _COSINE),
   Run(
     f'{TABLE}/tam-none',
     'TAM on 8 segments, none',
-    f'{_CONFIG},grid=none,model=tam',
+    f'{_CONFIG}:grid=none,model=tam,size=small',
     _SEGMENTS,
   ),
   Run(
     f'{TABLE}/tam-both',
     'TAM on 8 segments, both',
-    f'{_CONFIG},grid=both,model=tam',
+    f'{_CONFIG}:grid=both,model=tam,size=small',
     _SEGMENTS,
   ),
 ]
