@@ -9,6 +9,7 @@ import jax
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
@@ -77,6 +78,9 @@ class Checkpoints:
     policy = train and _NewestAndBest(
       train.keep_checkpoints, train.keep_best, self.scores
     )
+    verbosity = logging.get_verbosity()
+    if train is None:  # Orbax warns that it will not write.
+      logging.set_verbosity(logging.ERROR)
     self._manager = ocp.CheckpointManager(
       (self._workdir / 'checkpoints').resolve(),
       options=ocp.CheckpointManagerOptions(
@@ -86,6 +90,7 @@ class Checkpoints:
         cleanup_tmp_directories=train is not None,
       ),
     )
+    logging.set_verbosity(verbosity)
 
   @property
   def directory(self) -> epath.Path:
