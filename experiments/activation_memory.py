@@ -40,7 +40,8 @@ def make() -> list[tabulate.Table]:
         str(frames),
         *(f'{value:.1f}' for value in found.values()),
         *(
-          f'{found[f"TSN-R{n}"] / found[f"bLVNet-TAM-{n}"]:.2f}'
+          f'{found[f"TSN-R{n}"] / found[f"{name}-{n}"]:.2f}'
+          for name in ('bLVNet-TAM', 'bLVNet')
           for n in (50, 101)
         ),
         published.value,
@@ -53,7 +54,11 @@ def make() -> list[tabulate.Table]:
       (
         'frames',
         *(f'{name}, M [computed]' for name in _NETWORKS),
-        *(f'TSN / bLVNet-TAM, depth {n} [computed]' for n in (50, 101)),
+        *(
+          f'TSN / {name}, depth {n} [computed]'
+          for name in ('bLVNet-TAM', 'bLVNet')
+          for n in (50, 101)
+        ),
         'TSN / bLVNet-TAM [published]',
         'source',
         'how sure',

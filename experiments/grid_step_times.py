@@ -13,12 +13,14 @@ experiments/records/grid_step_times.
 
 Equal multiply-adds are not equal times: multigrid keeps the former equal. The
 speed-up of a schedule is the time of all steps of its baseline over the time of
-all of its own.
+all of its own; its deviation is that of the same ratio over turns. The tables
+and a picture are written into runs/tables, too.
 """
 
 import datetime
 import json
 import os
+import pathlib
 import shlex
 import statistics
 import sys
@@ -30,6 +32,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import flags
+from ml_collections import config_flags
 
 from experiments import record, settings, step_time, tabulate
 from mgjax import (
@@ -47,8 +50,8 @@ from mgjax import (
 from mgjax.cli import ConfigError
 from mgjax.schedule import Grid
 
-TABLE = 'grid_step_times'
-_FOLDER = record.RECORDS / TABLE
+TABLE = record.STEP_TIMES
+_TABLES = pathlib.Path('runs/tables')
 
 
 def measure(
@@ -145,41 +148,75 @@ def main(values: flags.FlagValues) -> None:
     **record.code_version(),
     'environment': step_time.full_environment(),
     'load_average': [load, os.getloadavg()[0]],
-    'config': settings.as_json(config),
+    **described(values['config']),
     'grids': [
       {**grid._asdict(), 'wall_s': times} for grid, times in seconds.items()
     ],
   }
-  _FOLDER.mkdir(parents=True, exist_ok=True)
-  path = _FOLDER / f'{values.name or config.model.name}.json'
+  folder = record.RECORDS / TABLE
+  folder.mkdir(parents=True, exist_ok=True)
+  path = folder / f'{values.name or config.model.name}.json'
   path.write_text(json.dumps(entry, indent=1) + '\n')
-  print(tabulate.markdown(times_table()))
-  print()
-  print(tabulate.markdown(speedup_table()))
+  print('\n\n'.join(tabulate.markdown(table) for table in make()))
+  _TABLES.mkdir(parents=True, exist_ok=True)
+  for table in make():
+    tabulate.write_csv(table, _TABLES)
+  picture(_TABLES / f'{TABLE}.png')
 
 
-def load() -> dict[str, dict]:
-  """The records there are, by name."""
+def described(flag: flags.Flag) -> dict[str, Any]:
+  """What a record says of its config, so that it can be checked.
+
+  Args:
+    flag: --config and the overrides that it was given.
+  """
+  config = settings.as_json(flag.value)
+  overrides = config_flags.get_override_values(flag)
   return {
-    path.stem: json.loads(path.read_text())
-    for path in sorted(_FOLDER.glob('*.json'))
+    'config': config_flags.get_config_filename(flag),
+    'overrides': [f'--config.{k}={v}' for k, v in overrides.items()],
+    'config_hash': settings.config_hash(config),
+    'settings': config,
   }
 
 
-def _step_s(entry: dict[str, Any]) -> dict[Grid, float]:
-  return {
-    Grid(*(line[name] for name in Grid._fields)): statistics.median(
-      line['wall_s']
-    )
+def _turns(entry: dict[str, Any]) -> list[dict[Grid, float]]:
+  """Seconds of a step of each grid, turn by turn."""
+  seconds = {
+    Grid(*(line[name] for name in Grid._fields)): line['wall_s']
     for line in entry['grids']
+  }
+  return [
+    dict(zip(seconds, turn, strict=True))
+    for turn in zip(*seconds.values(), strict=True)
+  ]
+
+
+def _step_s(entry: dict[str, Any]) -> dict[Grid, float]:
+  """Median seconds of a step of each grid."""
+  turns = _turns(entry)
+  return {
+    grid: statistics.median(turn[grid] for turn in turns) for grid in turns[0]
+  }
+
+
+def _name(grid: Grid, full: Grid) -> str:
+  """Such as '8B x T/4 x (S/2)²'."""
+  return plan_text.shape_text(grid._asdict(), full._asdict())
+
+
+def _load() -> dict[str, tuple[dict[str, Any], ml_collections.ConfigDict]]:
+  """The records there are and their configs, by name."""
+  return {
+    name: (entry, ml_collections.ConfigDict(entry['settings']))
+    for name, entry in record.load_files(TABLE).items()
   }
 
 
 def times_table() -> tabulate.Table:
   """One row per grid of each record."""
   rows = []
-  for name, entry in load().items():
-    config = ml_collections.ConfigDict(entry['config'])
+  for name, (entry, config) in _load().items():
     step_s, full = _step_s(entry), cycles.full_grid(config)
     gmacs = plan.gmacs_per_clip(config, step_s)
     for grid, seconds in step_s.items():
@@ -187,7 +224,7 @@ def times_table() -> tabulate.Table:
       rows.append(
         (
           name,
-          plan_text.shape_text(grid._asdict(), full._asdict()),
+          _name(grid, full),
           str(grid),
           f'{macs:.3f}',
           f'{1e3 * seconds:.0f}',
@@ -215,19 +252,24 @@ def times_table() -> tabulate.Table:
 def speedup_table() -> tabulate.Table:
   """What the step times make of the schedule of each record."""
   rows = []
-  for name, entry in load().items():
-    config = ml_collections.ConfigDict(entry['config'])
+  for name, (entry, config) in _load().items():
     schedule, full = settings.schedule(config), cycles.full_grid(config)
-    step_s = _step_s(entry)
     made = plan.make_plan(config, schedule)
-    base_hours = made['baseline']['steps'] * step_s[full] / 3600
+
+    def ratio(step_s, made=made, schedule=schedule, full=full):
+      base_hours = made['baseline']['steps'] * step_s[full] / 3600
+      return base_hours / plan.training_hours(schedule, step_s)
+
+    ratios = [ratio(turn) for turn in _turns(entry)]
+    deviation = f' ± {statistics.stdev(ratios):.2f}' if len(ratios) > 1 else ''
     rows.append(
       (
         name,
         f'{config.grid.mode}, {config.grid.epoch_factor:g} x the epochs',
         f'{made["speedup"]["steps"]:.2f}',
         f'{made["speedup"]["macs"]:.2f}',
-        f'{base_hours / plan.training_hours(schedule, step_s):.2f}',
+        f'{ratio(_step_s(entry)):.2f}{deviation}',
+        str(len(ratios)),
         f'{entry["environment"]["num_cpus"]} cores, '
         f'{entry["environment"]["device"]}',
         f'{TABLE}/{name}.json',
@@ -240,7 +282,8 @@ def speedup_table() -> tabulate.Table:
       'schedule',
       'fewer steps [computed]',
       'fewer MACs [computed]',
-      'less time [measured]',
+      'less time, implied by step times [measured]',
+      'turns',
       'machine',
       'record',
     ),
@@ -250,6 +293,29 @@ def speedup_table() -> tabulate.Table:
 
 def make() -> list[tabulate.Table]:
   return [times_table(), speedup_table()]
+
+
+def picture(path: pathlib.Path) -> None:
+  """Time of a step of each grid over that of a full one."""
+  found = _load()
+
+  def draw(axes):
+    for name, (entry, config) in found.items():
+      step_s, full = _step_s(entry), cycles.full_grid(config)
+      axes.plot(
+        [step_s[grid] / step_s[full] for grid in step_s],
+        [_name(grid, full) for grid in step_s],
+        'o',
+        label=name,
+      )
+    axes.axvline(1, color='grey', linewidth=0.5)
+    axes.invert_yaxis()  # In the table's order.
+    axes.set_xlim(0, None)
+    axes.set_xlabel('time of a step / full step')
+    if found:
+      axes.legend(frameon=False)
+
+  tabulate.save_picture(draw, path)
 
 
 if __name__ == '__main__':

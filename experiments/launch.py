@@ -7,14 +7,16 @@ python -m experiments.launch --table=ssv2_accuracy --run=slurm \
 
 Runs that have a record in experiments/records are skipped. Hours are those of
 training steps: 3 x the plan's multiply-adds (a backward pass takes twice the
-forward pass's) over a rate, which is yours (--gmacs_per_s) or that of a record
-(--record). The published results on SSv2 and Charades, and those of models on
-segments, start from other weights: --init_from names them.
+forward pass's) over a rate, which is yours (--gmacs_per_s), that of a record
+(--record), or that of a published measurement (--device=v100x8; those of
+mgjax/step_seconds.py). The published results on SSv2 and Charades, and those of
+models on segments, start from other weights: --init_from names them.
 """
 
 import argparse
 import functools
 import pathlib
+import re
 import shlex
 import sys
 from typing import NamedTuple
@@ -31,7 +33,7 @@ from experiments import (
   tabulate,
 )
 from experiments.measured import Run
-from mgjax import cli, plan
+from mgjax import cli, plan, step_seconds
 from mgjax.cli import ArgumentParser, ConfigError
 
 
@@ -48,26 +50,83 @@ def _both_modes(file: str, model: str, row: str) -> list[Run]:
   ]
 
 
-def _segments(table: str, file: str, models: dict[str, str]) -> list[Run]:
-  """Models on segments; bLVNet-TAM climbs its ladder."""
-  return [
-    Run(
-      f'{table}/{file}-{model}',
-      row,
-      f'configs/{file}.py:model={model},grid='
-      + ('ladder' if model.startswith('blvnet') else 'none'),
-      model=model,
+def network_of(row: str) -> tuple[str, int] | None:
+  """The network that a row of a table is about, where it is one on segments.
+
+  Args:
+    row: Such as 'TSN-R50 8' or 'bLVNet-TAM-101 16x2, SSv2'.
+
+  Returns:
+    Its name, as costs.py knows it, and its frames.
+  """
+  found = re.match(r'(TSN|TSM|TAM|bLVNet-TAM)-(R?\d+) (\d+)(x2)?\b', row)
+  if not found:
+    return None
+  name, depth, frames, pairs = found.groups()
+  model = f'{name}_{depth}'.lower().replace('-', '_')
+  return model, int(frames) * (2 if pairs else 1)
+
+
+def _segments(table: str, file: str, data: str, rows: list[str]) -> list[Run]:
+  """Runs of networks on segments.
+
+  Args:
+    table: Theirs.
+    file: Of the config.
+    data: In words.
+    rows: That `network_of` knows.
+  """
+  runs = []
+  for row in rows:
+    model, frames = network_of(row)
+    config, grid, overrides = model, 'none', ()
+    if model.startswith('blvnet'):
+      grid = 'ladder'
+      if frames != 32:
+        overrides = _climb(
+          frames // 2, 0.005 if file == 'kinetics400' else 0.01
+        )
+    elif frames != 8:
+      overrides = (f'--config.data.num_frames={frames}',)
+    if model == 'tsm_r101':
+      config = 'tsm_r50'
+      overrides += ('--config.model.depth=101',)
+    runs.append(
+      Run(
+        f'{table}/{file}-{row.replace(" ", "-").lower()}',
+        f'{row}, {data}',
+        f'configs/{file}.py:model={config},grid={grid}',
+        overrides,
+        model=model,
+      )
     )
-    for model, row in models.items()
-  ]
+  return runs
 
 
-_SEGMENT_MODELS = {
-  'tsn_r50': 'TSN-R50 8',
-  'tsm_r50': 'TSM-R50 8',
-  'tam_r50': 'TAM-R50 8',
-  'blvnet_tam_50': 'bLVNet-TAM-50 16x2',
-}
+def _climb(pairs: int, lr: float) -> tuple[str, ...]:
+  """Overrides for bLVNet-TAM's ladder: 8 pairs of frames, then 8 more a rung.
+
+  The first two rungs are those of configs/_segments.py, and further ones
+  repeat the second: 'and so on', says the paper of them.
+
+  Args:
+    pairs: Of the last rung.
+    lr: Learning rate of all rungs but the first.
+  """
+  rungs = [(8 / pairs, 50, 0.01, 'cosine')]
+  rungs += [(n / pairs, 25, lr, 'steps') for n in range(16, pairs + 1, 8)]
+  return (
+    f'--config.data.num_frames={2 * pairs}',
+    f'--config.grid.ladder={tuple(rungs)}',
+  )
+
+
+_BLVNET_50 = [f'bLVNet-TAM-50 {pairs}x2' for pairs in (8, 16, 24)]
+_SOMETHING_SOMETHING = [
+  *('TSN-R50 8', 'TSN-R50 16', 'TSM-R50 8', 'TSM-R50 16', 'TSM-R101 8'),
+  *('TAM-R50 8', *_BLVNET_50[:2]),
+  *(f'bLVNet-TAM-101 {pairs}x2' for pairs in (8, 16, 24, 32)),
+]
 
 RUNS = {
   **{
@@ -88,14 +147,23 @@ RUNS = {
   ],
   'ssv2_accuracy': _both_modes('ssv2', 'slowfast', 'SlowFast-R50 16x8'),
   'charades_accuracy': _both_modes('charades', 'slowfast', 'SlowFast-R50 16x8'),
-  'something_something_blvnet': _segments(
-    'something_something_blvnet',
-    'ssv2',
-    {**_SEGMENT_MODELS, 'blvnet_tam_101': 'bLVNet-TAM-101 16x2'},
-  ),
-  'kinetics_moments_blvnet': _segments(
-    'kinetics_moments_blvnet', 'kinetics400', _SEGMENT_MODELS
-  ),
+  'something_something_blvnet': [
+    *_segments(
+      'something_something_blvnet', 'ssv1', 'SSv1', _SOMETHING_SOMETHING
+    ),
+    *_segments(
+      'something_something_blvnet', 'ssv2', 'SSv2', _SOMETHING_SOMETHING
+    ),
+  ],
+  'kinetics_moments_blvnet': [
+    *_segments(
+      'kinetics_moments_blvnet',
+      'kinetics400',
+      'Kinetics-400',
+      ['TSN-R50 8', 'TSM-R50 8', 'TSM-R50 16', 'TAM-R50 8', *_BLVNET_50],
+    ),
+    *_segments('kinetics_moments_blvnet', 'mit', 'Moments in Time', _BLVNET_50),
+  ],
 }
 
 
@@ -178,6 +246,16 @@ def listing(
   )
 
 
+def total(runs: list[_Planned], rate: float | None, device: str) -> str:
+  """How many runs there are, and how long they take together."""
+  gmacs = sum(item.gmacs for item in runs)
+  text = f'all {len(runs)}: {1e9 * gmacs:.3g} multiply-adds'
+  if rate:
+    text += f', {gmacs / rate / 3600:,.2f} hours'
+    text += f' on {device}' if device else ''
+  return text
+
+
 def command(table: str, item: _Planned, args: argparse.Namespace) -> str:
   """The command line that makes one record, on the machine that runs it."""
   name = item.record.split('/')[-1]
@@ -244,7 +322,12 @@ def _parser() -> ArgumentParser:
     help='1e9 multiply-adds per second in training, of all devices together',
   )
   rate.add_argument('--record', help='a record whose speed is taken')
-  add('--device', default='', help='hardware that --gmacs_per_s is about')
+  add(
+    '--device',
+    default='',
+    help='hardware that --gmacs_per_s is about; alone, the rate of '
+    f'{" or ".join(step_seconds.DEVICES)}',
+  )
   add('--gpus', type=int, default=8, help='slurm: GPUs of a run (default 8)')
   add('--tpu', default='mgjax', help='tpu: name of the slice (default mgjax)')
   return parser
@@ -261,6 +344,8 @@ def main(argv: list[str] | None = None) -> int:
   try:
     if args.record:
       rate, device = rate_of(args.record)
+    elif rate is None:
+      rate = step_seconds.DEVICES.get(device)
     overrides = ()
     if args.init_from:
       overrides = (
@@ -290,6 +375,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.error(str(error))
   if args.run == 'list':
     print(tabulate.markdown(listing(args.table, runs, rate, device)))
+    print(f'\n{total(runs, rate, device)}')
   else:
     for item in runs:
       print(submit_line(args.table, item, args, rate))

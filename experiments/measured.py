@@ -1,8 +1,11 @@
 """Runs of ours and the tables of what their records say."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+import ml_collections
 
 from experiments import record, tabulate
 
@@ -15,6 +18,7 @@ class Run(NamedTuple):
   config: str  # Without the seed.
   overrides: tuple[str, ...] = ()
   model: str = ''  # As costs.py knows it; '': it is counted from the config.
+  baseline: str = ''  # Name of the run that its speed-ups refer to; '': none.
 
 
 class Result(NamedTuple):
@@ -22,24 +26,27 @@ class Result(NamedTuple):
 
   Attributes:
     top1: Of each seed, in percent.
-    train_s: Median of the seconds spent on training steps, waits for data
-      included; compilation, evaluation and checkpoints are not. A machine is
-      at times busy with something else: hence the median.
-    compile_s: Median of the seconds of compilation, most of it beside training.
-    eval_s: Median of the seconds of evaluation.
+    train_s: Of each seed, the seconds of training steps and waits for data;
+      compilation, evaluation and checkpoints are not in them.
+    compile_s: Of each seed, seconds of compilation, most of it beside training.
+    eval_s: Of each seed, seconds of evaluation.
     steps: Of one training.
     clips: Of one training.
     gmacs: 1e9 multiply-adds of one training's forward passes.
+    frames: Of a clip of the full grid.
+    clip_gmacs: 1e9 multiply-adds of the forward pass of such a clip.
     machines: That the seeds ran on.
   """
 
   top1: tuple[float, ...]
-  train_s: float
-  compile_s: float
-  eval_s: float
+  train_s: tuple[float, ...]
+  compile_s: tuple[float, ...]
+  eval_s: tuple[float, ...]
   steps: int
   clips: int
   gmacs: float
+  frames: int
+  clip_gmacs: float
   machines: frozenset[tuple]
 
   @property
@@ -53,29 +60,42 @@ class Result(NamedTuple):
     return statistics.stdev(self.top1) if len(self.top1) > 1 else None
 
   @property
-  def accuracy(self) -> str:
-    """'84.2 ± 0.7', in percent."""
-    if self.deviation is None:
-      return f'{self.mean:.1f}'
-    return f'{self.mean:.1f} ± {self.deviation:.1f}'
+  def mean_train_s(self) -> float:
+    """Mean seconds of training."""
+    return statistics.mean(self.train_s)
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+  """Mean ± standard deviation, '84.2 ± 0.7'; the mean alone of one value."""
+  text = f'{statistics.mean(values):.{digits}f}'
+  if len(values) > 1:
+    text += f' ± {statistics.stdev(values):.{digits}f}'
+  return text
+
+
+def _read(entries: Sequence[dict]) -> Result:
+  """Reads loaded records, that differ in the seed only."""
+  values = lambda field: tuple(entry['summary'][field] for entry in entries)
+  plan = record.plan_of(entries[0])
+  baseline = plan['baseline']
+  return Result(
+    top1=values('top1'),
+    train_s=values('train_s'),
+    compile_s=values('compile_s'),
+    eval_s=values('eval_s'),
+    steps=values('steps')[0],
+    clips=values('clips')[0],
+    gmacs=plan['total_gmacs'],
+    frames=baseline['grid']['T'],
+    clip_gmacs=baseline['gmacs'] / baseline['clips'],
+    machines=frozenset(record.machine_of(entry) for entry in entries),
+  )
 
 
 def result(run: Run) -> Result | None:
   """Reads the records of a run; None while there are none."""
   entries = record.load(f'{run.name}-seed*')
-  if not entries:
-    return None
-  values = lambda field: [entry['summary'][field] for entry in entries]
-  return Result(
-    top1=tuple(values('top1')),
-    train_s=statistics.median(values('train_s')),
-    compile_s=statistics.median(values('compile_s')),
-    eval_s=statistics.median(values('eval_s')),
-    steps=values('steps')[0],
-    clips=values('clips')[0],
-    gmacs=record.plan_of(entries[0])['total_gmacs'],
-    machines=frozenset(record.machine_of(entry) for entry in entries),
-  )
+  return _read(entries) if entries else None
 
 
 def results(runs: Sequence[Run]) -> dict[str, Result]:
@@ -101,7 +121,8 @@ def draw(axes: Any, curves: Mapping[str, Mapping[float, Result]]) -> None:
       label=label,
     )
   axes.set_ylabel('top-1 [%]')
-  axes.legend(frameon=False)
+  if curves:
+    axes.legend(frameon=False)
 
 
 def comparable(ours: Result, theirs: Result) -> bool:
@@ -115,40 +136,69 @@ def comparable(ours: Result, theirs: Result) -> bool:
   )
 
 
-def table(name: str, runs: Sequence[Run], *, baseline: str) -> tabulate.Table:
-  """One row per run that has records.
+def speedup(ours: Result, baseline: Result) -> str:
+  """How many times longer the baseline trains, and the error of that.
+
+  Returns:
+    The ratio of mean seconds ± its standard error, '2.19 ± 0.05': the relative
+    standard errors of the two means, added in quadrature. The baseline's own
+    is '1.00'; '' where the two are not `comparable`.
+  """
+  if not comparable(ours, baseline):
+    return ''
+  if ours is baseline:
+    return '1.00'
+  ratio = baseline.mean_train_s / ours.mean_train_s
+  errors = [
+    statistics.stdev(run.train_s) / len(run.train_s) ** 0.5 / run.mean_train_s
+    for run in (ours, baseline)
+  ]
+  return f'{ratio:.2f} ± {ratio * math.hypot(*errors):.2f}'
+
+
+def speedup_of(
+  config: ml_collections.ConfigDict, baseline: ml_collections.ConfigDict
+) -> tuple[str, str]:
+  """`speedup` of all records of one config over those of another.
+
+  Returns:
+    The speed-up and the names of the records; blanks where there is none.
+  """
+  ours, theirs = record.with_config(config), record.with_config(baseline)
+  if not ours or not theirs:
+    return '', ''
+  ratio = speedup(_read(ours), _read(theirs))
+  names = [entry['name'] for entry in (*theirs, *ours)]
+  return (ratio, ', '.join(names)) if ratio else ('', '')
+
+
+def table(name: str, runs: Sequence[Run]) -> tabulate.Table:
+  """One row per run that has records: its accuracy and its time.
 
   Args:
     name: Of the table.
-    runs: In the order of the rows.
-    baseline: Name of the run that speed-ups refer to. A measured one is blank
-      unless the two are `comparable`.
+    runs: In the order of the rows, and with them their baselines. A measured
+      speed-up is blank unless the run and its baseline are `comparable`.
   """
   read = results(runs)
-  base = read.get(baseline)
   rows = []
   for run in runs:
     if run.name not in read:
       continue
-    found = read[run.name]
-    ratios = ('', '')
-    if base:
-      timed = comparable(found, base)
-      ratios = (
-        f'{base.train_s / found.train_s:.2f}' if timed else '',
-        f'{base.gmacs / found.gmacs:.2f}',
-      )
+    found, base = read[run.name], read.get(run.baseline)
     rows.append(
       (
         run.row,
-        found.accuracy,
+        spread(found.top1, 1),
         str(len(found.top1)),
         f'{found.steps:,}',
         f'{found.clips:,}',
-        f'{found.train_s:.0f}',
-        f'{found.compile_s:.0f}',
-        f'{found.eval_s:.0f}',
-        *ratios,
+        *(
+          spread(seconds, 0)
+          for seconds in (found.train_s, found.compile_s, found.eval_s)
+        ),
+        speedup(found, base) if base else '',
+        f'{base.gmacs / found.gmacs:.2f}' if base else '',
         f'{run.name}-seed*',
       )
     )
@@ -163,8 +213,40 @@ def table(name: str, runs: Sequence[Run], *, baseline: str) -> tabulate.Table:
       'training, s [measured]',
       'compiling, s [measured]',
       'evaluating, s [measured]',
-      'speed-up [measured]',
+      'speed-up ± standard error [measured]',
       'speed-up by MACs [computed]',
+      'record',
+    ),
+    rows,
+  )
+
+
+def accuracy_table(name: str, runs: Sequence[Run]) -> tabulate.Table:
+  """One row per run that has records: its accuracy and its cost, no times."""
+  rows = [
+    (
+      run.row,
+      str(found.frames),
+      spread(found.top1, 1),
+      str(len(found.top1)),
+      f'{found.steps:,}',
+      f'{found.clips:,}',
+      f'{1e3 * found.clip_gmacs:.1f}',
+      f'{run.name}-seed*',
+    )
+    for run in runs
+    if (found := result(run))
+  ]
+  return tabulate.Table(
+    name,
+    (
+      'network',
+      'frames',
+      'top-1, % [measured]',
+      'seeds',
+      'steps',
+      'clips',
+      'MACs of a clip, million [computed]',
       'record',
     ),
     rows,

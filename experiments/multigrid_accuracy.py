@@ -10,24 +10,32 @@ from experiments import measured, tabulate
 from experiments.measured import Run
 
 TABLE = 'moving_digits'
+_BASELINE = f'{TABLE}/none'
 RUNS = [
-  Run(f'{TABLE}/none', 'none', 'configs/moving_digits.py:grid=none'),
+  Run(
+    f'{TABLE}/none',
+    'none',
+    'configs/moving_digits.py:grid=none',
+    baseline=_BASELINE,
+  ),
   Run(
     f'{TABLE}/both-1.5',
     "both, 1.5 x the epochs (the paper's)",
     'configs/moving_digits.py:grid=both',
+    baseline=_BASELINE,
   ),
   Run(
     f'{TABLE}/both-2',
     'both, 2 x the epochs',
     'configs/moving_digits.py:grid=both',
     ('--config.grid.epoch_factor=2.0',),
+    baseline=_BASELINE,
   ),
 ]
 
 
 def make() -> list[tabulate.Table]:
-  return [measured.table(TABLE, RUNS, baseline=RUNS[0].name)]
+  return [measured.table(TABLE, RUNS)]
 
 
 if __name__ == '__main__':

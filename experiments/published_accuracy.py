@@ -6,10 +6,10 @@ The multigrid paper with its independent reproductions, bLVNet-TAM, and the
 small sets of IBM's benchmark.
 """
 
-import statistics
 import sys
 
-from experiments import launch, record, tabulate
+from experiments import costs, launch, record, tabulate
+from experiments.measured import spread
 
 _TABLES = (
   'multigrid_speedups',
@@ -29,9 +29,25 @@ def measured(entries: list[dict]) -> str:
   for key, metric in _METRICS.items():
     values = [e['summary'][key] for e in entries if key in e['summary']]
     if values:
-      spread = statistics.stdev(values) if len(values) > 1 else 0.0
-      texts.append(f'{metric} {statistics.mean(values):.2f} ± {spread:.2f}')
+      texts.append(f'{metric} {spread(values, 2)}')
   return f'{", ".join(texts)} ({len(entries)} seeds)'
+
+
+# Classes, by the tables that say what a clip costs their networks.
+_CLASSES = {'something_something_blvnet': 174}
+_COST_COLUMNS = ('GMACs of a clip at 224² [computed]', 'parameters [computed]')
+
+
+def _cost(name: str, row: str) -> tuple[str, ...]:
+  """What a clip costs the network of a row, where the table says it."""
+  if name not in _CLASSES:
+    return ()
+  network = launch.network_of(row)
+  if not network:
+    return '', ''
+  model, frames = network
+  cost = costs.cost(model, _CLASSES[name], frames, 224, 224)
+  return f'{cost.macs / 1e9:.1f}', f'{cost.parameters / 1e6:.1f} M'
 
 
 def accuracy(name: str) -> tabulate.Table:
@@ -43,7 +59,13 @@ def accuracy(name: str) -> tabulate.Table:
   for row in dict.fromkeys(row for row, _ in cells):
     found = [cells.get((row, column), blank) for column in columns]
     rows.append(
-      (row, *(c.value for c in found), *tabulate.sources(found), '', '')
+      (
+        row,
+        *_cost(name, row),
+        *(c.value for c in found),
+        *tabulate.sources(found),
+        *('', ''),
+      )
     )
   for run in launch.RUNS[name] if name in launch.RUNS else ():
     entries = record.load(f'{run.name}-seed*')
@@ -51,6 +73,7 @@ def accuracy(name: str) -> tabulate.Table:
       rows.append(
         (
           f'{run.row}, mgjax',
+          *_cost(name, run.row),
           *('' for _ in (*columns, 'source', 'how sure')),
           measured(entries),
           ', '.join(entry['name'] for entry in entries),
@@ -60,6 +83,7 @@ def accuracy(name: str) -> tabulate.Table:
     name,
     (
       'model',
+      *(_COST_COLUMNS if name in _CLASSES else ()),
       *(f'{column} [published]' for column in columns),
       'source',
       'how sure',

@@ -5,7 +5,6 @@ import hashlib
 import json
 import pathlib
 import shutil
-import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,9 @@ from mgjax.cli import ConfigError
 RECORDS = pathlib.Path(__file__).parent / 'records'
 # Data sets that records may be about: name, fingerprint, what it is.
 DATA_SETS = pathlib.Path(__file__).parent / 'data_sets.csv'
+
+# Experiment whose records are step times of one config each.
+STEP_TIMES = 'grid_step_times'
 
 # What a record keeps of a run's folder.
 _FILES = ('config.json', 'plan.json', 'metrics.jsonl', 'eval.json')
@@ -136,9 +138,24 @@ def machine_of(entry: dict) -> tuple:
     'machine',
     'num_cpus',
     'cpu',
+    'python',
+    'jax',
+    'jaxlib',
   )
-  # 'cpu' has been recorded since November 2026 only.
+  # 'cpu' has been recorded since November 2026 only. The older records, those
+  # of moving_digits and the first of frames_accuracy, are of one machine with
+  # two cores, so None equals None here; cores and versions, which they have,
+  # must still agree, and they never compare to a record that names its cpu.
+  # What else the machine was doing is in no record of a training.
   return tuple(environment.get(key) for key in keys)
+
+
+def load_files(experiment: str) -> dict[str, dict]:
+  """Records that are one file each, EXPERIMENT/NAME.json, by name."""
+  return {
+    path.stem: json.loads(path.read_text())
+    for path in sorted((RECORDS / experiment).glob('*.json'))
+  }
 
 
 def data_fingerprint(folder: pathlib.Path) -> str:
@@ -164,8 +181,8 @@ def problems() -> list[str]:
   """Says which records cannot be trusted, and why; [] if all can.
 
   A record's config must be the one that its config file and overrides make
-  today (a field that has been added since does not matter), and its data set
-  one of data_sets.csv.
+  today (a field that has been added since does not matter), and the data set
+  of a training one of data_sets.csv.
   """
   found = []
   with DATA_SETS.open(newline='') as file:
@@ -175,22 +192,41 @@ def problems() -> list[str]:
     if lacking:
       found.append(f'{entry["name"]}: lacks {", ".join(sorted(lacking))}')
       continue
-    if not _is_known_config(entry):
-      found.append(
-        f'{entry["name"]}: its config (hash {entry["config_hash"]}) is not '
-        f'that of {" ".join([entry["config"], *entry["overrides"]])}'
-      )
+    found += _config_problems(entry['name'], entry, config_of(entry))
     data = entry['data']
     if (data['name'], data['fingerprint']) not in data_sets:
       found.append(
         f'{entry["name"]}: data set {data["name"]} with fingerprint '
         f'{data["fingerprint"]} is not in {DATA_SETS.name}'
       )
+  # Of steps on random clips: no data set.
+  for name, entry in load_files(STEP_TIMES).items():
+    name = f'{STEP_TIMES}/{name}.json'
+    lacking = {'config', 'overrides', 'config_hash', 'settings'} - set(entry)
+    if lacking:
+      found.append(f'{name}: lacks {", ".join(sorted(lacking))}')
+    else:
+      found += _config_problems(name, entry, entry['settings'])
   return found
 
 
-def _is_known_config(entry: dict) -> bool:
-  stored = config_of(entry)
+def _config_problems(name: str, entry: dict, stored: dict) -> list[str]:
+  """Says what is wrong with the config of a record, if anything is.
+
+  Args:
+    name: Of the record.
+    entry: Has the config's name, overrides and hash.
+    stored: The settings that it was measured with.
+  """
+  if _is_known_config(entry, stored):
+    return []
+  return [
+    f'{name}: its config (hash {entry["config_hash"]}) is not that of '
+    f'{" ".join([entry["config"], *entry["overrides"]])}'
+  ]
+
+
+def _is_known_config(entry: dict, stored: dict) -> bool:
   try:
     config = settings.as_json(
       cli.read_config(entry['config'], entry['overrides'])
@@ -204,31 +240,7 @@ def _is_known_config(entry: dict) -> bool:
   )
 
 
-def speedup(
-  baseline: ml_collections.ConfigDict, config: ml_collections.ConfigDict
-) -> tuple[str, str]:
-  """How many times faster runs with one config were than with another.
-
-  Of the median training seconds of all seeds, on equal machines.
-
-  Returns:
-    The ratio and the names of the records, as text; blanks where one of the
-    configs has no record.
-  """
-  base_runs, runs = _with_config(baseline), _with_config(config)
-  machines = {machine_of(entry) for entry in runs}
-  base_runs = [entry for entry in base_runs if {machine_of(entry)} == machines]
-  if not base_runs:
-    return '', ''
-  base_s, run_s = (
-    statistics.median(entry['summary']['train_s'] for entry in entries)
-    for entries in (base_runs, runs)
-  )
-  names = [entry['name'] for entry in (*base_runs, *runs)]
-  return f'{base_s / run_s:.2f}', ', '.join(names)
-
-
-def _with_config(config: ml_collections.ConfigDict) -> list[dict]:
+def with_config(config: ml_collections.ConfigDict) -> list[dict]:
   """Records of a config, whatever their seed."""
   wanted = {**settings.as_json(config), 'seed': 0}
   found = []

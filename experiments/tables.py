@@ -19,6 +19,7 @@ from experiments import (
   frames_accuracy,
   frames_ladder,
   grid_step_times,
+  launch,
   multigrid_accuracy,
   multigrid_choices,
   multigrid_grids,
@@ -114,6 +115,9 @@ def main(argv: list[str]) -> int:
       )
       status = 1
   if '--check' not in argv:
+    # What runs will cost is kept as well.
+    for table in launch.RUNS:
+      launch.planned(table, 1)
     costs.save()
   return status
 

@@ -24,7 +24,9 @@ class Candidate(NamedTuple):
     factor: Epochs of the run per epoch of the config's baseline.
     epochs: Of the run.
     steps: Of the run.
-    hours: Of its training steps; compilation and evaluation are not in it.
+    hours: Of its training steps; nothing else is in it.
+    lr_steps: For 'none', the epochs at which the learning rate decays; the
+      other modes stretch the config's by themselves.
   """
 
   mode: str
@@ -32,6 +34,7 @@ class Candidate(NamedTuple):
   epochs: float
   steps: int
   hours: float
+  lr_steps: tuple[int, ...] = ()
 
 
 def with_factor(
@@ -101,12 +104,16 @@ def search(
       schedule = schedule_of(mode, percent)
     except ConfigError:
       return None  # Too short for its warm-up or its learning-rate steps.
+    lr_steps = ()
+    if mode == 'none' and config.optim.schedule == 'steps':
+      lr_steps = with_factor(config, mode, percent / 100).optim.lr_steps
     return Candidate(
       mode,
       percent / 100,
       schedule.total_epochs,
       schedule.total_steps,
       plan.training_hours(schedule, step_s),
+      lr_steps,
     )
 
   found = set()
@@ -167,6 +174,10 @@ def table(candidates: Sequence[Candidate], budget_hours: float) -> str:
   changed = {'grid.mode': f"'{chosen.mode}'"}
   if chosen.mode == 'none':
     changed['optim.total_epochs'] = f'{chosen.epochs:g}'
+    if chosen.lr_steps:
+      # A comma after the last one makes a tuple of a single one, too.
+      steps = ''.join(f'{epoch},' for epoch in chosen.lr_steps)
+      changed['optim.lr_steps'] = steps
   else:
     changed['grid.epoch_factor'] = f'{chosen.factor:g}'
   flags_text = ' '.join(f'--config.{k}={v}' for k, v in changed.items())
@@ -176,7 +187,7 @@ def table(candidates: Sequence[Candidate], budget_hours: float) -> str:
       '',
       f'>  the most epochs in {budget_hours:g} hours: {flags_text}',
       '*  nothing else here has as many epochs in fewer hours',
-      'Hours are those of training steps; compilation and evaluation add to '
-      'them.',
+      'Hours are those of training steps; waits for data, compilation and '
+      'evaluation add to them.',
     ]
   )

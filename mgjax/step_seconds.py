@@ -1,7 +1,8 @@
 """How long a training step of each grid takes, as far as something tells.
 
   --workdir=DIR      a run (of any length) or a record of the same network: its
-                     step times
+                     step times; or the file of a record of
+                     experiments/grid_step_times.py
   --step_ms=MS       a step of the full grid
   --gmacs_per_s=N    1e9 multiply-adds per second in training
   --device=NAME      a published measurement; see DEVICES below
@@ -10,9 +11,11 @@ All but --workdir give one rate of multiply-adds, which is taken for every
 grid; a backward pass counts as two forward passes.
 """
 
+import json
 import pathlib
 import statistics
 from collections.abc import Mapping
+from typing import Any
 
 from absl import flags
 
@@ -33,7 +36,10 @@ NAMES = '--workdir, --step_ms, --gmacs_per_s or --device'
 
 def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
-    'workdir', None, 'Folder of a run or of a record.', flag_values=values
+    'workdir',
+    None,
+    'Folder of a run or of a record, or file of recorded step times.',
+    flag_values=values,
   )
   for name, what in (
     ('step_ms', 'Milliseconds of a step of the full grid.'),
@@ -73,8 +79,8 @@ def step_seconds(
     rates = [gmacs[g] / s for g, s in known.items() if g in gmacs]
     if not rates:
       raise ConfigError(
-        f'--workdir={values.workdir}: its metrics.jsonl has no step of a grid '
-        'of this schedule; use a run of the same config'
+        f'--workdir={values.workdir} has no step of a grid of this schedule; '
+        'use a run of the same config'
       )
     gmacs_per_s = statistics.median(rates)
   elif values.step_ms is not None:
@@ -87,15 +93,35 @@ def step_seconds(
 
 
 def _recorded(workdir: pathlib.Path) -> dict[Grid, float]:
-  """Median step time of each grid of a run."""
-  if not (workdir / 'metrics.jsonl').is_file():
-    raise ConfigError(f'--workdir={workdir} holds no metrics.jsonl of a run')
-  # Imports JAX, which planning does without where it can.
-  from mgjax import metrics
+  """Median step time of each grid of a run, or in a file of step times."""
+  times: dict[Grid, list[float]] = {}
+  if workdir.is_file():
+    for line in _grid_lines(workdir):
+      times[_grid(line)] = line['wall_s']
+  elif (workdir / 'metrics.jsonl').is_file():
+    # Imports JAX, which planning does without where it can.
+    from mgjax import metrics
 
-  times = {}
-  for line in metrics.read_metrics(workdir):
-    if 'step_s' in line:
-      grid = Grid(*(line[name] for name in Grid._fields))
-      times.setdefault(grid, []).append(line['step_s'])
+    for line in metrics.read_metrics(workdir):
+      if 'step_s' in line:
+        times.setdefault(_grid(line), []).append(line['step_s'])
+  else:
+    raise ConfigError(
+      f'--workdir={workdir} holds no metrics.jsonl of a run, and is no file of '
+      'recorded step times'
+    )
   return {grid: statistics.median(values) for grid, values in times.items()}
+
+
+def _grid(line: Mapping[str, Any]) -> Grid:
+  return Grid(*(line[name] for name in Grid._fields))
+
+
+def _grid_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+  """The grids of a record of experiments/grid_step_times.py, with times."""
+  try:
+    return json.loads(path.read_text())['grids']
+  except (ValueError, KeyError, TypeError) as error:
+    raise ConfigError(
+      f'--workdir={path} is no record of experiments/grid_step_times.py'
+    ) from error

@@ -1,6 +1,7 @@
 """plan_budget.py: the most epochs in some hours."""
 
 import json
+import shlex
 
 import pytest
 from absl import flags
@@ -68,6 +69,32 @@ def test_the_best_is_on_the_frontier_and_has_the_most_epochs(candidates):
     f"--config.grid.mode='both' --config.grid.epoch_factor={best.factor:g}"
     in text
   )
+
+
+@pytest.mark.parametrize('schedule', ['steps', 'cosine'])
+def test_the_flags_of_a_shorter_baseline_move_its_decays(schedule, monkeypatch):
+  monkeypatch.setattr(plan_budget, 'MODES', ('none',))
+  name = 'configs/moving_digits.py:grid=both'
+  overrides = [f'--config.optim.schedule={schedule}']
+  config = cli.read_config(name, overrides)
+  found = search(config, 4000, 0.1, '--gmacs_per_s=15')
+  best = plan_budget.best(found, 0.1)
+  assert best.factor < 1
+  # Eight epochs, with a decay after six.
+  want = plan_budget.with_factor(config, 'none', best.factor)
+  assert want.optim.total_epochs < 8 and want.optim.lr_steps < (6,)
+  (line,) = (
+    line
+    for line in plan_budget.table(found, 0.1).splitlines()
+    if line.startswith('>  the most')
+  )
+  printed = shlex.split(line.split('hours: ')[1])
+  read = cli.read_config(name, [*overrides, *printed])
+  assert read.optim.total_epochs == want.optim.total_epochs
+  if schedule == 'steps':
+    assert read.optim.lr_steps == want.optim.lr_steps
+  else:
+    assert 'lr_steps' not in line
 
 
 def test_a_frontier_by_hand():

@@ -43,6 +43,18 @@ def test_a_run_tells_the_median_of_the_grids_it_timed(tmp_path):
   assert found == pytest.approx({SMALL: 0.5, FULL: 0.5 * 120 / 96})
 
 
+def test_a_file_of_step_times_tells_the_median_of_its_turns(tmp_path):
+  path = tmp_path / 'slowfast.json'
+  lines = [{**SMALL._asdict(), 'wall_s': [0.5, 9.0, 0.4]}]
+  path.write_text(json.dumps({'grids': lines}))
+  found = seconds(f'--workdir={path}')
+  assert found == pytest.approx({SMALL: 0.5, FULL: 0.5 * 120 / 96})
+  for text in ('{}', 'no JSON', '[1]'):
+    path.write_text(text)
+    with pytest.raises(ConfigError, match='is no record of .*grid_step_times'):
+      seconds(f'--workdir={path}')
+
+
 def test_nothing_tells_nothing():
   assert seconds() is None
 

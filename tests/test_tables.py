@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from experiments import epoch_factors, measured, record, tables
+from experiments import (
+  epoch_factors,
+  measured,
+  multigrid_choices,
+  record,
+  tables,
+)
 from experiments.measured import Run
 
 
@@ -13,7 +19,7 @@ def add_record(tmp_path, monkeypatch):
   """Returns a function that writes what the tables read of a record."""
   monkeypatch.setattr(record, 'RECORDS', tmp_path)
 
-  def add(name, *, top1, train_s, gmacs=30.0, cpu='a processor'):
+  def add(name, *, top1, train_s, gmacs=30.0, **environment):
     folder = tmp_path / name
     folder.mkdir(parents=True)
     summary = {
@@ -23,55 +29,135 @@ def add_record(tmp_path, monkeypatch):
       'train_s': train_s,
       'compile_s': 5.0,
       'eval_s': 1.0,
-      'environment': {'device': 'cpu', 'num_devices': 1, 'cpu': cpu},
+      'environment': {
+        'device': 'cpu',
+        'num_devices': 1,
+        'cpu': 'a processor',
+        **environment,
+      },
     }
     (folder / 'record.json').write_text(json.dumps({'summary': summary}))
-    (folder / 'plan.json').write_text(json.dumps({'total_gmacs': gmacs}))
+    baseline = {'grid': {'T': 16}, 'gmacs': 30.0, 'clips': 1000}
+    (folder / 'plan.json').write_text(
+      json.dumps({'total_gmacs': gmacs, 'baseline': baseline})
+    )
 
   return add
 
 
-RUNS = [Run('digits/none', 'baseline', ''), Run('digits/both', 'multigrid', '')]
+RUNS = [
+  Run('digits/none', 'baseline', '', baseline='digits/none'),
+  Run('digits/both', 'multigrid', '', baseline='digits/none'),
+]
 
 
 def test_a_table_shows_mean_deviation_and_speedup_by_hand(add_record):
   add_record('digits/both-seed0', top1=80.0, train_s=20.0, gmacs=10.0)
   add_record('digits/both-seed1', top1=82.0, train_s=30.0, gmacs=10.0)
-  add_record('digits/none-seed0', top1=70.0, train_s=100.0)
-  add_record('digits/none-seed1', top1=74.0, train_s=100.0)
-  none, both = measured.table('t', RUNS, baseline='digits/none').rows
+  add_record('digits/none-seed0', top1=70.0, train_s=98.0)
+  add_record('digits/none-seed1', top1=74.0, train_s=102.0)
+  none, both = measured.table('t', RUNS).rows
   assert none[:4] == ('baseline', '72.0 ± 2.8', '2', '1,000')
+  assert none[5:8] == ('100 ± 3', '5 ± 0', '1 ± 0')
   assert none[-3:] == ('1.00', '1.00', 'digits/none-seed*')
   assert both[:2] == ('multigrid', '81.0 ± 1.4')
-  assert both[-3:] == ('4.00', '3.00', 'digits/both-seed*')
+  assert both[5] == '25 ± 7'
+  # Standard errors of the means: 5 of 25 and 2 of 100; sqrt(0.2² + 0.02²).
+  assert both[-3:] == ('4.00 ± 0.80', '3.00', 'digits/both-seed*')
+
+
+def test_every_run_is_compared_to_the_baseline_of_its_own_kind(add_record):
+  kinds = {'demo': 100.0, 'tam': 40.0}
+  runs = [
+    Run(f'x/{kind}-{mode}', mode, '', baseline=f'x/{kind}-none')
+    for kind in kinds
+    for mode in ('none', 'both')
+  ]
+  for kind, none_s in kinds.items():
+    for seed in range(2):
+      add_record(f'x/{kind}-none-seed{seed}', top1=1.0, train_s=none_s)
+      add_record(f'x/{kind}-both-seed{seed}', top1=1.0, train_s=20.0)
+  rows = measured.table('t', runs).rows
+  assert [row[-3] for row in rows] == [
+    *('1.00', '5.00 ± 0.00', '1.00', '2.00 ± 0.00')
+  ]
+
+
+@pytest.mark.parametrize('script', tables.SCRIPTS, ids=lambda s: s.__name__)
+def test_a_baseline_is_a_run_of_its_table(script):
+  runs = getattr(script, 'RUNS', ())
+  names = {run.name for run in runs}
+  assert {run.baseline for run in runs if run.baseline} <= names
+
+
+def test_decay_and_network_of_a_choice_are_those_of_its_baseline():
+  baselines = {
+    run.name.split('/')[1]: run.baseline.split('/')[1]
+    for run in multigrid_choices.RUNS
+  }
+  assert baselines == {
+    **dict.fromkeys(['none-1', 'both-1.5', 'no-groups'], 'none-1'),
+    **dict.fromkeys(['no-fine-tuning', 'constant-rate'], 'none-1'),
+    **dict.fromkeys(['cosine-none', 'cosine-both'], 'cosine-none'),
+    **dict.fromkeys(['tam-none', 'tam-both'], 'tam-none'),
+  }
+
+
+def test_a_table_of_accuracies_has_no_times(add_record):
+  add_record('digits/both-seed0', top1=80.0, train_s=20.0)
+  table = measured.accuracy_table('t', RUNS)
+  assert not any(' s ' in c or 'speed-up' in c for c in table.columns)
+  assert table.rows == [
+    ('multigrid', '16', '80.0', '1', '1,000', '8,000', '30.0')
+    + ('digits/both-seed*',)
+  ]
 
 
 def test_runs_without_records_have_no_row(add_record):
-  assert not measured.table('t', RUNS, baseline='digits/none').rows
+  assert not measured.table('t', RUNS).rows
   add_record('digits/both-seed0', top1=80.0, train_s=20.0)
-  ((_, accuracy, *_, speedup, macs, _),) = measured.table(
-    't', RUNS, baseline='digits/none'
-  ).rows
+  ((_, accuracy, *_, speedup, macs, _),) = measured.table('t', RUNS).rows
   assert (accuracy, speedup, macs) == ('80.0', '', '')
 
 
 def test_times_of_one_seed_or_of_two_machines_are_not_compared(add_record):
-  speedups = lambda: [
-    row[-3] for row in measured.table('t', RUNS, baseline='digits/none').rows
-  ]
+  speedups = lambda: [row[-3] for row in measured.table('t', RUNS).rows]
   add_record('digits/none-seed0', top1=70.0, train_s=100.0)
   add_record('digits/both-seed0', top1=80.0, train_s=20.0)
   assert speedups() == ['', '']
   add_record('digits/none-seed1', top1=70.0, train_s=100.0)
   add_record('digits/both-seed1', top1=80.0, train_s=20.0)
-  assert speedups() == ['1.00', '5.00']
+  assert speedups() == ['1.00', '5.00 ± 0.00']
   add_record('digits/both-seed2', top1=80.0, train_s=20.0, cpu='another')
   assert speedups() == ['1.00', '']
 
 
+@pytest.mark.parametrize(
+  'other', [{'cpu': 'known'}, {'num_cpus': 1}, {'jax': '0.9.0'}]
+)
+def test_records_without_a_processor_compare_where_all_else_agrees(
+  add_record, other
+):
+  old = {'cpu': None, 'num_cpus': 2, 'jax': '0.10.2'}
+  for name in ('none-seed0', 'none-seed1', 'both-seed0', 'both-seed1'):
+    add_record(f'digits/{name}', top1=1.0, train_s=20.0, **old)
+  assert measured.table('t', RUNS).rows[1][-3] == '1.00 ± 0.00'
+  add_record('digits/both-seed2', top1=1.0, train_s=20.0, **{**old, **other})
+  assert measured.table('t', RUNS).rows[1][-3] == ''
+
+
 def test_speedups_at_equal_accuracy_by_hand():
   result = lambda top1, train_s, machine='this': measured.Result(
-    (top1, top1), train_s, 0.0, 0.0, 1, 1, 1.0, frozenset([machine])
+    top1=(top1, top1),
+    train_s=(train_s - 1, train_s + 1),
+    compile_s=(0.0, 0.0),
+    eval_s=(0.0, 0.0),
+    steps=1,
+    clips=1,
+    gmacs=1.0,
+    frames=16,
+    clip_gmacs=1.0,
+    machines=frozenset([machine]),
   )
   baselines = [result(90.0, 400.0), result(60.0, 100.0), result(80.0, 200.0)]
   speedup = lambda top1: epoch_factors.speedup_at_equal_accuracy(
