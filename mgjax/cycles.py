@@ -161,7 +161,10 @@ def _long(config: ml_collections.ConfigDict) -> _Plan:
   """
   optim, grid = config.optim, config.grid
   full = full_grid(config)
-  grids = [_resized(full, t, side) for t, side in grid.long_factors]
+  grids = [
+    _resized(full, t, side, where=f'phase {i}')
+    for i, (t, side) in enumerate(grid.long_factors, start=1)
+  ]
   use_short = grid.mode == 'both'
   shapes = []  # Base grid and mean batch factor of the shape's short cycle.
   for t, h, w, _ in grids:
@@ -235,7 +238,7 @@ def _ladder(config: ml_collections.ConfigDict) -> _Plan:
   full, stride = full_grid(config), config.data.stride_frames
   phases, policies, end_epoch = [], [], 0
   for i, (t_factor, epochs, lr, schedule) in enumerate(config.grid.ladder):
-    grid = _resized(full, t_factor, 1)
+    grid = _resized(full, t_factor, 1, where=f'phase {i + 1}')
     # A rung's clips cover the same time: fewer frames lie further apart.
     rung_stride = stride
     if config.data.sampling == 'dense':
@@ -275,7 +278,7 @@ def _progressive(config: ml_collections.ConfigDict) -> _Plan:
   total_epochs = optim.total_epochs * config.grid.epoch_factor
   phases, share_done = [], 0.0
   for i, (share, t_factor, side) in enumerate(config.grid.progressive):
-    t, h, w, _ = _resized(full, t_factor, side)
+    t, h, w, _ = _resized(full, t_factor, side, where=f'phase {i + 1}')
     factor = _batch_factor(full, t, h, w)
     share_done += share
     last = i + 1 == len(config.grid.progressive)
@@ -307,11 +310,13 @@ _BUILDERS = {
 # Grids.
 
 
-def _resized(full: Grid, t_factor: Real, side_factor: Real) -> Grid:
+def _resized(
+  full: Grid, t_factor: Real, side_factor: Real, *, where: str
+) -> Grid:
   """Returns the full grid with fewer frames and shorter sides, same batch.
 
   Raises:
-    ConfigError: If nothing is left of it.
+    ConfigError: If nothing is left of it. `where` names the phase.
   """
   t, h, w = (
     round(full.T * t_factor),
@@ -320,9 +325,9 @@ def _resized(full: Grid, t_factor: Real, side_factor: Real) -> Grid:
   )
   _require(
     min(t, h, w) >= 1,
-    f'the factors ({t_factor:g}, {side_factor:g}) in grid leave {t} frames of '
-    f'{h}x{w} pixels of the full {full.T} of {full.H}x{full.W}; use larger '
-    'factors.',
+    f'{where}: the factors ({t_factor:g}, {side_factor:g}) in grid leave {t} '
+    f'frames of {h}x{w} pixels of the full {full.T} of {full.H}x{full.W}; use '
+    'larger factors.',
   )
   return Grid(t, h, w, full.batch)
 
@@ -358,7 +363,8 @@ def _short_cycle(
   for factor in config.grid.short_factors:
     # The batch follows from the crop before it is rounded.
     ratio = (base.H / (factor * full.H)) * (base.W / (factor * full.W))
-    _, h, w, _ = _resized(full, 1, factor)
+    # The crop is the same in every phase, so the first is the one to name.
+    _, h, w, _ = _resized(full, 1, factor, where='phase 1')
     cycle.append(Grid(base.T, h, w, base.batch * round(ratio)))
   return (*cycle, base)
 
@@ -534,45 +540,69 @@ def _optax_schedule(text: str, field: str) -> LrFunction:
 
   'optax.linear_schedule(init_value=0.1, end_value=0.0, transition_steps=20)'
 
-  The text is parsed, never evaluated: it may only call a schedule of optax,
-  with literal keyword arguments.
+  The text is parsed, never evaluated: it may only call schedules of optax,
+  with literals, other such calls, and lists, tuples and dicts of them.
   """
-  name, kwargs = _parse_call(text, field)
-  import optax  # Takes a second, and few configs need it.
+  from optax import schedules  # Takes a second, and few configs need it.
 
-  maker = getattr(optax, name, None)
-  if maker is None:
-    known = [n for n in dir(optax) if n.endswith('_schedule')]
-    raise ConfigError(
-      f'{field}: optax has no {name!r}; it has {", ".join(known)}.'
-    )
-  try:
-    schedule = maker(**kwargs)
-    float(schedule(0.0))
-  except (TypeError, ValueError) as error:
-    raise ConfigError(f'{field}: {text!r} fails: {error}') from error
-  return lambda epoch: float(schedule(epoch))
+  makers = {
+    name: maker
+    for name, maker in vars(schedules).items()
+    if name.endswith(('_schedule', '_schedules')) or name == 'exponential_decay'
+    if callable(maker)
+  }
 
-
-def _parse_call(text: str, field: str) -> tuple[str, dict[str, Any]]:
-  """Returns the name and the arguments of a call of an optax schedule."""
-  try:
-    match ast.parse(text, mode='eval').body:
+  def read(node: ast.expr) -> Any:
+    match node:
       case ast.Call(
         func=ast.Attribute(value=ast.Name(id='optax'), attr=name),
-        args=[],
-        keywords=keywords,
-      ) if name.endswith('_schedule') or name == 'exponential_decay':
-        return name, {
-          str(word.arg): ast.literal_eval(word.value) for word in keywords
+        args=args,
+        keywords=words,
+      ) if all(word.arg for word in words):  # Not **words.
+        _require(
+          name in makers,
+          f'{field}: optax has no schedule {name!r}; it has '
+          f'{", ".join(sorted(makers))}.',
+        )
+        arguments = [read(arg) for arg in args]
+        named = {str(word.arg): read(word.value) for word in words}
+        try:
+          return makers[name](*arguments, **named)
+        except Exception as error:  # Whatever optax makes of wrong arguments.
+          raise ConfigError(f'{field}: {text!r} fails: {error!r}') from error
+      case ast.List(elts=items) | ast.Tuple(elts=items):
+        return [read(item) for item in items]
+      case ast.Dict(keys=keys, values=values):
+        return {
+          ast.literal_eval(key): read(value)
+          for key, value in zip(keys, values, strict=True)
         }
-  except (SyntaxError, ValueError):
-    pass  # Not Python, or an argument that is not a literal.
-  raise ConfigError(
-    f"{field} is {text!r}; use 'steps', 'cosine', 'constant' or a call such "
-    "as 'optax.linear_schedule(init_value=0.1, end_value=0.0, "
-    "transition_steps=20)' with literal keyword arguments."
+    return ast.literal_eval(node)
+
+  try:
+    call = ast.parse(text, mode='eval').body
+    if not isinstance(call, ast.Call):
+      raise SyntaxError('not a call')
+    schedule = read(call)
+  except ConfigError:
+    raise
+  # Not Python, or an argument that is not a literal.
+  except (SyntaxError, ValueError, TypeError, RecursionError) as error:
+    raise ConfigError(
+      f"{field} is {text!r}; use 'steps', 'cosine', 'constant' or a call such "
+      "as 'optax.linear_schedule(init_value=0.1, end_value=0.0, "
+      "transition_steps=20)' whose arguments are literals, or lists of them or "
+      'of such calls.'
+    ) from error
+  try:
+    first = float(schedule(0.0))
+  except Exception as error:  # Such as a list of numbers for schedules.
+    raise ConfigError(f'{field}: {text!r} fails: {error!r}') from error
+  _require(
+    math.isfinite(first),
+    f'{field}: {text!r} starts at {first}; it must be a finite number.',
   )
+  return lambda epoch: float(schedule(epoch))
 
 
 # Checks. Each message says what is wrong, where, and what would be accepted.
@@ -842,6 +872,12 @@ def _check_frames(
       f'{clips}{model.name!r}, whose slow pathway sees one frame in '
       f'model.alpha={model.alpha}, so {model.alpha} or more are needed; '
       f'{advice}',
+    )
+  if model.name in ('c2d', 'i3d'):
+    _require(
+      num_frames >= 2,
+      f'{clips}{model.name!r}, which pools pairs of frames, so 2 or more are '
+      f'needed; {advice}',
     )
   if model.name.startswith('blvnet'):
     _require(

@@ -28,6 +28,7 @@ from typing import Any
 
 import ml_collections
 from absl import flags
+from etils import epath
 
 from mgjax import cli, cycles, plan_text, step_seconds
 from mgjax.cli import ConfigError
@@ -65,7 +66,7 @@ def dataset_size(config: ml_collections.ConfigDict) -> tuple[int, str]:
   if data.num_train is not None:
     return data.num_train, 'data.num_train'
   root = data.dir or os.environ.get('TFDS_DATA_DIR') or 'data'
-  folder = pathlib.Path(root) / data.name
+  folder = epath.Path(root) / data.name
   # Read as it is: importing tensorflow_datasets takes longer than all else.
   found = sorted(folder.glob('*/dataset_info.json'), key=_version)
   if found:
@@ -81,7 +82,7 @@ def dataset_size(config: ml_collections.ConfigDict) -> tuple[int, str]:
   )
 
 
-def _version(path: pathlib.Path) -> list[int]:
+def _version(path: epath.Path) -> list[int]:
   """Sorts 10.0.0 behind 9.0.0."""
   return [int(n) if n.isdigit() else -1 for n in path.parent.name.split('.')]
 
@@ -102,10 +103,10 @@ def make_plan(
     num_devices: Devices that share each batch.
 
   Raises:
-    ConfigError: If the model cannot be built.
+    ConfigError: If the model cannot be built, or a grid is too small for it.
   """
   full = cycles.full_grid(config)
-  gmacs = gmacs_per_clip(config, {full, *schedule.grids})
+  gmacs = gmacs_per_clip(config, {full, *schedule.grids}, schedule.phases)
   phases = [
     {
       'lr_stage': phase.lr_stage,
@@ -213,7 +214,7 @@ def total_gmacs(
   config: ml_collections.ConfigDict, schedule: GridSchedule
 ) -> float:
   """Returns 1e9 multiply-adds of all forward passes of a run."""
-  gmacs = gmacs_per_clip(config, schedule.grids)
+  gmacs = gmacs_per_clip(config, schedule.grids, schedule.phases)
   return math.fsum(
     gmacs[grid] * clips for *_, used in uses(schedule) for grid, clips in used
   )
@@ -221,31 +222,78 @@ def total_gmacs(
 
 def training_hours(schedule: GridSchedule, step_s: dict[Grid, float]) -> float:
   """Hours of all training steps, given the seconds of one of each grid."""
-  seconds = math.fsum(
-    step_s[grid] * clips / grid.batch
+  return math.fsum(phase_hours(schedule, step_s))
+
+
+def phase_hours(
+  schedule: GridSchedule, step_s: dict[Grid, float]
+) -> list[float]:
+  """Hours of the training steps of each phase, likewise."""
+  return [
+    math.fsum(step_s[grid] * clips / grid.batch for grid, clips in used) / 3600
     for *_, used in uses(schedule)
-    for grid, clips in used
-  )
-  return seconds / 3600
+  ]
+
+
+def training_time(
+  config: ml_collections.ConfigDict,
+  schedule: GridSchedule,
+  plan: dict[str, Any],
+  step_s: dict[Grid, float],
+) -> dict[str, Any]:
+  """Returns what a plan says about time, given the seconds of steps."""
+  hours = phase_hours(schedule, step_s)
+  full_s = step_s[cycles.full_grid(config)]
+  return {
+    'step_s': [step_s[grid] for grid in schedule.grids],
+    'hours': math.fsum(hours),
+    'phase_hours': hours,
+    'baseline_hours': plan['baseline']['steps'] * full_s / 3600,
+  }
 
 
 def gmacs_per_clip(
-  config: ml_collections.ConfigDict, grids: Collection[Grid]
+  config: ml_collections.ConfigDict,
+  grids: Collection[Grid],
+  phases: Sequence[Phase] = (),
 ) -> dict[Grid, float]:
-  """Returns 1e9 multiply-adds of one clip's forward pass for each grid."""
+  """Returns 1e9 multiply-adds of one clip's forward pass for each grid.
+
+  Args:
+    config: See configs/default.py; only the model is read.
+    grids: Any.
+    phases: Where the grids come from, for the message of an error.
+
+  Raises:
+    ConfigError: If the model cannot be built, or a grid is too small for it.
+      The message names the first phase that has the grid.
+  """
   # JAX takes most of a second to import, and bad flags need none of it.
   from mgjax import macs, models
 
   try:
     model = models.from_config(config)
-    found = {
-      (t, h, w): macs.forward_macs(model, T=t, H=h, W=w) / 1e9
-      for t, h, w in sorted({grid[:3] for grid in grids})
-    }
   except ValueError as error:
-    # Options that do not fit each other, or a grid too small for the model.
     raise ConfigError(f'model: {error}') from error
+  found = {}
+  for size in sorted({grid[:3] for grid in grids}):
+    t, h, w = size
+    try:
+      found[size] = macs.forward_macs(model, T=t, H=h, W=w) / 1e9
+    # Options that do not fit each other, or a grid too small for the model.
+    except (ValueError, ZeroDivisionError) as error:
+      where = _find_phase(size, phases) or f'grid {t}x{h}x{w}'
+      raise ConfigError(f'{where}: model: {error}') from error
   return {grid: found[grid[:3]] for grid in grids}
+
+
+def _find_phase(size: tuple[int, ...], phases: Sequence[Phase]) -> str:
+  """Names the first phase that has a grid of T x H x W; '' if none has."""
+  for i, phase in enumerate(phases, start=1):
+    for grid in phase.cycle:
+      if grid[:3] == size:
+        return f'phase {i} of {len(phases)} (grid {grid})'
+  return ''
 
 
 def _memory(
@@ -281,7 +329,8 @@ def check_memory(
   """
   if not device_bytes:
     return
-  gib = lambda size: f'{size / 2**30:.1f} GiB'
+  from mgjax.memory import size_text
+
   found = _memory(config, schedule, num_devices)
   for i, phase in enumerate(schedule.phases, start=1):
     grid = max(set(phase.cycle) & set(found), key=lambda g: found[g].total)
@@ -289,8 +338,9 @@ def check_memory(
     if over > 0:
       raise ConfigError(
         f'phase {i} of {len(schedule.phases)} (grid {grid}) needs about '
-        f'{gib(found[grid].total)} on each of {num_devices} device(s), '
-        f'{gib(over)} more than the {gib(device_bytes)} there are. What helps: '
+        f'{size_text(found[grid].total)} on each of {num_devices} device(s), '
+        f'{size_text(over)} more than the {size_text(device_bytes)} there are. '
+        'What helps: '
         f'{"; ".join(_remedies(config, schedule, num_devices, device_bytes))}. '
         '(This is an estimate: a greater train.device_memory_gib tries it.)'
       )
@@ -461,11 +511,7 @@ def main(values: flags.FlagValues, *configs: str) -> None:
   costs[full] = plan['baseline']['gmacs'] / plan['baseline']['clips']
   step_s = step_seconds.step_seconds(values, costs, full)
   if step_s is not None:
-    plan['time'] = {
-      'step_s': [step_s[grid] for grid in schedule.grids],
-      'hours': training_hours(schedule, step_s),
-      'baseline_hours': plan['baseline']['steps'] * step_s[full] / 3600,
-    }
+    plan['time'] = training_time(config, schedule, plan, step_s)
   memory_plan = plan['memory']
   if values.device_memory_gib:
     memory_plan['device_bytes'] = int(values.device_memory_gib * 2**30)

@@ -1,8 +1,14 @@
-"""The picture of a plan: what changes over a run, on one axis of compute."""
+"""The picture of a plan: what changes over a run, on one axis of time.
+
+Where the plan knows how long steps take, the axis is hours, and the loader
+must deliver so many clips per second. Where it does not, a constant rate of
+multiply-adds stands in for the clock: the axis is their share that is done,
+and what the loader must deliver is relative to the baseline.
+"""
 
 import io
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -12,11 +18,42 @@ from matplotlib.axes import Axes
 from matplotlib.backends import backend_agg
 
 from mgjax import plan_text
-from mgjax.schedule import GridSchedule
+from mgjax.schedule import Grid, GridSchedule
 
 _INK, _FAINT = '#222222', '#9a9a9a'
 # One colour for each shape of the long cycle, coarse to fine.
 _COLOURS = ('#e0a030', '#58a868', '#2f86b8', '#3d3a8c', '#8c3a78', '#555555')
+
+_STYLE = {
+  'font.size': 9,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.edgecolor': _FAINT,
+  'xtick.color': _FAINT,
+  'ytick.color': _FAINT,
+  'xtick.labelcolor': _INK,
+  'ytick.labelcolor': _INK,
+}
+
+
+class _Clock(NamedTuple):
+  """When each phase starts and ends, and how fast it needs clips.
+
+  Attributes:
+    edges: Times between the phases, from 0 to the end of the run.
+    label: What they count.
+    rates: Clips per time that each grid needs.
+    phase_rates: Means of the phases.
+    baseline: Of the baseline.
+    title: What the rates count.
+  """
+
+  edges: list[float]
+  label: str
+  rates: dict[Grid, float]
+  phase_rates: list[float]
+  baseline: float
+  title: str
 
 
 def draw(
@@ -32,44 +69,74 @@ def draw(
   Returns:
     The picture, uint8 [H, W, 3].
   """
-  style = {
-    'font.size': 9,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.edgecolor': _FAINT,
-    'xtick.color': _FAINT,
-    'ytick.color': _FAINT,
-    'xtick.labelcolor': _INK,
-    'ytick.labelcolor': _INK,
-  }
-  with matplotlib.rc_context(style):
-    fig = figure.Figure(figsize=(11, 10), dpi=120, layout='constrained')
-    fig.get_layout_engine().set(h_pad=0.06, hspace=0.02)
-    axes = fig.subplots(6, 1, sharex=True, height_ratios=[3, 3, 3, 3, 2, 3])
-    _draw_panels(axes, plan, schedule)
-    _decorate(fig, axes, plan)
-    canvas = backend_agg.FigureCanvasAgg(fig)
+  # Ticks are made, and styled, as late as when they are drawn.
+  with matplotlib.rc_context(_STYLE):
+    canvas = backend_agg.FigureCanvasAgg(make_figure(plan, schedule))
     png = io.BytesIO()
     canvas.print_png(png)
-    epath.Path(path).write_bytes(png.getvalue())
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+  epath.Path(path).write_bytes(png.getvalue())
+  return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+@matplotlib.rc_context(_STYLE)
+def make_figure(plan: dict[str, Any], schedule: GridSchedule) -> figure.Figure:
+  """Returns what `draw` draws: six panels, from clip length to loader."""
+  fig = figure.Figure(figsize=(11, 10), dpi=120, layout='constrained')
+  fig.get_layout_engine().set(h_pad=0.06, hspace=0.02)
+  axes = fig.subplots(6, 1, sharex=True, height_ratios=[3, 3, 3, 3, 2, 3])
+  clock = _clock(plan)
+  _draw_panels(axes, plan, schedule, clock)
+  _decorate(fig, axes, plan, clock)
+  return fig
+
+
+def _clock(plan: dict[str, Any]) -> _Clock:
+  """Returns hours and clips per second, or else what is known of them."""
+  grids, base = [Grid(**grid) for grid in plan['grids']], plan['baseline']
+  clips = [phase['clips'] for phase in plan['phases']]
+  if 'time' in plan:
+    time = plan['time']
+    hours, base_hours = time['phase_hours'], time['baseline_hours']
+    rates = [
+      grid.batch / s for grid, s in zip(grids, time['step_s'], strict=True)
+    ]
+    return _Clock(
+      edges=[0.0, *itertools.accumulate(hours)],
+      label=f'hours of training steps: {time["hours"]:.3g} (the baseline has '
+      f'{base_hours:.3g}, {base_hours / time["hours"]:.2f} x as many)',
+      rates=dict(zip(grids, rates, strict=True)),
+      phase_rates=[n / h / 3600 for n, h in zip(clips, hours, strict=True)],
+      baseline=base['clips'] / base_hours / 3600,
+      title='what the loader must deliver: clips per second (thick: mean of '
+      'the phase)',
+    )
+  gmacs = [phase['gmacs'] for phase in plan['phases']]
+  full_cost, total = base['gmacs'] / base['clips'], plan['total_gmacs']
+  rates = [full_cost / cost for cost in plan['gmacs_per_clip']]
+  return _Clock(
+    edges=[
+      100 * done / total for done in itertools.accumulate(gmacs, initial=0)
+    ],
+    label='share of multiply-adds done in % (time, at a constant rate): '
+    f'{plan["speedup"]["macs"]:.2f} x fewer in all than the baseline',
+    rates=dict(zip(grids, rates, strict=True)),
+    phase_rates=[
+      n / cost * full_cost for n, cost in zip(clips, gmacs, strict=True)
+    ],
+    baseline=1.0,
+    title='what the loader must deliver: clips per multiply-add, relative to '
+    'the baseline (thick: mean of the phase)',
+  )
 
 
 def _draw_panels(
-  axes: Any, plan: dict[str, Any], schedule: GridSchedule
+  axes: Any, plan: dict[str, Any], schedule: GridSchedule, clock: _Clock
 ) -> None:
   frames, crop, batch, lr, groups, loader = axes
-  base = plan['baseline']
-  cost = {
-    (g['T'], g['H'], g['W']): gmacs
-    for g, gmacs in zip(plan['grids'], plan['gmacs_per_clip'], strict=True)
-  }
-  full_cost = base['gmacs'] / base['clips']
-  full, full_groups = base['grid'], plan['phases'][-1]['bn_groups']
-  edges = _compute_edges(plan)
+  full, full_groups = plan['baseline']['grid'], plan['phases'][-1]['bn_groups']
   colours = _shape_colours(plan)
   for i, (phase, (left, right)) in enumerate(
-    zip(plan['phases'], itertools.pairwise(edges), strict=True)
+    zip(plan['phases'], itertools.pairwise(clock.edges), strict=True)
   ):
     colour = colours[_shape_name(phase, plan)]
     cycle = phase['cycle']
@@ -84,12 +151,9 @@ def _draw_panels(
     span(crop, [min(g['H'], g['W']) for g in cycle])
     span(batch, [g['batch'] for g in cycle])
     span(groups, phase['bn_groups_cycle'])
-    # A grid that a short phase never reaches has no cost of its own.
-    relative = [
-      full_cost / cost.get((g['T'], g['H'], g['W']), full_cost) for g in cycle
-    ]
-    mean = phase['clips'] / phase['gmacs'] * full_cost
-    span(loader, [*relative, mean])
+    # A grid that a short phase never reaches needs no clips.
+    reached = [g for g in (Grid(**g) for g in cycle) if g in clock.rates]
+    span(loader, [*(clock.rates[g] for g in reached), clock.phase_rates[i]])
 
     first_step = schedule.start_step(i)
     points = [first_step + k * phase['steps'] // 500 for k in range(500)]
@@ -109,7 +173,7 @@ def _draw_panels(
     (crop, min(full['H'], full['W'])),
     (batch, full['batch']),
     (groups, full_groups),
-    (loader, 1.0),
+    (loader, clock.baseline),
   ):
     axis.axhline(value, color=_FAINT, lw=0.9, ls=(0, (4, 3)), zorder=0)
   for axis in (batch, groups, loader):
@@ -127,17 +191,18 @@ def _draw_panels(
   crop.set_yticks(sorted(sides))
 
 
-def _decorate(fig: figure.Figure, axes: Any, plan: dict[str, Any]) -> None:
+def _decorate(
+  fig: figure.Figure, axes: Any, plan: dict[str, Any], clock: _Clock
+) -> None:
   titles = (
     'frames per clip',
     'crop: short side in pixels',
     'clips per step',
     'learning rate',
     'batch-norm groups',
-    'what the loader must deliver: clips per multiply-add, relative to the '
-    'baseline (thick: mean of the phase)',
+    clock.title,
   )
-  edges = _compute_edges(plan)
+  edges = clock.edges
   stages = [phase['lr_stage'] for phase in plan['phases']]
   cuts = [
     edge
@@ -149,14 +214,11 @@ def _decorate(fig: figure.Figure, axes: Any, plan: dict[str, Any]) -> None:
   for axis, title in zip(axes, titles, strict=True):
     axis.set_title(title, loc='left', fontsize=9, color=_INK, pad=4)
     axis.tick_params(length=3)
-    axis.set_xlim(0, 100)
+    axis.set_xlim(0, edges[-1])
     for cut in cuts:
       axis.axvline(cut, color='#d8d8d8', lw=0.9, zorder=0)
-  axes[-1].set_xlabel(
-    "forward multiply-adds done, % of this run's total "
-    f'({plan["speedup"]["macs"]:.2f} x fewer than the baseline)'
-  )
-  axes[-1].xaxis.set_major_locator(ticker.MultipleLocator(10))
+  axes[-1].set_xlabel(clock.label)
+  axes[-1].xaxis.set_major_locator(ticker.MaxNLocator(11))
   _epoch_axis(axes[0], plan, edges)
 
   fig.suptitle(
@@ -193,7 +255,7 @@ def _epoch_axis(axis: Axes, plan: dict[str, Any], edges: list[float]) -> None:
   top = axis.secondary_xaxis('top')
   ticks, labels = [], []
   for edge, phase in zip(edges[1:], plan['phases'], strict=True):
-    if not ticks or edge - ticks[-1] > 2.5:
+    if not ticks or edge - ticks[-1] > 0.025 * edges[-1]:
       ticks.append(edge)
       labels.append(f'{phase["end_epoch"]:.3g}')
   top.set_xticks([0, *ticks], ['epoch 0', *labels])
@@ -207,12 +269,6 @@ def _log2_axis(axis: Axes) -> None:
   axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f'{v:g}'))
   low, high = axis.get_ylim()
   axis.set_ylim(min(low, 0.8 * high / 2), high * 1.1)
-
-
-def _compute_edges(plan: dict[str, Any]) -> list[float]:
-  """Returns the percentages of the run's compute between the phases."""
-  done = itertools.accumulate((p['gmacs'] for p in plan['phases']), initial=0)
-  return [100 * gmacs / plan['total_gmacs'] for gmacs in done]
 
 
 def _shape_name(phase: dict[str, Any], plan: dict[str, Any]) -> str:

@@ -330,25 +330,72 @@ def test_any_schedule_of_optax_can_be_called():
   assert s.lr_at_epoch(119.5) == pytest.approx(0.1)
 
 
+def half_cosine(epoch, start, length):
+  return 0.5 * (1 + math.cos(math.pi * min((epoch - start) / length, 1)))
+
+
+# Calls, and the same as a formula of the baseline's epochs.
+NESTED = {
+  'optax.join_schedules([optax.linear_schedule(0.0, 0.2, 100), '
+  'optax.cosine_decay_schedule(0.2, decay_steps=139)], [100])': lambda e: (
+    0.002 * e if e < 100 else 0.2 * half_cosine(e, 100, 139)
+  ),
+  "optax.sgdr_schedule([{'init_value': 0.0, 'peak_value': 0.2, "
+  "'warmup_steps': 0, 'decay_steps': 100}, {'init_value': 0.0, "
+  "'peak_value': 0.1, 'warmup_steps': 0, 'decay_steps': 139}])": lambda e: (
+    0.2 * half_cosine(e, 0, 100) if e < 100 else 0.1 * half_cosine(e, 100, 139)
+  ),
+  'optax.piecewise_constant_schedule(0.1, {100: 0.5, 200: 0.1})': lambda e: (
+    0.1 * (0.5 if e > 100 else 1) * (0.1 if e > 200 else 1)
+  ),
+  'optax.linear_schedule(0.2, -0.0, 239)': lambda e: 0.2 * (1 - e / 239),
+}
+
+
+@pytest.mark.parametrize('mode', ['none', 'both'])
+@pytest.mark.parametrize('text', NESTED)
+def test_schedules_of_optax_can_be_nested(text, mode):
+  s = cycles.make_schedule(smooth(text, mode), 240_000)
+  starts = [0, *(p.end_epoch for p in s.phases)]
+  for phase, start, end in zip(s.phases, starts, starts[1:], strict=False):
+    for epoch in (start + 0.01, (start + end) / 2, end - 0.01):
+      baseline = NESTED[text](epoch / s.total_epochs * 239)
+      # optax computes in float32.
+      assert s.lr_at_epoch(epoch) == pytest.approx(
+        baseline * phase.lr_scale, rel=1e-4, abs=1e-6
+      )
+
+
+@pytest.mark.parametrize('mode', ['none', 'both'])
 @pytest.mark.parametrize(
-  'text',
+  'text,message',
   [
-    'cosin',
-    '',
-    'linear_schedule(init_value=1.0)',
-    'os.system("true")',
-    'optax.adam(learning_rate=0.1)',
-    'optax.linear_schedule(0.1, 0.0, 20)',
-    'optax.linear_schedule(init_value=open("x"), transition_steps=3)',
-    'optax.linear_schedule(**{})',
-    'optax.linear_schedule(init=3)',
-    'optax.no_such_schedule(init=3)',
-    '__import__("os").linear_schedule()',
+    ('cosin', 'use .steps., .cosine., .constant. or a call'),
+    ('', 'use .steps.'),
+    ('0.1', 'use .steps.'),
+    ('[optax.constant_schedule(0.1)]', 'use .steps.'),
+    ('linear_schedule(init_value=1.0)', 'use .steps.'),
+    ('os.system("true")', 'use .steps.'),
+    ('optax.linear_schedule(init_value=open("x"))', 'use .steps.'),
+    ('optax.linear_schedule(**{})', 'use .steps.'),
+    ('optax.linear_schedule(*[0.1, 0.0, 20])', 'use .steps.'),
+    ('optax.linear_schedule(0.1, 0.0, 10**10)', 'use .steps.'),
+    ('optax.sgdr_schedule([{**{}}])', 'use .steps.'),
+    ('optax.join_schedules([optax.x for x in y], [1])', 'use .steps.'),
+    ('__import__("os").linear_schedule()', 'use .steps.'),
+    ('optax.adam(learning_rate=0.1)', "no schedule 'adam'; it has constant_"),
+    ('optax.inject_hyperparams(optax.sgd)', "schedule 'inject_hyperparams'"),
+    ('optax.no_such_schedule(init=3)', "no schedule 'no_such_schedule'"),
+    ('optax.join_schedules([optax.adam(0.1)], [])', "no schedule 'adam'"),
+    ('optax.linear_schedule(init=3)', 'fails: TypeError'),
+    ('optax.join_schedules([0.1, 0.2], [100])', 'fails: TypeError'),
+    ("optax.sgdr_schedule([{'init_value': 0.1}])", 'fails: TypeError'),
+    ('optax.constant_schedule(1e999)', 'starts at inf'),
   ],
 )
-def test_a_schedule_that_is_not_a_call_of_optax_is_refused(text):
-  with pytest.raises(ConfigError, match=r'optim\.schedule'):
-    cycles.make_schedule(smooth(text, 'none'), 240_000)
+def test_a_schedule_that_is_not_a_call_of_optax_is_refused(text, message, mode):
+  with pytest.raises(ConfigError, match=rf'^optim\.schedule.*{message}'):
+    cycles.make_schedule(smooth(text, mode), 240_000)
 
 
 # The other modes.
@@ -442,8 +489,34 @@ def test_progressive_grids_share_the_epochs_and_scale_the_rate():
     ),
     ({'model.name': 'blvnet_tam', 'data.num_frames': 7}, 'an even number'),
     (
+      {'model.name': 'c2d', 'data.num_frames': 1},
+      r"phase 1 of 1 \(1B x 1 x 224²\): .* model\.name='c2d', .* 2 or more",
+    ),
+    (
       {'grid.mode': 'long', 'grid.long_factors': ((0.01, 1), (1, 1))},
-      r'the factors \(0.01, 1\) in grid leave 0 frames of 224x224',
+      r'^phase 1: the factors \(0.01, 1\) in grid leave 0 frames of 224x224',
+    ),
+    (
+      {
+        'grid.mode': 'both',
+        'grid.long_factors': ((0.25, 1), (0.5, 0.001), (1, 1)),
+      },
+      r'^phase 2: the factors \(0.5, 0.001\) in grid leave 16 frames of 0x0',
+    ),
+    (
+      {'grid.mode': 'short', 'grid.short_factors': (0.001,)},
+      r'^phase 1: the factors \(1, 0.001\) in grid leave 32 frames of 0x0',
+    ),
+    (
+      {'grid.mode': 'ladder', 'grid.ladder': ((0.01, 1, 0.1, 'cosine'),)},
+      r'^phase 1: the factors \(0.01, 1\) in grid leave 0 frames',
+    ),
+    (
+      {
+        'grid.mode': 'progressive',
+        'grid.progressive': ((0.5, 1, 0.001), (0.5, 1, 1)),
+      },
+      r'^phase 1: the factors \(1, 0.001\) in grid leave 32 frames of 0x0',
     ),
     (
       {'data.batch_size': 12},

@@ -469,6 +469,13 @@ def test_half_written_set_is_started_afresh(tmp_path):
   assert len(read(data_dir, 'train')) == 4
 
 
+def test_the_largest_set_has_50_000_clips():
+  spec = Spec(num_train=49_000, num_validation=1_000)
+  assert spec.num_videos('train') == 49_000
+  with pytest.raises(ConfigError, match='is 50001; use at most 50000'):
+    Spec(num_train=49_001, num_validation=1_000)
+
+
 def test_known_specs_have_short_names_and_others_tell_every_field():
   name = moving_digits.config_name
   assert [name(s) for s in moving_digits.CONFIGS.values()] == [
