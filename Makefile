@@ -1,4 +1,5 @@
-# make demo      a whole run: data, training, evaluation (under 10 minutes)
+# make demo      a whole run: data, training, evaluation (under 10 minutes;
+#                SIZE=tiny to try it in seconds)
 # make test      the tests that every change must pass
 # make test-all  those and the slow ones
 # make chaos     a run killed 200 times at random (hours; CHAOS=n for n times)
@@ -12,6 +13,7 @@ RUN := $(VENV)/bin/python
 # Most of the tests' time is compilation, on one core each.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 GRID ?= both
+SIZE ?= demo
 # Three quarters of the baseline's epochs. The config has the paper's 1.5, which
 # would take more than ten minutes together with the installation.
 EPOCH_FACTOR ?= 0.75
@@ -27,8 +29,8 @@ $(VENV)/installed: requirements.txt
 	touch $@
 
 demo: $(VENV)/installed
-	@$(RUN) -m mgjax.data.moving_digits --out=data --config=motion
-	@$(RUN) -m mgjax.train --config=configs/moving_digits.py:grid=$(GRID) --workdir=$(WORKDIR) --config.grid.epoch_factor=$(EPOCH_FACTOR)
+	@$(RUN) -m mgjax.data.moving_digits --out=data --config=$(if $(filter tiny,$(SIZE)),motion_tiny,motion)
+	@$(RUN) -m mgjax.train --config=configs/moving_digits.py:grid=$(GRID),size=$(SIZE) --workdir=$(WORKDIR) --config.grid.epoch_factor=$(EPOCH_FACTOR)
 
 test: $(VENV)/installed
 	$(RUN) -m pytest $(PARALLEL) -m "not slow"

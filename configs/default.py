@@ -102,7 +102,8 @@ def base() -> ml_collections.ConfigDict:
   data.mean = (0.45, 0.45, 0.45)  # Subtracted from RGB in [0, 1] ...
   data.std = (0.225, 0.225, 0.225)  # ... which is then divided by this.
   data.batch_size = 64  # Clips per step of the full grid, over all devices.
-  data.num_workers = 2  # Threads that decode batches ahead of the device.
+  # Threads that decode batches ahead of the device; 0: one per core.
+  data.num_workers = 0
   data.prefetch_batches = 6  # Batches ready or under way; 3 = a short cycle.
   data.max_bad_fraction = 0.01  # Undecodable training videos tolerated.
 
@@ -395,7 +396,7 @@ _RULES = (
   ('data.target_fps', 'a rate, or 0', lambda v: v >= 0),
   ('data.std', 'three positive numbers', lambda v: len(v) == 3 and min(v) > 0),
   ('data.mean', 'three numbers', lambda v: len(v) == 3),
-  ('data.num_workers', '1 or more', lambda v: v >= 1),
+  ('data.num_workers', '0 or more', lambda v: v >= 0),
   ('data.prefetch_batches', '1 or more', lambda v: v >= 1),
   ('data.max_bad_fraction', 'a share in [0, 1]', lambda v: 0 <= v <= 1),
   (

@@ -10,6 +10,8 @@ and model:
                                   i3d_nln_r50_8x8 as in configs/published.py
   tsn_r50, tsm_r50, tam_r50       8 segments, TSM's recipe
   blvnet_tam_50, blvnet_tam_101   16 x 2 segments; with grid=ladder 8 x 2 first
+Kinetics-600 and -700 have no published settings of these models: they take
+these, with --config.data.name=kinetics600 --config.model.num_classes=600.
 grid=none is the baseline; nothing else changes with it. The published results
 of the models on segments start from ImageNet weights.
 

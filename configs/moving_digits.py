@@ -9,6 +9,7 @@ Arguments after the colon:
   seed    an integer
   model   slowfast, tsn, tsm, tam or blvnet_tam
   frames  of a clip, over the same span: 2, 4, 8, 16 or 32; 0: those of the size
+  labels  motion, or digit_motion: appearance matters too
   size    demo: 16 x 64 x 64, 8 epochs, minutes on 2 cores; small: 8 x 48 x 48,
           6 epochs, for many runs; tiny: seconds, learns nothing, to try things
 """
@@ -20,15 +21,28 @@ from mgjax.cli import ConfigError
 
 _MODELS = ('slowfast', 'tsn', 'tsm', 'tam', 'blvnet_tam')
 _FRAMES = (2, 4, 8, 16, 32)
+_NUM_CLASSES = {'motion': 16, 'digit_motion': 40}
 _SIZES = {'demo': 16, 'small': 8, 'tiny': 8}  # And their frames.
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
   args = default.parse_args(
-    arg, grid='both', seed=0, model='slowfast', frames=0, size='demo'
+    arg,
+    grid='both',
+    seed=0,
+    model='slowfast',
+    frames=0,
+    labels='motion',
+    size='demo',
   )
   if args.size not in _SIZES:
     raise ConfigError(f'size={args.size!r}; accepted are {tuple(_SIZES)}')
+  if args.labels not in _NUM_CLASSES:
+    raise ConfigError(
+      f'labels={args.labels!r}; accepted are {tuple(_NUM_CLASSES)}'
+    )
+  if args.size == 'tiny' and args.labels != 'motion':
+    raise ConfigError(f'size=tiny has labels=motion only, not {args.labels!r}')
   frames = args.frames or _SIZES[args.size]
   if args.model not in _MODELS:
     raise ConfigError(f'model={args.model!r}; accepted are {_MODELS}')
@@ -40,7 +54,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
 
   model = config.model
   model.name = args.model
-  model.num_classes = 16
+  model.num_classes = _NUM_CLASSES[args.labels]
   model.blocks = (1, 1, 1)
   model.width = 16
   model.beta_inv = 4
@@ -49,7 +63,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     model.depth = 18  # Basic blocks.
 
   data = config.data
-  data.name = 'moving_digits/motion'
+  data.name = f'moving_digits/{args.labels}'
   data.num_frames = frames
   data.stride_frames = 32 // frames
   data.target_fps = 0.0  # Strides count frames; all videos have one rate.
@@ -57,6 +71,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   data.jitter_px = (64, 80)
   data.flip = False  # A mirrored motion has another label.
   data.batch_size = 8
+  data.num_workers = 2
 
   optim = config.optim
   optim.base_lr = 0.05

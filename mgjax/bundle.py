@@ -8,6 +8,7 @@ import ml_collections
 from etils import epath
 
 from mgjax import checkpoint
+from mgjax.peers import Peers
 
 
 def write(
@@ -15,8 +16,9 @@ def write(
   config: ml_collections.ConfigDict,
   checkpoints: checkpoint.Checkpoints,
   failure: dict,
+  peers: Peers,
 ) -> None:
-  """Writes a bundle.
+  """Writes a bundle; every process returns once it is complete.
 
   A run is a function of its step, so a checkpoint from before the failure is
   all that is needed to reach the failing step again, with the same clips.
@@ -28,11 +30,17 @@ def write(
     config: The run's configuration.
     checkpoints: The run's checkpoints.
     failure: JSON record of the failing step, with 'step' and 'ids'.
+    peers: The processes of the run; the first one writes.
   """
   checkpoints.wait()
+  if peers.is_first:
+    _write(folder, config, checkpoints, failure)
+  # A process that fails ends the others: not before all of it is there.
+  peers.exchange(None)
+
+
+def _write(folder, config, checkpoints, failure) -> None:
   before = [s for s in checkpoints.steps() if s <= failure['step']]
-  if jax.process_index():
-    return
   if folder.exists():
     folder.rmtree()
   (folder / 'checkpoints').mkdir(parents=True)

@@ -100,18 +100,23 @@ class Checkpoints:
     """Steps of the complete checkpoints, ascending."""
     return sorted(self._manager.all_steps())
 
-  def save(self, state: TrainState, step: int, progress: dict) -> None:
+  def save(
+    self, state: TrainState, step: int, progress: dict, *, replace: bool = False
+  ) -> None:
     """Starts to write a checkpoint; returns once the state is copied.
 
     Args:
       state: The state after `step` steps.
       step: Its name.
       progress: JSON record of counters that the state does not hold.
+      replace: What happens to a checkpoint of the same step: it is replaced,
+        or else stays and nothing is written.
 
     Raises:
       RunError: This checkpoint or the one before could not be written.
     """
-    if step in self._manager.all_steps():
+    exists = step in self._manager.all_steps()
+    if exists and not replace:
       return
     record = {
       **progress,
@@ -119,6 +124,8 @@ class Checkpoints:
       'crc32': checksum(state),
     }
     try:
+      if exists:
+        self._manager.delete(step)
       self._manager.save(
         step,
         args=ocp.args.Composite(

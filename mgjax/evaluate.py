@@ -136,6 +136,10 @@ def lower_eval_step(config, model, mesh, state):
   )
 
 
+class Stopped(Exception):
+  """A signal asks the program to end. Its argument is the signal's number."""
+
+
 class Scores(NamedTuple):
   """What the views of a source's videos were given.
 
@@ -191,8 +195,11 @@ class Partial:
 
   def save_sometimes(self, num_batches: int, scores: Scores) -> None:
     """Writes the file, if the last time is long enough ago."""
-    if time.monotonic() - self._saved < self._save_every_s:
-      return
+    if time.monotonic() - self._saved >= self._save_every_s:
+      self.save(num_batches, scores)
+
+  def save(self, num_batches: int, scores: Scores) -> None:
+    """Writes the file."""
     if jax.process_index() == 0:
       buffer = io.BytesIO()
       np.savez(
@@ -251,7 +258,8 @@ def score(
       them, that) are used.
     eval_stream: The views.
     mesh: Devices of the program.
-    report: Called after each batch with the numbers of batches.
+    report: Called after each batch with the numbers of batches; it may raise
+      `Stopped`.
     partial: Where unfinished work is kept and found again; None: nowhere.
   """
   found = partial.load() if partial else None
@@ -276,7 +284,12 @@ def score(
     scores.labels[index] = label
     if partial:
       partial.save_sometimes(number + 1, scores)
-    report(number + 1, eval_stream.num_batches)
+    try:
+      report(number + 1, eval_stream.num_batches)
+    except Stopped:
+      if partial:
+        partial.save(number + 1, scores)
+      raise
   if maximum:
     return scores
   return scores._replace(
@@ -493,6 +506,8 @@ def evaluate_checkpoint(
   """
   peers = peers or Peers()
   workdir = epath.Path(workdir)
+  mesh = parallel.make_mesh()
+  check_batch(config, mesh.size)
   source = sources.open_source(config, config.eval.split)
   check_classes(config, source)
   eval_stream = stream.EvalStream(
@@ -502,8 +517,6 @@ def evaluate_checkpoint(
     shard=peers.index,
     num_shards=peers.count,
   )
-  mesh = parallel.make_mesh()
-  check_batch(config, mesh.size)
   if not (workdir / 'checkpoints').is_dir():
     raise ConfigError(f'--workdir={workdir} holds no checkpoints of a run')
   checkpoints = checkpoint.Checkpoints(workdir)

@@ -12,10 +12,23 @@ two; no micro-batches, no rematerialisation), activations per clip in MB:
   i3d         8 x 8 x 64     8.11      7.73  1.05
   slowfast    8 x 16 x 64    8.52      9.44  0.90
 
-(XLA:CPU pads the stem of SlowFast's narrow pathway to 40 channels.) XLA:CPU
-undoes rematerialisation, gains nothing by micro-batches, and computes bfloat16
-in float32, so that the estimates of those could not be compared there. No
-accelerator has been measured.
+(XLA:CPU pads the stem of SlowFast's narrow pathway to 40 channels.) A process
+grows by more than that in its first step: convolutions on CPUs take scratch of
+their own. Growth of the peak of resident memory (VmHWM; networks as above,
+repeated measurements within 1 %), in MB:
+
+  network   B x T x side   estimate  growth  growth / estimate
+  slow      64 x 2 x 64    96        129     1.34
+  slow      64 x 4 x 64    191       244     1.27
+  slow      16 x 8 x 64    96        138     1.44
+  slow      32 x 8 x 64    191       243     1.27
+  slow      16 x 8 x 112   293       366     1.25
+  tsm       32 x 8 x 64    218       248     1.14
+  slowfast  16 x 16 x 64   125       213     1.71
+
+XLA:CPU undoes rematerialisation, gains nothing by micro-batches, and computes
+bfloat16 in float32, so that the estimates of those could not be compared there.
+No accelerator has been measured.
 """
 
 from typing import NamedTuple
@@ -162,6 +175,12 @@ def forward(model: nn.Module, *, T: int, H: int, W: int) -> Forward:
     largest=max(sizes[n] for n in kept),
     params=4 * num_params,
   )
+
+
+def size_text(size: int) -> str:
+  """A number of bytes in words: '2.5 GiB', below one GiB '0.3 MiB'."""
+  unit, name = (GIB, 'GiB') if size >= GIB else (2**20, 'MiB')
+  return f'{size / unit:.1f} {name}'
 
 
 def device_bytes(config: ml_collections.ConfigDict) -> int:

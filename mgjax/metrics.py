@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import importlib
@@ -14,9 +15,9 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-import tensorboardX
-import tensorboardX.summary
 from etils import epath
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
 
 from mgjax import files
 from mgjax.cli import ConfigError
@@ -177,9 +178,7 @@ class Writer:
     # An object store cannot append: there the file is written whole.
     self._remote = files.is_remote(self._path)
     self._file = None if self._remote else self._path.open('a')
-    self._events = tensorboardX.SummaryWriter(
-      os.fspath(workdir), purge_step=step + 1 if step else None, flush_secs=20
-    )
+    self._events = _Events(workdir, step)
     self._wandb = wandb
 
   def write(self, line: dict) -> None:
@@ -192,13 +191,13 @@ class Writer:
       self._file.flush()
     for name, value in line.items():
       if name != 'step' and isinstance(value, int | float):
-        self._events.add_scalar(name, value, line['step'])
+        self._events.add(summary.scalar(name, value), line['step'])
     if self._wandb is not None:
       self._wandb.log(line, step=line['step'])
 
   def picture(self, name: str, pixels: np.ndarray, step: int) -> None:
     """Adds a picture, uint8 [H, W, 3]."""
-    self._events.add_image(name, pixels, step, dataformats='HWC')
+    self._events.add(summary.image(name, pixels, dataformats='HWC'), step)
     if self._wandb is not None:
       images = importlib.import_module('wandb')
       self._wandb.log({name: images.Image(pixels)}, step=step)
@@ -206,8 +205,8 @@ class Writer:
   def settings(self, config: ml_collections.ConfigDict, metric: str) -> None:
     """Adds the config as hyper-parameters, to be compared by a metric."""
     flat = flat_fields(config)
-    for event in tensorboardX.summary.hparams(flat, {metric: 0.0}):
-      self._events.file_writer.add_summary(event)
+    for event in summary.hparams(flat, {metric: 0.0}):
+      self._events.add(event)
 
   def flush(self) -> None:
     """Writes what waits in memory; lines must be there before a checkpoint."""
@@ -215,12 +214,57 @@ class Writer:
       self._path.write_text(self._text)
 
   def close(self) -> None:
-    self.flush()
-    if self._file is not None:
-      self._file.close()
-    self._events.close()
-    if self._wandb is not None:
-      self._wandb.finish()
+    # Each of them, also where the disk is full; the last one comes first.
+    with contextlib.ExitStack() as stack:
+      if self._wandb is not None:
+        stack.callback(self._wandb.finish)
+      stack.callback(self._events.close)
+      if self._file is not None:
+        stack.callback(self._file.close)
+      stack.callback(self.flush)
+
+
+class _Events:
+  """A file of TensorBoard events.
+
+  Differs: tensorboardX.SummaryWriter writes in a thread, which dies where the
+    disk is full; whoever then adds the eleventh event waits for ever.
+  """
+
+  FLUSH_S = 20
+
+  def __init__(self, workdir: epath.PathLike, step: int):
+    """Opens a new file.
+
+    Args:
+      workdir: Its folder.
+      step: Steps done; TensorBoard forgets what earlier files have of later
+        ones.
+    """
+    event_file_writer.directory_check(os.fspath(workdir))
+    prefix = os.path.join(os.fspath(workdir), 'events')
+    self._file = event_file_writer.EventsWriter(prefix)
+    self._flushed = time.monotonic()
+    if step:
+      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._write(session_log=start, step=step + 1)
+
+  def add(self, content: Any, step: int | None = None) -> None:
+    """Adds a summary.
+
+    Raises:
+      OSError: It cannot be written.
+    """
+    self._write(summary=content, step=step)
+
+  def _write(self, **fields: Any) -> None:
+    self._file.write_event(event_pb2.Event(wall_time=time.time(), **fields))
+    if time.monotonic() - self._flushed > self.FLUSH_S:
+      self._file.flush()
+      self._flushed = time.monotonic()
+
+  def close(self) -> None:
+    self._file.close()
 
 
 class NoWriter:
@@ -285,20 +329,29 @@ def open_wandb(
 class Trace:
   """Records a profile of a few steps, for TensorBoard, XProf and Perfetto.
 
-  It goes to workdir/plugins/profile.
+  It goes to workdir/plugins/profile. A trace that fails does not end the run.
   """
 
   NUM_STEPS = 3  # A short cycle.
 
-  def __init__(self, workdir: epath.PathLike, first_step: int | None):
+  def __init__(
+    self,
+    workdir: epath.PathLike,
+    first_step: int | None,
+    *,
+    record: bool = True,
+  ):
     """Plans the trace.
 
     Args:
       workdir: The run's folder.
       first_step: First step in it; None: no trace.
+      record: Whether this process records it. Those that do not wait for the
+        device at the same steps, so that all learn of errors at the same one.
     """
     self._workdir = os.fspath(workdir)
     self._first_step = first_step
+    self._record = record
     self._running = False
 
   def before(self, step: int, drain: Callable[[], None]) -> str | None:
@@ -315,18 +368,35 @@ class Trace:
       return None
     if step == self._first_step:
       drain()
-      jax.profiler.start_trace(self._workdir, create_perfetto_trace=True)
-      self._running = True
-    elif step == self._first_step + self.NUM_STEPS and self._running:
+      return self._start()
+    if step == self._first_step + self.NUM_STEPS:
       drain()
       return self.close()
     return None
 
+  def _start(self) -> str | None:
+    if not self._record:
+      return None
+    try:
+      jax.profiler.start_trace(
+        self._workdir,
+        # JAX writes that file, and knows no object store.
+        create_perfetto_trace=not files.is_remote(self._workdir),
+      )
+    except Exception as error:
+      return f'No trace: {error}'
+    self._running = True
+    return None
+
   def close(self) -> str | None:
+    """Ends the trace, if there is one; returns what to tell the user."""
     if not self._running:
       return None
     self._running = False
-    jax.profiler.stop_trace()
+    try:
+      jax.profiler.stop_trace()
+    except Exception as error:
+      return f'The trace could not be written: {error}'
     return f'Trace of steps from {self._first_step}: {self._workdir}/plugins'
 
 

@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mgjax.cli import ConfigError
-from mgjax.peers import Peers, meet
+from mgjax.peers import Peers, end, meet
 
 # The mesh has one axis: clips of a batch.
 BATCH_AXIS = 'data'
@@ -95,6 +95,21 @@ def start(values: flags.FlagValues) -> Peers:
     )
     _try_collective(peers, timeout_s)
   return peers
+
+
+def leave(peers: Peers, code: int) -> None:
+  """Ends the process at once, though threads of it are at work.
+
+  Python's own way out would take away what they work with.
+
+  Args:
+    peers: The processes of the run, all of which end.
+    code: Exit code.
+  """
+  peers.close()
+  if peers.count > 1:  # JAX's service ends once all processes have left it.
+    jax.distributed.shutdown()
+  end(code)
 
 
 def _find_cluster(values: flags.FlagValues) -> tuple:

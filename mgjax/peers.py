@@ -94,9 +94,10 @@ class Peers:
       # closed connection says which, and ends this process in `_listen`.
       time.sleep(0.5)
       code = cli.report(error)
+      self._closed = True  # That the others end is no news from now on.
       name = f'process {self.index} of {self.count} ({socket.gethostname()})'
       self._tell({'ended': f'{name} ended: {error}', 'code': code})
-      _end(code)
+      end(code)
 
   def close(self) -> None:
     """Leaves: from now on this process may end."""
@@ -132,7 +133,7 @@ class Peers:
     )
     if self.is_first:
       self._tell({'ended': text, 'code': code})
-    _end(code)
+    end(code)
 
 
 def meet(
@@ -315,7 +316,7 @@ class _Connection:
     self._socket.close()
 
 
-def _end(code: int) -> None:
+def end(code: int) -> None:
   """Ends the process, whatever its other threads are waiting for."""
   sys.stdout.flush()
   sys.stderr.flush()

@@ -17,6 +17,8 @@ import jax
 
 from mgjax.schedule import Grid
 
+_THREAD = 'compile'
+
 
 class Program(NamedTuple):
   """Names a compiled program."""
@@ -50,7 +52,7 @@ class StepCache:
     self._closed = False
     self._current = None
     self._thread = threading.Thread(
-      target=self._compile, args=(dict(programs),), name='compile', daemon=True
+      target=self._compile, args=(dict(programs),), name=_THREAD, daemon=True
     )
     jax.monitoring.register_event_listener(self._count_cache_hits)
     self._thread.start()
@@ -70,6 +72,10 @@ class StepCache:
       raise result
     return result
 
+  def wait(self, program: Program, timeout_s: float) -> bool:
+    """Waits for a planned program; returns whether an access would not wait."""
+    return program not in self._done or self._done[program].wait(timeout_s)
+
   def __len__(self) -> int:
     return len(self._done)
 
@@ -77,10 +83,17 @@ class StepCache:
     """Number of finished programs of a kind."""
     return sum(program.kind == kind for program in self.compile_s)
 
-  def close(self) -> None:
-    """Stops after the program that is being compiled."""
+  def close(self, *, wait: bool = True) -> None:
+    """Stops after the program that is being compiled.
+
+    Args:
+      wait: Whether to wait for that; without, the thread may outlive this.
+    """
+    if self._closed:
+      return
     self._closed = True
-    self._thread.join()
+    if wait:
+      self._thread.join()
     jax.monitoring.unregister_event_listener(self._count_cache_hits)
 
   def _compile(self, programs: dict[Program, Callable]) -> None:
@@ -101,6 +114,11 @@ class StepCache:
       # JAX reports in the thread that compiles.
       if threading.current_thread() is self._thread and self._current:
         self.from_disk.add(self._current)
+
+
+def is_compiling() -> bool:
+  """Whether a compilation goes on, possibly of a cache that was closed."""
+  return any(thread.name == _THREAD for thread in threading.enumerate())
 
 
 def use_persistent_cache() -> pathlib.Path:

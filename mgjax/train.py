@@ -17,10 +17,15 @@ import bisect
 import contextlib
 import json
 import math
+import os
+import pathlib
+import shlex
 import signal
 import sys
 import time
 import zlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +33,7 @@ import ml_collections
 import numpy as np
 from absl import flags
 from etils import epath
+from ml_collections import config_flags
 
 from mgjax import (
   bundle,
@@ -58,6 +64,7 @@ from mgjax.schedule import Grid, GridSchedule
 from mgjax.step_cache import Program
 
 EXIT_INTERRUPTED = 130
+POLL_S = 1.0  # So often a run that waits for a program looks for a signal.
 
 
 def train(
@@ -110,19 +117,21 @@ def _train(
   step_cache.use_persistent_cache()
   mesh = parallel.make_mesh()
 
-  # Everything that can be refused is refused here.
-  if limit := memory.device_bytes(config):
-    # Before data is opened: the size of the data set is enough.
-    planned = cycles.make_schedule(
-      config, plan.dataset_size(config)[0], num_devices=mesh.size
-    )
-    plan.check_memory(
-      config, planned, num_devices=mesh.size, device_bytes=limit
-    )
+  # Everything that can be refused is refused here. Batches and memory before
+  # data is opened: the size of the data set is enough.
+  planned = cycles.make_schedule(
+    config, plan.dataset_size(config)[0], num_devices=mesh.size
+  )
+  plan.check_memory(
+    config,
+    planned,
+    num_devices=mesh.size,
+    device_bytes=memory.device_bytes(config),
+  )
+  evaluate.check_batch(config, mesh.size)
   source = sources.open_source(config, 'train')
   eval_source = sources.open_source(config, config.eval.split)
   evaluate.check_classes(config, source)
-  evaluate.check_batch(config, mesh.size)
   if config.data.num_train not in (None, len(source)):
     raise ConfigError(
       f'data.num_train={config.data.num_train}, but {source.name} has '
@@ -170,6 +179,7 @@ def _train(
   )
 
   # The state, new or from the newest checkpoint.
+  stop = StopSignal()
   checkpoints = stack.enter_context(
     checkpoint.Checkpoints(workdir, config.train, peers)
   )
@@ -185,19 +195,29 @@ def _train(
       f'{checkpoints.directory} has a checkpoint of step {first_step}, but '
       f'with these settings the run ends at step {schedule.total_steps}'
     )
+  progress = {'times': {}, 'bad_videos': {}, 'statistics_due': False}
+  if restored:
+    progress |= restored[1]
+  times = metrics.Times(**progress['times'])
+  bad_videos = progress['bad_videos']
+  # Whether a signal has kept the run from taking the batch-norm statistics of
+  # the evaluation after its last step.
+  statistics_due = progress['statistics_due']
   programs = step_cache.StepCache(
     lower_programs(
-      config, schedule, model, tx, mesh, abstract, first_step, eval_steps
+      config,
+      schedule,
+      model,
+      tx,
+      mesh,
+      abstract,
+      first_step,
+      eval_steps,
+      statistics_due=statistics_due,
     )
   )
   stack.callback(programs.close)
-  if restored:
-    state, progress, _ = restored
-  else:
-    state = first_state(make_state, initial, mesh)
-    progress = {'times': {}, 'bad_videos': {}}
-  times = metrics.Times(**progress['times'])
-  bad_videos = progress['bad_videos']
+  state = restored[0] if restored else first_state(make_state, initial, mesh)
 
   # The loop.
   writer = metrics.NoWriter()
@@ -205,7 +225,7 @@ def _train(
     writer = metrics.Writer(workdir, first_step, wandb=wandb)
     draw_start(writer, workdir, config, run_plan, schedule, first_step)
   stack.callback(writer.close)
-  trace = metrics.Trace(workdir, profile_step)
+  trace = metrics.Trace(workdir, profile_step, record=peers.is_first)
   stack.callback(trace.close)
   bar = Progress(
     schedule.total_steps, first_step, unit='step', quiet=not peers.is_first
@@ -213,7 +233,6 @@ def _train(
   stack.callback(bar.close)
   clock = metrics.StepClock(times)
   stack.callback(clock.close)
-  stop = StopSignal()
   bar.say(
     f'{len(schedule.grids)} grids, {schedule.total_steps} steps, '
     f'{schedule.total_epochs} epochs of {len(source)} videos; '
@@ -234,16 +253,53 @@ def _train(
       config=config,
       workdir=workdir,
       checkpoints=checkpoints,
+      peers=peers,
     )
 
-  def save(step):
+  def stop_if_asked():
+    # All processes call this after the same batch, and stop together.
+    signals = [s for s in peers.exchange(stop.received) if s]
+    if signals:
+      raise evaluate.Stopped(signals[0])
+
+  def program_for(*name):
+    program = Program(*name)
+    # Until all processes have it: then none need ask again.
+    while program not in ready:
+      there = programs.wait(program, 0.0 if stop.received else POLL_S)
+      if all(peers.exchange(there)):
+        ready.add(program)
+      else:
+        stop_if_asked()
+    return programs[program]
+
+  def take_statistics(step):
+    begin = time.perf_counter()
+    new = precise_statistics(
+      state,
+      train_stream,
+      step,
+      program_for('stats', schedule.phase(step - 1).base),
+      config,
+      mesh,
+      rng,
+      report=stop_if_asked,
+    )
+    times.eval_s += time.perf_counter() - begin
+    return state.replace(batch_stats=new)
+
+  def save(step, replace=False):
     begin = time.perf_counter()
     # What the loss of the next step would show, but that comes too late.
     if not train_step.is_finite(state):
       fail('The state', step - 1, [n for s in seen for n in s['ids']])
-    record = {'times': vars(times), 'bad_videos': bad_videos}
+    record = {
+      'times': vars(times),
+      'bad_videos': bad_videos,
+      'statistics_due': statistics_due,
+    }
     writer.flush()
-    checkpoints.save(state, step, record)
+    checkpoints.save(state, step, record, replace=replace)
     times.checkpoint_s += time.perf_counter() - begin
 
   def run_evaluation(step):
@@ -253,12 +309,18 @@ def _train(
       evaluate.partial_key(config, state, eval_source),
       config.eval.save_every_s,
     )
+
+    def report_batch(number, total):
+      bar.update(step, f'evaluation {number}/{total}')
+      if number < total:
+        stop_if_asked()
+
     result = evaluate.evaluate(
-      programs[Program('eval', evaluate.eval_grid(config))],
+      program_for('eval', evaluate.eval_grid(config)),
       state,
       eval_stream,
       mesh,
-      report=lambda done, total: bar.update(step, f'evaluation {done}/{total}'),
+      report=report_batch,
       partial=partial,
     )
     times.eval_s += time.perf_counter() - begin
@@ -286,9 +348,9 @@ def _train(
     return result
 
   result = None
-  if first_step in eval_steps:
-    # The run stopped between this checkpoint and its evaluation.
-    result = run_evaluation(first_step)
+  ready = set()  # Programs that all processes have.
+  seen = []
+  done = first_step
   window = LogWindow(
     schedule,
     writer,
@@ -299,78 +361,94 @@ def _train(
     peak_gflops=1e3 * config.train.peak_tflops * mesh.size,
     fail=fail,
   )
-  last_save = time.monotonic()
   batches = train_stream.batches(first_step)
-  training_began = time.perf_counter()
-  clock.restart()
-  for step in range(first_step, schedule.total_steps):
-    grid = schedule(step)
-    if said := trace.before(step, clock.drain):
-      bar.say(said)
-    asked_batch = time.perf_counter()
-    batch = next(batches)
-    got_batch = time.perf_counter()
-    program = programs[Program('train', grid)]
-    got_program = time.perf_counter()
-    phase = schedule.phase(step)
-    groups = phase.bn_groups[schedule.cycle_index(step)]
-    lr = schedule.lr(step)
-    with jax.profiler.StepTraceAnnotation('train', step_num=step):
-      state, step_metrics = program(
-        state,
-        parallel.put_batch(mesh, on_device(batch)),
-        *put_scalars(mesh, lr, groups),
-        rng,
-      )
-    # All processes must do the same: what one has noticed, all act on. The
-    # first one's watch says when a checkpoint is due.
-    seen = peers.exchange(
-      {
-        'ids': batch['ids'],
-        'skipped': batch['skipped'],
-        'late': time.monotonic() - last_save > config.train.checkpoint_every_s,
-        'signal': stop.received,
-      }
-    )
-    signals = [s['signal'] for s in seen if s['signal']]
-    note_bad_videos(
-      bad_videos,
-      [text for s in seen for text in s['skipped']],
-      len(source),
-      config,
-    )
-    clock.dispatched(
-      step_metrics,
-      asked_batch=asked_batch,
-      got_batch=got_batch,
-      got_program=got_program,
-      report=window.reporter(
-        step, grid, lr, groups, [name for s in seen for name in s['ids']]
-      ),
-    )
-    checkpoints.check()
-
-    done = step + 1
-    at_evaluation = done in eval_steps
-    due = seen[0]['late']
-    if every := config.train.checkpoint_every_steps:
-      due = done % every == 0
-    if not (at_evaluation or due or signals):
-      continue
-    clock.drain()
-    if at_evaluation:
-      state = with_precise_statistics(
-        state, train_stream, done, programs, config, mesh, rng, times
-      )
-    save(done)
+  try:
+    if first_step in eval_steps:
+      # The run stopped between this checkpoint and its evaluation.
+      if statistics_due:
+        state = take_statistics(first_step)
+        statistics_due = False
+        save(first_step, replace=True)
+      result = run_evaluation(first_step)
     last_save = time.monotonic()
-    if at_evaluation and not signals:
-      result = run_evaluation(done)
-    if signals:
-      bar.say(f'Stopped at step {done}; the same command goes on from there.')
-      sys.exit(exit_code(signals[0]))
+    training_began = time.perf_counter()
     clock.restart()
-  clock.drain()
+    for step in range(first_step, schedule.total_steps):
+      grid = schedule(step)
+      if said := trace.before(step, clock.drain):
+        bar.say(said)
+      asked_batch = time.perf_counter()
+      batch = next(batches)
+      got_batch = time.perf_counter()
+      program = program_for('train', grid)
+      got_program = time.perf_counter()
+      phase = schedule.phase(step)
+      groups = phase.bn_groups[schedule.cycle_index(step)]
+      lr = schedule.lr(step)
+      with jax.profiler.StepTraceAnnotation('train', step_num=step):
+        state, step_metrics = program(
+          state,
+          parallel.put_batch(mesh, on_device(batch)),
+          *put_scalars(mesh, lr, groups),
+          rng,
+        )
+      done = step + 1
+      at_evaluation = done in eval_steps
+      statistics_due = at_evaluation and config.norm.precise_batches > 0
+      # All processes must do the same: what one has noticed, all act on. The
+      # first one's watch says when a checkpoint is due.
+      late = time.monotonic() - last_save > config.train.checkpoint_every_s
+      seen = peers.exchange(
+        {
+          'ids': batch['ids'],
+          'skipped': batch['skipped'],
+          'late': late,
+          'signal': stop.received,
+        }
+      )
+      note_bad_videos(
+        bad_videos,
+        [text for s in seen for text in s['skipped']],
+        len(source),
+        config,
+      )
+      clock.dispatched(
+        step_metrics,
+        asked_batch=asked_batch,
+        got_batch=got_batch,
+        got_program=got_program,
+        report=window.reporter(
+          step, grid, lr, groups, [name for s in seen for name in s['ids']]
+        ),
+      )
+      checkpoints.check()
+      if signals := [s['signal'] for s in seen if s['signal']]:
+        raise evaluate.Stopped(signals[0])
+
+      due = seen[0]['late']
+      if every := config.train.checkpoint_every_steps:
+        due = done % every == 0
+      if not (at_evaluation or due):
+        continue
+      clock.drain()
+      if statistics_due:
+        state = take_statistics(done)
+        statistics_due = False
+      save(done)
+      last_save = time.monotonic()
+      if at_evaluation:
+        result = run_evaluation(done)
+      clock.restart()
+    clock.drain()
+  except evaluate.Stopped as stopped:
+    clock.drain()
+    if done > first_step:
+      save(done)
+    bar.say(f'Stopped at step {done}; the same command goes on from there.')
+    programs.close(wait=False)
+    sys.exit(exit_code(stopped.args[0]))
+  if said := trace.close():
+    bar.say(said)
 
   if not peers.is_first:
     return {}
@@ -478,7 +556,7 @@ def first_state(make_state, initial: dict, mesh) -> train_step.TrainState:
 
 
 def raise_not_finite(
-  what: str, *, step: int, ids, schedule, config, workdir, checkpoints
+  what: str, *, step: int, ids, schedule, config, workdir, checkpoints, peers
 ):
   """Writes what replays a step that is not finite, and stops the run.
 
@@ -490,6 +568,7 @@ def raise_not_finite(
     config: The run's configuration.
     workdir: The bundle becomes its folder failure-STEP.
     checkpoints: Of the run; all of them are from before the step.
+    peers: Its processes, all of which must come here.
 
   Raises:
     RunError: Always.
@@ -507,20 +586,33 @@ def raise_not_finite(
       'grid': grid._asdict(),
       'ids': ids,
     },
+    peers,
   )
   last = max(checkpoints.steps(), default=0)
   raise RunError(
     f'{what} of step {step} is not finite (grid {grid}, learning rate {lr:g}). '
     f'The newest checkpoint is of step {last}; lower optim.base_lr, raise '
     'optim.warmup_epochs or set optim.clip_norm. '
-    f'python -m mgjax.replay --bundle={folder} runs the step again.'
+    f'{interpreter()} -m mgjax.replay --bundle={folder} runs the step again.'
   )
 
 
 def lower_programs(
-  config, schedule, model, tx, mesh, abstract, first_step, eval_steps
+  config,
+  schedule,
+  model,
+  tx,
+  mesh,
+  abstract,
+  first_step,
+  eval_steps,
+  *,
+  statistics_due=False,
 ) -> dict:
-  """Functions that lower each program still needed, in order of first use."""
+  """Functions that lower each program still needed, in order of first use.
+
+  With `statistics_due`, the evaluation after `first_step` needs statistics.
+  """
   data = config.data
   replicated, sharded = parallel.replicated(mesh), parallel.sharded(mesh)
   pixels = {'mean': data.mean, 'std': data.std}
@@ -571,7 +663,8 @@ def lower_programs(
   for step in eval_steps:
     if step >= first_step:
       needed.setdefault(Program('eval', evaluate.eval_grid(config)), step - 0.5)
-      if config.norm.precise_batches and step > first_step:
+      needs_statistics = step > first_step or statistics_due
+      if config.norm.precise_batches and needs_statistics:
         base = schedule.phase(step - 1).base
         needed.setdefault(Program('stats', base), step - 0.5)
 
@@ -591,39 +684,35 @@ def lower_programs(
   }
 
 
-def with_precise_statistics(
-  state, train_stream, step, programs, config, mesh, rng, times
-):
-  """Replaces the running statistics by those of fresh training batches.
+def precise_statistics(
+  state, train_stream, step, program, config, mesh, rng, report
+) -> dict:
+  """Running statistics from fresh training batches.
 
   Args:
     state: After `step` steps.
     train_stream: Gives the batches, at the base grid of the phase just left.
     step: Steps done.
-    programs: Holds the statistics program.
+    program: The statistics program of that grid.
     config: norm.precise_batches says how many.
     mesh: Devices.
     rng: The run's key.
-    times: Its eval_s is increased.
+    report: Called after each batch.
 
   Source: Wu et al. 2020; SlowFast 287ec00, tools/train_net.py
     calculate_and_update_precise_bn.
   """
-  if not config.norm.precise_batches:
-    return state
-  begin = time.perf_counter()
   phase = train_stream.schedule.phase(step - 1)
-  program = programs[Program('stats', phase.base)]
   _, groups = put_scalars(mesh, 0.0, phase.bn_groups[-1])
-  moments = [
-    program(state, parallel.put_batch(mesh, on_device(batch)), groups, rng)
-    for batch in train_stream.base_batches(step, config.norm.precise_batches)
-  ]
-  statistics = jax.device_put(
+  moments = []
+  for batch in train_stream.base_batches(step, config.norm.precise_batches):
+    batch = parallel.put_batch(mesh, on_device(batch))
+    jax.block_until_ready(moments[-2:-1])  # Few batches wait in its memory.
+    moments.append(program(state, batch, groups, rng))
+    report()
+  return jax.device_put(
     norm.combine_statistics(moments), parallel.replicated(mesh)
   )
-  times.eval_s += time.perf_counter() - begin
-  return state.replace(batch_stats=statistics)
 
 
 def on_device(batch: dict) -> dict:
@@ -748,7 +837,7 @@ class LogWindow:
 
 
 class StopSignal:
-  """Notes SIGTERM and SIGINT; the loop stops at the next step.
+  """Notes SIGTERM and SIGINT; a run stops after the batch that it computes.
 
   A second signal acts at once, as if this were not here.
   """
@@ -782,6 +871,7 @@ def note_bad_videos(
       bad[name] = reason
       print(f'\ncannot decode {text}; replaced', file=sys.stderr)
   if len(bad) > config.data.max_bad_fraction * num_train:
+    name, reason = list(bad.items())[-1]
     raise RunError(
       f'{len(bad)} of {num_train} training videos cannot be decoded, more than '
       f'data.max_bad_fraction={config.data.max_bad_fraction} allows; the last '
@@ -889,22 +979,40 @@ def summarize(
   }
 
 
-def tell(summary: dict, workdir: epath.PathLike, config_arg: str) -> str:
+def tell(
+  summary: dict,
+  workdir: epath.PathLike,
+  config_arg: str,
+  overrides: Mapping[str, Any] | None = None,
+) -> str:
   """The closing words of a run.
 
   Args:
     summary: What `train` returns.
     workdir: The run's folder.
     config_arg: Value of --config.
+    overrides: Fields of the config that the command line set, by dotted name.
   """
   s = summary
+  programs = f'{s["num_compiled"]} compilations'
+  if s['num_compiled'] < s['num_grids']:  # The launch went on with a run.
+    programs = f'{s["num_compiled"]} of them compiled by this launch'
   file, _, arguments = config_arg.partition(':')
   other = 'both' if s['mode'] == 'none' else 'none'
   kept = [a for a in arguments.split(',') if a and not a.startswith('grid=')]
   other_config = f'{file}:{",".join([f"grid={other}", *kept])}'
+
+  def command(name: str, config_arg: str, *flags: str) -> str:
+    words = [f'--config={config_arg}', *flags]
+    return f'{interpreter()} -m mgjax.{name} {shlex.join(words)}'
+
+  fields = {f'--config.{k}': v for k, v in (overrides or {}).items()}
+  given = [f'{name}={value}' for name, value in fields.items()]
+  other_given = [g for g in given if not g.startswith('--config.grid.mode=')]
+  to = f'--workdir={workdir}'
   return f"""
 {evaluate.describe(s)}
-{s['num_grids']} distinct grids, {s['num_compiled']} compilations \
+{s['num_grids']} distinct grids, {programs} \
 ({s['num_from_disk']} of them read from the cache on disk)
 {s['compile_s']:.0f} s compiling in the background ({s['compile_wait_s']:.0f} s\
  waited for), {s['data_s']:.0f} s waiting for data, {s['step_s']:.0f} s\
@@ -917,10 +1025,20 @@ TensorBoard  {workdir}/events.out.tfevents.*
 picture      {workdir}/report.png
 
 Next:
-  python -m mgjax.plan --config={config_arg}
-  python -m mgjax.evaluate --config={config_arg} --workdir={workdir} \
---config.eval.num_views=3
-  python -m mgjax.train --config={other_config} --workdir={workdir}-{other}"""
+  {command('plan', config_arg, *given)}
+  {command('evaluate', config_arg, to, *given, '--config.eval.num_views=3')}
+  {command('train', other_config, f'{to}-{other}', *other_given)}"""
+
+
+def interpreter() -> str:
+  """What starts this Python in the user's shell.
+
+  A virtual environment that is not activated, as in `make demo`, by its path.
+  """
+  path = pathlib.Path(sys.executable)
+  if not os.environ.get('VIRTUAL_ENV') and path.is_relative_to(os.getcwd()):
+    return str(path.relative_to(os.getcwd()))
+  return 'python'
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -952,16 +1070,22 @@ def main(values: flags.FlagValues) -> None:
     raise ConfigError('--workdir is missing; give a folder for the run.')
   cpu_memory.keep()
   with contextlib.closing(parallel.start(values)) as peers:
-    summary = train(
-      values.config,
-      values.workdir,
-      peers=peers,
-      allow_config_change=values.allow_config_change,
-      profile_step=values.profile,
-    )
+    try:
+      summary = train(
+        values.config,
+        values.workdir,
+        peers=peers,
+        allow_config_change=values.allow_config_change,
+        profile_step=values.profile,
+      )
+    except SystemExit as stopped:
+      if step_cache.is_compiling():
+        parallel.leave(peers, stopped.code)
+      raise
     if peers.is_first:
-      config_arg = values['config'].config_filename
-      print(tell(summary, values.workdir, config_arg))
+      flag = values['config']
+      overrides = config_flags.get_override_values(flag)
+      print(tell(summary, values.workdir, flag.config_filename, overrides))
 
 
 if __name__ == '__main__':

@@ -5,23 +5,26 @@ Run as a process of its own, with the flags of mgjax.train and these:
   --one_step     end after the first step
   --reverse      the clips of a batch in reversed order; batch-norm groups, of
                  every n-th clip, stay together
-  --signal=9 --signal_at=7   this process gets the signal before its 8th step
+  --signal=9 --signal_at=7   this process gets the signal before its 8th step;
+                 after the last one, before batch-norm statistics are taken
+  --slow_bundle  the bundle of a failed step takes 3 seconds to write
 """
 
 import dataclasses
 import os
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
 from absl import flags
 
-from mgjax import cli, cycles, parallel, train, train_step
+from mgjax import bundle, cli, cycles, parallel, train, train_step
 
 
 def define_flags(values: flags.FlagValues) -> None:
   train.define_flags(values)
-  for name in ('float64', 'one_step', 'reverse'):
+  for name in ('float64', 'one_step', 'reverse', 'slow_bundle'):
     flags.DEFINE_bool(name, False, '', flag_values=values)
   for name in ('signal', 'signal_at'):
     flags.DEFINE_integer(name, 0, '', flag_values=values)
@@ -60,6 +63,16 @@ def reverse_batches() -> None:
   )
 
 
+def write_bundles_slowly() -> None:
+  write = bundle._write
+
+  def write_slowly(*args):
+    time.sleep(3)
+    write(*args)
+
+  bundle._write = write_slowly
+
+
 def send_signal(number: int, at: int) -> None:
   put_scalars = train.put_scalars
   steps = iter(range(at + 1))
@@ -79,6 +92,8 @@ def main(values: flags.FlagValues) -> None:
     end_after_one_step()
   if values.reverse:
     reverse_batches()
+  if values.slow_bundle:
+    write_bundles_slowly()
   if values.signal:
     send_signal(values.signal, values.signal_at)
   train.main(values)

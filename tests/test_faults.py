@@ -1,10 +1,17 @@
 """What a run does when disks, files and settings fail it."""
 
+import concurrent.futures
 import gzip
 import json
 import os
+import queue
 import resource
+import signal
+import subprocess
 import sys
+import tempfile
+import threading
+import time
 import types
 
 import fsspec
@@ -15,9 +22,22 @@ import numpy as np
 import pytest
 
 from configs import default
-from mgjax import checkpoint, cycles, files, metrics, train
+from mgjax import (
+  bundle,
+  checkpoint,
+  cli,
+  cycles,
+  evaluate,
+  files,
+  metrics,
+  parallel,
+  plan,
+  step_cache,
+  train,
+)
 from mgjax.cli import ConfigError, RunError
 from mgjax.data import sources, stream
+from mgjax.peers import Peers
 from mgjax.train_step import TrainState
 from tests import speck
 
@@ -141,9 +161,222 @@ def test_errors_of_the_disk_are_told_in_one_line():
   assert files.disk_error(OSError(2, 'No such file', 'x'), 'w') is None
 
 
+def test_metrics_on_a_full_disk_raise_and_do_not_block(tmp_path):
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  writer = metrics.Writer(tmp_path, 0)
+  writer.picture('noise', np.zeros((8, 8, 3), np.uint8), 0)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+
+  def write():
+    try:
+      with pytest.raises(OSError, match='File too large') as caught:
+        for step in range(1, 2000):
+          writer.write({'step': step, 'loss': 1.0})
+      assert files.disk_error(caught.value, tmp_path)
+      with pytest.raises(OSError, match='File too large'):
+        writer.close()
+      ended.append(True)
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+  ended = []
+  thread = threading.Thread(target=write, daemon=True)
+  thread.start()
+  thread.join(60)
+  assert ended
+  lines = metrics.read_metrics(tmp_path)
+  assert [m['step'] for m in lines] == list(range(1, len(lines) + 1))
+
+
 def test_a_folder_that_cannot_be_written_is_refused():
-  with pytest.raises(ConfigError, match='/proc/nowhere cannot be written'):
-    train.prepare_workdir(default.base(), files.epath.Path('/proc/nowhere'))
+  script = """if True:
+    import os, sys
+    from etils import epath
+    from mgjax import cli, train
+
+    def main(values):
+      if os.geteuid() == 0:  # The superuser may write everywhere.
+        os.seteuid(65534)
+      train.prepare_workdir(values.config, epath.Path(values.workdir))
+
+    sys.exit(cli.run(main, train.define_flags))
+  """
+  command = [sys.executable, '-c', script, '--config=tests/speck.py']
+  with tempfile.TemporaryDirectory() as folder:
+    os.chmod(folder, 0o555)
+    ended = subprocess.run(
+      [*command, f'--workdir={folder}'], capture_output=True, text=True
+    )
+  assert ended.returncode == 2
+  assert ended.stderr == (
+    f'error: --workdir={folder} cannot be written: Permission denied\n'
+  )
+
+
+# What another process does at the same time.
+
+
+def test_a_bundle_is_complete_before_any_process_goes_on(tmp_path, monkeypatch):
+  folder = files.epath.Path(tmp_path / 'failure-3')
+  config = speck.get_config()
+  kept = open_checkpoints(tmp_path)
+  kept.save(make_state(2), 2, {})
+  copy_tree = bundle._copy_tree
+
+  def copy_slowly(*args):
+    time.sleep(0.5)
+    copy_tree(*args)
+
+  monkeypatch.setattr(bundle, '_copy_tree', copy_slowly)
+  here, there = queue.SimpleQueue(), queue.SimpleQueue()
+
+  class Member(Peers):
+    def exchange(self, value):
+      (there if self.index else here).put(value)
+      return [value, (here if self.index else there).get(timeout=60)]
+
+  def write(index):
+    failure = {'step': 3, 'ids': []}
+    bundle.write(folder, config, kept, failure, Member(index))
+    return (folder / 'failure.json').exists()
+
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    assert list(pool.map(write, range(2))) == [True, True]
+  kept.close()
+  assert bundle.read_failure(folder)['step'] == 3
+  assert (folder / 'checkpoints' / '2' / 'state').is_dir()
+
+
+# Signals: whatever a run is doing, it stops, and nothing is lost.
+
+
+def launch(data_dir, workdir, *flags):
+  argv = [
+    'train',
+    '--config=tests/speck.py:grid=none',
+    f'--config.data.dir={data_dir}',
+    '--config.data.batch_size=24',
+    '--config.optim.total_epochs=1',
+    '--config.optim.lr_steps=()',
+    '--config.norm.precise_batches=3',
+    '--config.eval.batch_size=16',
+    f'--workdir={workdir}',
+    *flags,
+  ]
+  return cli.run(train.main, train.define_flags, argv)
+
+
+@pytest.fixture(scope='module')
+def undisturbed(data_dir, tmp_path_factory):
+  """A run with a checkpoint after every step, a trace, and a peak to reach."""
+  workdir = tmp_path_factory.mktemp('undisturbed')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(train.cpu_memory, 'keep', lambda: None)
+    flags = ['--config.train.checkpoint_every_s=1e-6', '--profile=3']
+    flags += ['--config.train.peak_tflops=0.5']
+    assert launch(data_dir, workdir, *flags) == 0
+  return workdir
+
+
+def final(workdir) -> tuple:
+  summary = json.loads((workdir / 'summary.json').read_text())
+  restored = workdir / 'checkpoints' / '10' / 'progress' / 'metadata'
+  return summary['top1'], json.loads(restored.read_text())['crc32']
+
+
+def test_a_checkpoint_is_written_when_its_time_has_come(undisturbed):
+  # Those before the last step have no other reason.
+  kept = [p.name for p in (undisturbed / 'checkpoints').glob('[0-9]*')]
+  assert sorted(kept, key=int) == ['8', '9', '10']
+
+
+def test_lines_have_the_share_of_the_peak(undisturbed):
+  lines = [m for m in metrics.read_metrics(undisturbed) if 'loss' in m]
+  assert len(lines) == 10
+  for line in lines:
+    peak_gflops = 500 * jax.device_count()
+    assert line['mfu'] == pytest.approx(line['gflops'] / peak_gflops)
+
+
+def test_a_run_is_traced(undisturbed):
+  assert list(undisturbed.glob('plugins/profile/*/perfetto_trace.json.gz'))
+
+
+@pytest.mark.parametrize('doing', ['evaluation', 'statistics', 'compilation'])
+def test_sigterm_stops_a_run_whatever_it_is_doing(
+  undisturbed, data_dir, tmp_path, doing, monkeypatch, capsys
+):
+  handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+  monkeypatch.setattr(train.cpu_memory, 'keep', lambda: None)
+  ended = []
+  monkeypatch.setattr(parallel, 'end', ended.append)
+  release = threading.Event()
+  asked_at = []
+  after = []  # What the run does after the signal.
+
+  def ask():
+    asked_at.append(time.monotonic())
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  def score_batch(partial, number, scores):
+    if asked_at:
+      after.append(number)
+    elif number == 2:
+      ask()
+
+  def base_batches(train_stream, step, count):
+    for i in range(count):
+      if asked_at:
+        after.append(i)
+      elif i == 1:
+        ask()
+      yield train_stream.base_batch(step, i)
+
+  def lower_programs(*args, **kwargs):
+    found = original(*args, **kwargs)
+    (program,) = (p for p in found if p.kind == 'stats')
+    lower = found[program]
+    return found | {program: lambda: release.wait(300) and lower()}
+
+  def wait(cache, program, timeout_s):
+    if program.kind == 'stats' and not asked_at:
+      ask()
+    return original_wait(cache, program, timeout_s)
+
+  original = train.lower_programs
+  original_wait = step_cache.StepCache.wait
+  with monkeypatch.context() as patch:
+    if doing == 'evaluation':
+      patch.setattr(evaluate.Partial, 'save_sometimes', score_batch)
+    if doing == 'statistics':
+      patch.setattr(stream.TrainStream, 'base_batches', base_batches)
+    if doing == 'compilation':
+      patch.setattr(train, 'lower_programs', lower_programs)
+      patch.setattr(step_cache.StepCache, 'wait', wait)
+    try:
+      with pytest.raises(SystemExit) as stopped:
+        launch(data_dir, tmp_path)
+      took_s = time.monotonic() - asked_at[0]
+    finally:
+      release.set()
+      for number, handler in handlers.items():
+        signal.signal(number, handler)
+  assert stopped.value.code == 75
+  assert not after
+  assert took_s < 60  # A check every second; the machine may be busy.
+  if doing == 'compilation':
+    # Not by way of Python's end, which a compilation may not survive.
+    assert ended == [75]
+  assert (tmp_path / 'checkpoints' / '10').is_dir()
+  assert (tmp_path / 'eval.partial.npz').exists() == (doing == 'evaluation')
+  assert 'Stopped at step 10; the same command' in capsys.readouterr().err
+  try:
+    assert launch(data_dir, tmp_path) == 0
+  finally:
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
+  assert final(tmp_path) == final(undisturbed)
+  assert '1 distinct grids, 0 of them compiled' in capsys.readouterr().out
 
 
 def test_a_changed_config_is_named_and_needs_consent(tmp_path):
@@ -184,9 +417,7 @@ def test_an_error_in_a_data_worker_ends_the_run_with_its_cause(data_dir):
 
 def test_small_files_and_metrics_go_to_an_object_store(monkeypatch):
   fsspec.register_implementation('gcs', Bucket, clobber=True)
-  monkeypatch.setattr(
-    metrics.tensorboardX, 'SummaryWriter', lambda *a, **k: NoEvents()
-  )
+  monkeypatch.setattr(metrics, '_Events', NoEvents)
   workdir = 'gs://bucket/run'
   files.write_text(workdir + '/config.json', '{}')
   assert files.epath.Path(workdir + '/config.json').read_text() == '{}'
@@ -196,6 +427,20 @@ def test_small_files_and_metrics_go_to_an_object_store(monkeypatch):
   writer.flush()
   assert metrics.read_metrics(workdir) == [{'step': 1, 'loss': 2.0}]
   writer.close()
+
+
+def test_the_size_of_a_data_set_is_read_from_an_object_store():
+  fsspec.register_implementation('gcs', Bucket, clobber=True)
+  config = speck.get_config()
+  config.data.dir = 'gs://bucket/data'
+  for version, sizes in (('9.0.0', ['1']), ('10.0.0', ['4', '3'])):
+    folder = files.epath.Path(config.data.dir) / config.data.name / version
+    folder.mkdir(parents=True)
+    splits = {'splits': [{'name': 'train', 'shardLengths': sizes}]}
+    (folder / 'dataset_info.json').write_text(json.dumps(splits))
+  num_train, known_from = plan.dataset_size(config)
+  assert num_train == 7
+  assert known_from.startswith('gs://') and '/10.0.0/' in known_from
 
 
 class Bucket(fsspec.implementations.memory.MemoryFileSystem):
@@ -209,7 +454,9 @@ class Bucket(fsspec.implementations.memory.MemoryFileSystem):
 
 
 class NoEvents:
-  def add_scalar(self, *args): ...
+  def __init__(self, *args): ...
+
+  def add(self, *args): ...
 
   def close(self): ...
 
@@ -259,6 +506,40 @@ def test_a_trace_covers_its_steps_and_perfetto_can_read_it(tmp_path):
   with gzip.open(path) as file:
     assert json.load(file)['traceEvents']
   assert list(tmp_path.glob('plugins/profile/*/*.xplane.pb'))
+
+
+def test_a_trace_that_fails_is_told_and_the_run_goes_on(tmp_path, monkeypatch):
+  def fail():
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(jax.profiler, 'start_trace', lambda *a, **k: None)
+  monkeypatch.setattr(jax.profiler, 'stop_trace', fail)
+  trace = metrics.Trace(tmp_path, 0)
+  said = [trace.before(i, lambda: None) for i in range(5)]
+  assert said[:3] == [None] * 3 and said[4] is None
+  assert 'could not be written: ' in said[3] and 'No space left' in said[3]
+
+
+def test_one_process_traces_and_all_wait_for_their_device(
+  tmp_path, monkeypatch
+):
+  drained = []
+  monkeypatch.delattr(jax.profiler, 'start_trace')
+  trace = metrics.Trace(tmp_path, 1, record=False)
+  for i in range(6):
+    assert trace.before(i, lambda i=i: drained.append(i)) is None
+  assert drained == [1, 4]
+
+
+def test_a_remote_folder_gets_no_trace_for_perfetto(monkeypatch):
+  asked = []
+  monkeypatch.setattr(
+    jax.profiler,
+    'start_trace',
+    lambda folder, create_perfetto_trace: asked.append(create_perfetto_trace),
+  )
+  metrics.Trace('gs://bucket/run', 0).before(0, lambda: None)
+  assert asked == [False]
 
 
 def test_a_step_costs_six_operations_per_multiply_add_of_its_clips():

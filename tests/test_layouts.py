@@ -200,11 +200,29 @@ def test_float32_drifts_no_more_over_layouts_than_over_orders_of_summation(
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_process_stops_all_at_the_same_step(data_dir, tmp_path):
-  flags = (('', '--signal=15'), ('', '--signal_at=5'))
+# During a step, and while statistics are taken after the last one.
+@pytest.mark.parametrize('at,step', [(5, 6), (36, 36)])
+def test_sigterm_to_one_process_stops_all_at_the_same_step(
+  data_dir, tmp_path, at, step
+):
+  flags = (('', '--signal=15'), ('', f'--signal_at={at}'))
   ended = wait(launch(data_dir, tmp_path, *flags, devices=2, processes=2))
   assert [code for code, _ in ended] == [75, 75], ended
-  assert (tmp_path / 'checkpoints' / '6').is_dir()
+  assert (tmp_path / 'checkpoints' / str(step)).is_dir()
+  assert not (tmp_path / 'eval.json').exists()
+  finish(data_dir, tmp_path, devices=2, processes=2)
+  assert (tmp_path / 'eval.json').exists()
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_leaves_a_complete_bundle(data_dir, tmp_path):
+  flags = ['--config.optim.base_lr=1e18', '--config.optim.warmup_epochs=0.0']
+  flags.append('--slow_bundle')
+  ended = wait(launch(data_dir, tmp_path, *flags, devices=2, processes=2))
+  assert [code for code, _ in ended] == [1, 1], ended
+  assert all('is not finite' in said for _, said in ended)
+  (folder,) = tmp_path.glob('failure-*')
+  assert (folder / 'failure.json').is_file()
 
 
 @pytest.mark.slow

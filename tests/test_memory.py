@@ -1,6 +1,9 @@
 """The memory of a step: estimated, compared with XLA's, and enforced."""
 
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +97,22 @@ def test_the_estimate_is_within_a_quarter_of_the_compiled_step(
   assert estimated == pytest.approx(compiled, rel=0.25)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='no /proc')
+@pytest.mark.parametrize(
+  'case', ['slow 2 64 64', 'slow 8 64 32', 'slow 8 112 16', 'tsm 8 64 32']
+)
+def test_a_process_grows_by_the_estimate_times_one_to_one_and_a_half(case):
+  ended = subprocess.run(
+    [sys.executable, '-m', 'tests.memory_worker', *case.split()],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  grown, estimated = map(int, ended.stdout.split())
+  assert estimated < grown < 1.5 * estimated
+
+
 def test_devices_micro_batches_and_blocks_share_the_activations():
   config = kinetics400.get_config('grid=none')
   model, grid = models.from_config(config), cycles.full_grid(config)
@@ -129,14 +148,14 @@ def test_a_run_that_does_not_fit_is_refused_with_what_would_fit(tmp_path):
   with pytest.raises(ConfigError) as error:
     check(config, most - 1)
   text = str(error.value)
-  assert 'phase ' in text and '0.0 GiB more than' in text
+  assert 'phase ' in text and '0.0 MiB more than' in text
   assert "What helps: train.micro_batches=2; train.remat='block'; " in text
   config.train.micro_batches = 2
   check(config, most - 1)
   # Before data is opened: there is none.
   config.data.dir = str(tmp_path)
   config.train.device_memory_gib = 1e-4
-  with pytest.raises(ConfigError, match='GiB more than the'):
+  with pytest.raises(ConfigError, match=r'MiB more than the 0\.1 MiB there'):
     train.train(config, tmp_path / 'run')
   assert not list(tmp_path.iterdir())
 

@@ -103,7 +103,7 @@ def test_a_stranger_at_the_port_does_no_harm(address):
 def endings(monkeypatch):
   """Exit codes of the processes that would have ended."""
   codes = []
-  monkeypatch.setattr(peers, '_end', codes.append)
+  monkeypatch.setattr(peers, 'end', codes.append)
   return codes
 
 
@@ -168,7 +168,32 @@ def test_one_process_in_a_slurm_job_is_alone(monkeypatch):
   assert start('--num_processes=1').count == 1
 
 
-def test_slurm_is_detected(monkeypatch):
+@pytest.mark.parametrize(
+  'variables,host',
+  [
+    (
+      {
+        'SLURM_JOB_ID': '7',
+        'SLURM_STEP_NODELIST': 'node[1-2]',
+        'SLURM_NTASKS': '2',
+        'SLURM_PROCID': '1',
+        'SLURM_LOCALID': '0',
+      },
+      'node1',
+    ),
+    (
+      {
+        'OMPI_MCA_orte_hnp_uri': '1531576320.0;tcp://10.96.0.1,10.148.0.1:3491',
+        'OMPI_COMM_WORLD_SIZE': '2',
+        'OMPI_COMM_WORLD_RANK': '1',
+        'OMPI_COMM_WORLD_LOCAL_RANK': '0',
+      },
+      '10.96.0.1',
+    ),
+  ],
+  ids=['SLURM', 'Open MPI'],
+)
+def test_clusters_are_detected(monkeypatch, variables, host):
   called = {}
 
   def meet(address, count, index, **unused):
@@ -176,18 +201,12 @@ def test_slurm_is_detected(monkeypatch):
     raise RunError('enough')
 
   monkeypatch.setattr(parallel, 'meet', meet)
-  for name, value in {
-    'SLURM_JOB_ID': '7',
-    'SLURM_STEP_NODELIST': 'node[1-2]',
-    'SLURM_NTASKS': '2',
-    'SLURM_PROCID': '1',
-    'SLURM_LOCALID': '0',
-  }.items():
+  for name, value in variables.items():
     monkeypatch.setenv(name, value)
   with pytest.raises(RunError, match='enough'):
     start()
   assert (called['count'], called['index']) == (2, 1)
-  assert called['address'].startswith('node1:')
+  assert called['address'].startswith(f'{host}:')
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ can prepare for it.
 """
 
 import json
+import math
 import os
 import pathlib
 import random
@@ -23,7 +24,9 @@ from mgjax import metrics
 CONFIG = 'configs/moving_digits.py:size=tiny,grid=both'
 
 
-def start(workdir: pathlib.Path, data_dir: pathlib.Path) -> subprocess.Popen:
+def start(
+  workdir: pathlib.Path, data_dir: pathlib.Path, *overrides: str
+) -> subprocess.Popen:
   return subprocess.Popen(
     [
       sys.executable,
@@ -34,6 +37,7 @@ def start(workdir: pathlib.Path, data_dir: pathlib.Path) -> subprocess.Popen:
       f'--config.data.dir={data_dir}',
       '--config.train.checkpoint_every_steps=4',
       '--config.norm.precise_batches=1',
+      *overrides,
     ],
     stderr=subprocess.PIPE,
     stdout=subprocess.PIPE,
@@ -43,7 +47,7 @@ def start(workdir: pathlib.Path, data_dir: pathlib.Path) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> None:
-  _, errors = process.communicate(timeout=300)
+  _, errors = process.communicate(timeout=900)
   assert process.returncode == 0, errors
 
 
@@ -58,16 +62,24 @@ def last_step(workdir: pathlib.Path) -> int:
   return lines[-1]['step'] if lines else 0
 
 
-def kill_at(step: int, workdir, data_dir, which=signal.SIGKILL) -> int:
-  """Starts the run, kills it once `step` is done; returns the step reached."""
-  process = start(workdir, data_dir)
-  before = last_step(workdir)
-  # The lines of the last attempt are there until the run has started.
-  wait_until(process, lambda: last_step(workdir) < before or before < step)
+def kill_at(
+  step: int, workdir, data_dir, which=signal.SIGKILL, overrides=()
+) -> int:
+  """Starts the run and kills it once `step` is done; returns its exit code.
+
+  A run that goes on from `step` or later is killed as soon as it has started.
+  """
+  path = workdir / 'metrics.jsonl'
+  version = lambda: path.stat().st_mtime_ns if path.exists() else None
+  before = version()
+  process = start(workdir, data_dir, *overrides)
+  # The lines of the last attempt are there until the run has started, which
+  # writes the file anew.
+  wait_until(process, lambda: version() != before)
   wait_until(process, lambda: last_step(workdir) >= step)
   process.send_signal(which)
   process.communicate()
-  return last_step(workdir)
+  return process.returncode
 
 
 def losses_and_clips(workdir: pathlib.Path) -> list[tuple]:
@@ -106,8 +118,9 @@ def test_a_kill_in_a_short_cycle_and_one_after_a_phase_change_leave_no_trace(
   plan = json.loads((undisturbed / 'plan.json').read_text())
   first, second = (p['end_step'] for p in plan['phases'][:2])
   assert first >= 5
-  kill_at(5, tmp_path, data_dir)  # 5 % 3 = 2: inside a cycle of three.
-  kill_at(second + 1, tmp_path, data_dir)
+  # 5 % 3 = 2: inside a cycle of three.
+  for step in (5, second + 1):
+    assert kill_at(step, tmp_path, data_dir) == -signal.SIGKILL
   finish(start(tmp_path, data_dir))
   assert_same_run(undisturbed, tmp_path)
 
@@ -138,22 +151,37 @@ def test_sigterm_writes_a_checkpoint_and_says_restart_me(
 
 
 @pytest.mark.slow
-def test_random_kills_and_stops_leave_no_trace(undisturbed, data_dir, tmp_path):
-  """25 signals; `make chaos` sets another number of them."""
-  plan = json.loads((undisturbed / 'plan.json').read_text())
+def test_random_kills_and_stops_leave_no_trace(data_dir, tmp_path):
+  """25 signals; `make chaos` sets another number of them.
+
+  A SIGTERM lets the run go on for a step or two, so the run is long enough for
+  all of them: 10 steps for each.
+  """
   seed = time.time_ns()
   print('seed', seed)  # Shown where the test fails.
   random_numbers = random.Random(seed)
   number = int(os.environ.get('MGJAX_CHAOS_SIGNALS', 25))
-  # Several may meet the same step: then the run dies before it has moved.
-  steps = sorted(
-    random_numbers.choices(range(1, plan['total_steps']), k=number)
+  epochs = 4 * math.ceil(max(number, 8) / 4)
+  overrides = (
+    f'--config.optim.total_epochs={epochs}',
+    f'--config.optim.lr_steps=({epochs // 2},{3 * epochs // 4})',
+    '--config.eval.every=10.0',
   )
-  for step in steps:
-    which = random_numbers.choice((signal.SIGKILL, signal.SIGTERM))
-    kill_at(step, tmp_path, data_dir, which)
-  finish(start(tmp_path, data_dir))
-  assert_same_run(undisturbed, tmp_path)
+  undisturbed, killed = tmp_path / 'undisturbed', tmp_path / 'killed'
+  finish(start(undisturbed, data_dir, *overrides))
+  plan = json.loads((undisturbed / 'plan.json').read_text())
+  steps = sorted(
+    random_numbers.sample(range(1, plan['total_steps'] - 10), k=number)
+  )
+  # As many of either kind.
+  expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 75}
+  signals = [list(expected)[i % 2] for i in range(number)]
+  random_numbers.shuffle(signals)
+  for step, which in zip(steps, signals, strict=True):
+    code = kill_at(step, killed, data_dir, which, overrides)
+    assert code == expected[which], (step, which)
+  finish(start(killed, data_dir, *overrides))
+  assert_same_run(undisturbed, killed)
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 import collections
 import json
+import os
 import pathlib
+import sys
 
 import jax
 import numpy as np
@@ -133,6 +135,32 @@ def test_the_closing_words_name_what_was_measured_and_where_it_lies(run):
   assert text.count('python -m mgjax.') == 3
 
 
+def test_the_next_commands_are_those_of_the_users_shell(run, monkeypatch):
+  _, summary, _ = run
+  name = 'configs/moving_digits.py:size=tiny'
+  monkeypatch.delenv('VIRTUAL_ENV', raising=False)
+  monkeypatch.setattr(sys, 'executable', f'{os.getcwd()}/.venv/bin/python')
+  given = {'grid.epoch_factor': 0.75, 'optim.lr_steps': (1, 2)}
+  plan, evaluation, other = train.tell(
+    summary, 'runs/a', name, given
+  ).splitlines()[-3:]
+  flags = "--config.grid.epoch_factor=0.75 '--config.optim.lr_steps=(1, 2)'"
+  assert plan == f'  .venv/bin/python -m mgjax.plan --config={name} {flags}'
+  assert evaluation.endswith(f'{flags} --config.eval.num_views=3')
+  assert f':grid=none,size=tiny --workdir=runs/a-none {flags}' in other
+  monkeypatch.setenv('VIRTUAL_ENV', f'{os.getcwd()}/.venv')
+  assert '\n  python -m mgjax.plan ' in train.tell(summary, 'runs/a', name)
+  monkeypatch.delenv('VIRTUAL_ENV')
+  monkeypatch.setattr(sys, 'executable', '/usr/bin/python3')
+  assert '\n  python -m mgjax.plan ' in train.tell(summary, 'runs/a', name)
+
+
+def test_the_closing_words_of_a_resumed_run_count_its_launch_only(run):
+  workdir, summary, _ = run
+  text = train.tell(summary | {'num_compiled': 6}, workdir, 'configs/a.py')
+  assert f'{GRIDS} distinct grids, 6 of them compiled by this launch' in text
+
+
 def refused(config, workdir, match):
   with pytest.raises(ConfigError, match=match):
     train.train(config, workdir)
@@ -156,9 +184,20 @@ def test_a_missing_data_set_is_refused_with_the_command_that_makes_it(
   refused(tiny_config, tmp_path, 'python -m mgjax.data.moving_digits')
 
 
-def test_a_batch_that_devices_cannot_share_is_refused(tiny_config, tmp_path):
+def test_a_batch_that_devices_cannot_share_is_refused_before_data_is_opened(
+  tiny_config, tmp_path
+):
+  tiny_config.data.dir = str(tmp_path / 'nowhere')
   tiny_config.eval.batch_size = 7
-  refused(tiny_config, tmp_path, 'eval.batch_size=7 is not a multiple of the 2')
+  match = 'eval.batch_size=7 is not a multiple of the 2'
+  refused(tiny_config, tmp_path, match)
+  with pytest.raises(ConfigError, match=match):
+    evaluate.evaluate_checkpoint(tiny_config, tmp_path, None)
+  tiny_config.grid.mode = 'none'
+  tiny_config.data.batch_size = 9
+  tiny_config.norm.group_clips = 3
+  refused(tiny_config, tmp_path, 'phase 1 of 1 .* divide among 2 devices')
+  assert not list(tmp_path.iterdir())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):

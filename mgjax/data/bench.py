@@ -56,7 +56,7 @@ def measure(
     'cpu_ms' of one clip; 'one_worker' and 'all_workers', clips per second of
     wall clock.
   """
-  num_workers = clips.config.data.num_workers
+  num_workers = stream.num_workers(clips.config.data)
   rates = {}
   with concurrent.futures.ThreadPoolExecutor(num_workers) as pool:
     for draw in draws:
@@ -105,7 +105,7 @@ def report(
     copies: Names of the smaller copies of the data set.
     num_cpus: Of this machine.
   """
-  num_workers = config.data.num_workers
+  num_workers = stream.num_workers(config.data)
   phases = []
   for phase in schedule.phases:
     clips = sum(grid.batch for grid in phase.cycle)
@@ -149,12 +149,13 @@ def _advice(
 ) -> list[str]:
   """What would keep the accelerator busy, the cheapest first."""
   needed = max(phase['workers_needed'] for phase in phases)
-  if needed <= config.data.num_workers:
+  num_workers = stream.num_workers(config.data)
+  if needed <= num_workers:
     return ['no phase waits for data']
   if needed <= num_cpus:
     return [f'--config.data.num_workers={needed}']
   advice = []
-  if config.data.num_workers < num_cpus:
+  if num_workers < num_cpus:
     advice.append(
       f'--config.data.num_workers={num_cpus}, all the CPUs there are'
     )

@@ -18,6 +18,7 @@ import ml_collections
 import numpy as np
 from grain import experimental as grain_experimental
 
+from mgjax import environment
 from mgjax.cli import ConfigError, RunError
 from mgjax.data import sampling
 from mgjax.data.decode import Crop, DecodeError, Video
@@ -353,13 +354,18 @@ def _stack_labels(labels: list) -> np.ndarray:
   return np.array(labels, dtype)
 
 
+def num_workers(data: ml_collections.ConfigDict) -> int:
+  """Threads that decode: as configured, else one per core."""
+  return data.num_workers or environment.num_cpus()
+
+
 def _read_ahead(make_batch, count: int, data) -> Iterator[dict]:
   """Makes elements 0 ... count - 1 in worker threads, ahead of their use.
 
   Threads are enough: decoding, resizing and copying release Python's lock.
   """
   options = grain.ReadOptions(
-    num_threads=data.num_workers, prefetch_buffer_size=data.prefetch_batches
+    num_threads=num_workers(data), prefetch_buffer_size=data.prefetch_batches
   )
   return iter(
     grain.MapDataset.range(count).map(make_batch).to_iter_dataset(options)

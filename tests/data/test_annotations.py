@@ -104,14 +104,20 @@ def test_something_v2(tmp_path):
   assert len(read('ssv2', tmp_path / 'train.json').videos) == 1
 
 
-def test_something_v1(tmp_path):
+def write_something_v1(folder):
+  """Writes labels; returns the names of the videos that have one."""
   write(
-    tmp_path,
+    folder,
     something_0something_0v1_0labels__csv='Holding something\n"Opening" x\n',
     something_0something_0v1_0train__csv='100218;Holding something\n',
     something_0something_0v1_0validation__csv='24413;"Opening" x\n',
     something_0something_0v1_0test__csv='1\n2\n',
   )
+  return ['100218', '24413']
+
+
+def test_something_v1(tmp_path):
+  write_something_v1(tmp_path)
   result = read('ssv1', tmp_path)
   assert result.class_names == ('Holding something', '"Opening" x')
   assert rows(result) == [

@@ -151,6 +151,10 @@ def test_manifest_tells_every_annotated_video(kinetics):
     'validation': {'annotated': 3, 'stored': 2},
   }
   assert summary['splits']['train']['frames'] == 60
+  assert (summary['num_classes'], summary['published_num_classes']) == (
+    2,
+    [400],
+  )
   source = open_source(kinetics / 'out', 'kinetics400', 'validation')
   digest = hashlib.sha256((folder / 'manifest.jsonl').read_bytes()).hexdigest()
   assert source.manifest_sha256 == summary['manifest_sha256'] == digest

@@ -9,6 +9,7 @@ from mgjax import cycles
 from mgjax.cli import ConfigError, RunError
 from mgjax.data import sources, stream
 from mgjax.data.sources import Action, Example
+from tests.data.test_decode import resident_mib
 
 
 @pytest.fixture
@@ -21,9 +22,7 @@ def make_stream(config, source, **kwargs):
   return stream.TrainStream(config, schedule, source, **kwargs)
 
 
-@pytest.mark.parametrize(
-  'mode', ['none', 'short', 'long', 'both', 'progressive']
-)
+@pytest.mark.parametrize('mode', cycles.MODES)
 def test_every_video_is_used_once_per_epoch_whatever_the_grids(
   tiny_config, source, mode
 ):
@@ -318,3 +317,23 @@ def test_a_single_label_becomes_a_vector_for_the_sigmoid_loss(
   tiny_config.optim.loss = 'sigmoid'
   vectors = make_stream(tiny_config, source).batch(0)['label']
   np.testing.assert_array_equal(vectors, np.eye(16)[plain])
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_20000_clips(tiny_config, source):
+  """Resident size, workers' included: they are threads of this process."""
+  tiny_config.optim.total_epochs = 500
+  tiny_config.optim.lr_steps = (250, 375)
+  clips = make_stream(tiny_config, source)
+  done, sizes = 0, []
+  for batch in clips.batches(0):
+    done += len(batch['label'])
+    sizes.append((done, resident_mib()))
+    if done >= 20_000:
+      break
+  warm = max(mib for clips, mib in sizes if clips < 4_000)
+  last = max(mib for clips, mib in sizes if clips >= 16_000)
+  print(f'{done} clips: {warm:.1f} -> {last:.1f} MiB')
+  # A leak of one of the smallest frames per clip would be 12 MiB.
+  assert done >= 20_000
+  assert last - warm < 6

@@ -1,0 +1,53 @@
+"""Training replaces damaged videos, counts them, and stops at too many."""
+
+import json
+
+import pytest
+
+from mgjax import train
+from mgjax.cli import RunError
+from mgjax.data import sources
+
+
+def test_each_is_counted_once_and_named(tiny_config, capsys):
+  tiny_config.data.max_bad_fraction = 0.02
+  bad = {}
+  for skipped in (['a: cut off'], [], ['a: cut off', 'b: no frames']):
+    train.note_bad_videos(bad, skipped, 100, tiny_config)
+  assert bad == {'a': 'cut off', 'b': 'no frames'}
+  told = capsys.readouterr().err
+  assert told.count('cannot decode') == 2
+
+
+def test_too_many_stop_the_run(tiny_config):
+  tiny_config.data.max_bad_fraction = 0.01
+  bad = {'a': 'cut off'}
+  with pytest.raises(RunError, match='2 of 100 .*max_bad_fraction=0.01.*b: no'):
+    train.note_bad_videos(bad, ['b: no frames'], 100, tiny_config)
+
+
+def test_a_resumed_run_with_a_lower_limit_stops_at_once(tiny_config):
+  tiny_config.data.max_bad_fraction = 0.0
+  with pytest.raises(RunError, match='the last is a: cut off'):
+    train.note_bad_videos({'a': 'cut off'}, [], 100, tiny_config)
+
+
+def test_the_runs_record_names_them(tiny_config, tmp_path, monkeypatch):
+  read = sources.Source.read
+
+  def damaged(self, index, *, short_px):
+    example = read(self, index, short_px=short_px)
+    if self.split == 'train' and index == 3:
+      return example._replace(video=example.video[:100])
+    return example
+
+  monkeypatch.setattr(sources.Source, 'read', damaged)
+  tiny_config.data.max_bad_fraction = 0.05
+  tiny_config.grid.mode = 'none'
+  tiny_config.optim.total_epochs = 1
+  tiny_config.optim.schedule = 'constant'
+  tiny_config.optim.warmup_epochs = 0.0
+  train.train(tiny_config, tmp_path)
+  name = sources.open_source(tiny_config, 'train')[3].id
+  summary = json.loads((tmp_path / 'summary.json').read_text())
+  assert list(summary['bad_videos']) == [name]

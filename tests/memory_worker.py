@@ -1,0 +1,64 @@
+"""Takes one training step; prints by how much the process grew, in bytes.
+
+Arguments: name of the network, T, side in pixels, clips.
+"""
+
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+
+from configs import moving_digits
+from mgjax import memory, models, optim, train_step
+from mgjax.schedule import Grid
+
+
+def status(name: str) -> int:
+  """Bytes of a line of /proc/self/status."""
+  with open('/proc/self/status') as file:
+    return 1024 * int(re.search(rf'{name}:\s+(\d+)', file.read())[1])
+
+
+def main(name: str, T: int, side: int, num_clips: int) -> None:
+  model = models.build(
+    name,
+    num_classes=16,
+    dropout=0.5,
+    dtype='float32',
+    blocks=(1, 1),
+    width=16,
+  )
+  config = moving_digits.get_config()
+  tx = optim.make_optimizer(config.optim)
+  make_state = lambda: train_step.create_state(
+    model, tx, jax.random.key(0), jnp.zeros((1, T, 32, 32, 3))
+  )
+  step = train_step.make_train_step(model, tx, mean=(0.45,) * 3, std=(0.2,) * 3)
+  batch = {
+    'video': jnp.zeros((num_clips, T, side, side, 3), jnp.uint8),
+    'label': jnp.zeros(num_clips, jnp.int32),
+    'flip': jnp.zeros(num_clips, bool),
+  }
+  arguments = (
+    jax.jit(make_state)(),
+    batch,
+    jnp.float32(0.1),
+    jnp.int32(1),
+    jax.random.key(0),
+  )
+  compiled = (
+    jax.jit(step, donate_argnums=0)
+    .lower(*arguments)
+    .compile(compiler_options={'xla_backend_optimization_level': 0})
+  )
+  before = status('VmRSS')
+  jax.block_until_ready(compiled(*arguments))
+  grown = status('VmHWM') - before
+  grid = Grid(T, side, side, num_clips)
+  estimate = memory.estimate(config, model, grid, num_devices=1)
+  print(grown, estimate.activations + estimate.gradients)
+
+
+if __name__ == '__main__':
+  main(sys.argv[1], *map(int, sys.argv[2:]))
