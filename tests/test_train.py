@@ -22,15 +22,18 @@ GRIDS = 8
 
 @pytest.fixture(scope='module')
 def run(data_dir, tmp_path_factory):
-  """A finished run: its folder, summary and the programs XLA compiled."""
+  """A finished run: its folder, summary and the functions XLA compiled.
+
+  Of each function, the steps that had been done whenever it was compiled.
+  """
   workdir = tmp_path_factory.mktemp('run')
   config = config_file.get_config('grid=both,size=tiny')
   config.data.dir = str(data_dir)
-  compiled = collections.Counter()
+  compiled = collections.defaultdict(list)
 
   def count(event, duration, fun_name='', **unused):
     if event == '/jax/core/compile/backend_compile_duration':
-      compiled[fun_name] += 1
+      compiled[fun_name].append(len(lines(workdir, 'loss')))
 
   jax.monitoring.register_event_duration_secs_listener(count)
   summary = train.train(config, workdir)
@@ -45,8 +48,21 @@ def lines(workdir: pathlib.Path, kind: str) -> list[dict]:
 def test_each_grid_is_compiled_exactly_once(run):
   _, summary, compiled = run
   assert summary['num_grids'] == summary['num_compiled'] == GRIDS
-  assert compiled['jit(train_step)'] == GRIDS
-  assert compiled['jit(eval_step)'] == 1
+  assert len(compiled['jit(train_step)']) == GRIDS
+  assert len(compiled['jit(eval_step)']) == 1
+
+
+def test_nothing_is_compiled_after_the_first_use_of_the_last_grid(run):
+  _, summary, compiled = run
+  config = config_file.get_config('size=tiny')
+  schedule = cycles.make_schedule(config, 240)
+  steps = [schedule(step) for step in range(summary['steps'])]
+  last_first_use = max(steps.index(grid) for grid in set(steps))
+  assert max(compiled['jit(train_step)']) <= last_first_use
+  # The statistics of an evaluation are taken at the base grid of its phase.
+  evaluated = train.evaluation_steps(schedule, config.eval.every)
+  bases = {schedule.phase(step - 1).base for step in evaluated}
+  assert len(compiled['jit(stats_step)']) == len(bases)
 
 
 def test_every_step_has_a_metrics_line_with_its_place_and_its_grid(run):
