@@ -45,17 +45,18 @@ def test_all_but_the_activations_is_float32():
 
 
 def loss_curve(workdir, *overrides):
-  """Losses of the demo at half the baseline's epochs, every tenth step."""
+  """Loss of the demo at half the baseline's epochs: means over 80 steps."""
   command = [
     *(sys.executable, '-m', 'mgjax.train', f'--workdir={workdir}'),
     '--config=configs/moving_digits.py:grid=both',
     '--config.grid.epoch_factor=0.5',
     *overrides,
   ]
-  subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+  subprocess.run(command, cwd=ROOT, check=True)  # Its words tell of errors.
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   rows = [json.loads(line) for line in lines]
-  return np.array([row['loss'] for row in rows if 'loss' in row])
+  losses = [row['loss'] for row in rows if 'loss' in row]  # Every tenth step.
+  return np.convolve(losses, np.ones(8) / 8, 'valid')
 
 
 @pytest.mark.slow
@@ -69,7 +70,5 @@ def test_the_loss_curve_of_bfloat16_is_within_the_noise_of_float32(tmp_path):
   half = loss_curve(tmp_path / 'half', data, '--config.model.dtype=bfloat16')
   assert len(one) == len(other) == len(half) >= 30
   # It learns, so that there is a curve to compare.
-  assert one[-5:].mean() < 0.85 * one[:5].mean()
-  noise = np.abs(other - one).mean()
-  assert np.abs(half - one).mean() < noise
-  assert half[-10:].mean() == pytest.approx(one[-10:].mean(), abs=noise)
+  assert one[-1] < 0.85 * one[0]
+  assert np.abs(half - one).mean() < np.abs(other - one).mean()
