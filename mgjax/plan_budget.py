@@ -74,9 +74,9 @@ def search(
   Raises:
     ConfigError: Nothing tells how long steps take, or nothing fits.
   """
-  schedule_of = lambda mode, percent: cycles.make_schedule(
+  schedule_of = lambda mode, percent, videos=num_train: cycles.make_schedule(
     with_factor(config, mode, percent / 100),
-    num_train,
+    videos,
     num_devices=values.num_devices,
   )
   grids = {cycles.full_grid(config)}
@@ -84,7 +84,7 @@ def search(
   for mode in MODES:
     try:
       # As many grids as the mode can have: none of its phases is empty.
-      grids |= set(schedule_of(mode, _MOST).grids)
+      grids |= set(schedule_of(mode, _MOST, max(num_train, 100_000)).grids)
       modes.append(mode)
     except ConfigError as error:
       reason = error

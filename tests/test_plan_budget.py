@@ -97,6 +97,14 @@ def test_the_flags_of_a_shorter_baseline_move_its_decays(schedule, monkeypatch):
     assert 'lr_steps' not in line
 
 
+@pytest.mark.parametrize('num_train', [1, 2, 20])
+def test_few_videos_have_schedules_too(num_train):
+  """Some of their phases are empty, or shorter than their cycle."""
+  config = kinetics400.get_config('grid=both')
+  found = search(config, num_train, 100, '--device=v100x8')
+  assert {c.mode for c in found} == set(plan_budget.MODES)
+
+
 def test_a_frontier_by_hand():
   a = Candidate('both', 1.0, 10.0, 100, 2.0)
   b = Candidate('none', 1.0, 10.0, 100, 4.0)
