@@ -78,18 +78,17 @@ def make() -> list[tabulate.Table]:
 def picture(path: pathlib.Path) -> None:
   results = measured.results(_FRAME_RUNS)
 
+  lines = {
+    title: {
+      frames: results[name]
+      for frames in FRAMES
+      if (name := f'{TABLE}/{model}-{frames}') in results
+    }
+    for model, title in MODELS.items()
+  }
+
   def draw(axes):
-    measured.draw(
-      axes,
-      {
-        title: {
-          frames: results[name]
-          for frames in FRAMES
-          if (name := f'{TABLE}/{model}-{frames}') in results
-        }
-        for model, title in MODELS.items()
-      },
-    )
+    measured.draw(axes, {title: line for title, line in lines.items() if line})
     axes.set_xscale('log', base=2)
     axes.set_xticks(FRAMES, [str(frames) for frames in FRAMES])
     axes.set_xlabel('frames')
