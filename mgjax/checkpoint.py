@@ -81,16 +81,18 @@ class Checkpoints:
     verbosity = logging.get_verbosity()
     if train is None:  # Orbax warns that it will not write.
       logging.set_verbosity(logging.ERROR)
-    self._manager = ocp.CheckpointManager(
-      (self._workdir / 'checkpoints').resolve(),
-      options=ocp.CheckpointManagerOptions(
-        preservation_policy=policy or None,
-        create=train is not None,
-        read_only=train is None,
-        cleanup_tmp_directories=train is not None,
-      ),
-    )
-    logging.set_verbosity(verbosity)
+    try:
+      self._manager = ocp.CheckpointManager(
+        (self._workdir / 'checkpoints').resolve(),
+        options=ocp.CheckpointManagerOptions(
+          preservation_policy=policy or None,
+          create=train is not None,
+          read_only=train is None,
+          cleanup_tmp_directories=train is not None,
+        ),
+      )
+    finally:
+      logging.set_verbosity(verbosity)
 
   @property
   def directory(self) -> epath.Path:

@@ -1,8 +1,6 @@
 """Models as a whole: names, options, sizes, both modes."""
 
 import functools
-import json
-import pathlib
 import re
 
 import jax
@@ -13,20 +11,13 @@ import pytest
 from configs import default
 from mgjax import models
 from mgjax.models import resnet3d, slowfast
+from tests.data.test_sampling import GOLDEN
 
 SMALL = dict(
   num_classes=5, dropout=0.5, dtype='float32', blocks=(1, 1, 1, 1), width=8
 )
 
-# Made by running PySlowFast 287ec00.
-SLOW_FRAMES = json.loads(
-  (
-    pathlib.Path(__file__).parents[1]
-    / 'golden'
-    / 'ops'
-    / 'sampling_and_views.json'
-  ).read_text()
-)['slow_pathway_index']
+SLOW_FRAMES = GOLDEN['slow_pathway_index']
 
 
 def small(name='slowfast', **options):
