@@ -58,11 +58,29 @@ def use(config: ml_collections.ConfigDict, model: str) -> None:
     config.optim.schedule = 'cosine'
     config.optim.total_epochs = 75  # As many as the ladder's.
     config.optim.lr_steps = (10, 20)  # Of the ladder's second rung.
-    config.grid.ladder = ((0.5, 50, 0.01, 'cosine'), (1, 25, 0.01, 'steps'))
+    config.grid.ladder = ladder(config.data.num_frames // 2)
   else:
     config.optim.nesterov = False
     config.optim.lr_steps = (20, 40)
     config.optim.total_epochs = 50
+
+
+def ladder(
+  pairs: int, lr: float = 0.01
+) -> tuple[tuple[float, int, float, str], ...]:
+  """Rungs of bLVNet-TAM's training: 8 pairs of frames, then 8 more a rung.
+
+  The paper gives the first two; of further ones it says 'and so on'.
+
+  Args:
+    pairs: Of the last rung, a multiple of 8 above 8.
+    lr: Learning rate of all rungs but the first.
+
+  Returns:
+    config.grid.ladder, for 2 * pairs frames.
+  """
+  first = (8 / pairs, 50, 0.01, 'cosine')
+  return first, *((n / pairs, 25, lr, 'steps') for n in range(16, pairs + 1, 8))
 
 
 def fine_tune(config: ml_collections.ConfigDict, model: str) -> None:

@@ -19,6 +19,14 @@ from ml_collections import config_dict
 
 from mgjax.cli import ConfigError
 
+# Of `data`: how a machine feeds itself. No result depends on them.
+MACHINE_DATA_FIELDS = (
+  'dir',
+  'num_workers',
+  'worker_processes',
+  'prefetch_batches',
+)
+
 
 def base() -> ml_collections.ConfigDict:
   """Returns a new locked config with every field at its default."""
@@ -104,6 +112,9 @@ def base() -> ml_collections.ConfigDict:
   data.batch_size = 64  # Clips per step of the full grid, over all devices.
   # Threads that decode batches ahead of the device; 0: one per core.
   data.num_workers = 0
+  # Processes that have those threads; 0: this one. For many cores, and for
+  # videos that decoders crash on.
+  data.worker_processes = 0
   data.prefetch_batches = 6  # Batches ready or under way; 3 = a short cycle.
   data.max_bad_fraction = 0.01  # Undecodable training videos tolerated.
 
@@ -397,6 +408,7 @@ _RULES = (
   ('data.std', 'three positive numbers', lambda v: len(v) == 3 and min(v) > 0),
   ('data.mean', 'three numbers', lambda v: len(v) == 3),
   ('data.num_workers', '0 or more', lambda v: v >= 0),
+  ('data.worker_processes', '0 or more', lambda v: v >= 0),
   ('data.prefetch_batches', '1 or more', lambda v: v >= 1),
   ('data.max_bad_fraction', 'a share in [0, 1]', lambda v: 0 <= v <= 1),
   (

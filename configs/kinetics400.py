@@ -74,7 +74,7 @@ def _dense(config: ml_collections.ConfigDict, model: str) -> None:
 def _sparse(config: ml_collections.ConfigDict, model: str) -> None:
   _segments.use(config, model)
   if config.model.name == 'blvnet_tam':
-    config.grid.ladder = ((0.5, 50, 0.01, 'cosine'), (1, 25, 0.005, 'steps'))
+    config.grid.ladder = _segments.ladder(16, lr=0.005)
     config.eval.num_views = 3
     config.eval.num_crops = 3
     config.eval.crop_px = 256

@@ -1,10 +1,11 @@
 r"""How many clips a core decodes per second, at every grid of a schedule.
 
 taskset -c 1 python -m experiments.decode_speed
+taskset -c 1 python -m experiments.decode_speed --key_frames=60
 
 compares three ways to get the same training clips of generated videos of
-Kinetics' form (340x256, 10 s, 300 frames, H.264 as FFmpeg writes it), clip by
-clip in turn:
+Kinetics' form (340x256, 10 s, 300 frames, H.264 as FFmpeg writes it: a key
+frame every 250 frames; or more often, as for streaming), clip by clip in turn:
 
   whole span  what PySlowFast's PyAV path does: decode all frames of the clip's
               span, convert all to RGB, stack them, select, turn into floats,
@@ -14,7 +15,7 @@ clip in turn:
               short side 256, key frames every 12, and a copy of short side 192
 
 Frames and crops are the same; uint8 pixels are compared. The result goes to
-experiments/records/decode_speed/.
+experiments/records/decode_speed/ (decode_speed_60/).
 
 Source: PySlowFast 287ec00, slowfast/datasets/decoder.py, pyav_decode and
   temporal_sampling; kinetics.py, __getitem__; transform.py.
@@ -36,23 +37,29 @@ import cv2
 import ml_collections
 import numpy as np
 
-from experiments import record
+from experiments import record, tabulate
 from mgjax import cli, cycles, environment
 from mgjax.cli import ArgumentParser
 from mgjax.data import prepare, sampling, sources, stream
 from mgjax.schedule import Grid, GridSchedule
 
 CONFIG = 'configs/kinetics400.py:grid=both'
-RECORD = pathlib.Path(__file__).parent / 'records' / 'decode_speed'
 
 _WIDTH, _HEIGHT, _FRAMES, _FPS = 340, 256, 300, 30
+_FFMPEG_INTERVAL = 250  # Frames between key frames, by default.
 _NUM_TRAIN = 240_436  # Kinetics-400's, as the multigrid paper has it.
 _NAME = 'kinetics_like'
 _METHODS = ('whole span', 'mgjax', 'prepared')
 
 
-def write_video(path: pathlib.Path, seed: int) -> None:
-  """Writes a video: discs move over a panning texture, with camera noise."""
+def write_video(path: pathlib.Path, seed: int, key_frames: int) -> None:
+  """Writes a video: discs move over a panning texture, with camera noise.
+
+  Args:
+    path: File.
+    seed: Of its contents.
+    key_frames: Frames from one key frame to the next, at most.
+  """
   rng = np.random.default_rng(seed)
   texture = np.full((2 * _HEIGHT, 2 * _WIDTH, 3), 128, np.float32)
   for cells in (8, 32, 128):
@@ -73,10 +80,10 @@ def write_video(path: pathlib.Path, seed: int) -> None:
   ]
   phase = rng.uniform(0, 2 * np.pi, 2)
   with av.open(str(path), 'w') as container:
-    # What `ffmpeg -c:v libx264` does: crf 23, a key frame every 250 frames.
+    # What `ffmpeg -c:v libx264 -g KEY_FRAMES` does.
     video = container.add_stream('libx264', rate=_FPS)
     video.width, video.height, video.pix_fmt = _WIDTH, _HEIGHT, 'yuv420p'
-    video.options = {'crf': '23', 'preset': 'medium'}
+    video.options = {'crf': '23', 'preset': 'medium', 'g': f'{key_frames}'}
     for i in range(_FRAMES):
       y = int(_HEIGHT * (0.5 + 0.45 * np.sin(phase[0] + i / 90)))
       x = int(_WIDTH * (0.5 + 0.45 * np.sin(phase[1] + i / 70)))
@@ -94,7 +101,9 @@ def write_video(path: pathlib.Path, seed: int) -> None:
     container.mux(video.encode(None))
 
 
-def prepare_data(folder: pathlib.Path, num_videos: int) -> None:
+def prepare_data(
+  folder: pathlib.Path, num_videos: int, key_frames: int
+) -> None:
   """Generates the videos and prepares them, where that is not done yet."""
   videos = folder / 'videos'
   for split in ('train', 'validation'):
@@ -105,7 +114,7 @@ def prepare_data(folder: pathlib.Path, num_videos: int) -> None:
     path = videos / split / 'generated' / f'{seed:02d}.mp4'
     if not path.exists():
       temporary = path.with_suffix('.part.mp4')
-      write_video(temporary, seed)
+      write_video(temporary, seed, key_frames)
       temporary.replace(path)
   for short_side_px in (0, 256, 192):
     suffix = f'/short{short_side_px}' if short_side_px else ''
@@ -349,7 +358,8 @@ def format_report(result: dict) -> str:
     f'`{result["command"]}`, commit {result["commit"][:12]}'
     + (' with changes' if result['changed_files'] else '')
     + f': {result["num_clips"]} clips of {result["num_videos"]} generated '
-    'videos at every grid of the Kinetics schedule. Clips per second of CPU '
+    f'videos (a key frame every {result["key_frames"]} frames) at every grid '
+    'of the Kinetics schedule. Clips per second of CPU '
     'time; times as many as by decoding the whole span (CPU, wall clock); '
     'largest and mean difference of pixels, of 255.',
     '',
@@ -365,25 +375,65 @@ def format_report(result: dict) -> str:
   return '\n'.join(lines) + '\n'
 
 
+def make() -> list[tabulate.Table]:
+  """Ranges over the grids, one row for each record."""
+  rows = []
+  for path in sorted(record.RECORDS.glob('decode_speed*/result.json')):
+    result = json.loads(path.read_text())
+    cpu = [row['cpu_ms'] for row in result['grids']]
+    clips_per_s = {m: [1e3 / ms[m] for ms in cpu] for m in _METHODS}
+    times = {m: [ms['whole span'] / ms[m] for ms in cpu] for m in _METHODS[1:]}
+    rows.append(
+      (
+        f'every {result["key_frames"]} frames',
+        *(_range(clips_per_s[method]) for method in _METHODS),
+        *(_range(times[method]) for method in _METHODS[1:]),
+        f'[{path.parent.name}](experiments/records/{path.parent.name}/README.md)',
+      )
+    )
+  columns = (
+    'key frames',
+    'whole span, clips/s',
+    'mgjax',
+    'mgjax, prepared',
+    'mgjax, times as many',
+    'prepared, times as many',
+    'record [measured]',
+  )
+  return [tabulate.Table('decode_speed', columns, rows)]
+
+
+def _range(values: list[float]) -> str:
+  return f'{min(values):.1f} to {max(values):.1f}'
+
+
 def main() -> None:
   parser = ArgumentParser(description=__doc__)
   parser.add_argument(
-    '--cache', type=pathlib.Path, default=pathlib.Path('data/decode_speed')
+    '--key_frames', type=int, default=_FFMPEG_INTERVAL, help='frames between'
   )
   parser.add_argument('--num_videos', type=int, default=6)
   parser.add_argument('--num_clips', type=int, default=24, help='per grid')
-  parser.add_argument('--out', type=pathlib.Path, default=RECORD)
   args = parser.parse_args()
-  prepare_data(args.cache, args.num_videos)
+  for flag, value in vars(args).items():
+    if value < 1:
+      parser.error(f'--{flag}={value}; give 1 or more')
+  name = 'decode_speed'
+  if args.key_frames != _FFMPEG_INTERVAL:
+    name += f'_{args.key_frames}'
+  cache = pathlib.Path('data') / name
+  out = record.RECORDS / name
+  prepare_data(cache, args.num_videos, args.key_frames)
   config = cli.read_config(CONFIG).copy_and_resolve_references()
-  config.data.dir = str(args.cache)
+  config.data.dir = str(cache)
   load = os.getloadavg()
-  rows = measure(config, args.cache, args.num_clips)
+  rows = measure(config, cache, args.num_clips)
   result = {
     'command': f'python -m experiments.decode_speed {" ".join(sys.argv[1:])}',
     'config': CONFIG,
     **record.code_version(),
     'num_videos': args.num_videos,
+    'key_frames': args.key_frames,
     'num_clips': args.num_clips,
     'machine': {
       'cpu': environment.cpu_name(),
@@ -395,9 +445,9 @@ def main() -> None:
     },
     'grids': rows,
   }
-  args.out.mkdir(parents=True, exist_ok=True)
-  (args.out / 'result.json').write_text(json.dumps(result, indent=1) + '\n')
-  (args.out / 'README.md').write_text(format_report(result))
+  out.mkdir(parents=True, exist_ok=True)
+  (out / 'result.json').write_text(json.dumps(result, indent=1) + '\n')
+  (out / 'README.md').write_text(format_report(result))
 
 
 if __name__ == '__main__':

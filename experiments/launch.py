@@ -19,8 +19,10 @@ import pathlib
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
+from configs import _segments
 from experiments import (
   costs,
   epoch_factors,
@@ -67,7 +69,9 @@ def network_of(row: str) -> tuple[str, int] | None:
   return model, int(frames) * (2 if pairs else 1)
 
 
-def _segments(table: str, file: str, data: str, rows: list[str]) -> list[Run]:
+def _on_segments(
+  table: str, file: str, data: str, rows: list[str]
+) -> list[Run]:
   """Runs of networks on segments.
 
   Args:
@@ -83,8 +87,10 @@ def _segments(table: str, file: str, data: str, rows: list[str]) -> list[Run]:
     if model.startswith('blvnet'):
       grid = 'ladder'
       if frames != 32:
-        overrides = _climb(
-          frames // 2, 0.005 if file == 'kinetics400' else 0.01
+        lr = 0.005 if file == 'kinetics400' else 0.01
+        overrides = (
+          f'--config.data.num_frames={frames}',
+          f'--config.grid.ladder={_segments.ladder(frames // 2, lr)}',
         )
     elif frames != 8:
       overrides = (f'--config.data.num_frames={frames}',)
@@ -101,24 +107,6 @@ def _segments(table: str, file: str, data: str, rows: list[str]) -> list[Run]:
       )
     )
   return runs
-
-
-def _climb(pairs: int, lr: float) -> tuple[str, ...]:
-  """Overrides for bLVNet-TAM's ladder: 8 pairs of frames, then 8 more a rung.
-
-  The first two rungs are those of configs/_segments.py, and further ones
-  repeat the second: 'and so on', says the paper of them.
-
-  Args:
-    pairs: Of the last rung.
-    lr: Learning rate of all rungs but the first.
-  """
-  rungs = [(8 / pairs, 50, 0.01, 'cosine')]
-  rungs += [(n / pairs, 25, lr, 'steps') for n in range(16, pairs + 1, 8)]
-  return (
-    f'--config.data.num_frames={2 * pairs}',
-    f'--config.grid.ladder={tuple(rungs)}',
-  )
 
 
 _BLVNET_50 = [f'bLVNet-TAM-50 {pairs}x2' for pairs in (8, 16, 24)]
@@ -148,21 +136,23 @@ RUNS = {
   'ssv2_accuracy': _both_modes('ssv2', 'slowfast', 'SlowFast-R50 16x8'),
   'charades_accuracy': _both_modes('charades', 'slowfast', 'SlowFast-R50 16x8'),
   'something_something_blvnet': [
-    *_segments(
+    *_on_segments(
       'something_something_blvnet', 'ssv1', 'SSv1', _SOMETHING_SOMETHING
     ),
-    *_segments(
+    *_on_segments(
       'something_something_blvnet', 'ssv2', 'SSv2', _SOMETHING_SOMETHING
     ),
   ],
   'kinetics_moments_blvnet': [
-    *_segments(
+    *_on_segments(
       'kinetics_moments_blvnet',
       'kinetics400',
       'Kinetics-400',
       ['TSN-R50 8', 'TSM-R50 8', 'TSM-R50 16', 'TAM-R50 8', *_BLVNET_50],
     ),
-    *_segments('kinetics_moments_blvnet', 'mit', 'Moments in Time', _BLVNET_50),
+    *_on_segments(
+      'kinetics_moments_blvnet', 'mit', 'Moments in Time', _BLVNET_50
+    ),
   ],
 }
 
@@ -173,6 +163,14 @@ class _Planned(NamedTuple):
   record: str  # Its name.
   config: str  # Value of --config.
   gmacs: float  # 1e9 multiply-adds of all forward and backward passes.
+  network: str  # config.model.name.
+
+  def hours(self, rate: 'Rate | None') -> float | None:
+    return self.gmacs / rate(self.network) / 3600 if rate else None
+
+
+# 1e9 multiply-adds per second of training, by network.
+Rate = Callable[[str], float]
 
 
 def planned(
@@ -188,9 +186,10 @@ def planned(
       name = f'{run.name}-seed{seed}'
       if not record.exists(name):
         config = f'{run.config},seed={seed}'
+        network = cli.read_config(run.config, run.overrides).model.name
         gmacs = _training_gmacs(run)
         run = run._replace(overrides=(*run.overrides, *overrides))
-        found.append(_Planned(run, seed, name, config, gmacs))
+        found.append(_Planned(run, seed, name, config, gmacs, network))
   return found
 
 
@@ -225,7 +224,7 @@ def rate_of(name: str) -> tuple[float, str]:
 
 
 def listing(
-  table: str, runs: list[_Planned], rate: float | None, device: str
+  table: str, runs: list[_Planned], rate: Rate | None, device: str
 ) -> tabulate.Table:
   """The runs, as a table."""
   rows = [
@@ -234,7 +233,7 @@ def listing(
       ' '.join([item.config, *item.run.overrides]),
       str(item.seed),
       f'{item.gmacs / 1e6:,.3g}',
-      f'{item.gmacs / rate / 3600:.2f}' if rate else '',
+      f'{item.hours(rate):.2f}' if rate else '',
     )
     for item in runs
   ]
@@ -246,12 +245,12 @@ def listing(
   )
 
 
-def total(runs: list[_Planned], rate: float | None, device: str) -> str:
+def total(runs: list[_Planned], rate: Rate | None, device: str) -> str:
   """How many runs there are, and how long they take together."""
   gmacs = sum(item.gmacs for item in runs)
   text = f'all {len(runs)}: {1e9 * gmacs:.3g} multiply-adds'
   if rate:
-    text += f', {gmacs / rate / 3600:,.2f} hours'
+    text += f', {sum(item.hours(rate) for item in runs):,.2f} hours'
     text += f' on {device}' if device else ''
   return text
 
@@ -272,7 +271,7 @@ def command(table: str, item: _Planned, args: argparse.Namespace) -> str:
 
 
 def submit_line(
-  table: str, item: _Planned, args: argparse.Namespace, rate: float | None
+  table: str, item: _Planned, args: argparse.Namespace, rate: Rate | None
 ) -> str:
   """The command line that has a cluster run `command`."""
   line = command(table, item, args)
@@ -287,7 +286,7 @@ def submit_line(
   limit = []
   if rate:
     # Half as much again, for compilation, evaluation and bad luck.
-    minutes = max(1, round(1.5 * item.gmacs / rate / 60))
+    minutes = max(1, round(1.5 * 60 * item.hours(rate)))
     limit = [f'--time={minutes}']
   return shlex.join(
     [
@@ -325,7 +324,7 @@ def _parser() -> ArgumentParser:
   add(
     '--device',
     default='',
-    help='hardware that --gmacs_per_s is about; alone, the rate of '
+    help='hardware that --gmacs_per_s is about; alone, the rates of '
     f'{" or ".join(step_seconds.DEVICES)}',
   )
   add('--gpus', type=int, default=8, help='slurm: GPUs of a run (default 8)')
@@ -338,14 +337,17 @@ def main(argv: list[str] | None = None) -> int:
   args = parser.parse_args(argv)
   if args.seeds < 1:
     parser.error(f'--seeds={args.seeds}; give 1 or more')
-  rate, device = args.gmacs_per_s, args.device
-  if rate is not None and not rate > 0:
-    parser.error(f'--gmacs_per_s={rate:g}; give a positive rate')
+  given, device = args.gmacs_per_s, args.device
+  if given is not None and not given > 0:
+    parser.error(f'--gmacs_per_s={given:g}; give a positive rate')
   try:
+    rate = None
     if args.record:
-      rate, device = rate_of(args.record)
-    elif rate is None:
-      rate = step_seconds.DEVICES.get(device)
+      given, device = rate_of(args.record)
+    if given is not None:
+      rate = lambda network: given
+    elif device in step_seconds.DEVICES:
+      rate = functools.partial(step_seconds.device_rate, device)
     overrides = ()
     if args.init_from:
       overrides = (

@@ -3,7 +3,7 @@
 Where things are:
   schedule.py    step -> grid, clips, learning rate; cycles.py makes it
   train.py       the training loop; train_step.py one step
-  step_cache.py  one compiled program per grid
+  programs.py    the programs that a run needs; step_cache.py compiles each once
   data/          stream.py: step -> batch; decode, sampling, sources
   models/        the networks; norm.py: batch norm over groups of clips
   evaluate.py    accuracy of a checkpoint; plan.py: a run before its launch

@@ -1,14 +1,67 @@
 """What a run leaves behind when a step goes wrong: enough to run it again."""
 
 import json
+from typing import NoReturn
 
 import jax
 import jaxlib
 import ml_collections
 from etils import epath
 
-from mgjax import checkpoint
+from mgjax import checkpoint, cli
+from mgjax.cli import RunError
 from mgjax.peers import Peers
+from mgjax.schedule import GridSchedule
+
+
+def fail(
+  what: str,
+  *,
+  step: int,
+  ids: list[str],
+  schedule: GridSchedule,
+  config: ml_collections.ConfigDict,
+  workdir: epath.Path,
+  checkpoints: checkpoint.Checkpoints,
+  peers: Peers,
+) -> NoReturn:
+  """Writes what replays a step that is not finite, and stops the run.
+
+  Args:
+    what: What is not finite: the first words of the message.
+    step: The step.
+    ids: Of its clips.
+    schedule: The run's schedule.
+    config: The run's configuration.
+    workdir: The bundle becomes its folder failure-STEP.
+    checkpoints: Of the run; all of them are from before the step.
+    peers: Its processes, all of which must come here.
+
+  Raises:
+    RunError: Always.
+  """
+  grid, lr = schedule(step), schedule.lr(step)
+  folder = workdir / f'failure-{step}'
+  write(
+    folder,
+    config,
+    checkpoints,
+    {
+      'step': step,
+      'what': what,
+      'lr': lr,
+      'grid': grid._asdict(),
+      'ids': ids,
+    },
+    peers,
+  )
+  last = max(checkpoints.steps(), default=0)
+  raise RunError(
+    f'{what} of step {step} is not finite (grid {grid}, learning rate {lr:g}). '
+    f'The newest checkpoint is of step {last}; lower optim.base_lr, raise '
+    f'optim.warmup_epochs or set optim.clip_norm. {cli.interpreter()} -m '
+    f'mgjax.replay --bundle={folder} runs the step again.'
+  )
 
 
 def write(

@@ -1,6 +1,8 @@
 """What every command shares: flags, and errors that a person can act on."""
 
 import argparse
+import os
+import pathlib
 import re
 import sys
 import traceback
@@ -240,3 +242,14 @@ def _raised_in(error: Exception) -> str:
   while trace.tb_next is not None:
     trace = trace.tb_next
   return trace.tb_frame.f_globals.get('__name__', '')
+
+
+def interpreter() -> str:
+  """What starts this Python in the user's shell.
+
+  A virtual environment that is not activated, as in `make demo`, by its path.
+  """
+  path = pathlib.Path(sys.executable)
+  if not os.environ.get('VIRTUAL_ENV') and path.is_relative_to(os.getcwd()):
+    return str(path.relative_to(os.getcwd()))
+  return 'python'

@@ -36,6 +36,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
+from configs import default
 from mgjax import (
   checkpoint,
   cli,
@@ -44,6 +45,7 @@ from mgjax import (
   models,
   optim,
   parallel,
+  stop_signal,
   train_step,
 )
 from mgjax.cli import ConfigError
@@ -136,10 +138,6 @@ def lower_eval_step(config, model, mesh, state):
   )
 
 
-class Stopped(Exception):
-  """A signal asks the program to end. Its argument is the signal's number."""
-
-
 class Scores(NamedTuple):
   """What the views of a source's videos were given.
 
@@ -225,7 +223,7 @@ def partial_key(
   settings = {
     name: config[name].to_dict() for name in ('model', 'data', 'norm', 'eval')
   }
-  for name in ('dir', 'num_workers', 'prefetch_batches'):
+  for name in default.MACHINE_DATA_FIELDS:
     del settings['data'][name]
   settings['loss'] = config.optim.loss
   settings['videos'] = [
@@ -259,7 +257,7 @@ def score(
     eval_stream: The views.
     mesh: Devices of the program.
     report: Called after each batch with the numbers of batches; it may raise
-      `Stopped`.
+      `stop_signal.Stopped`.
     partial: Where unfinished work is kept and found again; None: nowhere.
   """
   found = partial.load() if partial else None
@@ -286,7 +284,7 @@ def score(
       partial.save_sometimes(number + 1, scores)
     try:
       report(number + 1, eval_stream.num_batches)
-    except Stopped:
+    except stop_signal.Stopped:
       if partial:
         partial.save(number + 1, scores)
       raise

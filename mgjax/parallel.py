@@ -16,15 +16,12 @@ from jax._src.clusters import ClusterEnv
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from configs import default
 from mgjax.cli import ConfigError
 from mgjax.peers import Peers, end, meet
 
 # The mesh has one axis: clips of a batch.
 BATCH_AXIS = 'data'
-
-
-# Fields that may differ from host to host.
-_LOCAL_FIELDS = ('data.dir', 'data.num_workers', 'data.prefetch_batches')
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -165,11 +162,12 @@ def _try_collective(peers: Peers, timeout_s: float) -> None:
 
 def _settings(config: ml_collections.ConfigDict, prefix: str = '') -> dict:
   """Fields by dotted name, as text, without those that are a host's own."""
+  own = [f'data.{name}' for name in default.MACHINE_DATA_FIELDS]
   fields: dict[str, Any] = {}
   for name, value in config.items():
     if isinstance(value, ml_collections.ConfigDict):
       fields.update(_settings(value, f'{prefix}{name}.'))
-    elif prefix + name not in _LOCAL_FIELDS:
+    elif prefix + name not in own:
       fields[prefix + name] = str(value)
   return fields
 

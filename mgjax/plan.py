@@ -390,7 +390,7 @@ def compiled_bytes(
   """
   import jax
 
-  from mgjax import checkpoint, models, optim, parallel, train
+  from mgjax import checkpoint, initial_state, models, optim, parallel, programs
 
   if num_devices > jax.device_count():
     raise ConfigError(
@@ -400,9 +400,9 @@ def compiled_bytes(
   mesh = parallel.make_mesh(num_devices)
   model, tx = models.from_config(config), optim.make_optimizer(config.optim)
   abstract = checkpoint.abstract_state(
-    train.state_maker(config, model, tx), parallel.replicated(mesh)
+    initial_state.state_maker(config, model, tx), parallel.replicated(mesh)
   )
-  lowered = train.lower_programs(
+  lowered = programs.lower_programs(
     config, schedule, model, tx, mesh, abstract, 0, set()
   )
   sizes = {}
@@ -509,7 +509,7 @@ def main(values: flags.FlagValues, *configs: str) -> None:
   full = cycles.full_grid(config)
   costs = dict(zip(schedule.grids, plan['gmacs_per_clip'], strict=True))
   costs[full] = plan['baseline']['gmacs'] / plan['baseline']['clips']
-  step_s = step_seconds.step_seconds(values, costs, full)
+  step_s = step_seconds.step_seconds(values, costs, full, config.model.name)
   if step_s is not None:
     plan['time'] = training_time(config, schedule, plan, step_s)
   memory_plan = plan['memory']

@@ -91,7 +91,10 @@ def search(
   if not modes and reason:
     raise reason
   step_s = step_seconds.step_seconds(
-    values, plan.gmacs_per_clip(config, grids), cycles.full_grid(config)
+    values,
+    plan.gmacs_per_clip(config, grids),
+    cycles.full_grid(config),
+    config.model.name,
   )
   if step_s is None:
     raise ConfigError(

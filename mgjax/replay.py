@@ -22,10 +22,11 @@ from mgjax import (
   checkpoint,
   cli,
   cycles,
+  initial_state,
   models,
   optim,
   parallel,
-  train,
+  programs,
   train_step,
 )
 from mgjax.cli import ConfigError
@@ -58,7 +59,7 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
   clips = stream.TrainStream(config, schedule, source)
   model = models.from_config(config)
   tx = optim.make_optimizer(config.optim)
-  make_state = train.state_maker(config, model, tx)
+  make_state = initial_state.state_maker(config, model, tx)
   replicated = parallel.replicated(mesh)
   abstract = checkpoint.abstract_state(make_state, replicated)
   checkpoints = checkpoint.Checkpoints(folder)
@@ -68,28 +69,27 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
   else:
     initial = {}
     if config.init_from:
-      initial = train.initial_variables(config, abstract)
-    state = train.first_state(make_state, initial, mesh)
+      initial = initial_state.initial_variables(config, abstract)
+    state = initial_state.first_state(make_state, initial, mesh)
   checkpoints.close()
-  lowered = train.lower_programs(
+  lowered = programs.lower_programs(
     config, schedule, model, tx, mesh, abstract, first_step, set()
   )
-  programs = {}
+  compiled = {}
   rng = jax.device_put(jax.random.key(config.seed), replicated)
   result = {'steps': []}
   for step in range(first_step, failure['step'] + 1):
     program = Program('train', schedule(step))
-    if program not in programs:
-      programs[program] = lowered[program]().compile()
+    if program not in compiled:
+      compiled[program] = lowered[program]().compile()
     batch = clips.batch(step)
-    groups = schedule.phase(step).bn_groups[schedule.cycle_index(step)]
     if step == failure['step']:
       result['bad_before'] = not_finite(state)
       result['same_clips'] = batch['ids'] == failure['ids']
-    state, metrics = programs[program](
+    state, metrics = compiled[program](
       state,
-      parallel.put_batch(mesh, train.on_device(batch)),
-      *train.put_scalars(mesh, schedule.lr(step), groups),
+      parallel.put_batch(mesh, programs.on_device(batch)),
+      *programs.put_scalars(mesh, schedule.lr(step), schedule.bn_groups(step)),
       rng,
     )
     values = {name: float(value) for name, value in metrics.items()}

@@ -171,6 +171,10 @@ class GridSchedule:
     index = self.phase_index(step)
     return (step - self.start_step(index)) % len(self.phases[index].cycle)
 
+  def bn_groups(self, step: int) -> int:
+    """Returns the batch-norm groups of a step in [0, total_steps)."""
+    return self.phase(step).bn_groups[self.cycle_index(step)]
+
   def clips_before(self, step: int) -> int:
     """Returns the number of clips that all earlier steps have used.
 

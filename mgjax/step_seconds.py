@@ -22,12 +22,34 @@ from absl import flags
 from mgjax.cli import ConfigError
 from mgjax.schedule import Grid
 
-# 1e9 multiply-adds per second of training, forward passes times three.
+
+def _rate(batch: int, gmacs_per_clip: float, step_s: float) -> float:
+  """1e9 multiply-adds per second of training: three times the forward pass."""
+  return 3 * batch * gmacs_per_clip / step_s
+
+
+# Rates of networks with ResNet-50 by device, data loading included.
 DEVICES = {
-  # SlowFast-R50 8x8 (50.31 GMACs per clip) on 95 % of 240436 videos in 78.76
-  # minutes per epoch, data loading included. Source: PaddlePaddle/PaddleVideo,
-  # docs/zh-CN/model_zoo/recognition/slowfast.md.
-  'v100x8': 0.95 * 240_436 * 3 * 50.31 / (78.76 * 60),
+  # 8 V100, PyTorch, 64 clips of 224 x 224 in a step: SlowFast 4x16, Slow 4x16
+  # and I3D 8x8 from videos, TSM 8 from frames. Source: open-mmlab/mmaction2
+  # 0c8af1f, docs/benchmark.md. (PaddleVideo's SlowFast 8x8 makes 7300 on eight
+  # V100: docs/zh-CN/model_zoo/recognition/slowfast.md.)
+  'v100x8': {
+    'slowfast': _rate(64, 27.64, 0.68),
+    'slow': _rate(64, 20.87, 0.25),
+    'i3d': _rate(64, 28.41, 0.35),
+    'tsm': _rate(64, 32.70, 0.31),
+  },
+}
+# Networks that nobody has timed there, by the most similar one.
+_SIMILAR = {
+  'c2d': 'slow',
+  'i3d_resnet': 'i3d',
+  's3d_resnet': 'i3d',
+  'tsn': 'tsm',
+  'blresnet': 'tsm',
+  'tam': 'tsm',
+  'blvnet_tam': 'tsm',
 }
 
 _FLAGS = ('workdir', 'step_ms', 'gmacs_per_s', 'device')
@@ -51,8 +73,23 @@ def define_flags(values: flags.FlagValues) -> None:
   )
 
 
+def device_rate(device: str, network: str) -> float:
+  """1e9 multiply-adds per second of training on one of DEVICES.
+
+  Args:
+    device: Its name.
+    network: config.model.name; one that was not timed there has the rate of
+      the most similar one that was.
+  """
+  rates = DEVICES[device]
+  return rates[network if network in rates else _SIMILAR[network]]
+
+
 def step_seconds(
-  values: flags.FlagValues, gmacs_per_clip: Mapping[Grid, float], full: Grid
+  values: flags.FlagValues,
+  gmacs_per_clip: Mapping[Grid, float],
+  full: Grid,
+  network: str,
 ) -> dict[Grid, float] | None:
   """How long the accelerator takes for a step of each grid.
 
@@ -60,6 +97,7 @@ def step_seconds(
     values: Has the flags of `define_flags`.
     gmacs_per_clip: 1e9 multiply-adds of a forward pass, for each grid.
     full: The full grid, one of them.
+    network: config.model.name.
 
   Returns:
     Seconds by grid; None where nothing tells.
@@ -86,7 +124,7 @@ def step_seconds(
   elif values.step_ms is not None:
     gmacs_per_s = gmacs[full] / (values.step_ms / 1e3)
   elif values.device is not None:
-    gmacs_per_s = DEVICES[values.device]
+    gmacs_per_s = device_rate(values.device, network)
   else:
     gmacs_per_s = values.gmacs_per_s
   return {g: known.get(g, cost / gmacs_per_s) for g, cost in gmacs.items()}

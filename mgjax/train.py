@@ -15,22 +15,18 @@ Ctrl-C.
 
 import bisect
 import contextlib
+import dataclasses
 import json
 import math
-import os
-import pathlib
-import shlex
-import signal
 import sys
 import time
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
+import optax
 from absl import flags
 from etils import epath
 from ml_collections import config_flags
@@ -41,9 +37,9 @@ from mgjax import (
   cli,
   cpu_memory,
   cycles,
-  environment,
   evaluate,
   files,
+  initial_state,
   memory,
   metrics,
   models,
@@ -51,19 +47,23 @@ from mgjax import (
   parallel,
   plan,
   plan_picture,
+  programs,
   report,
+  run_folder,
+  run_summary,
   step_cache,
+  step_log,
+  stop_signal,
   train_step,
 )
-from mgjax.cli import EXIT_RESTART, ConfigError, RunError
-from mgjax.data import augment, sources, stream
+from mgjax.cli import ConfigError, RunError
+from mgjax.data import sources, stream
 from mgjax.models import norm
 from mgjax.peers import Peers
-from mgjax.progress import Progress, duration
+from mgjax.progress import Progress
 from mgjax.schedule import Grid, GridSchedule
 from mgjax.step_cache import Program
 
-EXIT_INTERRUPTED = 130
 POLL_S = 1.0  # So often a run that waits for a program looks for a signal.
 
 
@@ -86,39 +86,96 @@ def train(
     profile_step: First step of a trace; None: no trace.
 
   Returns:
-    The summary that is written to workdir/summary.json.
+    The summary that is written to workdir/summary.json; {} in processes other
+    than the first.
 
   Raises:
     ConfigError: The run cannot work; nothing has been trained.
     RunError: Something outside the program ended the run.
     SystemExit: A signal stopped the run; a checkpoint has been written.
   """
+  started = time.perf_counter()
   peers = peers or Peers()
   workdir = epath.Path(workdir)
+  step_cache.use_persistent_cache()
   try:
+    # What must be closed, however the run ends, goes on the stack.
     with contextlib.ExitStack() as stack, peers.guard():
-      return _train(
-        config, workdir, stack, peers, allow_config_change, profile_step
+      job = make_job(config, workdir, peers, allow_config_change)
+      wandb = start_workdir(job) if peers.is_first else None
+      stop = stop_signal.StopSignal()
+      checkpoints = stack.enter_context(
+        checkpoint.Checkpoints(workdir, config.train, peers)
       )
+      finished = workdir / 'summary.json'
+      if finished.exists() and job.schedule.total_steps in checkpoints.steps():
+        print(f'{workdir}: this run has finished already', file=sys.stderr)
+        return json.loads(finished.read_text())
+      training = Training(
+        job, stack, checkpoints, stop, wandb=wandb, profile_step=profile_step
+      )
+      startup_s = training.run() - started
+      return training.finish(startup_s) if peers.is_first else {}
   except OSError as error:
     raise files.disk_error(error, workdir) or error from error
 
 
-def _train(
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """A run that can work: its settings and what they describe.
+
+  Attributes:
+    config: The settings.
+    workdir: The run's folder.
+    peers: Its processes.
+    mesh: Its devices.
+    source: Its training videos.
+    eval_source: The videos that it is evaluated on.
+    schedule: Grids and learning rate of every step.
+    plan: The schedule as plan.json has it.
+    model: The network.
+    tx: The optimizer.
+    make_state: Makes the state with random weights.
+    abstract: Its shapes and shardings.
+    initial: Weights to start from instead, {} where there are none.
+    changes: Settings that have changed since the folder's run began.
+  """
+
+  config: ml_collections.ConfigDict
+  workdir: epath.Path
+  peers: Peers
+  mesh: jax.sharding.Mesh
+  source: sources.Source
+  eval_source: sources.Source
+  schedule: GridSchedule
+  plan: dict
+  model: nn.Module
+  tx: optax.GradientTransformation
+  make_state: Callable[[], train_step.TrainState]
+  abstract: train_step.TrainState
+  initial: dict
+  changes: list[str]
+
+
+def make_job(
   config: ml_collections.ConfigDict,
   workdir: epath.Path,
-  stack: contextlib.ExitStack,
   peers: Peers,
   allow_config_change: bool,
-  profile_step: int | None,
-) -> dict:
-  """`train`; what must be closed, however the run ends, goes on the stack."""
-  started = time.perf_counter()
-  step_cache.use_persistent_cache()
-  mesh = parallel.make_mesh()
+) -> Job:
+  """Checks everything that can be refused; writes nothing.
 
-  # Everything that can be refused is refused here. Batches and memory before
-  # data is opened: the size of the data set is enough.
+  Args:
+    config: The settings.
+    workdir: The run's folder, which need not exist.
+    peers: The processes of the run.
+    allow_config_change: See `train`.
+
+  Raises:
+    ConfigError: The run cannot work.
+  """
+  mesh = parallel.make_mesh()
+  # Batches and memory before data is opened: its size is enough for them.
   planned = cycles.make_schedule(
     config, plan.dataset_size(config)[0], num_devices=mesh.size
   )
@@ -146,583 +203,428 @@ def _train(
   model = models.from_config(config)
   evaluate.head_window(config, model)  # Refused now, or else at its first use.
   tx = optim.make_optimizer(config.optim)
-  rng = parallel.make_key(mesh, config.seed)
-
-  make_state = state_maker(config, model, tx)
+  make_state = initial_state.state_maker(config, model, tx)
   abstract = checkpoint.abstract_state(make_state, parallel.replicated(mesh))
   # A run that has checkpoints goes on from those.
   initial = {}
   if config.init_from and not any((workdir / 'checkpoints').glob('[0-9]*')):
-    initial = initial_variables(config, abstract)
-  changes = check_workdir(config, workdir, allow_config_change)
+    initial = initial_state.initial_variables(config, abstract)
+  changes = run_folder.check(config, workdir, allow_config_change)
   peers.exchange(None)  # All have looked before the first one writes.
-  run_plan = plan.make_plan(config, schedule, num_devices=mesh.size)
-  wandb = None
-  if peers.is_first:
-    prepare_workdir(config, workdir)
-    files.write_text(workdir / 'plan.json', json.dumps(run_plan, indent=1))
-    wandb = metrics.open_wandb(config, workdir)
-
-  train_stream = stream.TrainStream(
-    config,
-    schedule,
-    source,
-    shard=peers.index,
-    num_shards=peers.count,
-  )
-  eval_stream = stream.EvalStream(
-    config,
-    eval_source,
-    config.eval.batch_size,
-    shard=peers.index,
-    num_shards=peers.count,
+  return Job(
+    config=config,
+    workdir=workdir,
+    peers=peers,
+    mesh=mesh,
+    source=source,
+    eval_source=eval_source,
+    schedule=schedule,
+    plan=plan.make_plan(config, schedule, num_devices=mesh.size),
+    model=model,
+    tx=tx,
+    make_state=make_state,
+    abstract=abstract,
+    initial=initial,
+    changes=changes,
   )
 
-  # The state, new or from the newest checkpoint.
-  stop = StopSignal()
-  checkpoints = stack.enter_context(
-    checkpoint.Checkpoints(workdir, config.train, peers)
-  )
-  finished = workdir / 'summary.json'
-  if finished.exists() and schedule.total_steps in checkpoints.steps():
-    print(f'{workdir}: this run has finished already', file=sys.stderr)
-    return json.loads(finished.read_text())
-  eval_steps = evaluation_steps(schedule, config.eval.every)
-  restored = checkpoints.restore_newest(abstract)
-  first_step = restored[2] if restored else 0
-  if first_step > schedule.total_steps:
-    raise ConfigError(
-      f'{checkpoints.directory} has a checkpoint of step {first_step}, but '
-      f'with these settings the run ends at step {schedule.total_steps}'
+
+def start_workdir(job: Job) -> Any:
+  """Writes settings and plan; returns the run in Weights & Biases, or None."""
+  run_folder.prepare(job.config, job.workdir)
+  files.write_text(job.workdir / 'plan.json', json.dumps(job.plan, indent=1))
+  return metrics.open_wandb(job.config, job.workdir)
+
+
+class Training:
+  """One launch of a run: from its newest checkpoint to its end.
+
+  All processes call the methods in the same order: where one has noticed
+  something (a signal, a damaged video), all of them act on it.
+
+  Attributes:
+    state: After `done` steps.
+    done: Steps done, those of earlier launches included.
+    times: Seconds of the run, those of earlier launches included.
+    bad_videos: Reason by name of the videos that had to be replaced.
+  """
+
+  def __init__(
+    self,
+    job: Job,
+    stack: contextlib.ExitStack,
+    checkpoints: checkpoint.Checkpoints,
+    stop: stop_signal.StopSignal,
+    *,
+    wandb: Any = None,
+    profile_step: int | None = None,
+  ):
+    """Restores the newest checkpoint and starts to compile.
+
+    Args:
+      job: The run.
+      stack: Closes what this opens.
+      checkpoints: Those of the run.
+      stop: Asked for signals after every batch.
+      wandb: The run in Weights & Biases; None: not there.
+      profile_step: First step of a trace; None: no trace.
+
+    Raises:
+      ConfigError: The run has gone further than the settings let it.
+      RunError: No checkpoint can be read.
+    """
+    config, schedule, workdir = job.config, job.schedule, job.workdir
+    self._job = job
+    self._checkpoints = checkpoints
+    self._stop = stop
+    self._rng = parallel.make_key(job.mesh, config.seed)
+    shard = {'shard': job.peers.index, 'num_shards': job.peers.count}
+    self._stream = stream.TrainStream(config, schedule, job.source, **shard)
+    self._eval_stream = stream.EvalStream(
+      config, job.eval_source, config.eval.batch_size, **shard
     )
-  progress = {'times': {}, 'bad_videos': {}, 'statistics_due': False}
-  if restored:
-    progress |= restored[1]
-  times = metrics.Times(**progress['times'])
-  bad_videos = progress['bad_videos']
-  # Whether a signal has kept the run from taking the batch-norm statistics of
-  # the evaluation after its last step.
-  statistics_due = progress['statistics_due']
-  programs = step_cache.StepCache(
-    lower_programs(
-      config,
-      schedule,
-      model,
-      tx,
-      mesh,
-      abstract,
+
+    restored = checkpoints.restore_newest(job.abstract)
+    first_step = restored[2] if restored else 0
+    if first_step > schedule.total_steps:
+      raise ConfigError(
+        f'{checkpoints.directory} has a checkpoint of step {first_step}, but '
+        f'with these settings the run ends at step {schedule.total_steps}'
+      )
+    progress = {'times': {}, 'bad_videos': {}, 'statistics_due': False}
+    if restored:
+      progress |= restored[1]
+    self.times = metrics.Times(**progress['times'])
+    self.bad_videos = progress['bad_videos']
+    # Whether the batch-norm statistics of the evaluation after this step are
+    # still to be taken; a signal may come between the two.
+    self._statistics_due = progress['statistics_due']
+    self._first_step = self.done = first_step
+    self._eval_steps = evaluation_steps(schedule, config.eval.every)
+    self._result = None  # Of the newest evaluation.
+    self._ids = []  # Of the clips of the newest step.
+
+    self._programs = step_cache.StepCache(
+      programs.lower_programs(
+        config,
+        schedule,
+        job.model,
+        job.tx,
+        job.mesh,
+        job.abstract,
+        first_step,
+        self._eval_steps,
+        statistics_due=self._statistics_due,
+      )
+    )
+    stack.callback(self._programs.close)
+    self._ready = set()  # Programs that all processes have.
+    self.state = (
+      restored[0]
+      if restored
+      else initial_state.first_state(job.make_state, job.initial, job.mesh)
+    )
+
+    self._writer = metrics.NoWriter()
+    if job.peers.is_first:
+      self._writer = metrics.Writer(workdir, first_step, wandb=wandb)
+      if not first_step:
+        picture = plan_picture.draw(job.plan, schedule, workdir / 'plan.png')
+        self._writer.picture('schedule', picture, 0)
+        self._writer.settings(config, metric='eval_top1')
+    stack.callback(self._writer.close)
+    self._trace = metrics.Trace(
+      workdir, profile_step, record=job.peers.is_first
+    )
+    stack.callback(self._trace.close)
+    self._bar = Progress(
+      schedule.total_steps,
       first_step,
-      eval_steps,
-      statistics_due=statistics_due,
+      unit='step',
+      quiet=not job.peers.is_first,
     )
-  )
-  stack.callback(programs.close)
-  state = restored[0] if restored else first_state(make_state, initial, mesh)
+    stack.callback(self._bar.close)
+    self._clock = metrics.StepClock(self.times)
+    stack.callback(self._clock.close)
+    self._log = step_log.StepLog(
+      schedule,
+      self._writer,
+      self._bar,
+      self.times,
+      every=config.train.log_every_steps,
+      step_gflop=step_log.step_gflop(job.plan, schedule),
+      peak_gflops=1e3 * config.train.peak_tflops * job.mesh.size,
+      fail=self._fail,
+    )
 
-  # The loop.
-  writer = metrics.NoWriter()
-  if peers.is_first:
-    writer = metrics.Writer(workdir, first_step, wandb=wandb)
-    draw_start(writer, workdir, config, run_plan, schedule, first_step)
-  stack.callback(writer.close)
-  trace = metrics.Trace(workdir, profile_step, record=peers.is_first)
-  stack.callback(trace.close)
-  bar = Progress(
-    schedule.total_steps, first_step, unit='step', quiet=not peers.is_first
-  )
-  stack.callback(bar.close)
-  clock = metrics.StepClock(times)
-  stack.callback(clock.close)
-  bar.say(
-    f'{len(schedule.grids)} grids, {schedule.total_steps} steps, '
-    f'{schedule.total_epochs} epochs of {len(source)} videos; '
-    f'{optim.num_parameters(state.params):,} parameters; '
-    f'{mesh.size} {jax.default_backend()} device(s)'
-    + (f' in {peers.count} processes' if peers.count > 1 else '')
-    + (f'; resuming at step {first_step}' if first_step else '')
-  )
-  if changes:
-    bar.say(f'Settings changed since: {"; ".join(changes)}')
+  def run(self) -> float:
+    """Trains to the end.
 
-  def fail(what, step, ids):
-    raise_not_finite(
+    Returns:
+      time.perf_counter() when the first step of this launch began.
+
+    Raises:
+      RunError: The loss is not finite, too many videos are damaged, or
+        something outside the program failed.
+      SystemExit: A signal stopped the run; a checkpoint has been written.
+    """
+    self._say_start()
+    try:
+      if self.done in self._eval_steps:
+        # The run stopped between this checkpoint and its evaluation.
+        if self._statistics_due:
+          self._take_statistics()
+          self._save(replace=True)
+        self._evaluate()
+      began = time.perf_counter()
+      self._train()
+    except stop_signal.Stopped as stopped:
+      self._clock.drain()
+      if self.done > self._first_step:
+        self._save()
+      self._bar.say(
+        f'Stopped at step {self.done}; the same command goes on from there.'
+      )
+      self._programs.close(wait=False)
+      sys.exit(stop_signal.exit_code(stopped.args[0]))
+    if said := self._trace.close():
+      self._bar.say(said)
+    return began
+
+  def finish(self, startup_s: float) -> dict:
+    """Draws report.png and writes and returns the summary.
+
+    Args:
+      startup_s: Seconds from the start of this launch to its first step.
+    """
+    job = self._job
+    found = run_summary.summarize(
+      job.config,
+      job.schedule,
+      job.plan,
+      self._programs,
+      self.times,
+      self._result,
+      self.bad_videos,
+      startup_s=startup_s,
+    )
+    picture = report.draw(job.workdir, job.schedule)
+    self._writer.picture('report', picture, job.schedule.total_steps)
+    # Last: a folder with this file holds a finished run.
+    files.write_text(
+      job.workdir / 'summary.json', json.dumps(found, indent=1) + '\n'
+    )
+    return found
+
+  def _say_start(self) -> None:
+    job, schedule = self._job, self._job.schedule
+    self._bar.say(
+      f'{len(schedule.grids)} grids, {schedule.total_steps} steps, '
+      f'{schedule.total_epochs} epochs of {len(job.source)} videos; '
+      f'{optim.num_parameters(self.state.params):,} parameters; '
+      f'{job.mesh.size} {jax.default_backend()} device(s)'
+      + (f' in {job.peers.count} processes' if job.peers.count > 1 else '')
+      + (f'; resuming at step {self.done}' if self.done else '')
+    )
+    if job.changes:
+      self._bar.say(f'Settings changed since: {"; ".join(job.changes)}')
+
+  def _train(self) -> None:
+    """All steps that are left, with their checkpoints and evaluations."""
+    settings = self._job.config.train
+    batches = self._stream.batches(self.done)
+    last_save = time.monotonic()
+    self._clock.restart()
+    for step in range(self.done, self._job.schedule.total_steps):
+      if said := self._trace.before(step, self._clock.drain):
+        self._bar.say(said)
+      # The first process's watch says when a checkpoint is due.
+      late = time.monotonic() - last_save > settings.checkpoint_every_s
+      late = self._step(step, batches, late)
+      if every := settings.checkpoint_every_steps:
+        due = self.done % every == 0
+      else:
+        due = late
+      at_evaluation = self.done in self._eval_steps
+      if not (at_evaluation or due):
+        continue
+      self._clock.drain()
+      if self._statistics_due:
+        self._take_statistics()
+      self._save()
+      last_save = time.monotonic()
+      if at_evaluation:
+        self._evaluate()
+      self._clock.restart()
+    self._clock.drain()
+
+  def _step(self, step: int, batches, late: bool) -> bool:
+    """Hands a step to the device and tells the other processes about it.
+
+    Args:
+      step: The step.
+      batches: Its batch comes next.
+      late: Whether this process finds that a checkpoint is due.
+
+    Returns:
+      Whether the first process finds it.
+    """
+    job, schedule = self._job, self._job.schedule
+    asked_batch = time.perf_counter()
+    batch = next(batches)
+    got_batch = time.perf_counter()
+    grid = schedule(step)
+    program = self._program('train', grid)
+    got_program = time.perf_counter()
+    lr, groups = schedule.lr(step), schedule.bn_groups(step)
+    with jax.profiler.StepTraceAnnotation('train', step_num=step):
+      self.state, values = program(
+        self.state,
+        parallel.put_batch(job.mesh, programs.on_device(batch)),
+        *programs.put_scalars(job.mesh, lr, groups),
+        self._rng,
+      )
+    self.done = step + 1
+    self._statistics_due = (
+      self.done in self._eval_steps and job.config.norm.precise_batches > 0
+    )
+    seen = job.peers.exchange(
+      {
+        'ids': batch['ids'],
+        'skipped': batch['skipped'],
+        'late': late,
+        'signal': self._stop.received,
+      }
+    )
+    self._ids = [name for s in seen for name in s['ids']]
+    note_bad_videos(
+      self.bad_videos,
+      [text for s in seen for text in s['skipped']],
+      len(job.source),
+      job.config,
+    )
+    self._clock.dispatched(
+      values,
+      asked_batch=asked_batch,
+      got_batch=got_batch,
+      got_program=got_program,
+      report=self._log.reporter(step, lr, groups, self._ids),
+    )
+    self._checkpoints.check()
+    if signals := [s['signal'] for s in seen if s['signal']]:
+      raise stop_signal.Stopped(signals[0])
+    return seen[0]['late']
+
+  def _program(self, kind: str, grid: Grid) -> Callable:
+    """Returns a program once all processes have it."""
+    program = Program(kind, grid)
+    while program not in self._ready:
+      there = self._programs.wait(
+        program, 0.0 if self._stop.received else POLL_S
+      )
+      if all(self._job.peers.exchange(there)):
+        self._ready.add(program)
+      else:
+        self._stop_if_asked()
+    return self._programs[program]
+
+  def _stop_if_asked(self) -> None:
+    # All processes call this after the same batch, and stop together.
+    signals = [s for s in self._job.peers.exchange(self._stop.received) if s]
+    if signals:
+      raise stop_signal.Stopped(signals[0])
+
+  def _save(self, replace: bool = False) -> None:
+    """Starts to write a checkpoint."""
+    begin = time.perf_counter()
+    # What the loss of the next step would show, but that comes too late.
+    if not train_step.is_finite(self.state):
+      self._fail('The state', self.done - 1, self._ids)
+    progress = {
+      'times': vars(self.times),
+      'bad_videos': self.bad_videos,
+      'statistics_due': self._statistics_due,
+    }
+    self._writer.flush()
+    self._checkpoints.save(self.state, self.done, progress, replace=replace)
+    self.times.checkpoint_s += time.perf_counter() - begin
+
+  def _fail(self, what: str, step: int, ids: list[str]) -> None:
+    """Ends the run at a step that went wrong: see `bundle.fail`."""
+    job = self._job
+    bundle.fail(
       what,
       step=step,
       ids=ids,
-      schedule=schedule,
-      config=config,
-      workdir=workdir,
-      checkpoints=checkpoints,
-      peers=peers,
+      schedule=job.schedule,
+      config=job.config,
+      workdir=job.workdir,
+      checkpoints=self._checkpoints,
+      peers=job.peers,
     )
 
-  def stop_if_asked():
-    # All processes call this after the same batch, and stop together.
-    signals = [s for s in peers.exchange(stop.received) if s]
-    if signals:
-      raise evaluate.Stopped(signals[0])
+  def _take_statistics(self) -> None:
+    """Sets the running statistics to those of fresh training batches.
 
-  def program_for(*name):
-    program = Program(*name)
-    # Until all processes have it: then none need ask again.
-    while program not in ready:
-      there = programs.wait(program, 0.0 if stop.received else POLL_S)
-      if all(peers.exchange(there)):
-        ready.add(program)
-      else:
-        stop_if_asked()
-    return programs[program]
-
-  def take_statistics(step):
+    Source: Wu et al. 2020; SlowFast 287ec00, tools/train_net.py
+      calculate_and_update_precise_bn.
+    """
     begin = time.perf_counter()
-    new = precise_statistics(
-      state,
-      train_stream,
-      step,
-      program_for('stats', schedule.phase(step - 1).base),
-      config,
-      mesh,
-      rng,
-      report=stop_if_asked,
+    mesh = self._job.mesh
+    # At the base grid of the phase just left.
+    phase = self._job.schedule.phase(self.done - 1)
+    program = self._program('stats', phase.base)
+    _, groups = programs.put_scalars(mesh, 0.0, phase.bn_groups[-1])
+    moments = []
+    for batch in self._stream.base_batches(
+      self.done, self._job.config.norm.precise_batches
+    ):
+      batch = parallel.put_batch(mesh, programs.on_device(batch))
+      jax.block_until_ready(moments[-2:-1])  # Few batches wait in its memory.
+      moments.append(program(self.state, batch, groups, self._rng))
+      self._stop_if_asked()
+    statistics = jax.device_put(
+      norm.combine_statistics(moments), parallel.replicated(mesh)
     )
-    times.eval_s += time.perf_counter() - begin
-    return state.replace(batch_stats=new)
+    self.state = self.state.replace(batch_stats=statistics)
+    self._statistics_due = False
+    self.times.eval_s += time.perf_counter() - begin
 
-  def save(step, replace=False):
+  def _evaluate(self) -> None:
+    """Scores the videos of the evaluation and writes what comes out."""
     begin = time.perf_counter()
-    # What the loss of the next step would show, but that comes too late.
-    if not train_step.is_finite(state):
-      fail('The state', step - 1, [n for s in seen for n in s['ids']])
-    record = {
-      'times': vars(times),
-      'bad_videos': bad_videos,
-      'statistics_due': statistics_due,
-    }
-    writer.flush()
-    checkpoints.save(state, step, record, replace=replace)
-    times.checkpoint_s += time.perf_counter() - begin
-
-  def run_evaluation(step):
-    begin = time.perf_counter()
+    job, step = self._job, self.done
     partial = evaluate.Partial(
-      workdir,
-      evaluate.partial_key(config, state, eval_source),
-      config.eval.save_every_s,
+      job.workdir,
+      evaluate.partial_key(job.config, self.state, job.eval_source),
+      job.config.eval.save_every_s,
     )
 
     def report_batch(number, total):
-      bar.update(step, f'evaluation {number}/{total}')
+      self._bar.update(step, f'evaluation {number}/{total}')
       if number < total:
-        stop_if_asked()
+        self._stop_if_asked()
 
     result = evaluate.evaluate(
-      program_for('eval', evaluate.eval_grid(config)),
-      state,
-      eval_stream,
-      mesh,
+      self._program('eval', evaluate.eval_grid(job.config)),
+      self.state,
+      self._eval_stream,
+      job.mesh,
       report=report_batch,
       partial=partial,
     )
-    times.eval_s += time.perf_counter() - begin
-    checkpoints.scores[step] = result.get('map', result['top1'])
-    writer.write(
-      {
-        **position(schedule, step),
-        'train_s': times.train_s,
-        'wait_fraction': times.wait_fraction,
-        **{
-          f'eval_{k}': result[k]
-          for k in (*evaluate.METRICS, 'num_scored')
-          if k in result
-        },
-      }
-    )
-    bar.say(
-      f'step {step}, epoch {schedule.epoch(step):.1f}: '
+    self._result = result
+    self.times.eval_s += time.perf_counter() - begin
+    self._checkpoints.scores[step] = result.get('map', result['top1'])
+    self._log.write_evaluation(step, result)
+    self._bar.say(
+      f'step {step}, epoch {job.schedule.epoch(step):.1f}: '
       + evaluate.describe(result)
     )
-    if peers.is_first:
-      evaluate.write_result(workdir, {'step': step, **result})
+    if job.peers.is_first:
+      evaluate.write_result(job.workdir, {'step': step, **result})
       partial.remove()
-      writer.picture('confusion', report.confusion(result), step)
-    return result
-
-  result = None
-  ready = set()  # Programs that all processes have.
-  seen = []
-  done = first_step
-  window = LogWindow(
-    schedule,
-    writer,
-    bar,
-    clock,
-    every=config.train.log_every_steps,
-    step_gflop=step_gflop(run_plan, schedule),
-    peak_gflops=1e3 * config.train.peak_tflops * mesh.size,
-    fail=fail,
-  )
-  batches = train_stream.batches(first_step)
-  try:
-    if first_step in eval_steps:
-      # The run stopped between this checkpoint and its evaluation.
-      if statistics_due:
-        state = take_statistics(first_step)
-        statistics_due = False
-        save(first_step, replace=True)
-      result = run_evaluation(first_step)
-    last_save = time.monotonic()
-    training_began = time.perf_counter()
-    clock.restart()
-    for step in range(first_step, schedule.total_steps):
-      grid = schedule(step)
-      if said := trace.before(step, clock.drain):
-        bar.say(said)
-      asked_batch = time.perf_counter()
-      batch = next(batches)
-      got_batch = time.perf_counter()
-      program = program_for('train', grid)
-      got_program = time.perf_counter()
-      phase = schedule.phase(step)
-      groups = phase.bn_groups[schedule.cycle_index(step)]
-      lr = schedule.lr(step)
-      with jax.profiler.StepTraceAnnotation('train', step_num=step):
-        state, step_metrics = program(
-          state,
-          parallel.put_batch(mesh, on_device(batch)),
-          *put_scalars(mesh, lr, groups),
-          rng,
-        )
-      done = step + 1
-      at_evaluation = done in eval_steps
-      statistics_due = at_evaluation and config.norm.precise_batches > 0
-      # All processes must do the same: what one has noticed, all act on. The
-      # first one's watch says when a checkpoint is due.
-      late = time.monotonic() - last_save > config.train.checkpoint_every_s
-      seen = peers.exchange(
-        {
-          'ids': batch['ids'],
-          'skipped': batch['skipped'],
-          'late': late,
-          'signal': stop.received,
-        }
-      )
-      note_bad_videos(
-        bad_videos,
-        [text for s in seen for text in s['skipped']],
-        len(source),
-        config,
-      )
-      clock.dispatched(
-        step_metrics,
-        asked_batch=asked_batch,
-        got_batch=got_batch,
-        got_program=got_program,
-        report=window.reporter(
-          step, grid, lr, groups, [name for s in seen for name in s['ids']]
-        ),
-      )
-      checkpoints.check()
-      if signals := [s['signal'] for s in seen if s['signal']]:
-        raise evaluate.Stopped(signals[0])
-
-      due = seen[0]['late']
-      if every := config.train.checkpoint_every_steps:
-        due = done % every == 0
-      if not (at_evaluation or due):
-        continue
-      clock.drain()
-      if statistics_due:
-        state = take_statistics(done)
-        statistics_due = False
-      save(done)
-      last_save = time.monotonic()
-      if at_evaluation:
-        result = run_evaluation(done)
-      clock.restart()
-    clock.drain()
-  except evaluate.Stopped as stopped:
-    clock.drain()
-    if done > first_step:
-      save(done)
-    bar.say(f'Stopped at step {done}; the same command goes on from there.')
-    programs.close(wait=False)
-    sys.exit(exit_code(stopped.args[0]))
-  if said := trace.close():
-    bar.say(said)
-
-  if not peers.is_first:
-    return {}
-  summary = summarize(
-    config,
-    schedule,
-    run_plan,
-    programs,
-    times,
-    result,
-    bad_videos,
-    startup_s=training_began - started,
-  )
-  picture = report.draw(workdir, schedule)
-  writer.picture('report', picture, schedule.total_steps)
-  # Last: a folder with this file holds a finished run.
-  files.write_text(finished, json.dumps(summary, indent=1) + '\n')
-  return summary
-
-
-def draw_start(writer, workdir, config, run_plan, schedule, first_step) -> None:
-  """Writes what is known before the first step to the places to watch a run."""
-  if first_step:
-    return
-  picture = plan_picture.draw(run_plan, schedule, workdir / 'plan.png')
-  writer.picture('schedule', picture, 0)
-  writer.settings(config, metric='eval_top1')
-
-
-def step_gflop(run_plan: dict, schedule: GridSchedule) -> dict[Grid, float]:
-  """Floating-point operations of a training step of each grid, in 1e9.
-
-  Two for each multiply-add of the forward pass, and twice as many again in
-  the backward pass: for the gradients of inputs and of parameters.
-  """
-  gmacs = run_plan['gmacs_per_clip']
-  return {
-    grid: 6 * gmacs_per_clip * grid.batch
-    for grid, gmacs_per_clip in zip(schedule.grids, gmacs, strict=True)
-  }
-
-
-def initial_variables(
-  config: ml_collections.ConfigDict, abstract: train_step.TrainState
-) -> dict:
-  """Reads the weights of config.init_from.
-
-  Args:
-    config: The run's configuration.
-    abstract: Shapes and shardings of the run's state.
-
-  Returns:
-    {'params', 'batch_stats'}; without the classifier where config.init_head
-    is 'new'.
-
-  Raises:
-    ConfigError: There are none, or of another network.
-  """
-  path = checkpoint.find(config.init_from, 'init_from')
-  wanted = {name: getattr(abstract, name) for name in checkpoint.VARIABLES}
-  try:
-    return checkpoint.load_variables(
-      path, wanted, head=config.init_head == 'load'
-    )
-  except ConfigError as error:
-    hint = ''
-    if f'/{models.HEAD}/' in str(error):
-      hint = "; init_head='new' starts with a new classifier"
-    raise ConfigError(f'init_from: {error}{hint}') from error
-
-
-def state_maker(config: ml_collections.ConfigDict, model, tx):
-  """Returns a function without arguments that makes the initial state."""
-
-  def make_state():
-    return train_step.create_state(
-      model,
-      tx,
-      jax.random.key(config.seed),
-      evaluate.example_video(config),
-      average=config.optim.ema_decay > 0,
-    )
-
-  return make_state
-
-
-def first_state(make_state, initial: dict, mesh) -> train_step.TrainState:
-  """Makes the state before the first step.
-
-  Args:
-    make_state: Of `state_maker`.
-    initial: Of `initial_variables`; {} for random weights.
-    mesh: Devices.
-  """
-  state = jax.jit(make_state, out_shardings=parallel.replicated(mesh))()
-  if not initial:
-    return state
-  params = state.params | initial['params']
-  return state.replace(
-    params=params,
-    batch_stats=initial['batch_stats'],
-    # A copy: the step donates both.
-    ema=jax.tree.map(jnp.copy, params) if state.ema else {},
-  )
-
-
-def raise_not_finite(
-  what: str, *, step: int, ids, schedule, config, workdir, checkpoints, peers
-):
-  """Writes what replays a step that is not finite, and stops the run.
-
-  Args:
-    what: What is not finite: the first words of the message.
-    step: The step.
-    ids: Of its clips.
-    schedule: The run's schedule.
-    config: The run's configuration.
-    workdir: The bundle becomes its folder failure-STEP.
-    checkpoints: Of the run; all of them are from before the step.
-    peers: Its processes, all of which must come here.
-
-  Raises:
-    RunError: Always.
-  """
-  grid, lr = schedule(step), schedule.lr(step)
-  folder = workdir / f'failure-{step}'
-  bundle.write(
-    folder,
-    config,
-    checkpoints,
-    {
-      'step': step,
-      'what': what,
-      'lr': lr,
-      'grid': grid._asdict(),
-      'ids': ids,
-    },
-    peers,
-  )
-  last = max(checkpoints.steps(), default=0)
-  raise RunError(
-    f'{what} of step {step} is not finite (grid {grid}, learning rate {lr:g}). '
-    f'The newest checkpoint is of step {last}; lower optim.base_lr, raise '
-    'optim.warmup_epochs or set optim.clip_norm. '
-    f'{interpreter()} -m mgjax.replay --bundle={folder} runs the step again.'
-  )
-
-
-def lower_programs(
-  config,
-  schedule,
-  model,
-  tx,
-  mesh,
-  abstract,
-  first_step,
-  eval_steps,
-  *,
-  statistics_due=False,
-) -> dict:
-  """Functions that lower each program still needed, in order of first use.
-
-  With `statistics_due`, the evaluation after `first_step` needs statistics.
-  """
-  data = config.data
-  replicated, sharded = parallel.replicated(mesh), parallel.sharded(mesh)
-  pixels = {'mean': data.mean, 'std': data.std}
-  run_train_step = jax.jit(
-    train_step.make_train_step(
-      model,
-      tx,
-      **pixels,
-      label_smoothing=config.optim.label_smoothing,
-      ema_decay=config.optim.ema_decay,
-      micro_batches=config.train.micro_batches,
-      loss=config.optim.loss,
-      augment=augment.make_augment(config),
-    ),
-    donate_argnums=0,
-    out_shardings=replicated,
-  )
-  run_stats_step = jax.jit(
-    train_step.make_stats_step(model, **pixels), out_shardings=replicated
-  )
-  scalar = lambda dtype: jax.ShapeDtypeStruct((), dtype, sharding=replicated)
-  key = scalar(jax.random.key(0).dtype)
-
-  def batch_spec(grid: Grid) -> dict:
-    spec = lambda shape, dtype: jax.ShapeDtypeStruct(
-      (grid.batch, *shape), dtype, sharding=sharded
-    )
-    label = spec((), np.int32)
-    if config.optim.loss == 'sigmoid':
-      label = spec((config.model.num_classes,), np.float32)
-    return {
-      'video': spec((grid.T, grid.H, grid.W, 3), np.uint8),
-      'label': label,
-      'flip': spec((), np.bool_),
-    }
-
-  needed = {}  # First step of use by program, in whatever order.
-  start = 0
-  for phase in schedule.phases:
-    for i, grid in enumerate(phase.cycle):
-      # The first step at or after first_step that has this grid.
-      step = start + i
-      if step < first_step:
-        step += -(-(first_step - step) // len(phase.cycle)) * len(phase.cycle)
-      if step < phase.end_step:
-        needed.setdefault(Program('train', grid), step)
-    start = phase.end_step
-  for step in eval_steps:
-    if step >= first_step:
-      needed.setdefault(Program('eval', evaluate.eval_grid(config)), step - 0.5)
-      needs_statistics = step > first_step or statistics_due
-      if config.norm.precise_batches and needs_statistics:
-        base = schedule.phase(step - 1).base
-        needed.setdefault(Program('stats', base), step - 0.5)
-
-  def lower(program: Program):
-    batch = batch_spec(program.grid)
-    if program.kind == 'train':
-      return run_train_step.lower(
-        abstract, batch, scalar(jnp.float32), scalar(jnp.int32), key
-      )
-    if program.kind == 'stats':
-      return run_stats_step.lower(abstract, batch, scalar(jnp.int32), key)
-    return evaluate.lower_eval_step(config, model, mesh, abstract)
-
-  return {
-    program: lambda program=program: lower(program)
-    for program in sorted(needed, key=needed.get)
-  }
-
-
-def precise_statistics(
-  state, train_stream, step, program, config, mesh, rng, report
-) -> dict:
-  """Running statistics from fresh training batches.
-
-  Args:
-    state: After `step` steps.
-    train_stream: Gives the batches, at the base grid of the phase just left.
-    step: Steps done.
-    program: The statistics program of that grid.
-    config: norm.precise_batches says how many.
-    mesh: Devices.
-    rng: The run's key.
-    report: Called after each batch.
-
-  Source: Wu et al. 2020; SlowFast 287ec00, tools/train_net.py
-    calculate_and_update_precise_bn.
-  """
-  phase = train_stream.schedule.phase(step - 1)
-  _, groups = put_scalars(mesh, 0.0, phase.bn_groups[-1])
-  moments = []
-  for batch in train_stream.base_batches(step, config.norm.precise_batches):
-    batch = parallel.put_batch(mesh, on_device(batch))
-    jax.block_until_ready(moments[-2:-1])  # Few batches wait in its memory.
-    moments.append(program(state, batch, groups, rng))
-    report()
-  return jax.device_put(
-    norm.combine_statistics(moments), parallel.replicated(mesh)
-  )
-
-
-def on_device(batch: dict) -> dict:
-  """The part of a batch that a program takes."""
-  return {name: batch[name] for name in ('video', 'label', 'flip')}
-
-
-def put_scalars(mesh, lr: float, groups: int) -> tuple[jax.Array, jax.Array]:
-  """Moves the learning rate (float32) and batch-norm groups (int32)."""
-  return parallel.put_replicated(mesh, (np.float32(lr), np.int32(groups)))
+      self._writer.picture('confusion', report.confusion(result), step)
 
 
 def evaluation_steps(schedule: GridSchedule, every: float) -> set[int]:
@@ -745,122 +647,6 @@ def evaluation_steps(schedule: GridSchedule, every: float) -> set[int]:
   return steps - {0}
 
 
-def position(schedule: GridSchedule, step: int) -> dict:
-  """Where a run is after `step` steps: the start of every metrics line."""
-  grid = schedule(step - 1)
-  return {
-    'step': step,
-    'epoch': schedule.epoch(step),
-    'clips': schedule.clips_before(step),
-    **grid._asdict(),
-  }
-
-
-class LogWindow:
-  """Turns finished steps into metrics lines and the progress text."""
-
-  def __init__(
-    self,
-    schedule,
-    writer,
-    bar,
-    clock,
-    *,
-    every: int,
-    step_gflop: dict[Grid, float],
-    peak_gflops: float,
-    fail,
-  ):
-    self._schedule = schedule
-    self._writer = writer
-    self._bar = bar
-    self._times = clock.times
-    self._every = every
-    self._step_gflop = step_gflop
-    self._peak_gflops = peak_gflops
-    self._fail = fail  # Called where a step went wrong.
-    self._start = metrics.Times(**vars(clock.times))
-    self._clips = 0
-    self._steps = 0
-
-  def reporter(
-    self, step: int, grid: Grid, lr: float, groups: int, ids: list[str]
-  ):
-    """Returns what the clock calls once `step` has finished."""
-
-    def report_step(values: dict, step_s: float) -> None:
-      done = step + 1
-      self._clips += grid.batch
-      self._steps += 1
-      schedule = self._schedule
-      recent = self._times - self._start
-      # Read up to two steps late (StepClock), so that the device never waits
-      # for it; checkpoints wait for all steps before them.
-      for name, text in (('loss', 'loss'), ('grad_norm', 'gradient norm')):
-        if not math.isfinite(values[name]):
-          self._fail(f'The {text}', step, ids)
-      clips_per_s = self._clips / max(recent.train_s, 1e-9)
-      left = self._times.train_s * (schedule.total_steps - done) / done
-      self._bar.update(
-        done,
-        f'grid {grid}  loss {values["loss"]:.3f}  {clips_per_s:.0f} clips/s  '
-        f'waiting for data {100 * recent.wait_fraction:.0f} %  '
-        f'left {duration(left)}',
-      )
-      if done % self._every == 0 or done == schedule.total_steps:
-        # Of this step alone, hence of its grid.
-        gflops = self._step_gflop[grid] / max(step_s, 1e-9)
-        usage = {'gflops': gflops}
-        if self._peak_gflops:
-          usage['mfu'] = gflops / self._peak_gflops
-        self._writer.write(
-          {
-            **position(schedule, done),
-            'train_s': self._times.train_s,
-            'wait_fraction': recent.wait_fraction,
-            'compile_wait_s': self._times.compile_s,
-            'step_s': step_s,
-            'steps_per_s': self._steps / max(recent.train_s, 1e-9),
-            'clips_per_s': clips_per_s,
-            **usage,
-            'lr': lr,
-            'bn_groups': groups,
-            # Two runs that show the same number saw the same videos.
-            'ids_crc32': zlib.crc32(' '.join(ids).encode()),
-            **values,
-          }
-        )
-        self._start = metrics.Times(**vars(self._times))
-        self._clips = self._steps = 0
-
-    return report_step
-
-
-class StopSignal:
-  """Notes SIGTERM and SIGINT; a run stops after the batch that it computes.
-
-  A second signal acts at once, as if this were not here.
-  """
-
-  def __init__(self):
-    self.received = None
-    for number in (signal.SIGTERM, signal.SIGINT):
-      try:
-        signal.signal(number, self._note)
-      except ValueError:  # Not the main thread, as in some tests.
-        return
-
-  def _note(self, number, frame) -> None:
-    del frame
-    self.received = number
-    signal.signal(number, signal.SIG_DFL)
-
-
-def exit_code(number: int) -> int:
-  """Exit code of a run that a signal has stopped."""
-  return EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_RESTART
-
-
 def note_bad_videos(
   bad: dict, skipped: list[str], num_train: int, config
 ) -> None:
@@ -877,168 +663,6 @@ def note_bad_videos(
       f'data.max_bad_fraction={config.data.max_bad_fraction} allows; the last '
       f'is {name}: {reason}'
     )
-
-
-def check_workdir(
-  config: ml_collections.ConfigDict, workdir: epath.Path, allow_change: bool
-) -> list[str]:
-  """Looks for the run of a folder.
-
-  Args:
-    config: The new run's.
-    workdir: The folder, which need not exist.
-    allow_change: Whether the config may differ from that of the old run.
-
-  Returns:
-    What has changed since then, 'field: old -> new'.
-
-  Raises:
-    ConfigError: Settings have changed; the message names the fields.
-  """
-  path = workdir / 'config.json'
-  if not path.exists():
-    return []
-  new = json.loads(config.to_json_best_effort())
-  changed = changed_fields(json.loads(path.read_text()), new)
-  if changed and not allow_change:
-    raise ConfigError(
-      f'--workdir={workdir} holds a run with other settings: '
-      f'{"; ".join(changed)}. Use another folder, or the old settings, or '
-      '--allow_config_change to go on with the new ones'
-    )
-  return changed
-
-
-def prepare_workdir(
-  config: ml_collections.ConfigDict, workdir: epath.Path
-) -> None:
-  """Makes the folder and writes config.json.
-
-  Raises:
-    ConfigError: The folder cannot be written.
-  """
-  text = json.dumps(json.loads(config.to_json_best_effort()), indent=1)
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    files.write_text(workdir / 'config.json', text + '\n')
-  except OSError as error:
-    raise ConfigError(
-      f'--workdir={workdir} cannot be written: {error.strerror}'
-    ) from error
-
-
-def changed_fields(old: dict, new: dict, prefix: str = '') -> list[str]:
-  """Differences of two nested dicts as 'group.field: old -> new'.
-
-  The fields that only say how a machine runs the training are left out.
-  """
-  free = ('train.', 'data.dir', 'data.num_workers', 'data.prefetch_batches')
-  changes = []
-  for name in sorted(old.keys() | new.keys()):
-    path = prefix + name
-    a, b = old.get(name), new.get(name)
-    if isinstance(a, dict) and isinstance(b, dict):
-      changes += changed_fields(a, b, path + '.')
-    elif a != b and not path.startswith(free):
-      changes.append(f'{path}: {a} -> {b}')
-  return changes
-
-
-def summarize(
-  config, schedule, run_plan, programs, times, result, bad_videos, *, startup_s
-) -> dict:
-  """What a record keeps of a finished run."""
-  return {
-    'mode': config.grid.mode,
-    'seed': config.seed,
-    **{k: result[k] for k in evaluate.METRICS if k in result},
-    'num_videos': result['num_videos'],
-    'num_scored': result['num_scored'],
-    'steps': schedule.total_steps,
-    'epochs': schedule.total_epochs,
-    'clips': schedule.total_clips,
-    'num_grids': len(schedule.grids),
-    'num_compiled': programs.compiled('train'),
-    'num_from_disk': sum(p.kind == 'train' for p in programs.from_disk),
-    'baseline_steps': run_plan['baseline']['steps'],
-    'predicted_speedup': run_plan['speedup'],
-    'startup_s': startup_s,
-    # Of all threads of this launch, evaluation and compilation included; less
-    # sensitive than the other times to what else the machine does.
-    'cpu_s': time.process_time(),
-    'compile_s': sum(programs.compile_s.values()),
-    'compile_wait_s': times.compile_s,
-    'train_s': times.train_s,
-    **{
-      name: getattr(times, name)
-      for name in ('step_s', 'data_s', 'other_s', 'eval_s', 'checkpoint_s')
-    },
-    'wait_fraction': times.wait_fraction,
-    'bad_videos': bad_videos,
-    'environment': environment.describe(),
-  }
-
-
-def tell(
-  summary: dict,
-  workdir: epath.PathLike,
-  config_arg: str,
-  overrides: Mapping[str, Any] | None = None,
-) -> str:
-  """The closing words of a run.
-
-  Args:
-    summary: What `train` returns.
-    workdir: The run's folder.
-    config_arg: Value of --config.
-    overrides: Fields of the config that the command line set, by dotted name.
-  """
-  s = summary
-  programs = f'{s["num_compiled"]} compilations'
-  if s['num_compiled'] < s['num_grids']:  # The launch went on with a run.
-    programs = f'{s["num_compiled"]} of them compiled by this launch'
-  file, _, arguments = config_arg.partition(':')
-  other = 'both' if s['mode'] == 'none' else 'none'
-  kept = [a for a in arguments.split(',') if a and not a.startswith('grid=')]
-  other_config = f'{file}:{",".join([f"grid={other}", *kept])}'
-
-  def command(name: str, config_arg: str, *flags: str) -> str:
-    words = [f'--config={config_arg}', *flags]
-    return f'{interpreter()} -m mgjax.{name} {shlex.join(words)}'
-
-  fields = {f'--config.{k}': v for k, v in (overrides or {}).items()}
-  given = [f'{name}={value}' for name, value in fields.items()]
-  other_given = [g for g in given if not g.startswith('--config.grid.mode=')]
-  to = f'--workdir={workdir}'
-  return f"""
-{evaluate.describe(s)}
-{s['num_grids']} distinct grids, {programs} \
-({s['num_from_disk']} of them read from the cache on disk)
-{s['compile_s']:.0f} s compiling in the background ({s['compile_wait_s']:.0f} s\
- waited for), {s['data_s']:.0f} s waiting for data, {s['step_s']:.0f} s\
- stepping, {s['eval_s']:.0f} s evaluating
-{s['steps']} steps ({s['baseline_steps']} without multigrid), {s['clips']} clips
-
-checkpoint   {workdir}/checkpoints/{s['steps']}
-metrics      {workdir}/metrics.jsonl
-TensorBoard  {workdir}/events.out.tfevents.*
-picture      {workdir}/report.png
-
-Next:
-  {command('plan', config_arg, *given)}
-  {command('evaluate', config_arg, to, *given, '--config.eval.num_views=3')}
-  {command('train', other_config, f'{to}-{other}', *other_given)}"""
-
-
-def interpreter() -> str:
-  """What starts this Python in the user's shell.
-
-  A virtual environment that is not activated, as in `make demo`, by its path.
-  """
-  path = pathlib.Path(sys.executable)
-  if not os.environ.get('VIRTUAL_ENV') and path.is_relative_to(os.getcwd()):
-    return str(path.relative_to(os.getcwd()))
-  return 'python'
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -1085,7 +709,11 @@ def main(values: flags.FlagValues) -> None:
     if peers.is_first:
       flag = values['config']
       overrides = config_flags.get_override_values(flag)
-      print(tell(summary, values.workdir, flag.config_filename, overrides))
+      print(
+        run_summary.tell(
+          summary, values.workdir, flag.config_filename, overrides
+        )
+      )
 
 
 if __name__ == '__main__':

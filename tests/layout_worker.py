@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from mgjax import bundle, cli, cycles, parallel, train, train_step
+from mgjax import bundle, cli, cycles, parallel, programs, train, train_step
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -74,7 +74,7 @@ def write_bundles_slowly() -> None:
 
 
 def send_signal(number: int, at: int) -> None:
-  put_scalars = train.put_scalars
+  put_scalars = programs.put_scalars
   steps = iter(range(at + 1))
 
   def put_scalars_and_signal(*args):
@@ -82,7 +82,7 @@ def send_signal(number: int, at: int) -> None:
       os.kill(os.getpid(), number)
     return put_scalars(*args)
 
-  train.put_scalars = put_scalars_and_signal
+  programs.put_scalars = put_scalars_and_signal
 
 
 def main(values: flags.FlagValues) -> None:

@@ -16,9 +16,17 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from configs import default
-from mgjax import eval_picture, evaluate, models, parallel, train_step
+from mgjax import (
+  eval_picture,
+  evaluate,
+  models,
+  optim,
+  parallel,
+  train_step,
+)
 from mgjax.cli import ConfigError
 from mgjax.data import sources, stream
+from tests import speck
 from tests.data.test_stream import Acted, Damaged, Few
 
 NAMES = ('a', 'b', 'c')
@@ -147,6 +155,33 @@ def test_ensembles_equal_numpy(views, ensemble):
   assert scores.std(1).max() > 0.1  # Views do differ.
 
 
+def test_scores_are_the_same_on_any_number_of_devices(data_dir):
+  config = speck.get_config()
+  config.data.dir = str(data_dir)
+  config.eval.update({'num_views': 2, 'batch_size': 4})
+  source = Few(sources.open_source(config, 'validation'), 5)
+  eval_stream = stream.EvalStream(config, source, 4)
+  model = models.from_config(config)
+  state = train_step.create_state(
+    model,
+    optim.make_optimizer(config.optim),
+    jax.random.key(0),
+    evaluate.example_video(config),
+  )
+  found = []
+  for num_devices in (1, jax.device_count()):
+    mesh = parallel.make_mesh(num_devices)
+    on_mesh = jax.device_put(state, parallel.replicated(mesh))
+    program = evaluate.lower_eval_step(config, model, mesh, on_mesh).compile()
+    found.append(evaluate.score(program, on_mesh, eval_stream, mesh))
+  one, all_devices = found
+  assert jax.device_count() > 1
+  assert (one.views == 2).all() and (all_devices.views == 2).all()
+  assert np.ptp(one.scores, axis=1).min() > 1e-3
+  # float32; the batches of a device differ in size.
+  np.testing.assert_allclose(all_devices.scores, one.scores, rtol=1e-5)
+
+
 def test_a_result_names_the_manifest_and_counts_every_video(views):
   result = run(*views)
   assert result['manifest_sha256'] == 'abc'
@@ -262,7 +297,7 @@ def test_a_killed_evaluation_is_resumed_bit_for_bit(
   tiny_config, data_dir, tmp_path
 ):
   """640 batches; killed twice on the way."""
-  from mgjax import checkpoint, optim
+  from mgjax import checkpoint
 
   state = train_step.create_state(
     models.from_config(tiny_config),

@@ -32,7 +32,10 @@ from mgjax import (
   metrics,
   parallel,
   plan,
+  programs,
+  run_folder,
   step_cache,
+  step_log,
   train,
 )
 from mgjax.cli import ConfigError, RunError
@@ -192,12 +195,12 @@ def test_a_folder_that_cannot_be_written_is_refused():
   script = """if True:
     import os, sys
     from etils import epath
-    from mgjax import cli, train
+    from mgjax import cli, run_folder, train
 
     def main(values):
       if os.geteuid() == 0:  # The superuser may write everywhere.
         os.seteuid(65534)
-      train.prepare_workdir(values.config, epath.Path(values.workdir))
+      run_folder.prepare(values.config, epath.Path(values.workdir))
 
     sys.exit(cli.run(main, train.define_flags))
   """
@@ -343,7 +346,7 @@ def test_sigterm_stops_a_run_whatever_it_is_doing(
       ask()
     return original_wait(cache, program, timeout_s)
 
-  original = train.lower_programs
+  original = programs.lower_programs
   original_wait = step_cache.StepCache.wait
   with monkeypatch.context() as patch:
     if doing == 'evaluation':
@@ -351,7 +354,7 @@ def test_sigterm_stops_a_run_whatever_it_is_doing(
     if doing == 'statistics':
       patch.setattr(stream.TrainStream, 'base_batches', base_batches)
     if doing == 'compilation':
-      patch.setattr(train, 'lower_programs', lower_programs)
+      patch.setattr(programs, 'lower_programs', lower_programs)
       patch.setattr(step_cache.StepCache, 'wait', wait)
     try:
       with pytest.raises(SystemExit) as stopped:
@@ -382,11 +385,11 @@ def test_sigterm_stops_a_run_whatever_it_is_doing(
 def test_a_changed_config_is_named_and_needs_consent(tmp_path):
   workdir = files.epath.Path(tmp_path)
   config = speck.get_config()
-  train.prepare_workdir(config, workdir)
+  run_folder.prepare(config, workdir)
   config.optim.base_lr = 0.3
   with pytest.raises(ConfigError, match='base_lr: 0.05 -> 0.3.*--allow_config'):
-    train.check_workdir(config, workdir, False)
-  changed = train.check_workdir(config, workdir, True)
+    run_folder.check(config, workdir, False)
+  changed = run_folder.check(config, workdir, True)
   assert changed == ['optim.base_lr: 0.05 -> 0.3']
 
 
@@ -547,7 +550,7 @@ def test_a_step_costs_six_operations_per_multiply_add_of_its_clips():
   schedule = cycles.make_schedule(config, 240)
   plan = {'gmacs_per_clip': [1.0, 2.0, 3.0, 4.0]}
   grids = schedule.grids
-  assert train.step_gflop(plan, schedule) == {
+  assert step_log.step_gflop(plan, schedule) == {
     grid: 6 * gmacs * grid.batch
     for grid, gmacs in zip(grids, (1, 2, 3, 4), strict=True)
   }

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from mgjax import checkpoint, evaluate, train
+from mgjax import checkpoint, evaluate, initial_state, train, train_step
 from mgjax.cli import ConfigError
 from tests import test_import_weights as weights
 
@@ -63,7 +63,7 @@ def test_imported_weights_can_be_evaluated(config, tmp_path):
 
 def abstract(config):
   shapes = weights.shapes_of(config)
-  state = train.train_step.TrainState(
+  state = train_step.TrainState(
     step=None, opt_state=None, **{k: shapes[k] for k in checkpoint.VARIABLES}
   )
   return state
@@ -73,9 +73,9 @@ def test_the_head_may_be_new_on_request(config, tmp_path):
   variables = initialised(config, tmp_path)
   config.model.num_classes = 5
   with pytest.raises(ConfigError, match="init_from: .*init_head='new'"):
-    train.initial_variables(config, abstract(config))
+    initial_state.initial_variables(config, abstract(config))
   config.init_head = 'new'
-  loaded = train.initial_variables(config, abstract(config))
+  loaded = initial_state.initial_variables(config, abstract(config))
   assert 'head' not in loaded['params']
   np.testing.assert_array_equal(
     loaded['params']['stem']['layer']['conv']['kernel'],
@@ -102,7 +102,7 @@ def test_weights_of_another_network_are_refused(
   initialised(config, tmp_path)
   config.model[field] = value
   with pytest.raises(ConfigError, match=words):
-    train.initial_variables(config, abstract(config))
+    initial_state.initial_variables(config, abstract(config))
 
 
 def test_a_wrong_folder_is_refused_before_anything_is_written(config, tmp_path):

@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 
 from configs import kinetics400, moving_digits
-from mgjax import cli, cycles, memory, models, optim, plan, train, train_step
+from mgjax import (
+  cli,
+  cycles,
+  initial_state,
+  memory,
+  models,
+  optim,
+  plan,
+  train,
+  train_step,
+)
 from mgjax.cli import ConfigError
 from mgjax.schedule import Grid
 
@@ -28,7 +38,7 @@ def test_the_state_is_counted_without_making_it(name, optimizer, copies):
   config.model.width = 32
   config.optim.name = optimizer
   model, tx = models.from_config(config), optim.make_optimizer(config.optim)
-  state = jax.eval_shape(train.state_maker(config, model, tx))
+  state = jax.eval_shape(initial_state.state_maker(config, model, tx))
   want = 4 * sum(x.size for x in jax.tree.leaves(state))
   grid = cycles.full_grid(config)
   got = memory.estimate(config, model, grid, num_devices=1)

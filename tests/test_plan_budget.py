@@ -46,7 +46,7 @@ def test_every_mode_has_its_longest_schedule_that_fits(candidates):
     )
     full = cycles.full_grid(config)
     gmacs = plan.gmacs_per_clip(config, {full, *longer.grids})
-    rate = step_seconds.DEVICES['v100x8']
+    rate = step_seconds.device_rate('v100x8', 'slowfast')
     step_s = {g: 3 * g.batch * cost / rate for g, cost in gmacs.items()}
     assert plan.training_hours(longer, step_s) > 100
 
@@ -55,7 +55,7 @@ def test_the_baseline_takes_what_its_multiply_adds_take(candidates):
   (whole,) = [c for c in candidates if c.mode == 'none' and c.factor == 1]
   # 239 epochs of 240000 clips, three times 50.31 GMACs each.
   gmacs = 239 * 240_000 * 3 * 50.31
-  want = gmacs / step_seconds.DEVICES['v100x8'] / 3600
+  want = gmacs / step_seconds.device_rate('v100x8', 'slowfast') / 3600
   assert whole.hours == pytest.approx(want, rel=1e-3)
 
 

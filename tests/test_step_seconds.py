@@ -5,7 +5,7 @@ import json
 import pytest
 from absl import flags
 
-from mgjax import step_seconds
+from mgjax import models, step_seconds
 from mgjax.cli import ConfigError
 from mgjax.schedule import Grid
 
@@ -18,7 +18,7 @@ def seconds(*arguments):
   values = flags.FlagValues()
   step_seconds.define_flags(values)
   values(['', *arguments])
-  return step_seconds.step_seconds(values, GMACS, FULL)
+  return step_seconds.step_seconds(values, GMACS, FULL, 'slow')
 
 
 @pytest.mark.parametrize('argument', ['--step_ms=1000', '--gmacs_per_s=120'])
@@ -26,9 +26,18 @@ def test_step_times_follow_the_multiply_adds(argument):
   assert seconds(argument) == pytest.approx({SMALL: 0.8, FULL: 1.0})
 
 
-def test_a_device_has_a_rate():
+def test_a_device_has_a_rate_for_each_network():
   found = seconds('--device=v100x8')
-  assert found[FULL] == pytest.approx(120 / step_seconds.DEVICES['v100x8'])
+  # 64 clips of Slow 4x16 in 0.25 s.
+  rate = 3 * 64 * 20.87 / 0.25
+  assert found[FULL] == pytest.approx(120 / rate)
+  assert step_seconds.device_rate('v100x8', 'c2d') == pytest.approx(rate)
+
+
+@pytest.mark.parametrize('device', step_seconds.DEVICES)
+@pytest.mark.parametrize('network', models.MODELS)
+def test_every_network_has_a_rate_on_every_device(device, network):
+  assert step_seconds.device_rate(device, network) > 0
 
 
 def test_a_run_tells_the_median_of_the_grids_it_timed(tmp_path):

@@ -15,6 +15,7 @@ from configs import moving_digits as config_file
 from mgjax import cli, cycles, evaluate, metrics, train
 from mgjax.cli import ConfigError, RunError
 from mgjax.data import sources
+from mgjax.run_summary import tell
 from tests.data.test_stream import Acted
 
 GRIDS = 8
@@ -143,7 +144,7 @@ def test_a_finished_run_is_not_trained_again(run, data_dir):
 
 def test_the_closing_words_name_what_was_measured_and_where_it_lies(run):
   workdir, summary, _ = run
-  text = train.tell(summary, workdir, 'configs/moving_digits.py:size=tiny')
+  text = tell(summary, workdir, 'configs/moving_digits.py:size=tiny')
   assert f'{GRIDS} distinct grids, {GRIDS} compilations' in text
   assert '64 of 64 videos scored' in text
   for name in ('checkpoints/', 'metrics.jsonl', 'report.png', 'events.out'):
@@ -157,23 +158,23 @@ def test_the_next_commands_are_those_of_the_users_shell(run, monkeypatch):
   monkeypatch.delenv('VIRTUAL_ENV', raising=False)
   monkeypatch.setattr(sys, 'executable', f'{os.getcwd()}/.venv/bin/python')
   given = {'grid.epoch_factor': 0.75, 'optim.lr_steps': (1, 2)}
-  plan, evaluation, other = train.tell(
-    summary, 'runs/a', name, given
-  ).splitlines()[-3:]
+  plan, evaluation, other = tell(summary, 'runs/a', name, given).splitlines()[
+    -3:
+  ]
   flags = "--config.grid.epoch_factor=0.75 '--config.optim.lr_steps=(1, 2)'"
   assert plan == f'  .venv/bin/python -m mgjax.plan --config={name} {flags}'
   assert evaluation.endswith(f'{flags} --config.eval.num_views=3')
   assert f':grid=none,size=tiny --workdir=runs/a-none {flags}' in other
   monkeypatch.setenv('VIRTUAL_ENV', f'{os.getcwd()}/.venv')
-  assert '\n  python -m mgjax.plan ' in train.tell(summary, 'runs/a', name)
+  assert '\n  python -m mgjax.plan ' in tell(summary, 'runs/a', name)
   monkeypatch.delenv('VIRTUAL_ENV')
   monkeypatch.setattr(sys, 'executable', '/usr/bin/python3')
-  assert '\n  python -m mgjax.plan ' in train.tell(summary, 'runs/a', name)
+  assert '\n  python -m mgjax.plan ' in tell(summary, 'runs/a', name)
 
 
 def test_the_closing_words_of_a_resumed_run_count_its_launch_only(run):
   workdir, summary, _ = run
-  text = train.tell(summary | {'num_compiled': 6}, workdir, 'configs/a.py')
+  text = tell(summary | {'num_compiled': 6}, workdir, 'configs/a.py')
   assert f'{GRIDS} distinct grids, 6 of them compiled by this launch' in text
 
 
@@ -275,5 +276,5 @@ def test_videos_with_actions_are_trained_augmented_and_scored_by_map(
   assert line['eval_map'] == result['map']
   losses = [m['loss'] for m in lines(tmp_path, 'loss')]
   assert np.mean(losses[-5:]) < losses[0] < 1.0
-  assert 'mAP' in train.tell(summary, tmp_path, 'configs/charades.py')
+  assert 'mAP' in tell(summary, tmp_path, 'configs/charades.py')
   assert not (tmp_path / 'eval.partial.npz').exists()

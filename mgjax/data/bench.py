@@ -20,7 +20,7 @@ import ml_collections
 from absl import flags
 
 from mgjax import cli, cycles, environment, plan, step_seconds
-from mgjax.data import sources, stream
+from mgjax.data import read_ahead, sources, stream
 from mgjax.schedule import Grid, GridSchedule
 
 
@@ -56,7 +56,7 @@ def measure(
     'cpu_ms' of one clip; 'one_worker' and 'all_workers', clips per second of
     wall clock.
   """
-  num_workers = stream.num_workers(clips.config.data)
+  num_workers = read_ahead.num_workers(clips.config.data)
   rates = {}
   with concurrent.futures.ThreadPoolExecutor(num_workers) as pool:
     for draw in draws:
@@ -105,7 +105,7 @@ def report(
     copies: Names of the smaller copies of the data set.
     num_cpus: Of this machine.
   """
-  num_workers = stream.num_workers(config.data)
+  num_workers = read_ahead.num_workers(config.data)
   phases = []
   for phase in schedule.phases:
     clips = sum(grid.batch for grid in phase.cycle)
@@ -149,7 +149,7 @@ def _advice(
 ) -> list[str]:
   """What would keep the accelerator busy, the cheapest first."""
   needed = max(phase['workers_needed'] for phase in phases)
-  num_workers = stream.num_workers(config.data)
+  num_workers = read_ahead.num_workers(config.data)
   if needed <= num_workers:
     return ['no phase waits for data']
   if needed <= num_cpus:
@@ -238,7 +238,7 @@ def main(values: flags.FlagValues) -> None:
   schedule = cycles.make_schedule(config, len(source))
   full = cycles.full_grid(config)
   gmacs = plan.gmacs_per_clip(config, {full, *schedule.grids})
-  step_s = step_seconds.step_seconds(values, gmacs, full)
+  step_s = step_seconds.step_seconds(values, gmacs, full, config.model.name)
   draws = dict.fromkeys(d for p in schedule.phases for d in draws_of(p))
   rates = measure(
     stream.TrainStream(config, schedule, source),

@@ -31,7 +31,6 @@ import multiprocessing
 import os
 import pathlib
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,6 +44,7 @@ from jaxtyping import Float, Int, UInt8
 
 from mgjax import environment
 from mgjax.cli import ArgumentParser, ConfigError
+from mgjax.data import child_process
 from mgjax.progress import Progress
 
 NAME = 'moving_digits'
@@ -535,8 +535,7 @@ def _make_example_of(arguments: tuple[Spec, str, int]) -> dict[str, Any]:
 
 def _start_worker() -> None:
   cv2.setNumThreads(1)
-  # Ctrl-C reaches all processes; the parent stops the others.
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  child_process.start()
 
 
 @contextlib.contextmanager

@@ -30,10 +30,8 @@ import pathlib
 import re
 import shlex
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import process
@@ -50,7 +48,7 @@ from tensorflow_datasets.core import splits as tfds_splits
 from mgjax import environment
 from mgjax.cli import ArgumentParser, ConfigError, RunError
 from mgjax.data import annotations as annotations_lib
-from mgjax.data import transcode
+from mgjax.data import child_process, transcode
 from mgjax.data.annotations import VIDEO_SETS, Annotated, Annotations
 from mgjax.data.decode import DecodeError
 from mgjax.data.transcode import Encoding
@@ -616,17 +614,7 @@ _counts: Any = None
 def _start_worker(counts: Any) -> None:
   global _counts
   _counts = counts
-  # Ctrl-C reaches all processes; the parent stops the others.
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-  # A parent that was killed cannot.
-  parent = multiprocessing.parent_process()
-  assert parent is not None
-
-  def follow_parent() -> None:
-    parent.join()
-    os._exit(1)
-
-  threading.Thread(target=follow_parent, daemon=True).start()
+  child_process.start()
 
 
 def _write_and_count(shard: Shard) -> None:

@@ -13,14 +13,12 @@ import hashlib
 import math
 from collections.abc import Iterator
 
-import grain
 import ml_collections
 import numpy as np
 from grain import experimental as grain_experimental
 
-from mgjax import environment
 from mgjax.cli import ConfigError, RunError
-from mgjax.data import sampling
+from mgjax.data import read_ahead, sampling
 from mgjax.data.decode import Crop, DecodeError, Video
 from mgjax.data.sources import Example, Source, union_labels
 from mgjax.schedule import Grid, GridSchedule
@@ -198,7 +196,7 @@ class TrainStream:
 
   def batches(self, first_step: int) -> Iterator[dict]:
     """Yields the batches from `first_step` to the end, decoded ahead."""
-    return _read_ahead(
+    return read_ahead.read_ahead(
       lambda i: self.batch(first_step + i),
       self.schedule.total_steps - first_step,
       self.config.data,
@@ -206,7 +204,7 @@ class TrainStream:
 
   def base_batches(self, step: int, count: int) -> Iterator[dict]:
     """Yields `count` batches of `base_batch`, decoded ahead."""
-    return _read_ahead(
+    return read_ahead.read_ahead(
       lambda i: self.base_batch(step, i), count, self.config.data
     )
 
@@ -341,7 +339,7 @@ class EvalStream:
 
   def batches(self, first: int = 0) -> Iterator[dict]:
     """Yields all batches from `first` on, in order, decoded ahead."""
-    return _read_ahead(
+    return read_ahead.read_ahead(
       lambda i: self.batch(first + i),
       self.num_batches - first,
       self.config.data,
@@ -352,24 +350,6 @@ def _stack_labels(labels: list) -> np.ndarray:
   """Labels of a batch: int32 [b], or float32 [b, K] where they are vectors."""
   dtype = np.float32 if np.ndim(labels[0]) else np.int32
   return np.array(labels, dtype)
-
-
-def num_workers(data: ml_collections.ConfigDict) -> int:
-  """Threads that decode: as configured, else one per core."""
-  return data.num_workers or environment.num_cpus()
-
-
-def _read_ahead(make_batch, count: int, data) -> Iterator[dict]:
-  """Makes elements 0 ... count - 1 in worker threads, ahead of their use.
-
-  Threads are enough: decoding, resizing and copying release Python's lock.
-  """
-  options = grain.ReadOptions(
-    num_threads=num_workers(data), prefetch_buffer_size=data.prefetch_batches
-  )
-  return iter(
-    grain.MapDataset.range(count).map(make_batch).to_iter_dataset(options)
-  )
 
 
 def _hash32(*numbers: int) -> int:

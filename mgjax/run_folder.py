@@ -1,0 +1,73 @@
+"""The folder of a run: whose it is, and whether it can be written."""
+
+import json
+
+import ml_collections
+from etils import epath
+
+from configs import default
+from mgjax import files
+from mgjax.cli import ConfigError
+
+
+def check(
+  config: ml_collections.ConfigDict, workdir: epath.Path, allow_change: bool
+) -> list[str]:
+  """Looks for the run of a folder.
+
+  Args:
+    config: The new run's.
+    workdir: The folder, which need not exist.
+    allow_change: Whether the config may differ from that of the old run.
+
+  Returns:
+    What has changed since then, 'field: old -> new'.
+
+  Raises:
+    ConfigError: Settings have changed; the message names the fields.
+  """
+  path = workdir / 'config.json'
+  if not path.exists():
+    return []
+  new = json.loads(config.to_json_best_effort())
+  changed = changed_fields(json.loads(path.read_text()), new)
+  if changed and not allow_change:
+    raise ConfigError(
+      f'--workdir={workdir} holds a run with other settings: '
+      f'{"; ".join(changed)}. Use another folder, or the old settings, or '
+      '--allow_config_change to go on with the new ones'
+    )
+  return changed
+
+
+def prepare(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
+  """Makes the folder and writes config.json.
+
+  Raises:
+    ConfigError: The folder cannot be written.
+  """
+  text = json.dumps(json.loads(config.to_json_best_effort()), indent=1)
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    files.write_text(workdir / 'config.json', text + '\n')
+  except OSError as error:
+    raise ConfigError(
+      f'--workdir={workdir} cannot be written: {error.strerror}'
+    ) from error
+
+
+def changed_fields(old: dict, new: dict, prefix: str = '') -> list[str]:
+  """Differences of two nested dicts as 'group.field: old -> new'.
+
+  The fields that only say how a machine runs the training are left out.
+  """
+  free = ('train.', *(f'data.{name}' for name in default.MACHINE_DATA_FIELDS))
+  changes = []
+  for name in sorted(old.keys() | new.keys()):
+    path = prefix + name
+    a, b = old.get(name), new.get(name)
+    if isinstance(a, dict) and isinstance(b, dict):
+      changes += changed_fields(a, b, path + '.')
+    elif a != b and not path.startswith(free):
+      changes.append(f'{path}: {a} -> {b}')
+  return changes

@@ -1,0 +1,145 @@
+"""Batches made in processes are those of threads, whatever happens to them."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from mgjax import cycles
+from mgjax.cli import RunError
+from mgjax.data import read_ahead, sources, stream
+
+
+@pytest.fixture
+def clips(tiny_config):
+  source = sources.open_source(tiny_config, 'train')
+  schedule = cycles.make_schedule(tiny_config, len(source))
+  return stream.TrainStream(tiny_config, schedule, source)
+
+
+@pytest.fixture
+def two_processes(tiny_config):
+  tiny_config.data.worker_processes = 2
+  return tiny_config.data
+
+
+def assert_batch(got: dict, want: dict) -> None:
+  assert got.keys() == want.keys()
+  for name in ('ids', 'skipped'):
+    assert got[name] == want[name]
+  for name in ('video', 'label', 'flip'):
+    np.testing.assert_array_equal(got[name], want[name])
+    assert got[name].dtype == want[name].dtype
+
+
+def test_a_killed_worker_is_replaced_without_losing_or_repeating_a_clip(
+  clips, two_processes, capfd
+):
+  del two_processes
+  first = 5
+  batches = clips.batches(first)
+  assert_batch(next(batches), clips.batch(first))
+  worker = multiprocessing.active_children()[0]
+  os.kill(worker.pid, signal.SIGKILL)
+  worker.join()
+  # More than can have been ready by then.
+  for step in range(first + 1, first + 11):
+    assert_batch(next(batches), clips.batch(step))
+  batches.close()
+  assert capfd.readouterr().err.count('a data worker has died; replaced') == 1
+  assert not multiprocessing.active_children()
+
+
+def test_the_last_batch_is_the_end(clips, two_processes):
+  del two_processes
+  total = clips.schedule.total_steps
+  (batch,) = clips.batches(total - 1)
+  assert_batch(batch, clips.batch(total - 1))
+
+
+def test_evaluation_reads_in_processes_too(tiny_config, two_processes):
+  del two_processes
+  source = sources.open_source(tiny_config, 'validation')
+  views = stream.EvalStream(tiny_config, source, 48)
+  batches = list(views.batches())
+  assert len(batches) == views.num_batches
+  for number, batch in enumerate(batches):
+    want = views.batch(number)
+    assert batch.keys() == want.keys()
+    for name, value in want.items():
+      np.testing.assert_array_equal(batch[name], value)
+
+
+def deadly(number: int) -> dict:
+  if number == 2:
+    os.kill(os.getpid(), signal.SIGKILL)
+  return {'number': np.array(number)}
+
+
+def test_a_batch_that_kills_its_workers_ends_the_run(two_processes):
+  made = []
+  with pytest.raises(RunError, match='3 data workers have died in a row'):
+    for batch in read_ahead.read_ahead(deadly, 4, two_processes):
+      made.append(int(batch['number']))
+  # One that is made at the same time may die with it.
+  assert made in ([], [0], [0, 1])
+
+
+def failing(number: int) -> dict:
+  if number == 1:
+    raise RunError('the mount has gone')
+  return {'number': np.array(number)}
+
+
+def test_an_error_in_a_process_ends_the_run_with_its_cause(two_processes):
+  batches = read_ahead.read_ahead(failing, 4, two_processes)
+  next(batches)
+  with pytest.raises(RunError, match='the mount has gone'):
+    next(batches)
+
+
+_PARENT = """
+import multiprocessing, os, signal, sys
+from configs import default
+from tests.data import test_read_ahead
+from mgjax.data import read_ahead
+
+if __name__ == '__main__':
+  data = default.base().data
+  data.worker_processes = 2
+  batches = read_ahead.read_ahead(test_read_ahead.failing, 1, data)
+  next(batches)
+  print(*(child.pid for child in multiprocessing.active_children()))
+  sys.stdout.flush()
+  os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+  script = tmp_path / 'parent.py'
+  script.write_text(_PARENT)
+  found = subprocess.run(
+    [sys.executable, str(script)],
+    env={**os.environ, 'PYTHONPATH': os.getcwd()},
+    capture_output=True,
+    text=True,
+  )
+  workers = [int(word) for word in found.stdout.split()]
+  assert len(workers) == 2
+  until = time.monotonic() + 20
+  while any(is_running(pid) for pid in workers):
+    assert time.monotonic() < until
+    time.sleep(0.1)
+
+
+def is_running(pid: int) -> bool:
+  try:
+    with open(f'/proc/{pid}/stat') as file:
+      return file.read().rsplit(')', 1)[1].split()[0] != 'Z'
+  except FileNotFoundError:
+    return False
