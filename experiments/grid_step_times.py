@@ -39,12 +39,13 @@ from mgjax import (
   checkpoint,
   cli,
   cycles,
+  initial_state,
   models,
   optim,
   parallel,
   plan,
   plan_text,
-  train,
+  programs,
   train_step,
 )
 from mgjax.cli import ConfigError
@@ -73,11 +74,11 @@ def measure(
   mesh = parallel.make_mesh()
   model, tx = models.from_config(config), optim.make_optimizer(config.optim)
   abstract = checkpoint.abstract_state(
-    train.state_maker(config, model, tx), parallel.replicated(mesh)
+    initial_state.state_maker(config, model, tx), parallel.replicated(mesh)
   )
   steps = {}
   for s in (schedule, settings.schedule(baseline)):
-    lowered = train.lower_programs(
+    lowered = programs.lower_programs(
       config, s, model, tx, mesh, abstract, 0, set()
     )
     for program, lower in lowered.items():
@@ -100,7 +101,7 @@ def measure(
   )
   rng = np.random.default_rng(0)
   key = parallel.make_key(mesh, 0)
-  lr, groups = train.put_scalars(mesh, 0.001, 1)
+  lr, groups = programs.put_scalars(mesh, 0.001, 1)
   inputs = {}
   for grid in steps:
     batch = {
