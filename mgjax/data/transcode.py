@@ -20,7 +20,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
-from mgjax.data.decode import DecodeError, Video
+from mgjax.data.decode import REGULAR, DecodeError, Video
 
 # What FFmpeg reads and the data sets use.
 VIDEO_SUFFIXES = frozenset(
@@ -144,6 +144,7 @@ def transcode(encoded: bytes, encoding: Encoding) -> bytes:
     if first is None:
       raise DecodeError('no frame can be decoded')
     with av.open(buffer, 'w', format='mp4') as container:
+      container.metadata['comment'] = REGULAR
       # 30000/1001 stays what it is.
       rate = fractions.Fraction(video.fps).limit_denominator(1001)
       stream = container.add_stream('libx264', rate=rate)
@@ -158,6 +159,11 @@ def transcode(encoded: bytes, encoding: Encoding) -> bytes:
         'g': str(encoding.gop),
         'keyint_min': str(encoding.gop),
         'sc_threshold': '0',
+        # Three of four pictures are such that no other refers to: decoding
+        # skips those that are not wanted.
+        'bf': '3',
+        'b_strategy': '0',
+        'b-pyramid': 'none',
       }
       for number, frame in enumerate(_chain(first, frames)):
         frame.pts = number

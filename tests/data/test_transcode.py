@@ -1,5 +1,7 @@
 """What a data set stores has the frames of the file it was made from."""
 
+import dataclasses
+import fractions
 import io
 import struct
 
@@ -7,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from mgjax.data import transcode
+from mgjax.data import decode, transcode
 from mgjax.data.decode import DecodeError, Video
 from mgjax.data.transcode import Encoding
 from tests.data import videos
@@ -70,6 +72,42 @@ def test_avi_with_reordered_frames_is_encoded_anew_in_their_order(tmp_path):
   stored = load(tmp_path, encoded)
   assert stored.is_transcoded and stored.scan.num_frames == 12
   assert max(differences(frames_of(stored.encoded))) < CLOSE
+
+
+@pytest.mark.parametrize('gop', [1, 5, 12, 250])
+@pytest.mark.parametrize('fps', [12, 30, fractions.Fraction(30000, 1001)])
+def test_only_the_needed_packets_of_a_transcoded_video_are_read(
+  tmp_path, monkeypatch, gop, fps
+):
+  encoding = dataclasses.replace(SMALL, gop=gop)
+  original = videos.encode(num_frames=40, fps=fps)
+  encoded = load(tmp_path, original, encoding).encoded
+  rng = np.random.default_rng(gop)
+  wanted = [np.arange(40), np.array([39]), np.array([0, 0, 39])]
+  wanted += [rng.integers(0, 40, 6) for _ in range(12)]
+  with Video(encoded) as video:
+    got = [video.frames(indices, 32, 42) for indices in wanted]
+    assert '_packets' not in vars(video)
+    shown = [frame.pts for frame in video.decode_all()]
+    assert tuple(shown) == video.pts
+  monkeypatch.setattr(decode, 'REGULAR', 'something else')
+  with Video(encoded) as video:
+    assert '_packets' in vars(video)
+    assert tuple(shown) == video.pts
+    for indices, pixels in zip(wanted, got, strict=True):
+      np.testing.assert_array_equal(video.frames(indices, 32, 42), pixels)
+
+
+def test_damage_in_a_transcoded_video_is_noticed(tmp_path):
+  encoded = bytearray(
+    load(tmp_path, videos.encode(num_frames=40), SMALL).encoded
+  )
+  place = encoded.find(b'mdat') + 4
+  size = int.from_bytes(encoded[place - 8 : place - 4], 'big') - 8
+  encoded[place + size // 3 : place + size // 2] = bytes(size // 2 - size // 3)
+  with Video(bytes(encoded)) as video:
+    with pytest.raises(DecodeError):
+      video.frames(np.arange(40), 32, 42)
 
 
 def test_transcoding_fixes_short_side_and_key_frames(tmp_path):
