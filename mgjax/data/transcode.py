@@ -159,9 +159,9 @@ def transcode(encoded: bytes, encoding: Encoding) -> bytes:
         'g': str(encoding.gop),
         'keyint_min': str(encoding.gop),
         'sc_threshold': '0',
-        # Three of four pictures are such that no other refers to: decoding
+        # Five of six pictures are such that no other refers to: decoding
         # skips those that are not wanted.
-        'bf': '3',
+        'bf': '5',
         'b_strategy': '0',
         'b-pyramid': 'none',
       }
