@@ -129,9 +129,9 @@ class Job:
     workdir: The run's folder.
     peers: Its processes.
     mesh: Its devices.
-    source: Its training videos.
-    eval_source: The videos that it is evaluated on.
     schedule: Grids and learning rate of every step.
+    train_stream: Its training batches.
+    eval_stream: Those that it is evaluated on.
     plan: The schedule as plan.json has it.
     model: The network.
     tx: The optimizer.
@@ -145,9 +145,9 @@ class Job:
   workdir: epath.Path
   peers: Peers
   mesh: jax.sharding.Mesh
-  source: sources.Source
-  eval_source: sources.Source
   schedule: GridSchedule
+  train_stream: stream.TrainStream
+  eval_stream: stream.EvalStream
   plan: dict
   model: nn.Module
   tx: optax.GradientTransformation
@@ -200,6 +200,11 @@ def make_job(
       f'--workdir={workdir} holds imported weights, not a run; use another '
       f'folder, and --config.init_from={workdir} to start from them'
     )
+  shard = {'shard': peers.index, 'num_shards': peers.count}
+  train_stream = stream.TrainStream(config, schedule, source, **shard)
+  eval_stream = stream.EvalStream(
+    config, eval_source, config.eval.batch_size, **shard
+  )
   model = models.from_config(config)
   evaluate.head_window(config, model)  # Refused now, or else at its first use.
   tx = optim.make_optimizer(config.optim)
@@ -216,9 +221,9 @@ def make_job(
     workdir=workdir,
     peers=peers,
     mesh=mesh,
-    source=source,
-    eval_source=eval_source,
     schedule=schedule,
+    train_stream=train_stream,
+    eval_stream=eval_stream,
     plan=plan.make_plan(config, schedule, num_devices=mesh.size),
     model=model,
     tx=tx,
@@ -278,12 +283,6 @@ class Training:
     self._checkpoints = checkpoints
     self._stop = stop
     self._rng = parallel.make_key(job.mesh, config.seed)
-    shard = {'shard': job.peers.index, 'num_shards': job.peers.count}
-    self._stream = stream.TrainStream(config, schedule, job.source, **shard)
-    self._eval_stream = stream.EvalStream(
-      config, job.eval_source, config.eval.batch_size, **shard
-    )
-
     restored = checkpoints.restore_newest(job.abstract)
     first_step = restored[2] if restored else 0
     if first_step > schedule.total_steps:
@@ -420,7 +419,7 @@ class Training:
     job, schedule = self._job, self._job.schedule
     self._bar.say(
       f'{len(schedule.grids)} grids, {schedule.total_steps} steps, '
-      f'{schedule.total_epochs} epochs of {len(job.source)} videos; '
+      f'{schedule.total_epochs} epochs of {schedule.num_train} videos; '
       f'{optim.num_parameters(self.state.params):,} parameters; '
       f'{job.mesh.size} {jax.default_backend()} device(s)'
       + (f' in {job.peers.count} processes' if job.peers.count > 1 else '')
@@ -432,7 +431,7 @@ class Training:
   def _train(self) -> None:
     """All steps that are left, with their checkpoints and evaluations."""
     settings = self._job.config.train
-    batches = self._stream.batches(self.done)
+    batches = self._job.train_stream.batches(self.done)
     last_save = time.monotonic()
     self._clock.restart()
     for step in range(self.done, self._job.schedule.total_steps):
@@ -500,7 +499,7 @@ class Training:
     note_bad_videos(
       self.bad_videos,
       [text for s in seen for text in s['skipped']],
-      len(job.source),
+      len(job.train_stream.source),
       job.config,
     )
     self._clock.dispatched(
@@ -576,7 +575,7 @@ class Training:
     program = self._program('stats', phase.base)
     _, groups = programs.put_scalars(mesh, 0.0, phase.bn_groups[-1])
     moments = []
-    for batch in self._stream.base_batches(
+    for batch in self._job.train_stream.base_batches(
       self.done, self._job.config.norm.precise_batches
     ):
       batch = parallel.put_batch(mesh, programs.on_device(batch))
@@ -596,7 +595,7 @@ class Training:
     job, step = self._job, self.done
     partial = evaluate.Partial(
       job.workdir,
-      evaluate.partial_key(job.config, self.state, job.eval_source),
+      evaluate.partial_key(job.config, self.state, job.eval_stream.source),
       job.config.eval.save_every_s,
     )
 
@@ -608,7 +607,7 @@ class Training:
     result = evaluate.evaluate(
       self._program('eval', evaluate.eval_grid(job.config)),
       self.state,
-      self._eval_stream,
+      job.eval_stream,
       job.mesh,
       report=report_batch,
       partial=partial,
