@@ -38,6 +38,7 @@ from experiments import record, settings, step_time, tabulate
 from mgjax import (
   checkpoint,
   cli,
+  compilation,
   cycles,
   initial_state,
   models,
@@ -83,7 +84,7 @@ def measure(
     )
     for program, lower in lowered.items():
       if program.grid not in steps:
-        steps[program.grid] = lower().compile()
+        steps[program.grid] = compilation.compile_program(lower())
         print(f'compiled {program.grid}', file=sys.stderr, flush=True)
 
   grid = cycles.full_grid(config)

@@ -45,7 +45,15 @@ import numpy as np
 
 from configs import default
 from experiments import record
-from mgjax import cpu_memory, environment, macs, models, optim, train_step
+from mgjax import (
+  compilation,
+  cpu_memory,
+  environment,
+  macs,
+  models,
+  optim,
+  train_step,
+)
 from mgjax.cli import ArgumentParser
 
 EXPERIMENT = 'step_time'
@@ -246,8 +254,8 @@ class JaxSide:
     )
     step = train_step.make_train_step(self.model, tx, mean=mean, std=std)
     start = time.perf_counter()
-    self.step = (
-      jax.jit(step, donate_argnums=0).lower(self.state, *self.inputs).compile()
+    self.step = compilation.compile_program(
+      jax.jit(step, donate_argnums=0).lower(self.state, *self.inputs)
     )
     self.compile_s = time.perf_counter() - start
     plan = self.step.memory_analysis()

@@ -40,6 +40,7 @@ from configs import default
 from mgjax import (
   checkpoint,
   cli,
+  compilation,
   eval_picture,
   files,
   models,
@@ -527,7 +528,9 @@ def evaluate_checkpoint(
   model = models.from_config(config)
   path = checkpoints.directory / str(step)
   state = load_state(config, model, mesh, path).replace(step=step)
-  program = lower_eval_step(config, model, mesh, state).compile()
+  program = compilation.compile_program(
+    lower_eval_step(config, model, mesh, state)
+  )
   partial = Partial(
     workdir, partial_key(config, state, source), config.eval.save_every_s
   )

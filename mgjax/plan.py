@@ -391,7 +391,15 @@ def compiled_bytes(
   """
   import jax
 
-  from mgjax import checkpoint, initial_state, models, optim, parallel, programs
+  from mgjax import (
+    checkpoint,
+    compilation,
+    initial_state,
+    models,
+    optim,
+    parallel,
+    programs,
+  )
 
   if num_devices > jax.device_count():
     raise ConfigError(
@@ -409,7 +417,7 @@ def compiled_bytes(
   sizes = {}
   for program, lower in lowered.items():
     print(f'compiling {program}', file=sys.stderr)
-    found = lower().compile().memory_analysis()
+    found = compilation.compile_program(lower()).memory_analysis()
     sizes[program.grid] = (
       found.argument_size_in_bytes
       + found.output_size_in_bytes

@@ -35,6 +35,7 @@ from configs import default
 from mgjax import (
   checkpoint,
   cli,
+  compilation,
   contact_sheet,
   evaluate,
   features,
@@ -133,9 +134,11 @@ class Predictor:
       ConfigError: None of the files can be used.
     """
     result = evaluate.score(
-      evaluate.lower_eval_step(
-        self._config, self._model, self._mesh, self._state
-      ).compile(),
+      compilation.compile_program(
+        evaluate.lower_eval_step(
+          self._config, self._model, self._mesh, self._state
+        )
+      ),
       self._state,
       self._stream(self._usable),
       self._mesh,

@@ -21,6 +21,7 @@ from mgjax import (
   bundle,
   checkpoint,
   cli,
+  compilation,
   cycles,
   initial_state,
   models,
@@ -81,7 +82,7 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
   for step in range(first_step, failure['step'] + 1):
     program = Program('train', schedule(step))
     if program not in compiled:
-      compiled[program] = lowered[program]().compile()
+      compiled[program] = compilation.compile_program(lowered[program]())
     batch = clips.batch(step)
     if step == failure['step']:
       result['bad_before'] = not_finite(state)

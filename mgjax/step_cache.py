@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 
+from mgjax import compilation
 from mgjax.schedule import Grid
 
 _THREAD = 'compile'
@@ -103,7 +104,7 @@ class StepCache:
       self._current = program
       start = time.perf_counter()
       try:
-        self._results[program] = lower().compile()
+        self._results[program] = compilation.compile_program(lower())
         self.compile_s[program] = time.perf_counter() - start
       except BaseException as error:  # Raised where the program is needed.
         self._results[program] = error

@@ -5,28 +5,36 @@ result and the parameters never depend on it: the kernel always has shape
 [kt, kh, kw, C, D].
 
 On GPU and TPU every convolution is one `lax.conv_general_dilated`. XLA's CPU
-backend has fast 2-D convolutions and fast matrix products, but runs 3-D
-convolutions (and above all their gradients) through a slow path, so there the
-kernel's shape picks one of:
+backend has fast matrix products, on all cores, but runs 3-D convolutions (and
+above all their gradients) through a slow path, and most 2-D ones on one core.
+So there the kernel's shape picks one of:
 
   1 x 1 x 1     stride by slicing, then one matrix product
   kt x 1 x 1    stride 1: one product with [C, kt * D], then shift and add;
                 strided: a sum of products of strided slices
-  1 x kh x kw   time folded into the batch, a 2-D convolution
+  1 x kh x kw   time folded into the batch, a 2-D convolution (`_conv2d`)
   kt x kh x kw  as 1 x kh x kw with kt * D outputs, then shift and add
 
-Process CPU milliseconds (all threads), forward / input gradient / kernel
-gradient, 2 cores, float32, JAX 0.10.2:
+and a 2-D convolution is one of these, forward and backward each by itself:
 
-  layer                      3-D convolution   here
-  stem 5x7x7, 3 > 8 (*)      1525 / - / 2892   39 / - / 47
-  1x3x3, 128, stride 2, 28^2 11.6 / 186 / 54   4.8 / 5.7 / 9.1
-  7x1x1, stride 4, 32 > 64   7.6 / 203 / 46    5.5 / 2.4 / 4.6
-  1x1x1, stride 2, 256 > 512 5.5 / 93 / 18     3.7 / 4.0 / 5.0
-  1x3x3, 64                  19 / 19 / 36      4.1 / 4.2 / 7.9
+  a convolution  forward, where the map and the outputs are large enough
+  rows           windows of one row side by side, one product with
+                 [kw * C, kh * D], then shift and add over the rows
+  columns        whole windows side by side ("im2col"), then one product
+  planes         the same, transposed: gradients of kernels with few inputs
 
-(*) 2 x 32 x 112^2, both columns in one process; the other rows were measured
-in another session, before this file, with the same formulations.
+Milliseconds forward / input gradient / kernel gradient of 3 x 3 convolutions of
+16 frames, as XLA does them and here; two cores with AVX2, float32, JAX 0.10.2,
+each in a program of its own:
+
+  64, 28^2              10.1 / 10.2 / 22.3     8.0 / 8.0 / 13.4
+  128, 14^2              5.3 /  5.5 / 10.2     5.3 / 5.5 /  9.9
+  256, 7^2               7.7 /  7.9 /  8.4     5.9 / 6.5 /  6.8
+  128, 28^2, stride 2    7.0 /  9.1 / 12.7     7.0 / 6.7 / 10.3
+  512, 7^2, stride 2    10.8 / 17.4 / 13.1     7.7 / 7.1 /  8.8
+
+In the step of I3D-R50 (2 clips of 8 x 112^2) the kernel's gradient of the 5 x 7
+x 7 stem takes 37 ms of products; as five convolutions it took 279 ms.
 """
 
 import functools
@@ -43,9 +51,10 @@ from jaxtyping import Array, Float
 # Source: PySlowFast 287ec00, utils/weight_init_helper.py (c2_msra_fill).
 conv_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
-# A 3 x 3 convolution on a map no larger than this leaves XLA:CPU's fast path:
-# 184 ms by convolution against 1.6 ms as a matrix product on a 2 x 2 map.
-_SMALL_MAP = 4
+# Where XLA:CPU's own 2-D convolution is slower than products; see above.
+_SMALL_MAP = 49  # Positions of the result; tiny ones take 100 times as long.
+_ROWS = (64, 128)  # Outputs; from 128 on, a convolution takes all cores.
+_FEW_INPUTS = 16  # Columns of so few channels are slow to put together.
 
 
 def conv3d(
@@ -82,9 +91,7 @@ def conv3d(
   st, sh, sw = strides
   if (kt, kh, kw) == (1, 1, 1):
     if strides != (1, 1, 1):
-      # Sliced once, or else the backward pass does it again, slowly: while it
-      # transposes.
-      x = lax.optimization_barrier(x[:, ::st, ::sh, ::sw])
+      x = materialize(x[:, ::st, ::sh, ::sw])
     return _pointwise(x, kernel[0, 0, 0])
   if (kh, kw) == (1, 1):
     return _temporal(x[:, :, ::sh, ::sw], kernel[:, 0, 0], st)
@@ -146,7 +153,9 @@ def _temporal(x, kernel, stride):
       for i in range(kt)
     )
   taps = _taps(kt, t)
-  y = x @ jnp.concatenate([kernel[i] for i in taps], axis=-1)
+  # One transposition: the gradients of slices would be padded and added.
+  kernel = kernel[taps[0] : taps[-1] + 1]
+  y = x @ kernel.swapaxes(0, 1).reshape(c, len(taps) * d)
   return _shift_and_add(y, taps, kt, d)
 
 
@@ -162,15 +171,15 @@ def _shift_and_add(y, taps, kt, d):
   )
 
 
-def _shift(x, offset):
+def _shift(x, offset, axis=1):
   """y[:, t] = x[:, t - offset], zero outside."""
   if offset == 0:
     return x
-  t = x.shape[1]
+  t = x.shape[axis]
   low, high = max(offset, 0), max(-offset, 0)
-  x = lax.slice_in_dim(x, high, t - low, axis=1)
+  x = lax.slice_in_dim(x, high, t - low, axis=axis)
   widths = [(0, 0)] * x.ndim
-  widths[1] = (low, high)
+  widths[axis] = (low, high)
   return jnp.pad(x, widths)
 
 
@@ -183,19 +192,153 @@ def _pad(x, axis, width, value=0):
 def _spatial(x, kernel, strides):
   """1 x kh x kw convolution. kernel: [kh, kw, C, D]."""
   b, t, h, w, c = x.shape
-  kh, kw, _, d = kernel.shape
-  x = x.reshape(b * t, h, w, c)
-  if min(h, w) <= _SMALL_MAP:
-    y = _im2col(x, kernel, strides)
-  else:
-    y = lax.conv_general_dilated(
-      x,
-      kernel,
-      strides,
-      [(kh // 2, kh // 2), (kw // 2, kw // 2)],
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )
+  y = _conv2d(x.reshape(b * t, h, w, c), kernel, strides)
   return y.reshape(b, t, *y.shape[1:])
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _conv2d(x, kernel, strides):
+  """2-D convolution. x: [N, H, W, C]; kernel: [kh, kw, C, D]."""
+  kh, kw, c, d = kernel.shape
+  num_h, num_w = _result_size(x, (kh, kw), strides)
+  if num_h * num_w <= _SMALL_MAP:
+    return _columns(x, (kh, kw), strides) @ kernel.reshape(kh * kw * c, d)
+  if strides == (1, 1) and c >= _ROWS[0] // 2 and _ROWS[0] <= d < _ROWS[1]:
+    return _by_rows(_row_columns(x, kw), kernel)
+  return lax.conv_general_dilated(
+    x,
+    kernel,
+    strides,
+    [(kh // 2, kh // 2), (kw // 2, kw // 2)],
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )
+
+
+def _conv2d_forward(x, kernel, strides):
+  return _conv2d(x, kernel, strides), (x, kernel)
+
+
+def _conv2d_backward(strides, residuals, cotangent):
+  x, kernel = residuals
+  kh, kw, c, d = kernel.shape
+  num_positions = cotangent.size // d
+  # With fewer positions than that, the kernel is the large tensor, which
+  # should not be transposed.
+  if strides != (1, 1) or num_positions <= d:
+    _, columns_vjp = jax.vjp(lambda x: _columns(x, (kh, kw), strides), x)
+    (x_gradient,) = columns_vjp(cotangent @ kernel.reshape(-1, d).T)
+    return x_gradient, _kernel_gradient(x, cotangent, (kh, kw), strides)
+  mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
+  if min(c, d) < _ROWS[0]:
+    return (
+      _conv2d(cotangent, mirrored, strides),
+      _kernel_gradient(x, cotangent, (kh, kw), strides),
+    )
+  # The cotangent's rows serve both gradients.
+  columns = _row_columns(cotangent, kw)
+  if c < _ROWS[1]:
+    x_gradient = _by_rows(columns, mirrored)
+  else:
+    x_gradient = _conv2d(cotangent, mirrored, strides)
+  pad = kh // 2
+  planes = materialize(_pad(x, 1, pad).transpose(3, 0, 1, 2))
+  rows = jnp.concatenate([planes[:, :, i : i + x.shape[1]] for i in range(kh)])
+  gradient = rows.reshape(kh * c, -1) @ columns.reshape(-1, kw * d)
+  return x_gradient, gradient.reshape(kh, c, kw, d)[:, :, ::-1].swapaxes(1, 2)
+
+
+_conv2d.defvjp(_conv2d_forward, _conv2d_backward)
+
+
+def _kernel_gradient(x, cotangent, size, strides):
+  """Gradient of a 2-D convolution's kernel, [kh, kw, C, D].
+
+  Args:
+    x: [N, H, W, C].
+    cotangent: [N, h, w, D].
+    size: kh, kw.
+    strides: Of H and W.
+  """
+  c, d = x.shape[-1], cotangent.shape[-1]
+  cotangent = cotangent.reshape(-1, d)
+  if c < _FEW_INPUTS:
+    return (_planes(x, size, strides) @ cotangent).reshape(*size, c, d)
+  columns = _columns(x, size, strides)
+  columns = columns.reshape(-1, columns.shape[-1])
+  over_positions = lambda left, right: lax.dot_general(
+    left, right, (((0,), (0,)), ((), ()))
+  )
+  # XLA:CPU transposes the left factor; and the result has to be [.., D].
+  if cotangent.shape[0] > d:
+    gradient = over_positions(cotangent, columns).T
+  else:
+    gradient = over_positions(columns, cotangent)
+  return gradient.reshape(*size, c, d)
+
+
+def _result_size(x, size, strides):
+  """Height and width of a 2-D convolution's result."""
+  return tuple(
+    (n + 2 * (k // 2) - k) // stride + 1
+    for n, k, stride in zip(x.shape[1:3], size, strides, strict=True)
+  )
+
+
+def _columns(x, size, strides):
+  """The windows of a 2-D convolution, [N, h, w, kh * kw * C]."""
+  kh, kw = size
+  sh, sw = strides
+  num_h, num_w = _result_size(x, size, strides)
+  x = materialize(_pad(_pad(x, 1, kh // 2), 2, kw // 2))
+  columns = []
+  for i in range(kh):
+    rows = lax.slice_in_dim(x, i, i + (num_h - 1) * sh + 1, sh, axis=1)
+    for j in range(kw):
+      columns.append(
+        lax.slice_in_dim(rows, j, j + (num_w - 1) * sw + 1, sw, axis=2)
+      )
+  return jnp.concatenate(columns, -1)
+
+
+def _planes(x, size, strides):
+  """The same, transposed: [kh * kw * C, N * h * w]."""
+  (kh, kw), (sh, sw) = size, strides
+  n, h, w, c = x.shape
+  num_h, num_w = _result_size(x, size, strides)
+  # In blocks of a stride's size, so that every plane is a plain slice.
+  blocks_h, blocks_w = num_h + (kh - 1) // sh, num_w + (kw - 1) // sw
+  low_h, low_w = kh // 2, kw // 2
+  high_h, high_w = blocks_h * sh - h - low_h, blocks_w * sw - w - low_w
+  zero = jnp.zeros((), x.dtype)
+  x = lax.pad(
+    x, zero, [(0, 0, 0), (low_h, high_h, 0), (low_w, high_w, 0), (0, 0, 0)]
+  )
+  x = x.reshape(n, blocks_h, sh, blocks_w, sw, c)
+  x = materialize(x.transpose(2, 4, 5, 0, 1, 3))
+  planes = [
+    x[i % sh, j % sw, :, :, i // sh :, j // sw :][:, :, :num_h, :num_w]
+    for i in range(kh)
+    for j in range(kw)
+  ]
+  return jnp.concatenate(planes).reshape(kh * kw * c, -1)
+
+
+def _row_columns(x, kw):
+  """Windows of one row, stride 1: [N, H, W, kw * C]."""
+  w = x.shape[2]
+  x = materialize(_pad(x, 2, kw // 2))
+  return jnp.concatenate([x[:, :, j : j + w] for j in range(kw)], -1)
+
+
+def _by_rows(columns, kernel):
+  """2-D convolution of stride 1, from its rows' windows."""
+  kh, kw, c, d = kernel.shape
+  y = columns @ kernel.transpose(1, 2, 0, 3).reshape(kw * c, kh * d)
+  y = materialize(y)
+  taps = _taps(kh, y.shape[1])
+  if len(taps) < kh:
+    y = y[..., taps[0] * d : (taps[-1] + 1) * d]
+  return _shift_and_add(y, taps, kh, d)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -217,39 +360,31 @@ def _full_forward(x, kernel, strides):
 
 
 def _full_backward(strides, residuals, cotangent):
-  # Tap by tap, which is the slower form forward (4 to 6 times) but the faster
-  # one for the kernel's gradient (2 to 2.5 times at 4 x 45^2 and 32 x 112^2).
-  # All taps read the whole x, so that XLA transposes it once for all of them.
-  def tap_by_tap(x, kernel):
-    kt = kernel.shape[0]
-    y = sum(
-      _shift(_spatial(x, kernel[i], strides[1:]), kt // 2 - i)
-      for i in _taps(kt, x.shape[1])
-    )
-    return y[:, :: strides[0]]
-
-  _, vjp = jax.vjp(tap_by_tap, *residuals)
-  return vjp(cotangent)
+  x, kernel = residuals
+  kt, kh, kw, c, d = kernel.shape
+  b, t, h, w, _ = x.shape
+  if strides[0] > 1:
+    frames = jnp.zeros((b, t, *cotangent.shape[2:]), cotangent.dtype)
+    cotangent = frames.at[:, :: strides[0]].set(cotangent)
+  # What each tap's convolution gets, next to each other: one gradient of a 2-D
+  # kernel for all of them.
+  taps = _taps(kt, t)
+  shifted = jnp.concatenate([_shift(cotangent, i - kt // 2) for i in taps], -1)
+  shifted = shifted.reshape(b * t, *shifted.shape[2:])
+  frames = x.reshape(b * t, h, w, c)
+  gradient = _kernel_gradient(frames, shifted, (kh, kw), strides[1:])
+  gradient = jnp.moveaxis(gradient.reshape(kh, kw, c, len(taps), d), 3, 0)
+  # Taps that never see a frame.
+  unused = (taps[0], kt - 1 - taps[-1])
+  gradient = jnp.pad(gradient, [unused] + [(0, 0)] * 4)
+  # A stem's input needs no gradient: XLA drops this.
+  weights = jnp.concatenate([kernel[i] for i in taps], -1)
+  _, vjp = jax.vjp(lambda x: _conv2d(x, weights, strides[1:]), frames)
+  (x_gradient,) = vjp(shifted)
+  return x_gradient.reshape(x.shape), gradient
 
 
 _full.defvjp(_full_forward, _full_backward)
-
-
-def _im2col(x, kernel, strides):
-  """2-D convolution as one matrix product of shifted copies."""
-  kh, kw, c, d = kernel.shape
-  sh, sw = strides
-  num_h = (x.shape[1] + 2 * (kh // 2) - kh) // sh + 1
-  num_w = (x.shape[2] + 2 * (kw // 2) - kw) // sw + 1
-  x = _pad(_pad(x, 1, kh // 2), 2, kw // 2)
-  columns = []
-  for i in range(kh):
-    rows = lax.slice_in_dim(x, i, i + (num_h - 1) * sh + 1, sh, axis=1)
-    for j in range(kw):
-      columns.append(
-        lax.slice_in_dim(rows, j, j + (num_w - 1) * sw + 1, sw, axis=2)
-      )
-  return jnp.concatenate(columns, -1) @ kernel.reshape(kh * kw * c, d)
 
 
 class Conv(nn.Module):
@@ -276,6 +411,35 @@ class Conv(nn.Module):
     return conv3d(
       x.astype(self.dtype), kernel.astype(self.dtype), strides=self.strides
     )
+
+
+def materialize(x: Array) -> Array:
+  """Has XLA:CPU write x to memory, once, for all that read it.
+
+  XLA:CPU's fusions compute cheap operands again for each of their readers. A
+  sum of residual blocks is such an operand, and an operand of the next one: the
+  last block of a stage read the results of all others, forward and backward.
+  Works in programs of `compilation.compile_program`; elsewhere XLA drops it.
+  """
+  return lax.optimization_barrier(x)
+
+
+@jax.custom_vjp
+def relu(x: Array) -> Array:
+  """max(x, 0), whose gradient needs the result only, not x."""
+  return jnp.maximum(x, 0)
+
+
+def _relu_forward(x):
+  y = relu(x)
+  return y, y
+
+
+def _relu_backward(y, cotangent):
+  return (jnp.where(y > 0, cotangent, 0),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
 
 
 def depthwise_temporal(

@@ -77,7 +77,7 @@ class Block(nn.Module):
         relu=shape is not self.branch[-1],
         name=shape.name,
       )(x, pool)
-    return nn.relu(x + shortcut)
+    return conv.materialize(conv.relu(x + shortcut))
 
 
 class Stage(nn.Module):

@@ -97,7 +97,7 @@ class Layer(nn.Module):
       dtype=self.dtype,
       name='norm',
     )(x, pool)
-    return nn.relu(x) if self.relu else x
+    return conv.relu(x) if self.relu else x
 
 
 class Stem(nn.Module):
@@ -144,7 +144,7 @@ class Block(nn.Module):
     x = self.layer(
       self.features, (1, 1, 1), relu=False, zero_init=True, name='c'
     )(x, pool)
-    return nn.relu(x + shortcut)
+    return conv.materialize(conv.relu(x + shortcut))
 
 
 class Stage(nn.Module):

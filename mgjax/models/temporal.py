@@ -52,7 +52,7 @@ class TemporalAggregation(nn.Module):
       )
     shape = (self.num_frames, x.shape[-1])
     kernel = self.param('kernel', aggregation_init, shape)
-    return nn.relu(conv.depthwise_temporal(x, kernel.astype(self.dtype)))
+    return conv.relu(conv.depthwise_temporal(x, kernel.astype(self.dtype)))
 
 
 def shift_weights(num_channels: int, shift_div: int) -> np.ndarray:
