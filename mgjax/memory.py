@@ -12,9 +12,12 @@ two; no micro-batches, no rematerialisation), activations per clip in MB:
   i3d         8 x 8 x 64     8.11      7.73  1.05
   slowfast    8 x 16 x 64    8.52      9.44  0.90
 
-(XLA:CPU pads the stem of SlowFast's narrow pathway to 40 channels.) A process
-grows by more than that in its first step: convolutions on CPUs take scratch of
-their own. Growth of the peak of resident memory (VmHWM; networks as above,
+(XLA:CPU pads the stem of SlowFast's narrow pathway to 40 channels.) Those are
+without the scratch of the CPU's formulations of convolutions, which the
+estimate does not contain: windows side by side (models/conv.py), most of all
+those of the stem, kh * kw * 3 numbers per position, once. With it, slow at
+8 x 8 x 64 takes 11.8 MB per clip. Before there was such scratch, a process grew
+by more than the estimate in its first step, too. Growth of the peak of resident memory (VmHWM; networks as above,
 repeated measurements within 1 %), in MB:
 
   network   B x T x side   estimate  growth  growth / estimate
@@ -26,8 +29,9 @@ repeated measurements within 1 %), in MB:
   tsm       32 x 8 x 64    218       248     1.14
   slowfast  16 x 16 x 64   125       213     1.71
 
-XLA:CPU undoes rematerialisation, gains nothing by micro-batches, and computes
-bfloat16 in float32, so that the estimates of those could not be compared there.
+XLA:CPU gains nothing by micro-batches, and computes bfloat16 in float32, so that
+the estimates of those could not be compared there; that of rematerialisation
+has not been since XLA:CPU keeps its barriers (compilation.py).
 No accelerator has been measured.
 """
 

@@ -33,7 +33,8 @@ each in a program of its own:
   128, 28^2, stride 2    7.0 /  9.1 / 12.7     7.0 / 6.7 / 10.3
   512, 7^2, stride 2    10.8 / 17.4 / 13.1     7.7 / 7.1 /  8.8
 
-In the step of I3D-R50 (2 clips of 8 x 112^2) the kernel's gradient of the 5 x 7
+Networks of fewer than 64 channels keep XLA's gradients: their windows would be
+large beside their products. In the step of I3D-R50 (2 clips of 8 x 112^2) the kernel's gradient of the 5 x 7
 x 7 stem takes 37 ms of products; as five convolutions it took 279 ms.
 """
 
@@ -52,7 +53,8 @@ from jaxtyping import Array, Float
 conv_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
 # Where XLA:CPU's own 2-D convolution is slower than products; see above.
-_SMALL_MAP = 49  # Positions of the result; tiny ones take 100 times as long.
+_SMALL_MAP = 49  # Positions of the result, with _ROWS[0] channels or more.
+_TINY_SIDE = 4  # With any: 184 ms against 1.6 ms as a product on a 2 x 2 map.
 _ROWS = (64, 128)  # Outputs; from 128 on, a convolution takes all cores.
 _FEW_INPUTS = 16  # Columns of so few channels are slow to put together.
 
@@ -153,9 +155,7 @@ def _temporal(x, kernel, stride):
       for i in range(kt)
     )
   taps = _taps(kt, t)
-  # One transposition: the gradients of slices would be padded and added.
-  kernel = kernel[taps[0] : taps[-1] + 1]
-  y = x @ kernel.swapaxes(0, 1).reshape(c, len(taps) * d)
+  y = x @ jnp.concatenate([kernel[i] for i in taps], axis=-1)
   return _shift_and_add(y, taps, kt, d)
 
 
@@ -200,11 +200,15 @@ def _spatial(x, kernel, strides):
 def _conv2d(x, kernel, strides):
   """2-D convolution. x: [N, H, W, C]; kernel: [kh, kw, C, D]."""
   kh, kw, c, d = kernel.shape
-  num_h, num_w = _result_size(x, (kh, kw), strides)
-  if num_h * num_w <= _SMALL_MAP:
+  if _is_small(x, kernel, strides):
     return _columns(x, (kh, kw), strides) @ kernel.reshape(kh * kw * c, d)
   if strides == (1, 1) and c >= _ROWS[0] // 2 and _ROWS[0] <= d < _ROWS[1]:
     return _by_rows(_row_columns(x, kw), kernel)
+  return _native2d(x, kernel, strides)
+
+
+def _native2d(x, kernel, strides):
+  kh, kw = kernel.shape[:2]
   return lax.conv_general_dilated(
     x,
     kernel,
@@ -212,6 +216,14 @@ def _conv2d(x, kernel, strides):
     [(kh // 2, kh // 2), (kw // 2, kw // 2)],
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
   )
+
+
+def _is_small(x, kernel, strides):
+  """Whether a convolution is faster as one product of whole windows."""
+  if min(x.shape[1:3]) <= _TINY_SIDE:
+    return True
+  num_h, num_w = _result_size(x, kernel.shape[:2], strides)
+  return min(kernel.shape[2:]) >= _ROWS[0] and num_h * num_w <= _SMALL_MAP
 
 
 def _conv2d_forward(x, kernel, strides):
@@ -222,6 +234,11 @@ def _conv2d_backward(strides, residuals, cotangent):
   x, kernel = residuals
   kh, kw, c, d = kernel.shape
   num_positions = cotangent.size // d
+  if d < _ROWS[0] or (_FEW_INPUTS <= c < _ROWS[0]):
+    # A narrow network: its windows would be large beside its products.
+    if not _is_small(x, kernel, strides):
+      _, vjp = jax.vjp(lambda x, k: _native2d(x, k, strides), x, kernel)
+      return vjp(cotangent)
   # With fewer positions than that, the kernel is the large tensor, which
   # should not be transposed.
   if strides != (1, 1) or num_positions <= d:
@@ -363,6 +380,18 @@ def _full_backward(strides, residuals, cotangent):
   x, kernel = residuals
   kt, kh, kw, c, d = kernel.shape
   b, t, h, w, _ = x.shape
+  if len(_taps(kt, t)) * d < _ROWS[0]:
+    # Tap by tap, which is slower forward but faster for the kernel's gradient.
+    # All taps read the whole x, so that XLA transposes it once for all of them.
+    def tap_by_tap(x, kernel):
+      y = sum(
+        _shift(_spatial(x, kernel[i], strides[1:]), kt // 2 - i)
+        for i in _taps(kt, t)
+      )
+      return y[:, :: strides[0]]
+
+    _, vjp = jax.vjp(tap_by_tap, x, kernel)
+    return vjp(cotangent)
   if strides[0] > 1:
     frames = jnp.zeros((b, t, *cotangent.shape[2:]), cotangent.dtype)
     cotangent = frames.at[:, :: strides[0]].set(cotangent)
