@@ -17,8 +17,8 @@ without the scratch of the CPU's formulations of convolutions, which the
 estimate does not contain: windows side by side (models/conv.py), most of all
 those of the stem, kh * kw * 3 numbers per position, once. With it, slow at
 8 x 8 x 64 takes 11.8 MB per clip. Before there was such scratch, a process grew
-by more than the estimate in its first step, too. Growth of the peak of resident memory (VmHWM; networks as above,
-repeated measurements within 1 %), in MB:
+by more than the estimate in its first step, too. Growth of the peak of resident
+memory (VmHWM; networks as above, repeated measurements within 1 %), in MB:
 
   network   B x T x side   estimate  growth  growth / estimate
   slow      64 x 2 x 64    96        129     1.34
@@ -29,9 +29,9 @@ repeated measurements within 1 %), in MB:
   tsm       32 x 8 x 64    218       248     1.14
   slowfast  16 x 16 x 64   125       213     1.71
 
-XLA:CPU gains nothing by micro-batches, and computes bfloat16 in float32, so that
-the estimates of those could not be compared there; that of rematerialisation
-has not been since XLA:CPU keeps its barriers (compilation.py).
+XLA:CPU gains nothing by micro-batches, and computes bfloat16 in float32, so
+that the estimates of those could not be compared there; that of
+rematerialisation has not been since XLA:CPU keeps barriers (compilation.py).
 No accelerator has been measured.
 """
 

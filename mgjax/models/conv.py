@@ -34,8 +34,9 @@ each in a program of its own:
   512, 7^2, stride 2    10.8 / 17.4 / 13.1     7.7 / 7.1 /  8.8
 
 Networks of fewer than 64 channels keep XLA's gradients: their windows would be
-large beside their products. In the step of I3D-R50 (2 clips of 8 x 112^2) the kernel's gradient of the 5 x 7
-x 7 stem takes 37 ms of products; as five convolutions it took 279 ms.
+large beside their products. In the step of I3D-R50 (2 clips of 8 x 112^2) the
+kernel's gradient of the 5 x 7 x 7 stem takes 37 ms of products; as five
+convolutions it took 279 ms.
 """
 
 import functools
