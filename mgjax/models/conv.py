@@ -25,7 +25,9 @@ and a 2-D convolution is one of these, forward and backward each by itself:
 
 Milliseconds forward / input gradient / kernel gradient of 3 x 3 convolutions of
 16 frames, as XLA does them and here; two cores with AVX2, float32, JAX 0.10.2,
-each in a program of its own:
+each in a program of its own (kernel gradients by columns: those by rows, which
+the first three have now, and which share the cotangent's windows with the input
+gradient, were measured in whole steps only):
 
   64, 28^2              10.1 / 10.2 / 22.3     8.0 / 8.0 / 13.4
   128, 14^2              5.3 /  5.5 / 10.2     5.3 / 5.5 /  9.9
@@ -172,15 +174,15 @@ def _shift_and_add(y, taps, kt, d):
   )
 
 
-def _shift(x, offset, axis=1):
+def _shift(x, offset):
   """y[:, t] = x[:, t - offset], zero outside."""
   if offset == 0:
     return x
-  t = x.shape[axis]
+  t = x.shape[1]
   low, high = max(offset, 0), max(-offset, 0)
-  x = lax.slice_in_dim(x, high, t - low, axis=axis)
+  x = lax.slice_in_dim(x, high, t - low, axis=1)
   widths = [(0, 0)] * x.ndim
-  widths[axis] = (low, high)
+  widths[1] = (low, high)
   return jnp.pad(x, widths)
 
 
@@ -235,11 +237,11 @@ def _conv2d_backward(strides, residuals, cotangent):
   x, kernel = residuals
   kh, kw, c, d = kernel.shape
   num_positions = cotangent.size // d
-  if d < _ROWS[0] or (_FEW_INPUTS <= c < _ROWS[0]):
-    # A narrow network: its windows would be large beside its products.
-    if not _is_small(x, kernel, strides):
-      _, vjp = jax.vjp(lambda x, k: _native2d(x, k, strides), x, kernel)
-      return vjp(cotangent)
+  is_narrow = d < _ROWS[0] or _FEW_INPUTS <= c < _ROWS[0]
+  if is_narrow and not _is_small(x, kernel, strides):
+    # Windows would be large beside the products.
+    _, vjp = jax.vjp(lambda x, k: _native2d(x, k, strides), x, kernel)
+    return vjp(cotangent)
   # With fewer positions than that, the kernel is the large tensor, which
   # should not be transposed.
   if strides != (1, 1) or num_positions <= d:
@@ -258,8 +260,7 @@ def _conv2d_backward(strides, residuals, cotangent):
     x_gradient = _by_rows(columns, mirrored)
   else:
     x_gradient = _conv2d(cotangent, mirrored, strides)
-  pad = kh // 2
-  planes = materialize(_pad(x, 1, pad).transpose(3, 0, 1, 2))
+  planes = materialize(_pad(x, 1, kh // 2).transpose(3, 0, 1, 2))
   rows = jnp.concatenate([planes[:, :, i : i + x.shape[1]] for i in range(kh)])
   gradient = rows.reshape(kh * c, -1) @ columns.reshape(-1, kw * d)
   return x_gradient, gradient.reshape(kh, c, kw, d)[:, :, ::-1].swapaxes(1, 2)
@@ -351,12 +352,10 @@ def _row_columns(x, kw):
 def _by_rows(columns, kernel):
   """2-D convolution of stride 1, from its rows' windows."""
   kh, kw, c, d = kernel.shape
-  y = columns @ kernel.transpose(1, 2, 0, 3).reshape(kw * c, kh * d)
-  y = materialize(y)
-  taps = _taps(kh, y.shape[1])
-  if len(taps) < kh:
-    y = y[..., taps[0] * d : (taps[-1] + 1) * d]
-  return _shift_and_add(y, taps, kh, d)
+  taps = _taps(kh, columns.shape[1])
+  kernel = kernel[taps[0] : taps[-1] + 1]
+  kernel = kernel.transpose(1, 2, 0, 3).reshape(kw * c, len(taps) * d)
+  return _shift_and_add(materialize(columns @ kernel), taps, kh, d)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

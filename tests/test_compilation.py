@@ -1,0 +1,26 @@
+"""Programs are compiled with what their backend needs."""
+
+import jax
+import jax.numpy as jnp
+
+from mgjax import compilation
+from mgjax.models import conv
+
+
+def test_what_is_materialized_is_not_computed_again_for_each_reader():
+  def readers(x):
+    y = conv.materialize(x * 2 + x[0])
+    return y + 1, jnp.tanh(y).T
+
+  x = jnp.arange(12.0).reshape(3, 4)
+  program = compilation.compile_program(jax.jit(readers).lower(x))
+  assert 'opt-barrier' in program.as_text()
+  for found, expected in zip(program(x), readers(x), strict=True):
+    assert jnp.allclose(found, expected, rtol=1e-6, atol=0)
+
+
+def test_relu_has_no_gradient_where_it_is_zero():
+  x = jnp.array([-1.0, 0.0, 2.0])
+  y, vjp = jax.vjp(conv.relu, x)
+  assert y.tolist() == [0, 0, 2]
+  assert vjp(jnp.ones(3))[0].tolist() == [0, 0, 1]
