@@ -7,7 +7,7 @@ The ablations of the multigrid paper, on generated videos: batch-norm groups,
 the fine-tuning phase, learning rates that follow the batch, another schedule of
 the learning rate; and multigrid for a 2-D network on sampled frames. Speed-ups
 of the runs with cosine decay and of the 2-D network are those over a baseline
-of the same kind; of all others, over the demo's.
+of the same kind; of all others, over that of epoch_factors.
 """
 
 import pathlib
@@ -17,8 +17,8 @@ from experiments import epoch_factors, measured, tabulate
 from experiments.measured import Run
 
 TABLE = 'multigrid_choices'
-_CONFIG = 'configs/moving_digits.py'
-_COSINE = ('--config.optim.schedule=cosine',)
+_CONFIG, _MODEL = epoch_factors.CONFIG, epoch_factors.MODEL
+_COSINE = (*_MODEL, '--config.optim.schedule=cosine')
 _SEGMENTS = ('--config.data.sampling=segments',)
 
 # Runs of another table are not repeated.
@@ -37,49 +37,49 @@ RUNS = [
   Run(
     f'{TABLE}/no-groups',
     'both, batch norm over whole batches',
-    f'{_CONFIG}:grid=both',
-    ('--config.norm.group_clips=0',),
+    f'{_CONFIG},grid=both',
+    (*_MODEL, '--config.norm.group_clips=0'),
     baseline=_NONE.name,
   ),
   Run(
     f'{TABLE}/no-fine-tuning',
     'both, a long cycle instead of fine-tuning',
-    f'{_CONFIG}:grid=both',
-    ('--config.grid.fine_tune=False',),
+    f'{_CONFIG},grid=both',
+    (*_MODEL, '--config.grid.fine_tune=False'),
     baseline=_NONE.name,
   ),
   Run(
     f'{TABLE}/constant-rate',
     "both, the baseline's learning rate for every batch",
-    f'{_CONFIG}:grid=both',
-    ('--config.grid.scale_lr=False',),
+    f'{_CONFIG},grid=both',
+    (*_MODEL, '--config.grid.scale_lr=False'),
     baseline=_NONE.name,
   ),
   Run(
     f'{TABLE}/cosine-none',
     'none, cosine',
-    f'{_CONFIG}:grid=none',
+    f'{_CONFIG},grid=none',
     _COSINE,
     baseline=f'{TABLE}/cosine-none',
   ),
   Run(
     f'{TABLE}/cosine-both',
     'both, cosine',
-    f'{_CONFIG}:grid=both',
+    f'{_CONFIG},grid=both',
     _COSINE,
     baseline=f'{TABLE}/cosine-none',
   ),
   Run(
     f'{TABLE}/tam-none',
     'TAM on 8 segments, none',
-    f'{_CONFIG}:grid=none,model=tam,size=small',
+    'configs/moving_digits.py:size=small,model=tam,grid=none',
     _SEGMENTS,
     baseline=f'{TABLE}/tam-none',
   ),
   Run(
     f'{TABLE}/tam-both',
     'TAM on 8 segments, both',
-    f'{_CONFIG}:grid=both,model=tam,size=small',
+    'configs/moving_digits.py:size=small,model=tam,grid=both',
     _SEGMENTS,
     baseline=f'{TABLE}/tam-none',
   ),
