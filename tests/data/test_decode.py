@@ -233,8 +233,8 @@ def test_memory_stays_flat_over_many_clips():
   assert resident_mib() - before < 4
 
 
-def resident_mib() -> float:
-  pages = int(pathlib.Path('/proc/self/statm').read_text().split()[1])
+def resident_mib(pid: int | str = 'self') -> float:
+  pages = int(pathlib.Path(f'/proc/{pid}/statm').read_text().split()[1])
   return pages * os.sysconf('SC_PAGE_SIZE') / 2**20
 
 

@@ -1,6 +1,7 @@
 """A batch is a function of its step; an epoch uses every video once."""
 
 import collections
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -320,17 +321,25 @@ def test_a_single_label_becomes_a_vector_for_the_sigmoid_loss(
 
 
 @pytest.mark.slow
-def test_memory_stays_flat_over_20000_clips(tiny_config, source):
-  """Resident size, workers' included: they are threads of this process."""
+@pytest.mark.parametrize('worker_processes', [0, 2])
+def test_memory_stays_flat_over_20000_clips(
+  tiny_config, source, worker_processes
+):
+  """Resident size of this process, with its threads, and of all workers."""
   tiny_config.optim.total_epochs = 500
   tiny_config.optim.lr_steps = (250, 375)
+  tiny_config.data.worker_processes = worker_processes
   clips = make_stream(tiny_config, source)
   done, sizes = 0, []
-  for batch in clips.batches(0):
+  batches = clips.batches(0)
+  for batch in batches:
     done += len(batch['label'])
-    sizes.append((done, resident_mib()))
+    workers = [child.pid for child in multiprocessing.active_children()]
+    assert len(workers) == worker_processes
+    sizes.append((done, sum(map(resident_mib, ['self', *workers]))))
     if done >= 20_000:
       break
+  batches.close()
   warm = max(mib for clips, mib in sizes if clips < 4_000)
   last = max(mib for clips, mib in sizes if clips >= 16_000)
   print(f'{done} clips: {warm:.1f} -> {last:.1f} MiB')
