@@ -10,8 +10,9 @@ Arguments after the colon:
   model   slowfast, tsn, tsm, tam or blvnet_tam
   frames  of a clip, over the same span: 2, 4, 8, 16 or 32; 0: those of the size
   labels  motion, or digit_motion: appearance matters too
-  size    demo: 16 x 64 x 64, 8 epochs, minutes on 2 cores; small: 8 x 48 x 48,
-          6 epochs, for many runs; tiny: seconds, learns nothing, to try things
+  size    demo: 16 x 64 x 64, 8 epochs, minutes on 2 cores; medium: 16 x 56 x
+          56, and small: 8 x 48 x 48, 6 epochs, for many runs; tiny: seconds,
+          learns nothing, to try things
 """
 
 import ml_collections
@@ -22,7 +23,7 @@ from mgjax.cli import ConfigError
 _MODELS = ('slowfast', 'tsn', 'tsm', 'tam', 'blvnet_tam')
 _FRAMES = (2, 4, 8, 16, 32)
 _NUM_CLASSES = {'motion': 16, 'digit_motion': 40}
-_SIZES = {'demo': 16, 'small': 8, 'tiny': 8}  # And their frames.
+_SIZES = {'demo': 16, 'medium': 16, 'small': 8, 'tiny': 8}  # And their frames.
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
@@ -96,7 +97,10 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
 
   config.train.checkpoint_every_s = 60.0
 
-  if args.size == 'small':
+  if args.size == 'medium':
+    data.crop_px = config.eval.crop_px = config.eval.short_side_px = 56
+    data.jitter_px = (56, 70)
+  elif args.size == 'small':
     model.alpha = 2  # A quarter of the frames is one for the slow pathway.
     data.crop_px = config.eval.crop_px = config.eval.short_side_px = 48
     data.jitter_px = (48, 60)

@@ -28,6 +28,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import statistics
 import sys
 import time
@@ -426,12 +427,12 @@ def main() -> None:
   prepare_data(cache, args.num_videos, args.key_frames)
   config = cli.read_config(CONFIG).copy_and_resolve_references()
   config.data.dir = str(cache)
-  load = os.getloadavg()
+  version, load = record.code_version(), os.getloadavg()
   rows = measure(config, cache, args.num_clips)
   result = {
-    'command': f'python -m experiments.decode_speed {" ".join(sys.argv[1:])}',
+    'command': f'python -m experiments.decode_speed {shlex.join(sys.argv[1:])}',
     'config': CONFIG,
-    **record.code_version(),
+    **version,
     'num_videos': args.num_videos,
     'key_frames': args.key_frames,
     'num_clips': args.num_clips,

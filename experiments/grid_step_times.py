@@ -6,15 +6,16 @@ python -m experiments.grid_step_times --name=slowfast-r50-reduced \
   --config.data.crop_px=112 --config.data.jitter_px=128,160 \
   --config.data.batch_size=4 --config.norm.group_clips=4
 
-The second is what two CPU cores can do. Steps are those of training, on random
-clips; the grids take turns, so that whatever else the machine does meets all of
-them alike, and times are medians over turns. A record is one file in
-experiments/records/grid_step_times.
+The second is what two CPU cores can do; without --config the tables of the
+records are printed, written and drawn, as other scripts do it.
+
+Steps are those of training, on random clips; the grids take turns, so that
+whatever else the machine does meets all of them alike, and times are medians
+over turns. A record is one file in experiments/records/grid_step_times.
 
 Equal multiply-adds are not equal times: multigrid keeps the former equal. The
 speed-up of a schedule is the time of all steps of its baseline over the time of
-all of its own; its deviation is that of the same ratio over turns. The tables
-and a picture are written into runs/tables, too.
+all of its own; its deviation is that of the same ratio over turns.
 """
 
 import datetime
@@ -53,7 +54,6 @@ from mgjax.cli import ConfigError
 from mgjax.schedule import Grid
 
 TABLE = record.STEP_TIMES
-_TABLES = pathlib.Path('runs/tables')
 
 
 def measure(
@@ -142,12 +142,15 @@ def main(values: flags.FlagValues) -> None:
       f'optim.loss={config.optim.loss!r}: clips have one random label each; '
       "use 'softmax'"
     )
-  load = os.getloadavg()[0]
+  path = record.RECORDS / TABLE / f'{values.name or config.model.name}.json'
+  if path.exists():
+    raise ConfigError(f'{path} is there already; give another --name')
+  version, load = record.code_version(), os.getloadavg()[0]
   seconds = measure(config, turns=values.turns)
   entry = {
     'command': f'python -m experiments.{TABLE} {shlex.join(sys.argv[1:])}',
     'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    **record.code_version(),
+    **version,
     'environment': step_time.full_environment(),
     'load_average': [load, os.getloadavg()[0]],
     **described(values['config']),
@@ -155,15 +158,10 @@ def main(values: flags.FlagValues) -> None:
       {**grid._asdict(), 'wall_s': times} for grid, times in seconds.items()
     ],
   }
-  folder = record.RECORDS / TABLE
-  folder.mkdir(parents=True, exist_ok=True)
-  path = folder / f'{values.name or config.model.name}.json'
+  path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(entry, indent=1) + '\n')
+  print(f'wrote {path}', file=sys.stderr)
   print('\n\n'.join(tabulate.markdown(table) for table in make()))
-  _TABLES.mkdir(parents=True, exist_ok=True)
-  for table in make():
-    tabulate.write_csv(table, _TABLES)
-  picture(_TABLES / f'{TABLE}.png')
 
 
 def described(flag: flags.Flag) -> dict[str, Any]:
@@ -210,9 +208,18 @@ def _name(grid: Grid, full: Grid) -> str:
 def _load() -> dict[str, tuple[dict[str, Any], ml_collections.ConfigDict]]:
   """The records there are and their configs, by name."""
   return {
-    name: (entry, ml_collections.ConfigDict(entry['settings']))
+    # Not the stored settings: fields may have been added since.
+    name: (entry, cli.read_config(entry['config'], entry['overrides']))
     for name, entry in record.load_files(TABLE).items()
   }
+
+
+def _machine(entry: dict[str, Any], config: ml_collections.ConfigDict) -> str:
+  environment = entry['environment']
+  device = f'{environment["num_devices"]} x {environment["device"]}'
+  if environment['device'] == 'cpu':
+    device = f'CPU, {environment["num_cpus"]} cores'
+  return f'{device}, {config.model.dtype}'
 
 
 def times_table() -> tabulate.Table:
@@ -272,8 +279,7 @@ def speedup_table() -> tabulate.Table:
         f'{made["speedup"]["macs"]:.2f}',
         f'{ratio(_step_s(entry)):.2f}{deviation}',
         str(len(ratios)),
-        f'{entry["environment"]["num_cpus"]} cores, '
-        f'{entry["environment"]["device"]}',
+        _machine(entry, config),
         f'{TABLE}/{name}.json',
       )
     )
@@ -321,4 +327,6 @@ def picture(path: pathlib.Path) -> None:
 
 
 if __name__ == '__main__':
-  sys.exit(cli.run(main, define_flags))
+  if any(argument.startswith('--config') for argument in sys.argv[1:]):
+    sys.exit(cli.run(main, define_flags))
+  sys.exit(tabulate.main(make, picture))

@@ -18,6 +18,7 @@ import functools
 import pathlib
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -193,6 +194,32 @@ def planned(
   return found
 
 
+def mismatches() -> list[str]:
+  """Says which records are not of the run whose name they have; [] if all are.
+
+  A run whose settings have changed needs another name, or its records to go.
+  What the weights start from (--init_from) may differ.
+  """
+  found = []
+  for table, runs in RUNS.items():
+    for entry in record.load(table):
+      name, _, seed = entry['name'].rpartition('-seed')
+      run = next((run for run in runs if run.name == name), None)
+      if run is None:
+        found.append(f'{entry["name"]}: {table} has no run of this name')
+        continue
+      make = lambda file, overrides: settings.as_json(
+        cli.read_config(
+          file,
+          [o for o in overrides if not o.startswith('--config.init_')],
+        )
+      )
+      ours = make(f'{run.config},seed={seed}', run.overrides)
+      if make(entry['config'], entry['overrides']) != ours:
+        found.append(f'{entry["name"]}: its config is not that of its run')
+  return found
+
+
 @functools.cache
 def _training_gmacs(run: Run) -> float:
   config = cli.read_config(run.config, run.overrides)
@@ -337,6 +364,8 @@ def main(argv: list[str] | None = None) -> int:
   args = parser.parse_args(argv)
   if args.seeds < 1:
     parser.error(f'--seeds={args.seeds}; give 1 or more')
+  if args.device and args.record:
+    parser.error('--record names its own hardware; leave --device out')
   given, device = args.gmacs_per_s, args.device
   if given is not None and not given > 0:
     parser.error(f'--gmacs_per_s={given:g}; give a positive rate')
@@ -348,6 +377,11 @@ def main(argv: list[str] | None = None) -> int:
       rate = lambda network: given
     elif device in step_seconds.DEVICES:
       rate = functools.partial(step_seconds.device_rate, device)
+    elif device:
+      raise ConfigError(
+        f'--device={device}: its speed is not known; give --gmacs_per_s, or '
+        f'one of {", ".join(step_seconds.DEVICES)}.'
+      )
     overrides = ()
     if args.init_from:
       overrides = (
@@ -375,6 +409,12 @@ def main(argv: list[str] | None = None) -> int:
       return 0
   except ConfigError as error:
     parser.error(str(error))
+  except subprocess.CalledProcessError as error:
+    # The training has said why.
+    print(
+      f'error: {item.record} ended with {error.returncode}', file=sys.stderr
+    )
+    return error.returncode
   if args.run == 'list':
     print(tabulate.markdown(listing(args.table, runs, rate, device)))
     print(f'\n{total(runs, rate, device)}')

@@ -17,8 +17,8 @@ from experiments import epoch_factors, measured, tabulate
 from experiments.measured import Run
 
 TABLE = 'multigrid_choices'
-_CONFIG, _MODEL = epoch_factors.CONFIG, epoch_factors.MODEL
-_COSINE = (*_MODEL, '--config.optim.schedule=cosine')
+_CONFIG = epoch_factors.CONFIG
+_COSINE = ('--config.optim.schedule=cosine',)
 _SEGMENTS = ('--config.data.sampling=segments',)
 
 # Runs of another table are not repeated.
@@ -38,21 +38,21 @@ RUNS = [
     f'{TABLE}/no-groups',
     'both, batch norm over whole batches',
     f'{_CONFIG},grid=both',
-    (*_MODEL, '--config.norm.group_clips=0'),
+    ('--config.norm.group_clips=0',),
     baseline=_NONE.name,
   ),
   Run(
     f'{TABLE}/no-fine-tuning',
     'both, a long cycle instead of fine-tuning',
     f'{_CONFIG},grid=both',
-    (*_MODEL, '--config.grid.fine_tune=False'),
+    ('--config.grid.fine_tune=False',),
     baseline=_NONE.name,
   ),
   Run(
     f'{TABLE}/constant-rate',
     "both, the baseline's learning rate for every batch",
     f'{_CONFIG},grid=both',
-    (*_MODEL, '--config.grid.scale_lr=False'),
+    ('--config.grid.scale_lr=False',),
     baseline=_NONE.name,
   ),
   Run(
@@ -64,7 +64,7 @@ RUNS = [
   ),
   Run(
     f'{TABLE}/cosine-both',
-    'both, cosine',
+    'both, cosine (two long cycles)',
     f'{_CONFIG},grid=both',
     _COSINE,
     baseline=f'{TABLE}/cosine-none',

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -63,14 +64,17 @@ def run(
     *('-m', 'mgjax.train', f'--config={config}', *overrides),
     f'--workdir={workdir}',
   ]
-  print(f'{name}: python {" ".join(command)}', flush=True)
+  text = f'python {shlex.join(command)}'
+  print(f'{name}: {text}', flush=True)
+  # Before the training: a commit made meanwhile is not what is measured.
+  version = code_version()
   subprocess.run([sys.executable, *command], check=True)
   folder.mkdir(parents=True, exist_ok=True)
   for file in _FILES:
     shutil.copy(workdir / file, folder / file)
   stored = json.loads((folder / 'config.json').read_text())
   record = {
-    'command': f'python {" ".join(command)}',
+    'command': text,
     'config': config,
     'overrides': list(overrides),
     'config_hash': settings.config_hash(stored),
@@ -78,7 +82,7 @@ def run(
       'name': stored['data']['name'],
       'fingerprint': data_fingerprint(data_folder),
     },
-    **code_version(),
+    **version,
     'summary': json.loads((workdir / 'summary.json').read_text()),
   }
   (folder / 'record.json').write_text(json.dumps(record, indent=1) + '\n')

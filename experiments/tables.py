@@ -99,6 +99,8 @@ def with_tables(text: str) -> str:
 
 def main(argv: list[str]) -> int:
   problems = record.problems()
+  if not problems:
+    problems = launch.mismatches()
   for problem in problems:
     print(f'error: record {problem}', file=sys.stderr)
   if problems:

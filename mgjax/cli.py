@@ -90,8 +90,12 @@ def run(
         f'unexpected argument {rest[0]!r}; flags look like --config=FILE.'
       )
     main(values, *rest)
+    sys.stdout.flush()
   except (ConfigError, RunError) as error:
     return report(error)
+  except BrokenPipeError:
+    # `| head` has seen enough. Python would complain once more as it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   return 0
 
 

@@ -11,9 +11,9 @@ slowfast/utils/meters.py). eval.num_views x eval.num_crops is the protocol:
   3 x 3    bLVNet-TAM on Kinetics-400
   1 x 1    Something-Something: the centre, once
 
-The result goes to workdir/eval.json, a picture of it to workdir/eval.png. An
-evaluation that was killed goes on where it was when the same command is
-started again.
+The result goes to workdir/eval.json, a picture of it to workdir/eval.png. Views
+that cannot be decoded are left out, counted and told. An evaluation that was
+killed goes on where it was when the same command is started again.
 
 Differs: IBM's scripts average logits over the views, not softmax scores.
 """
@@ -22,8 +22,8 @@ import contextlib
 import hashlib
 import inspect
 import io
+import itertools
 import json
-import math
 import sys
 import time
 import zlib
@@ -49,7 +49,7 @@ from mgjax import (
   stop_signal,
   train_step,
 )
-from mgjax.cli import ConfigError
+from mgjax.cli import ConfigError, RunError
 from mgjax.data import sources, stream
 from mgjax.peers import Peers
 from mgjax.progress import Progress
@@ -139,6 +139,11 @@ def lower_eval_step(config, model, mesh, state):
   )
 
 
+# So many videos with lost views are listed; the others are only counted.
+_MAX_LOST = 100
+_MAX_LOST_PRINTED = 5
+
+
 class Scores(NamedTuple):
   """What the views of a source's videos were given.
 
@@ -148,14 +153,14 @@ class Scores(NamedTuple):
     views: int [N], decoded views of each video.
     lost: int [N], views that could not be decoded.
     labels: int [N], true classes; or float [N, K], 1 for every true class.
-    failures: Views of this process that could not be decoded, 'id: reason'.
+    failures: Why a view could not be decoded, by the id of its video.
   """
 
   scores: np.ndarray
   views: np.ndarray
   lost: np.ndarray
   labels: np.ndarray
-  failures: list[str]
+  failures: dict[str, str]
 
 
 class Partial:
@@ -179,17 +184,31 @@ class Partial:
     self._saved = time.monotonic()
 
   def load(self) -> tuple[int, Scores] | None:
-    """Returns the number of scored batches and what they gave, if anything."""
+    """Returns the number of scored batches and what they gave, if anything.
+
+    A file that cannot be used is told and removed.
+    """
     try:
       content = io.BytesIO(self._path.read_bytes())
+    except FileNotFoundError:
+      return None
+    try:
       with np.load(content, allow_pickle=False) as file:
         if str(file['key']) != self._key:
           return None
         arrays = {name: file[name] for name in Scores._fields[:-1]}
-        failures = json.loads(str(file['failures']))
+        failures = dict(json.loads(str(file['failures'])))
         return int(file['num_batches']), Scores(**arrays, failures=failures)
-    # The last two: of another version of this program.
-    except (FileNotFoundError, KeyError, TypeError):
+    # Damaged by a power cut, say, for which NumPy, zipfile, zlib and JSON have
+    # an error each; or written by another version of this program.
+    except Exception as error:
+      if jax.process_index() == 0:
+        print(
+          f'\n{self._path} cannot be used ({type(error).__name__}: {error}); '
+          'the evaluation begins anew',
+          file=sys.stderr,
+        )
+        self.remove()
       return None
 
   def save_sometimes(self, num_batches: int, scores: Scores) -> None:
@@ -248,6 +267,7 @@ def score(
   mesh,
   report=lambda done, total: None,
   partial: Partial | None = None,
+  peers: Peers | None = None,
 ) -> Scores:
   """Scores every view of every video of a source.
 
@@ -260,12 +280,14 @@ def score(
     report: Called after each batch with the numbers of batches; it may raise
       `stop_signal.Stopped`.
     partial: Where unfinished work is kept and found again; None: nowhere.
+    peers: The processes that share the work; None: this one alone.
   """
+  peers = peers or Peers()
   found = partial.load() if partial else None
   first, scores = found or (0, _no_scores(eval_stream))
   maximum = eval_stream.config.eval.ensemble == 'max'
   for number, batch in enumerate(eval_stream.batches(first), first):
-    scores.failures.extend(batch.pop('failed'))
+    failed = batch.pop('failed')
     batch = parallel.put_batch(mesh, batch)
     probabilities = program(
       state.eval_params, state.batch_stats, batch['video']
@@ -281,6 +303,9 @@ def score(
     np.add.at(scores.views, index, (weight > 0).astype(np.int64))
     np.add.at(scores.lost, index, lost.astype(np.int64))
     scores.labels[index] = label
+    if lost.any():  # In any process.
+      for name, reason in itertools.chain(*peers.exchange(failed)):
+        scores.failures.setdefault(name, reason)
     if partial:
       partial.save_sometimes(number + 1, scores)
     try:
@@ -309,7 +334,7 @@ def _no_scores(eval_stream: stream.EvalStream) -> Scores:
       if eval_stream.source.has_actions
       else np.zeros(num_videos, np.int32)
     ),
-    failures=[],
+    failures={},
   )
 
 
@@ -320,25 +345,30 @@ def evaluate(
   mesh,
   report=lambda done, total: None,
   partial: Partial | None = None,
+  peers: Peers | None = None,
 ) -> dict:
   """Scores every video of a source and compares with its labels.
 
   Args:
-    program, state, eval_stream, mesh, report, partial: As those of `score`.
+    program, state, eval_stream, mesh, report, partial, peers: As those of
+      `score`.
 
   Returns:
     What `accuracy` returns (`multi_label_accuracy` where videos have actions),
     over the scored videos; 'num_videos', 'num_scored', 'num_views' per video;
-    'failed', videos without a decodable view; 'manifest_sha256' where the data
+    'failed', videos without a decodable view; 'num_lossy_videos' and
+    'num_lost_views', those that could not be decoded, and 'lost', some of
+    these videos: 'id', 'views' and 'reason'; 'manifest_sha256' where the data
     set has a manifest; 'seconds', since the start or resumption.
 
   Raises:
+    RunError: No view of any video can be decoded.
     RuntimeError: A view was scored twice or never: a bug, not bad data.
   """
   start = time.perf_counter()
   source = eval_stream.source
-  scores, views, lost, labels, _ = score(
-    program, state, eval_stream, mesh, report, partial
+  scores, views, lost, labels, failures = score(
+    program, state, eval_stream, mesh, report, partial, peers
   )
   wrong = np.flatnonzero(views + lost != eval_stream.views_per_video)
   if len(wrong):
@@ -349,6 +379,13 @@ def evaluate(
       f'{views[i]} times, and {lost[i]} views could not be decoded.'
     )
   scored = views > 0
+  if not scored.any():
+    name, reason = next(iter(failures.items()))
+    raise RunError(
+      f'none of the {len(source)} videos of the evaluation can be decoded, '
+      f'such as {name}: {reason}'
+    )
+  lossy = np.flatnonzero(lost)
   measure = accuracy if labels.ndim == 1 else multi_label_accuracy
   result = {
     **measure(scores[scored], labels[scored], source.label_names),
@@ -356,6 +393,13 @@ def evaluate(
     'num_scored': int(scored.sum()),
     'num_views': eval_stream.views_per_video,
     'failed': [source[int(i)].id for i in np.flatnonzero(~scored)],
+    'num_lossy_videos': len(lossy),
+    'num_lost_views': int(lost.sum()),
+    'lost': [
+      {'id': name, 'views': int(lost[i]), 'reason': failures[name]}
+      for i in lossy[:_MAX_LOST]
+      for name in [source[int(i)].id]
+    ],
     'seconds': time.perf_counter() - start,
   }
   if source.manifest_sha256:
@@ -369,7 +413,7 @@ def accuracy(
   """Top-1, top-5, accuracy by class and the confusion matrix.
 
   Args:
-    scores: float [N, K].
+    scores: float [N, K], at least one.
     labels: int [N].
     names: K label names.
 
@@ -377,12 +421,13 @@ def accuracy(
     'top1' and 'top5' in percent; 'per_class' (None for a class without
     videos), 'mean_class', the mean over the classes with videos, and
     'confusion' [K][K], videos of true class i taken for j. A tie counts
-    against the true class, so that constant scores are worth nothing.
+    against the true class, so that constant scores are worth nothing, and so
+    does NaN.
   """
   num_classes = len(names)
   true = np.take_along_axis(scores, labels[:, None], 1)
   others = np.arange(num_classes)[None] != labels[:, None]
-  rank = ((scores >= true) & others).sum(1)
+  rank = (~(scores < true) & others).sum(1)
   confusion = np.zeros((num_classes, num_classes), np.int64)
   np.add.at(confusion, (labels, scores.argmax(1)), 1)
   per_class = {
@@ -393,18 +438,15 @@ def accuracy(
   }
   return {
     **_top_k(rank),
-    'mean_class': _mean_of_known(per_class),
+    'mean_class': float(np.mean(_known(per_class))),
     'per_class': per_class,
     'confusion': confusion.tolist(),
   }
 
 
 def _top_k(rank: np.ndarray) -> dict[str, float]:
-  """Percent of the videos that rank (int [N]) below 1 and 5; NaN of none."""
-  return {
-    f'top{k}': 100 * float((rank < k).mean()) if len(rank) else math.nan
-    for k in (1, 5)
-  }
+  """Percent of the videos that rank (int [N]) below 1 and 5."""
+  return {f'top{k}': 100 * float((rank < k).mean()) for k in (1, 5)}
 
 
 def multi_label_accuracy(
@@ -413,12 +455,13 @@ def multi_label_accuracy(
   """Mean average precision, where videos have any number of labels.
 
   Args:
-    scores: float [N, K].
+    scores: float [N, K], at least one.
     labels: float [N, K], 1 for every label of a video.
     names: K label names.
 
   Returns:
-    'map', mean average precision over the classes with videos, 'per_class',
+    'map', mean average precision over the classes with videos (not there where
+    no class has any), 'per_class',
     average precision by class (None for a class without videos), 'top1' and
     'top5': videos one of whose labels is the likeliest class, or one of the
     five likeliest; a tie counts against them. All in percent.
@@ -433,9 +476,10 @@ def multi_label_accuracy(
   }
   # Of a video's labels the likeliest decides; others at its score are in front.
   best = np.where(labels > 0, scores, -np.inf).max(1, keepdims=True)
-  rank = ((scores >= best) & (labels == 0)).sum(1)
+  rank = (~(scores < best) & (labels == 0)).sum(1)
+  known = _known(per_class)
   return {
-    'map': _mean_of_known(per_class),
+    **({'map': float(np.mean(known))} if known else {}),
     **_top_k(rank),
     'per_class': per_class,
   }
@@ -460,10 +504,9 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
   return float((np.diff(found, prepend=0) * precision).sum() / found[-1])
 
 
-def _mean_of_known(per_class: dict) -> float:
-  """Mean of the values that are not None."""
-  known = [value for value in per_class.values() if value is not None]
-  return float(np.mean(known)) if known else math.nan
+def _known(per_class: dict) -> list[float]:
+  """The values that are not None."""
+  return [value for value in per_class.values() if value is not None]
 
 
 # Numbers of a result, the one that matters most in front, with their names.
@@ -483,7 +526,26 @@ def describe(result: dict) -> str:
     if name in result
   )
   counts = f'{result["num_scored"]} of {result["num_videos"]} videos scored'
+  # Records of older versions do not tell.
+  if result.get('num_lost_views'):
+    counts += f', {result["num_lost_views"]} views lost'
   return f'{numbers}, {counts}'
+
+
+def losses(result: dict) -> list[str]:
+  """Lines that tell of some videos with lost views how many, and why."""
+  told = result['lost'][:_MAX_LOST_PRINTED]
+  lines = [
+    f'  {video["id"]}: {video["views"]} of {result["num_views"]} views lost: '
+    f'{video["reason"]}'
+    for video in told
+  ]
+  if more := result['num_lossy_videos'] - len(told):
+    lines.append(
+      f'  and views of {more} more videos; eval.json has up to '
+      f'{_MAX_LOST} of them'
+    )
+  return lines
 
 
 def evaluate_checkpoint(
@@ -542,7 +604,7 @@ def evaluate_checkpoint(
     quiet=not peers.is_first,
   )
   report = lambda done, _: bar.update(done, bar.time_left(done))
-  result = evaluate(program, state, eval_stream, mesh, report, partial)
+  result = evaluate(program, state, eval_stream, mesh, report, partial, peers)
   bar.close()
   result = {'step': step, 'config_eval': config.eval.to_dict(), **result}
   if peers.is_first:
@@ -556,7 +618,11 @@ def evaluate_checkpoint(
 
 def write_result(workdir: epath.PathLike, result: dict) -> None:
   """Writes workdir/eval.json, one line per entry."""
-  lines = [f'{json.dumps(k)}: {json.dumps(v)}' for k, v in result.items()]
+  # A bug ends here, rather than in a file that is no JSON.
+  lines = [
+    f'{json.dumps(k)}: {json.dumps(v, allow_nan=False)}'
+    for k, v in result.items()
+  ]
   text = '{\n' + ',\n'.join(lines) + '\n}\n'
   files.write_text(epath.Path(workdir) / 'eval.json', text)
 
@@ -618,7 +684,9 @@ def main(values: flags.FlagValues) -> None:
     return
   print(
     f'{describe(result)} ({result["num_views"]} views each), '
-    f'step {result["step"]}; {values.workdir}/eval.json, eval.png'
+    f'step {result["step"]}; {values.workdir}/eval.json, eval.png',
+    *losses(result),
+    sep='\n',
   )
 
 

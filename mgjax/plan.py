@@ -30,6 +30,7 @@ from typing import Any
 import ml_collections
 from absl import flags
 from etils import epath
+from ml_collections import config_flags
 
 from mgjax import cli, cycles, plan_text, step_seconds
 from mgjax.cli import ConfigError
@@ -498,6 +499,7 @@ def main(values: flags.FlagValues, *configs: str) -> None:
       'table or json'
     )
   if values.diff:
+    _refuse_of_one_schedule(values)
     _write(values.output, _diff(values, configs))
     return
   if configs:
@@ -556,14 +558,31 @@ def _budget(
   return plan_budget.table(candidates, values.budget_hours)
 
 
+def _refuse_of_one_schedule(values: flags.FlagValues) -> None:
+  """Refuses flags that say something of one schedule only."""
+  given = [
+    name
+    for name in ('config', *step_seconds.FLAGS, 'compile', 'device_memory_gib')
+    if values[name].present
+  ]
+  if given:
+    raise ConfigError(
+      f'--{given[0]} does nothing with --diff; plan one config with it'
+    )
+
+
 def _diff(values: flags.FlagValues, names: Sequence[str]) -> str:
-  """Compares two configs, given as values of --config."""
+  """Compares two values of --config; overrides act on both."""
   if len(names) != 2:
     raise ConfigError(
       f'--diff compares two configs, and {len(names)} are given; write --diff '
       'configs/kinetics400.py:grid=none configs/kinetics400.py:grid=both'
     )
-  configs = [cli.read_config(name) for name in names]
+  overrides = config_flags.get_override_values(values['config'])
+  configs = [
+    cli.read_config(name, [f'--config.{k}={v}' for k, v in overrides.items()])
+    for name in names
+  ]
   plans = []
   for config in configs:
     num_train, size_source = dataset_size(config)

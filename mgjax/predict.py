@@ -8,6 +8,10 @@ eval.ensemble says. The configuration is the one
 that the run was trained (or the weights were imported) with; fields such as
 --config.eval.num_views=3 can be overridden, --config=FILE.py replaces it.
 
+The labels have the names that the run was trained with (its labels.json), else
+those of the data set, if it is here; imported weights have none of their own.
+
+  --labels=FILE    names of the labels: one per line, or a list in a .json file
   --sheet=DIR      a picture per video: its clips' frames, the likeliest labels
   --heatmap=DIR    the same with what each place of the frames adds to the
                    first label (Grad-CAM): red the most, blue nothing
@@ -41,6 +45,7 @@ from mgjax import (
   features,
   models,
   parallel,
+  run_folder,
 )
 from mgjax.cli import ConfigError, RunError
 from mgjax.data import sources, stream
@@ -151,8 +156,7 @@ class Predictor:
       if views:
         scores[path] = score
       else:
-        text = next(f for f in result.failures if f.startswith(f'{path}: '))
-        errors[path] = text.removeprefix(f'{path}: ')
+        errors[path] = result.failures[str(path)]
     if not scores:
       raise ConfigError(_none_usable(errors))
     return [
@@ -222,9 +226,10 @@ def write_explained(
     predictions = [
       (p['label'], p['probability']) for p in usable[file]['predictions']
     ]
-    name = stem = pathlib.Path(file).stem
-    while name in names:  # Files of one name from several folders.
-      name = f'{stem}-{len(names)}'
+    stem = pathlib.Path(file).stem
+    # Files of one name from several folders are numbered.
+    numbered = (f'{stem}-{i}' for i in itertools.count(2))
+    name = next(n for n in itertools.chain([stem], numbered) if n not in names)
     names.add(name)
     if sheets:
       contact_sheet.draw(
@@ -262,9 +267,32 @@ def _why_not(path: pathlib.Path) -> str:
     return str(error)
 
 
-def label_names(config: ml_collections.ConfigDict) -> list[str]:
-  """Names of the classes; their numbers where the data set is not here."""
+def label_names(
+  config: ml_collections.ConfigDict,
+  folder: pathlib.Path,
+  file: pathlib.Path | None,
+) -> list[str]:
+  """Names of the classes; their numbers where nothing tells them.
+
+  Args:
+    config: The run's.
+    folder: Of the run.
+    file: With names that come before all others, or None.
+
+  Raises:
+    ConfigError: A file has other than config.model.num_classes names.
+  """
   numbers = [f'class {k}' for k in range(config.model.num_classes)]
+  if file is None and (folder / run_folder.LABELS).exists():
+    file = folder / run_folder.LABELS
+  if file is not None:
+    names = _read_labels(file)
+    if len(names) != len(numbers):
+      raise ConfigError(
+        f'{file} has {len(names)} names, but the network '
+        f'{len(numbers)} classes; give one name for each'
+      )
+    return names
   try:
     folder = sources.builder_dir(config)
   except ConfigError:
@@ -273,6 +301,25 @@ def label_names(config: ml_collections.ConfigDict) -> list[str]:
   features = features['actions'] if 'actions' in features else features
   names = list(features['label'].names)
   return names if len(names) == len(numbers) else numbers
+
+
+def _read_labels(file: pathlib.Path) -> list[str]:
+  """Reads names: a list in a .json file, or one name per line."""
+  try:
+    text = file.read_text(encoding='utf-8-sig')
+    if file.suffix != '.json':
+      return [line.strip() for line in text.splitlines() if line.strip()]
+    names = json.loads(text)
+  except OSError as error:
+    raise ConfigError(f'{file}: {error.strerror}') from error
+  except ValueError as error:
+    raise ConfigError(f'{file} cannot be read: {error}') from error
+  if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+    raise ConfigError(
+      f'{file} holds no list of names; use ["NAME", ...], in order of the '
+      'class numbers, or a text file with one name per line'
+    )
+  return names
 
 
 def _made_folder(flag: str, name: str | None) -> pathlib.Path | None:
@@ -307,6 +354,7 @@ def define_flags(values: flags.FlagValues) -> None:
     'format', 'text', ['text', 'json'], 'What is printed.', flag_values=values
   )
   for name, what in (
+    ('labels', 'File with the names of the labels'),
     ('sheet', 'Folder for pictures of the clips'),
     ('heatmap', 'Folder for pictures of what decided'),
     ('features', 'File.npz for the features that are classified'),
@@ -327,12 +375,15 @@ def _folder(values: flags.FlagValues) -> pathlib.Path:
   return folder
 
 
-def find_config(values: flags.FlagValues, arguments: list[str]):
-  """The run's own config; a checkpoint lies in WORKDIR/checkpoints/STEP."""
+def _run_folder(values: flags.FlagValues) -> pathlib.Path:
+  """The run's own; a checkpoint lies in WORKDIR/checkpoints/STEP."""
   folder = _folder(values)
-  return default.read_saved(
-    folder if values.workdir else folder.absolute().parents[1]
-  )
+  return folder if values.workdir else folder.absolute().parents[1]
+
+
+def find_config(values: flags.FlagValues, arguments: list[str]):
+  """The run's own config."""
+  return default.read_saved(_run_folder(values))
 
 
 def main(values: flags.FlagValues, *videos: str) -> None:
@@ -347,11 +398,15 @@ def main(values: flags.FlagValues, *videos: str) -> None:
     raise ConfigError(
       f'--features={npz}: give the name of an .npz file in a folder that exists'
     )
+  names = label_names(
+    values.config,
+    _run_folder(values),
+    pathlib.Path(values.labels) if values.labels else None,
+  )
   predictor = Predictor(
     values.config, folder, [pathlib.Path(v) for v in videos]
   )
   results = predictor.scores()
-  names = label_names(values.config)
   for result in results:
     if 'scores' in result:
       scores = result['scores']

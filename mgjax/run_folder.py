@@ -1,6 +1,7 @@
 """The folder of a run: whose it is, and whether it can be written."""
 
 import json
+from collections.abc import Sequence
 
 import ml_collections
 from etils import epath
@@ -9,9 +10,15 @@ from configs import default
 from mgjax import files
 from mgjax.cli import ConfigError
 
+# The names of the classes, for machines without the data set.
+LABELS = 'labels.json'
+
 
 def check(
-  config: ml_collections.ConfigDict, workdir: epath.Path, allow_change: bool
+  config: ml_collections.ConfigDict,
+  workdir: epath.Path,
+  allow_change: bool,
+  label_names: Sequence[str],
 ) -> list[str]:
   """Looks for the run of a folder.
 
@@ -19,6 +26,7 @@ def check(
     config: The new run's.
     workdir: The folder, which need not exist.
     allow_change: Whether the config may differ from that of the old run.
+    label_names: Those of the data set.
 
   Returns:
     What has changed since then, 'field: old -> new'.
@@ -31,6 +39,10 @@ def check(
     return []
   new = json.loads(config.to_json_best_effort())
   changed = changed_fields(json.loads(path.read_text()), new)
+  labels = workdir / LABELS
+  # Prepared anew, a data set can number its classes in another way.
+  if labels.exists() and json.loads(labels.read_text()) != list(label_names):
+    changed.append('the names of the classes')
   if changed and not allow_change:
     raise ConfigError(
       f'--workdir={workdir} holds a run with other settings: '
@@ -40,8 +52,12 @@ def check(
   return changed
 
 
-def prepare(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
-  """Makes the folder and writes config.json.
+def prepare(
+  config: ml_collections.ConfigDict,
+  workdir: epath.Path,
+  label_names: Sequence[str],
+) -> None:
+  """Makes the folder and writes config.json and labels.json.
 
   Raises:
     ConfigError: The folder cannot be written.
@@ -50,6 +66,8 @@ def prepare(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     files.write_text(workdir / 'config.json', text + '\n')
+    names = json.dumps(list(label_names), ensure_ascii=False, indent=0)
+    files.write_text(workdir / LABELS, names + '\n')
   except OSError as error:
     raise ConfigError(
       f'--workdir={workdir} cannot be written: {error.strerror}'

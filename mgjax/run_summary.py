@@ -20,6 +20,7 @@ def summarize(
     **{k: result[k] for k in evaluate.METRICS if k in result},
     'num_videos': result['num_videos'],
     'num_scored': result['num_scored'],
+    'num_lost_views': result['num_lost_views'],
     'steps': schedule.total_steps,
     'epochs': schedule.total_epochs,
     'clips': schedule.total_clips,

@@ -52,7 +52,7 @@ _SIMILAR = {
   'blvnet_tam': 'tsm',
 }
 
-_FLAGS = ('workdir', 'step_ms', 'gmacs_per_s', 'device')
+FLAGS = ('workdir', 'step_ms', 'gmacs_per_s', 'device')
 NAMES = '--workdir, --step_ms, --gmacs_per_s or --device'
 
 
@@ -69,7 +69,11 @@ def define_flags(values: flags.FlagValues) -> None:
   ):
     flags.DEFINE_float(name, None, what, lower_bound=1e-9, flag_values=values)
   flags.DEFINE_enum(
-    'device', None, sorted(DEVICES), 'Measured device.', flag_values=values
+    'device',
+    None,
+    sorted(DEVICES),
+    'Measured device; data loading was included.',
+    flag_values=values,
   )
 
 
@@ -105,7 +109,7 @@ def step_seconds(
   Raises:
     ConfigError: More than one is given, or the run has no step times.
   """
-  given = [name for name in _FLAGS if values[name].value is not None]
+  given = [name for name in FLAGS if values[name].value is not None]
   if len(given) > 1:
     raise ConfigError(f'give one of {NAMES}')
   if not given:

@@ -20,7 +20,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -214,7 +214,9 @@ def make_job(
   initial = {}
   if config.init_from and not any((workdir / 'checkpoints').glob('[0-9]*')):
     initial = initial_state.initial_variables(config, abstract)
-  changes = run_folder.check(config, workdir, allow_config_change)
+  changes = run_folder.check(
+    config, workdir, allow_config_change, source.label_names
+  )
   peers.exchange(None)  # All have looked before the first one writes.
   return Job(
     config=config,
@@ -236,7 +238,9 @@ def make_job(
 
 def start_workdir(job: Job) -> Any:
   """Writes settings and plan; returns the run in Weights & Biases, or None."""
-  run_folder.prepare(job.config, job.workdir)
+  run_folder.prepare(
+    job.config, job.workdir, job.train_stream.source.label_names
+  )
   files.write_text(job.workdir / 'plan.json', json.dumps(job.plan, indent=1))
   return metrics.open_wandb(job.config, job.workdir)
 
@@ -498,7 +502,7 @@ class Training:
     self._ids = [name for s in seen for name in s['ids']]
     note_bad_videos(
       self.bad_videos,
-      [text for s in seen for text in s['skipped']],
+      [video for s in seen for video in s['skipped']],
       len(job.train_stream.source),
       job.config,
     )
@@ -611,6 +615,7 @@ class Training:
       job.mesh,
       report=report_batch,
       partial=partial,
+      peers=job.peers,
     )
     self._result = result
     self.times.eval_s += time.perf_counter() - begin
@@ -618,7 +623,7 @@ class Training:
     self._log.write_evaluation(step, result)
     self._bar.say(
       f'step {step}, epoch {job.schedule.epoch(step):.1f}: '
-      + evaluate.describe(result)
+      + '\n'.join([evaluate.describe(result), *evaluate.losses(result)])
     )
     if job.peers.is_first:
       evaluate.write_result(job.workdir, {'step': step, **result})
@@ -647,14 +652,16 @@ def evaluation_steps(schedule: GridSchedule, every: float) -> set[int]:
 
 
 def note_bad_videos(
-  bad: dict, skipped: list[str], num_train: int, config
+  bad: dict[str, str],
+  skipped: Sequence[Sequence[str]],
+  num_train: int,
+  config: ml_collections.ConfigDict,
 ) -> None:
-  """Counts replaced videos; too many stop the run."""
-  for text in skipped:
-    name, reason = text.split(': ', 1)
+  """Counts replaced videos, (id, reason); too many stop the run."""
+  for name, reason in skipped:
     if name not in bad:
       bad[name] = reason
-      print(f'\ncannot decode {text}; replaced', file=sys.stderr)
+      print(f'\ncannot decode {name}: {reason}; replaced', file=sys.stderr)
   if len(bad) > config.data.max_bad_fraction * num_train:
     name, reason = list(bad.items())[-1]
     raise RunError(

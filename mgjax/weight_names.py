@@ -250,7 +250,8 @@ _BIGLITTLE = Format(
 
 # mmaction2, models/backbones/resnet.py, resnet3d_slowonly.py. Its I3D has names
 # and shapes of ours but strides time in the stem, and its SlowFast has no
-# normalisation in the laterals: those are other networks.
+# normalisation in the laterals; its C2D pools without padding: those are other
+# networks.
 _MMACTION2 = Format(
   rules=(
     ('stem/layer/conv', 'backbone.conv1.conv'),

@@ -24,8 +24,9 @@ from mgjax import (
   parallel,
   train_step,
 )
-from mgjax.cli import ConfigError
+from mgjax.cli import ConfigError, RunError
 from mgjax.data import sources, stream
+from mgjax.peers import Peers
 from tests import speck
 from tests.data.test_stream import Acted, Damaged, Few
 
@@ -49,8 +50,12 @@ def test_the_mean_over_classes_counts_every_class_alike():
   assert result['mean_class'] == 50.0  # 'c' has no videos.
 
 
-def test_constant_scores_are_worth_nothing():
-  result = evaluate.accuracy(np.zeros((4, 3)), np.zeros(4, int), NAMES)
+@pytest.mark.parametrize('value', [0.0, np.nan])
+def test_constant_scores_are_worth_nothing(value):
+  scores = np.full((4, 3), value)
+  result = evaluate.accuracy(scores, np.zeros(4, int), NAMES)
+  assert result['top1'] == 0.0
+  result = evaluate.multi_label_accuracy(scores, np.eye(3)[[0, 1, 2, 0]], NAMES)
   assert result['top1'] == 0.0
 
 
@@ -106,6 +111,11 @@ def test_smoothing_is_refused_with_the_sigmoid_loss(tiny_config):
   tiny_config.optim.update({'loss': 'sigmoid', 'label_smoothing': 0.1})
   with pytest.raises(ConfigError, match='optim.label_smoothing=0.1'):
     evaluate.check_classes(tiny_config, source)
+
+
+def test_without_any_label_there_is_no_map():
+  result = evaluate.multi_label_accuracy(np.eye(3), np.zeros((3, 3)), NAMES)
+  assert 'map' not in result and result['top1'] == 0.0
 
 
 # Views and ensembles, with a program in the place of a network.
@@ -199,6 +209,78 @@ def test_a_video_that_cannot_be_decoded_is_counted_and_named(views):
   assert 'manifest_sha256' not in result
 
 
+def damage_view(monkeypatch, bad_clips):
+  """Makes view clip % 3 of video clip // 3 undecodable, for some clips."""
+  view = stream.EvalStream._view
+
+  def damaged(self, clip):
+    result = view(self, clip)
+    if clip in bad_clips:
+      result['error'] = f'cut off at {clip % 3}'
+    return result
+
+  monkeypatch.setattr(stream.EvalStream, '_view', damaged)
+
+
+def test_lost_views_are_counted_and_told_with_the_reason(
+  views, monkeypatch, tmp_path
+):
+  config, source = views
+  damage_view(monkeypatch, {3, 5, 12, 13, 14})
+  result = run(config, source)
+  assert result['failed'] == [source[4].id] and result['num_scored'] == 4
+  assert (result['num_lossy_videos'], result['num_lost_views']) == (2, 15)
+  assert result['lost'] == [
+    {'id': source[1].id, 'views': 6, 'reason': 'cut off at 0'},
+    {'id': source[4].id, 'views': 9, 'reason': 'cut off at 0'},
+  ]
+  words = evaluate.describe(result)
+  assert words.endswith(', 4 of 5 videos scored, 15 views lost')
+  assert evaluate.losses(result)[0] == (
+    f'  {source[1].id}: 6 of 9 views lost: cut off at 0'
+  )
+  evaluate.write_result(tmp_path, result)
+  assert json.loads((tmp_path / 'eval.json').read_text()) == result
+
+
+def test_long_lists_of_losses_are_cut_short(views, monkeypatch):
+  config, source = views
+  damage_view(monkeypatch, {0, 3, 6, 9, 12})
+  monkeypatch.setattr(evaluate, '_MAX_LOST', 3)
+  monkeypatch.setattr(evaluate, '_MAX_LOST_PRINTED', 2)
+  result = run(config, source)
+  assert result['num_lossy_videos'] == 5 and len(result['lost']) == 3
+  lines = evaluate.losses(result)
+  assert len(lines) == 3 and 'views of 3 more videos' in lines[-1]
+
+
+def test_where_nothing_can_be_decoded_there_is_no_result(views):
+  config, source = views
+  with pytest.raises(RunError, match='none of the 5 videos.*such as'):
+    run(config, Damaged(source, set(range(5))))
+
+
+def test_losses_of_all_processes_are_told(views):
+  config, source = views
+
+  class Pair(Peers):
+    """This process, and one that has lost views of another video."""
+
+    def exchange(self, value):
+      return [value, [['other', 'not here']]]
+
+  eval_stream = stream.EvalStream(config, Damaged(source, {2}), 4)
+  mesh = parallel.make_mesh()
+  got = evaluate.score(first_pixels, NO_STATE, eval_stream, mesh, peers=Pair())
+  assert set(got.failures) == {source[2].id, 'other'}
+
+
+def test_no_file_gets_a_number_that_is_none(tmp_path):
+  with pytest.raises(ValueError, match='JSON'):
+    evaluate.write_result(tmp_path, {'top1': float('nan')})
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_view_that_is_scored_twice_is_an_error(views, monkeypatch):
   once = stream.EvalStream.batch
   monkeypatch.setattr(
@@ -256,6 +338,37 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(views, tmp_path):
   assert resumed == whole
   partial('a').remove()
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('damage', ['empty', 'cut', 'zeros', 'text', 'flipped'])
+def test_a_damaged_partial_file_is_told_and_begun_anew(
+  views, tmp_path, capsys, damage
+):
+  partial = lambda: evaluate.Partial(tmp_path, 'a', 0.0)
+  whole = run(*views, partial=partial())
+  path = tmp_path / 'eval.partial.npz'
+  content = path.read_bytes()
+  middle = len(content) // 2
+  flipped = bytearray(content)
+  for i in range(40, len(content), 16):
+    flipped[i] ^= 255
+  path.write_bytes(
+    {
+      'empty': b'',
+      'cut': content[:middle],
+      'zeros': bytes(len(content)),
+      'text': b'not a file of arrays',
+      'flipped': bytes(flipped),
+    }[damage]
+  )
+  assert partial().load() is None
+  assert partial().load() is None
+  told = capsys.readouterr().err.strip()
+  assert told.count('\n') == 0 and 'the evaluation begins anew' in told
+  assert str(path) in told
+  again = run(*views, partial=partial())
+  del whole['seconds'], again['seconds']
+  assert again == whole
 
 
 def test_the_key_of_an_evaluation_knows_its_views_weights_and_videos(views):

@@ -200,7 +200,7 @@ def test_a_folder_that_cannot_be_written_is_refused():
     def main(values):
       if os.geteuid() == 0:  # The superuser may write everywhere.
         os.seteuid(65534)
-      run_folder.prepare(values.config, epath.Path(values.workdir))
+      run_folder.prepare(values.config, epath.Path(values.workdir), [])
 
     sys.exit(cli.run(main, train.define_flags))
   """
@@ -385,12 +385,40 @@ def test_sigterm_stops_a_run_whatever_it_is_doing(
 def test_a_changed_config_is_named_and_needs_consent(tmp_path):
   workdir = files.epath.Path(tmp_path)
   config = speck.get_config()
-  run_folder.prepare(config, workdir)
+  run_folder.prepare(config, workdir, ['a', 'b'])
   config.optim.base_lr = 0.3
   with pytest.raises(ConfigError, match='base_lr: 0.05 -> 0.3.*--allow_config'):
-    run_folder.check(config, workdir, False)
-  changed = run_folder.check(config, workdir, True)
+    run_folder.check(config, workdir, False, ['a', 'b'])
+  changed = run_folder.check(config, workdir, True, ['a', 'b'])
   assert changed == ['optim.base_lr: 0.05 -> 0.3']
+
+
+def test_a_run_has_the_names_of_its_classes_before_its_first_step(
+  data_dir, tmp_path, monkeypatch
+):
+  class Stop(Exception):
+    pass
+
+  def stop(*args, **kwargs):
+    raise Stop
+
+  monkeypatch.setattr(train, 'Training', stop)
+  config = speck.get_config()
+  config.data.dir = str(data_dir)
+  for _ in range(2):  # The second one goes on with the folder.
+    with pytest.raises(Stop):
+      train.train(config, tmp_path)
+    names = json.loads((tmp_path / 'labels.json').read_text())
+    assert names == list(sources.open_source(config, 'train').label_names)
+
+
+def test_a_data_set_that_numbers_its_classes_anew_needs_consent(tmp_path):
+  workdir = files.epath.Path(tmp_path)
+  config = speck.get_config()
+  run_folder.prepare(config, workdir, ['a', 'b'])
+  assert run_folder.check(config, workdir, False, ('a', 'b')) == []
+  with pytest.raises(ConfigError, match='the names of the classes.*--allow'):
+    run_folder.check(config, workdir, False, ['b', 'a'])
 
 
 def test_an_error_in_a_data_worker_ends_the_run_with_its_cause(data_dir):

@@ -339,6 +339,11 @@ def test_the_command_compares_two_configs():
   both, none = (f'configs/moving_digits.py:grid={m}' for m in ('both', 'none'))
   code, out, _ = run_plan('--diff', none, both)
   assert code == 0 and "'none'  'both'" in out
+  code, out, _ = run_plan('--diff', none, both, '--config.optim.total_epochs=7')
+  assert code == 0 and out.splitlines()[4].split()[:2] == ['epochs', '7']
+  for flag in ('--device=v100x8', '--compile', f'--config={none}'):
+    code, _, err = run_plan('--diff', none, both, flag)
+    assert code == 2 and 'does nothing with --diff' in err
   code, _, err = run_plan('--diff', none)
   assert code == 2 and err.startswith('error: --diff compares two configs')
 

@@ -7,8 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
-from mgjax import checkpoint, cli, import_weights, models, predict, train_step
+from mgjax import (
+  checkpoint,
+  cli,
+  import_weights,
+  models,
+  predict,
+  run_folder,
+  train_step,
+)
 from mgjax.cli import ConfigError
 from mgjax.data import moving_digits, sources
 from tests import test_import_weights as weights
@@ -201,11 +210,78 @@ def test_pooled_features_and_heat_explain_the_prediction(folder, capsys):
   assert (sheet != heat).any()
 
 
-def test_labels_are_those_of_the_data_set(tiny_config):
+def test_pictures_of_files_with_one_name_are_numbered(tmp_path):
+  files = ['x/a.mp4', 'a-2.mp4', 'y/a.mp4', 'z/a.mp4']
+
+  class Explains(predict.Predictor):
+    def __init__(self): ...
+
+    def explain(self, labels):
+      for file in labels:
+        clip = np.zeros((2, 8, 8, 3), np.uint8)
+        yield predict.Explained(file, clip, np.zeros(3), np.zeros((1, 2, 2)))
+
+  predictions = [{'label': 'walk', 'class': 0, 'probability': 1.0}]
+  results = [
+    {'file': f, 'scores': np.ones(1), 'predictions': predictions} for f in files
+  ]
+  predict.write_explained(
+    Explains(), results, sheets=tmp_path, heatmaps=None, npz=None
+  )
+  names = {path.name for path in tmp_path.iterdir()}
+  assert names == {'a.png', 'a-2.png', 'a-3.png', 'a-4.png'}
+
+
+def test_labels_are_those_of_the_data_set(tiny_config, tmp_path):
   source = sources.open_source(tiny_config, 'validation')
-  assert predict.label_names(tiny_config) == list(source.label_names)
+  names = predict.label_names(tiny_config, tmp_path, None)
+  assert names == list(source.label_names)
   tiny_config.model.num_classes = 3  # Of another data set.
-  assert predict.label_names(tiny_config) == ['class 0', 'class 1', 'class 2']
+  names = predict.label_names(tiny_config, tmp_path, None)
+  assert names == ['class 0', 'class 1', 'class 2']
+
+
+def test_labels_of_a_run_need_no_data_set(tiny_config, tmp_path):
+  names = [f'“{k}”' for k in range(tiny_config.model.num_classes)]
+  run_folder.prepare(tiny_config, epath.Path(tmp_path), names)
+  tiny_config.data.dir = str(tmp_path / 'nowhere')
+  assert predict.label_names(tiny_config, tmp_path, None) == names
+
+
+def test_labels_can_be_given(folder, tmp_path, capsys):
+  names = [f'label {k}' for k in range(7)]
+  text, listed = tmp_path / 'labels.txt', tmp_path / 'labels.json'
+  text.write_text('\n'.join([*names, '', '']))
+  listed.write_text(json.dumps(names))
+  for file in (text, listed):
+    code, printed = run(
+      capsys, folder, folder / 'a.mp4', '--top=7', f'--labels={file}'
+    )
+    assert code == 0, printed.err
+    got = [line.split('%  ')[1] for line in printed.out.splitlines()[1:]]
+    assert sorted(got) == names
+
+
+@pytest.mark.parametrize(
+  'name,content,words',
+  [
+    ('f.txt', 'a\nb\n', '2 names, but the network 7 classes'),
+    ('f.json', '["a"]', '1 names, but the network 7 classes'),
+    ('f.json', '{"a": 0}', 'no list of names'),
+    ('f.json', '[1, 2]', 'no list of names'),
+    ('f.json', '["a"', 'cannot be read'),
+    ('f.txt', None, 'No such file'),
+  ],
+)
+def test_labels_that_do_not_fit_are_refused(
+  folder, tmp_path, capsys, name, content, words
+):
+  file = tmp_path / name
+  if content is not None:
+    file.write_text(content)
+  code, printed = run(capsys, folder, folder / 'a.mp4', f'--labels={file}')
+  assert code == 2 and printed.err.count('\n') == 1
+  assert str(file) in printed.err and words in printed.err
 
 
 def test_imported_weights_are_no_folder_for_a_run(folder):

@@ -12,6 +12,7 @@ from experiments import (
   tables,
 )
 from experiments.measured import Run
+from mgjax import cli, plan_text
 
 
 @pytest.fixture
@@ -103,6 +104,23 @@ def test_decay_and_network_of_a_choice_are_those_of_its_baseline():
   }
 
 
+def test_a_choice_differs_from_both_in_one_thing():
+  runs = {run.name.split('/')[1]: run for run in multigrid_choices.RUNS}
+  config = lambda name: cli.read_config(
+    runs[name].config, runs[name].overrides
+  ).to_dict()
+  fields = lambda a, b: set(plan_text.differing_fields(config(a), config(b)))
+  for name, field in (
+    ('no-groups', 'norm.group_clips'),
+    ('no-fine-tuning', 'grid.fine_tune'),
+    ('constant-rate', 'grid.scale_lr'),
+    ('cosine-both', 'optim.schedule'),
+  ):
+    assert fields('both-1.5', name) == {field}
+  for kind in ('cosine', 'tam'):
+    assert fields(f'{kind}-none', f'{kind}-both') == {'grid.mode'}
+
+
 def test_a_table_of_accuracies_has_no_times(add_record):
   add_record('digits/both-seed0', top1=80.0, train_s=20.0)
   table = measured.accuracy_table('t', RUNS)
@@ -163,12 +181,16 @@ def test_speedups_at_equal_accuracy_by_hand():
   speedup = lambda top1: epoch_factors.speedup_at_equal_accuracy(
     result(top1, 100.0), baselines
   )
-  assert speedup(80.0) == '2.00'
+  assert speedup(80.0) == '2.00 ± 0.03'
   # Half of the way from 60 to 80, at the geometric mean of their times.
-  assert speedup(70.0) == '1.41'
+  assert speedup(70.0) == '1.41 ± 0.02'
   assert speedup(95.0) == '> 4.00'
   assert speedup(50.0) == ''
-  assert speedup(60.0) == '1.00'
+  assert speedup(60.0) == '1.00 ± 0.01'
+  # Seeds of 60 and 80: 100 of 100 seconds, and 200.
+  uneven = result(70.0, 100.0)._replace(top1=(60.0, 80.0), train_s=(100.0,) * 2)
+  found = epoch_factors.speedup_at_equal_accuracy(uneven, baselines)
+  assert found == '1.50 ± 0.71'
   other = result(80.0, 100.0, 'other')
   assert epoch_factors.speedup_at_equal_accuracy(other, baselines) == ''
 

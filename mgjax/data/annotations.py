@@ -5,16 +5,19 @@ for each video its id, split, label (or actions, where a video has several)
 and the names under which its file is looked for. Nothing here opens a video.
 """
 
+import codecs
 import csv
 import difflib
 import hashlib
+import io
 import json
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from mgjax.cli import ConfigError
+from mgjax.data.transcode import without_suffix
 
 
 class Action(NamedTuple):
@@ -34,6 +37,7 @@ class Annotated(NamedTuple):
   # Paths without suffix, in order of preference; the end of a path is enough.
   names: tuple[str, ...]
   actions: tuple[Action, ...] = ()
+  file: str = ''  # Path with suffix, where the annotation gives one.
 
 
 class Annotations(NamedTuple):
@@ -85,12 +89,7 @@ def read(
   Raises:
     ConfigError: A file is missing or does not have the publisher's form.
   """
-  try:
-    annotations = VIDEO_SETS[dataset].read(list_files(paths), fold)
-  except UnicodeDecodeError as error:
-    raise ConfigError(
-      f'--annotations: not text files in UTF-8 ({error}).'
-    ) from error
+  annotations = VIDEO_SETS[dataset].read(list_files(paths), fold)
   if not annotations.videos:
     raise ConfigError(
       f'--annotations: no labelled video in {_listing(paths)}; give the '
@@ -169,7 +168,7 @@ def from_folders(
   """Takes the labels from folders: [SPLIT/]CLASS/.../VIDEO.
 
   Args:
-    paths: Of all videos, without suffix, relative to the top folder.
+    paths: Of all videos, relative to the top folder.
     validation_fraction: Share of videos that become the validation split
       where there are no folders for splits. A video's split depends on its
       path alone.
@@ -177,7 +176,8 @@ def from_folders(
   Raises:
     ConfigError: A video is in no class folder, or only some are in splits.
   """
-  parts = [tuple(path.split('/')) for path in paths]
+  paths = list(paths)
+  parts = [tuple(without_suffix(path).split('/')) for path in paths]
   in_split = [p[0].lower() in _SPLITS for p in parts]
   if any(in_split) and not all(in_split):
     odd = parts[in_split.index(False)]
@@ -185,20 +185,20 @@ def from_folders(
       f'--videos: some videos are in split folders, {"/".join(odd)} is not.'
     )
   videos = []
-  for path, has_split in zip(parts, in_split, strict=True):
-    rest = path[1:] if has_split else path
+  for path, part, has_split in zip(paths, parts, in_split, strict=True):
+    rest = part[1:] if has_split else part
     if len(rest) < 2:
       raise ConfigError(
-        f'--videos: {"/".join(path)} is in no class folder; the form is '
+        f'--videos: {path} is in no class folder; the form is '
         '[train|validation|test/]CLASS/VIDEO.'
       )
-    name = '/'.join(path)
+    name = '/'.join(part)
     split = (
-      _SPLITS[path[0].lower()]
+      _SPLITS[part[0].lower()]
       if has_split
       else _drawn_split(name, validation_fraction)
     )
-    videos.append(Annotated(name, split, rest[0], (name,)))
+    videos.append(Annotated(name, split, rest[0], (name,), file=path))
   return _single_label(videos)
 
 
@@ -215,26 +215,26 @@ def from_csv(
     validation_fraction: As in `from_folders`.
 
   Raises:
-    ConfigError: A row has another number of columns, or an unknown split.
+    ConfigError: A row has another form, or an unknown split.
   """
   videos = []
   for path in paths:
     if not path.is_file():
       raise ConfigError(f'--annotations: there is no file {path}.')
-    for number, row in enumerate(_rows(path), 1):
-      if number == 1 and row[0] == 'path':
+    for place, (where, row) in enumerate(_rows(path)):
+      if place == 0 and row[0] == 'path':
         continue
-      if len(row) not in (2, 3):
+      if len(row) not in (2, 3) or not (row[0] and row[1]):
         raise ConfigError(
-          f'{path}, line {number}: {len(row)} columns; the form is '
-          'path,label or path,label,split.'
+          f'{where}: {",".join(row)!r}; the form is path,label or '
+          'path,label,split.'
         )
       name = _stem(row[0])
       if len(row) == 3:
-        split = _split(row[2], f'{path}, line {number}')
+        split = _split(row[2], where)
       else:
         split = _split_of_file(path) or _drawn_split(name, validation_fraction)
-      videos.append(Annotated(name, split, row[1], (name,)))
+      videos.append(Annotated(name, split, row[1], (name,), file=row[0]))
   return _single_label(videos)
 
 
@@ -249,45 +249,49 @@ def _kinetics(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   # The publisher packs every list in both forms.
   has_csv = any(path.suffix == '.csv' for path in files)
   for path in _lists(files, r'\.csv$' if has_csv else r'\.json$'):
-    for number, row in enumerate(_kinetics_rows(path), 1):
-      where = f'{path}, entry {number}'
+    for where, row in _kinetics_rows(path):
       if 'youtube_id' in row and not row.get('label'):
         num_unlabelled += 1
         continue
       try:
         start, end = (float(row[f]) for f in ('time_start', 'time_end'))
         clip = f'{row["youtube_id"]}_{int(start):06d}_{int(end):06d}'
-      except (KeyError, TypeError, ValueError) as error:
+        label = _text_of(row['label'])
+      except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise ConfigError(
           f'{where}: {error!r}; the columns are label,youtube_id,time_start,'
           'time_end,split.'
         ) from error
       split = row.get('split')
-      split = _split(split, where) if split else _split_of_file(path)
+      split = _split(str(split), where) if split else _split_of_file(path)
       if split is None:
         raise ConfigError(f'{where}: no split, neither here nor in the name.')
-      names = (clip, row['youtube_id'])
-      videos.append(Annotated(clip, split, row['label'], names))
+      videos.append(Annotated(clip, split, label, (clip, row['youtube_id'])))
   return _single_label(videos, num_unlabelled=num_unlabelled)
 
 
-def _kinetics_rows(path: pathlib.Path) -> list[dict]:
+def _kinetics_rows(path: pathlib.Path) -> list[tuple[str, dict]]:
   if path.suffix == '.csv':
-    with path.open(newline='', encoding='utf-8-sig') as file:
-      return list(csv.DictReader(file))
+    return _named_rows(path)
   rows = []
   for youtube_id, entry in _json(path, dict).items():
-    notes = entry.get('annotations', {})
-    start, end = notes.get('segment', (None, None))
-    rows.append(
-      {
+    where = f'{path}, entry {youtube_id!r}'
+    try:
+      notes = entry.get('annotations', {})
+      start, end = notes.get('segment', (None, None))
+      row = {
         'youtube_id': youtube_id,
         'label': notes.get('label'),
         'time_start': start,
         'time_end': end,
         'split': entry.get('subset'),
       }
-    )
+    except (AttributeError, TypeError, ValueError) as error:
+      raise ConfigError(
+        f'{where}: {error}; the form is {{"annotations": {{"label": "…", '
+        '"segment": [1.0, 11.0]}, "subset": "train"}.'
+      ) from error
+    rows.append((where, row))
   return rows
 
 
@@ -297,16 +301,17 @@ def _something_v1(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   path = _companion(
     files, r'labels?\.csv$', 'something-something-v1-labels.csv'
   )
-  class_names = [row[0] for row in _rows(path, delimiter=';')]
+  class_names = [row[0] for _, row in _rows(path, delimiter=';')]
+  check = _label_check(class_names, path)
   videos = []
   num_unlabelled = 0
   for path in _lists(files, r'(train|val|validation|test)\.csv$'):
-    for row in _rows(path, delimiter=';'):
+    for where, row in _rows(path, delimiter=';'):
       if len(row) < 2:
         num_unlabelled += 1
         continue
-      split = _named_split(path)
-      videos.append(Annotated(row[0], split, row[1], (row[0],)))
+      label = check(row[1], where)
+      videos.append(Annotated(row[0], _named_split(path), label, (row[0],)))
   return _single_label(videos, class_names, num_unlabelled)
 
 
@@ -314,19 +319,35 @@ def _something_v2(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """JSON lists with templates, and a JSON list of labels with indices."""
   del fold
   path = _companion(files, r'labels\.json$', 'labels.json')
-  labels = _json(path, dict)
-  class_names = sorted(labels, key=lambda name: int(labels[name]))
+  labels = {}
+  for name, index in _json(path, dict).items():
+    try:
+      labels[name] = int(index)
+    except (TypeError, ValueError) as error:
+      raise ConfigError(
+        f'{path}, entry {name!r}: the index is {index!r}; it must be a whole '
+        'number.'
+      ) from error
+  class_names = sorted(labels, key=labels.__getitem__)
+  check = _label_check(class_names, path)
   videos = []
   num_unlabelled = 0
   for path in _lists(files, r'(train|val|validation|test)\.json$'):
-    for entry in _json(path, list):
-      if 'id' not in entry:
-        raise ConfigError(f'{path}: an entry has no id.')
-      if 'template' not in entry:
-        num_unlabelled += 1
-        continue
-      label = re.sub(r'[\[\]]', '', entry['template'])
-      name = str(entry['id'])
+    for number, entry in enumerate(_json(path, list), 1):
+      where = f'{path}, entry {number}'
+      try:
+        name = str(entry['id'])
+        template = entry.get('template')
+        if template is None:
+          num_unlabelled += 1
+          continue
+        label = re.sub(r'[\[\]]', '', template)
+      except (AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(
+          f'{where}: {error!r}; the form is {{"id": "1", "template": "Holding '
+          '[something]"}.'
+        ) from error
+      label = check(label, where)
       videos.append(Annotated(name, _named_split(path), label, (name,)))
   return _single_label(videos, class_names, num_unlabelled)
 
@@ -335,12 +356,15 @@ def _charades(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """CSV with `c092 11.90 21.20;...`; the test list is the validation split."""
   del fold
   path = _companion(files, r'_v1_classes\.txt$', 'Charades_v1_classes.txt')
-  names = dict(line.split(' ', 1) for line in _lines(path))
+  names = {}
+  for where, line in _lines(path):
+    code, _, name = line.partition(' ')
+    if not name:
+      raise ConfigError(f"{where}: {line!r}; the form is 'c000 class'.")
+    names[code] = name
   videos = []
   for path in _lists(files, r'_v1_(train|test)\.csv$'):
-    with path.open(newline='', encoding='utf-8-sig') as file:
-      rows = list(csv.DictReader(file))
-    for row in rows:
+    for where, row in _named_rows(path):
       try:
         actions = []
         for part in filter(None, row['actions'].split(';')):
@@ -349,7 +373,7 @@ def _charades(files: Sequence[pathlib.Path], fold: int) -> Annotations:
         name = row['id']
       except (AttributeError, KeyError, ValueError) as error:
         raise ConfigError(
-          f'{path}: {error!r}; the columns are id,...,actions,length with '
+          f'{where}: {error!r}; the columns are id,...,actions,length with '
           "actions such as 'c092 11.90 21.20;c147 0.00 12.60'."
         ) from error
       split = _only_test_is_validation(_named_split(path))
@@ -361,38 +385,52 @@ def _moments(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """CSV `class/video.mp4,class,votes,votes` and `class,index` categories."""
   del fold
   path = _companion(files, r'categories\.txt$', 'moments_categories.txt')
-  rows = _rows(path)
-  try:
-    class_names = [row[0] for row in sorted(rows, key=lambda r: int(r[1]))]
-  except (IndexError, ValueError) as error:
-    raise ConfigError(f'{path}: the form of a line is class,index.') from error
+  indices = {}
+  for where, row in _rows(path):
+    try:
+      name, index = row
+      indices[name] = int(index)
+    except ValueError as error:
+      raise ConfigError(
+        f'{where}: {",".join(row)!r}; the form is class,index.'
+      ) from error
+  class_names = sorted(indices, key=indices.__getitem__)
+  check = _label_check(class_names, path)
   videos = []
   for path in _lists(files, r'(training|validation)Set\.csv$'):
-    for row in _rows(path):
+    for where, row in _rows(path):
       if len(row) < 2:
         raise ConfigError(
-          f'{path}: the form of a line is class/video.mp4,class,…'
+          f'{where}: {row[0]!r}; the form is class/video.mp4,class,…'
         )
-      name = _stem(row[0])
-      videos.append(Annotated(name, _named_split(path), row[1], (name,)))
+      name, label = _stem(row[0]), check(row[1], where)
+      videos.append(
+        Annotated(name, _named_split(path), label, (name,), file=row[0])
+      )
   return _single_label(videos, class_names)
 
 
 def _ucf101(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """trainlist01.txt, testlist01.txt and classInd.txt."""
   path = _companion(files, r'^classInd\.txt$', 'classInd.txt')
-  try:
-    numbered = [line.split(' ', 1) for line in _lines(path)]
-    class_names = [n for _, n in sorted((int(k), n) for k, n in numbered)]
-  except ValueError as error:
-    raise ConfigError(f"{path}: the form of a line is '1 class'.") from error
+  indices = {}
+  for where, line in _lines(path):
+    try:
+      index, name = line.split(' ', 1)
+      indices[name] = int(index)
+    except ValueError as error:
+      raise ConfigError(f"{where}: {line!r}; the form is '1 class'.") from error
+  class_names = sorted(indices, key=indices.__getitem__)
+  check = _label_check(class_names, path)
   videos = []
   for path in _lists(files, rf'^(train|test)list{fold:02d}\.txt$'):
     split = 'train' if path.name.startswith('train') else 'validation'
-    for line in _lines(path):
-      name = _stem(line.split(' ')[0])
-      label = name.split('/')[0]
-      videos.append(Annotated(name, split, label, (name, _base(name))))
+    for where, line in _lines(path):
+      file = line.split(' ')[0]
+      name = _stem(file)
+      label = check(name.split('/')[0], where)
+      names = (name, _base(name))
+      videos.append(Annotated(name, split, label, names, file=file))
   return _single_label(videos, class_names)
 
 
@@ -402,16 +440,18 @@ def _hmdb51(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   videos = []
   for path in _lists(files, rf'{re.escape(suffix)}$'):
     label = path.name.removesuffix(suffix)
-    for line in _lines(path):
+    for where, line in _lines(path):
       file_name, _, part = line.rpartition(' ')
       split = {'1': 'train', '2': 'validation', '0': None}.get(part, part)
       if split == part:
         raise ConfigError(
-          f'{path}: {line!r} does not end with 0, 1 or 2, as HMDB51 has it.'
+          f'{where}: {line!r} does not end with 0, 1 or 2, as HMDB51 has it.'
         )
       if split:
-        name = f'{label}/{_stem(file_name.strip())}'
-        videos.append(Annotated(name, split, label, (name, _base(name))))
+        file = f'{label}/{file_name.strip()}'
+        name = _stem(file)
+        names = (name, _base(name))
+        videos.append(Annotated(name, split, label, names, file=file))
   return _single_label(videos)
 
 
@@ -436,20 +476,26 @@ def _single_label(
   class_names: Sequence[str] | None = None,
   num_unlabelled: int = 0,
 ) -> Annotations:
-  """Checks the labels; without a list of classes they are sorted by name."""
-  labels = {v.label: v for v in videos}
+  """Without a list of classes, they are sorted by name."""
   if class_names is None:
-    class_names = sorted(label for label in labels if label)
-  unknown = set(labels) - set(class_names)
-  if unknown:
-    label = min(unknown, key=str)
-    raise ConfigError(
-      f'--annotations: video {labels[label].id} has the label {label!r}, '
-      'which is not in the list of classes.'
-    )
+    class_names = sorted({v.label for v in videos})
   return Annotations(
     tuple(class_names), tuple(videos), num_unlabelled=num_unlabelled
   )
+
+
+def _label_check(
+  class_names: Collection[str], path: pathlib.Path
+) -> Callable[[str, str], str]:
+  """Returns a function that returns a label if the file of classes has it."""
+  known = frozenset(class_names)
+
+  def check(label: str, where: str) -> str:
+    if label not in known:
+      raise ConfigError(f'{where}: the label {label!r} is not in {path}.')
+    return label
+
+  return check
 
 
 def _lists(files: Sequence[pathlib.Path], pattern: str) -> list[pathlib.Path]:
@@ -527,25 +573,82 @@ def _base(path: str) -> str:
   return path.rsplit('/', 1)[-1]
 
 
-def _rows(path: pathlib.Path, delimiter: str = ',') -> list[list[str]]:
-  with path.open(newline='', encoding='utf-8-sig') as file:
-    rows = csv.reader(
-      file,
-      delimiter=delimiter,
-      # Labels that start with a quotation mark are no quoted fields in V1.
-      quoting=csv.QUOTE_NONE if delimiter == ';' else csv.QUOTE_MINIMAL,
+def _text_of(value: object) -> str:
+  if not isinstance(value, str):
+    raise TypeError(f'{value!r} is not a text')
+  return value
+
+
+def read_text(path: pathlib.Path) -> str:
+  """Reads a text file.
+
+  Raises:
+    ConfigError: It cannot be read, or is no text in UTF-8.
+  """
+  try:
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+  except OSError as error:
+    raise ConfigError(f'{path} cannot be read: {error.strerror}.') from error
+  # UTF-8 can have this byte; it is UTF-16 that does.
+  bad = content.find(b'\0')
+  try:
+    text = content.decode()
+  except UnicodeDecodeError as error:
+    bad = error.start
+  if bad >= 0:
+    line = content.count(b'\n', 0, bad) + 1
+    raise ConfigError(
+      f'{path}, line {line}: byte {content[bad]:#04x} is no text; save the '
+      'file as UTF-8.'
     )
-    return [[cell.strip() for cell in row] for row in rows if row]
+  return text
 
 
-def _lines(path: pathlib.Path) -> list[str]:
-  text = path.read_text(encoding='utf-8-sig')
-  return [line.strip() for line in text.splitlines() if line.strip()]
+def _rows(
+  path: pathlib.Path, delimiter: str = ','
+) -> list[tuple[str, list[str]]]:
+  """Rows of a CSV file that are not empty, and where they stand."""
+  reader = csv.reader(
+    io.StringIO(read_text(path), newline=''),
+    delimiter=delimiter,
+    # Labels that start with a quotation mark are no quoted fields in V1.
+    quoting=csv.QUOTE_NONE if delimiter == ';' else csv.QUOTE_MINIMAL,
+  )
+  rows = []
+  try:
+    for row in reader:
+      if row:
+        where = f'{path}, line {reader.line_num}'
+        rows.append((where, [cell.strip() for cell in row]))
+  except csv.Error as error:
+    raise ConfigError(
+      f'{path}, line {reader.line_num}: {error}; a row of a CSV file has '
+      f'short fields with {delimiter!r} between them.'
+    ) from error
+  return rows
+
+
+def _named_rows(path: pathlib.Path) -> list[tuple[str, dict[str, str]]]:
+  """As `_rows`, by the names of the columns in the first row."""
+  rows = _rows(path)
+  header = rows[0][1] if rows else []
+  return [
+    (where, dict(zip(header, row, strict=False))) for where, row in rows[1:]
+  ]
+
+
+def _lines(path: pathlib.Path) -> list[tuple[str, str]]:
+  """Lines that are not empty, and where they stand."""
+  return [
+    (f'{path}, line {number}', line.strip())
+    for number, line in enumerate(read_text(path).splitlines(), 1)
+    if line.strip()
+  ]
 
 
 def _json(path: pathlib.Path, kind: type) -> dict | list:
   try:
-    content = json.loads(path.read_text(encoding='utf-8-sig'))
+    content = json.loads(read_text(path))
   except json.JSONDecodeError as error:
     raise ConfigError(f'{path} is not JSON: {error}.') from error
   if not isinstance(content, kind):

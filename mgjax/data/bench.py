@@ -3,15 +3,19 @@ r"""Whether this machine decodes fast enough for a run, phase by phase.
 python -m mgjax.data.bench --config=configs/kinetics400.py:grid=both
 
 decodes some clips of every grid and prints clips per second, for one worker
-and for data.num_workers of them. Which phases would leave the accelerator
-waiting depends on its speed, which --workdir, --step_ms, --gmacs_per_s or
---device tells (mgjax/step_seconds.py).
+and for all that the training would have: data.num_workers threads, in this
+process or in data.worker_processes, with data.prefetch_batches. Which phases
+would leave the accelerator waiting depends on its speed, which --workdir,
+--step_ms, --gmacs_per_s or --device tells (mgjax/step_seconds.py).
 """
 
-import concurrent.futures
+import contextlib
+import functools
+import itertools
 import json
 import math
 import os
+import re
 import sys
 import time
 from typing import Any, NamedTuple
@@ -56,34 +60,65 @@ def measure(
     'cpu_ms' of one clip; 'one_worker' and 'all_workers', clips per second of
     wall clock.
   """
-  num_workers = read_ahead.num_workers(clips.config.data)
   rates = {}
-  with concurrent.futures.ThreadPoolExecutor(num_workers) as pool:
-    for draw in draws:
-      grid = Grid(draw.T, draw.H, draw.W, 1)
-
-      def decode(number: int, draw=draw, grid=grid) -> None:
-        clips.clip(
-          number,
-          grid,
-          stride_frames=draw.stride_frames,
-          jitter_px=draw.jitter_px,
-        )
-
-      decode(0)  # Opens files.
-      cpu, wall = time.process_time(), time.perf_counter()
-      for number in range(num_clips):
-        decode(number)
-      cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-      begin = time.perf_counter()
-      list(pool.map(decode, range(num_clips * num_workers)))
-      together = time.perf_counter() - begin
-      rates[draw] = {
-        'cpu_ms': 1e3 * cpu / num_clips,
-        'one_worker': num_clips / wall,
-        'all_workers': num_clips * num_workers / together,
-      }
+  for draw in draws:
+    _make_batch(0, clips, draw, 1)  # Opens files.
+    cpu, wall = time.process_time(), time.perf_counter()
+    for number in range(num_clips):
+      _make_batch(number, clips, draw, 1)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    rates[draw] = {
+      'cpu_ms': 1e3 * cpu / num_clips,
+      'one_worker': num_clips / wall,
+      'all_workers': _rate_together(clips, draw, num_clips),
+    }
   return rates
+
+
+def _make_batch(
+  number: int, clips: stream.TrainStream, draw: Draw, batch_size: int
+) -> dict:
+  """Makes batch `number` of those that have one size."""
+  return clips.clips_from(
+    number * batch_size,
+    Grid(draw.T, draw.H, draw.W, batch_size),
+    stride_frames=draw.stride_frames,
+    jitter_px=draw.jitter_px,
+  )
+
+
+def _rate_together(
+  clips: stream.TrainStream, draw: Draw, num_clips: int
+) -> float:
+  """Clips per second as training gets them, once its workers are at work.
+
+  Args:
+    clips: The stream of the run.
+    draw: What to measure.
+    num_clips: Clips that each worker decodes, in batches of a quarter of them.
+  """
+  data = clips.config.data
+  batch_size = -(-num_clips // 4)
+  together = read_ahead.num_together(data)
+  # While processes start, some get ahead of others: what they have made until
+  # then would come in no time.
+  untimed = read_ahead.num_ahead(data) + together
+  timed = 4 * together
+  batches = read_ahead.read_ahead(
+    functools.partial(
+      _make_batch, clips=clips, draw=draw, batch_size=batch_size
+    ),
+    range(untimed + timed),
+    data,
+  )
+  with contextlib.closing(batches):
+    for _ in itertools.islice(batches, untimed):
+      pass
+    begin = time.perf_counter()
+    for _ in itertools.islice(batches, timed):
+      pass
+    # Without the end of the processes.
+    return timed * batch_size / (time.perf_counter() - begin)
 
 
 def report(
@@ -94,6 +129,8 @@ def report(
   *,
   copies: tuple[str, ...],
   num_cpus: int,
+  prepared: bool,
+  device: str | None = None,
 ) -> dict[str, Any]:
   """What was measured, and what it means for each phase, as JSON data.
 
@@ -104,6 +141,9 @@ def report(
     step_s: Of `step_seconds`.
     copies: Names of the smaller copies of the data set.
     num_cpus: Of this machine.
+    prepared: Whether the data set is one of `mgjax.data.prepare`, which could
+      write smaller ones.
+    device: Whose published rate `step_s` is from, if it is.
   """
   num_workers = read_ahead.num_workers(config.data)
   phases = []
@@ -125,19 +165,28 @@ def report(
         'clips_per_s_needed': clips / device_s,
         'wait_fraction': max(0.0, 1 - device_s / decode_s),
         # Less a rounding error of the division.
-        'workers_needed': math.ceil(num_workers * decode_s / device_s - 1e-6),
+        'workers_needed': math.ceil(
+          read_ahead.num_together(config.data) * decode_s / device_s - 1e-6
+        ),
       }
     phases.append(row)
   result = {
     'data': config.data.name,
     'copies': list(copies),
     'num_workers': num_workers,
+    'worker_processes': config.data.worker_processes,
     'num_cpus': num_cpus,
     'grids': [{**draw._asdict(), **rate} for draw, rate in rates.items()],
     'phases': phases,
   }
   if step_s:
-    result['advice'] = _advice(config, phases, copies, num_cpus)
+    result['advice'] = _advice(config, phases, copies, num_cpus, prepared)
+  if device:
+    result['note'] = (
+      f'Rates of {device} were measured with data loading included: the device '
+      'alone takes at least that many clips, and where it takes more, "enough" '
+      'here is not enough.'
+    )
   return result
 
 
@@ -146,29 +195,31 @@ def _advice(
   phases: list[dict[str, Any]],
   copies: tuple[str, ...],
   num_cpus: int,
+  prepared: bool,
 ) -> list[str]:
   """What would keep the accelerator busy, the cheapest first."""
   needed = max(phase['workers_needed'] for phase in phases)
-  num_workers = read_ahead.num_workers(config.data)
-  if needed <= num_workers:
+  together = read_ahead.num_together(config.data)
+  if needed <= together:
     return ['no phase waits for data']
   if needed <= num_cpus:
-    return [f'--config.data.num_workers={needed}']
+    return [_workers(config.data, needed)]
   advice = []
-  if num_workers < num_cpus:
-    advice.append(
-      f'--config.data.num_workers={num_cpus}, all the CPUs there are'
-    )
-  if '/short' not in config.data.name:
+  if together < num_cpus:
+    advice.append(f'{_workers(config.data, num_cpus)}, all the CPUs there are')
+  # Names that prepare gives: NAME, NAME/short256.
+  family, _, form = config.data.name.partition('/')
+  short = re.fullmatch(r'short(\d+)', form)
+  if prepared and not form:
     advice.append(
       'short groups of pictures: python -m mgjax.data.prepare '
-      '--short_side_px=256, then --config.data.name='
-      f'{config.data.name}/short256'
+      f'--short_side_px=256 --name={family}/short256, then '
+      f'--config.data.name={family}/short256'
     )
-  if not copies:
+  if prepared and not copies and (not form or short and int(short[1]) > 192):
     advice.append(
       'a smaller copy for coarse grids: python -m mgjax.data.prepare '
-      '--short_side_px=192; it is used by itself'
+      f'--short_side_px=192 --name={family}/short192; it is used by itself'
     )
   advice.append(
     f'hosts: decoding as fast as the accelerator takes {needed} workers, '
@@ -177,11 +228,22 @@ def _advice(
   return advice
 
 
+def _workers(data: ml_collections.ConfigDict, count: int) -> str:
+  """The flags for so many workers; each makes a batch of its own."""
+  flags = f'--config.data.num_workers={count}'
+  if data.prefetch_batches < count:
+    flags += f' --config.data.prefetch_batches={count}'
+  return flags
+
+
 def format_report(result: dict[str, Any]) -> str:
   """The report as text."""
+  workers = f'{result["num_workers"]} workers'
+  if result['worker_processes']:
+    workers += f' in {result["worker_processes"]} processes'
   lines = [
     f'{result["data"]}, copies: {", ".join(result["copies"]) or "none"}; '
-    f'{result["num_workers"]} workers on {result["num_cpus"]} CPUs',
+    f'{workers} on {result["num_cpus"]} CPUs',
     '',
     f'{"grid":>14}  {"stride":>6}  {"jitter":>7}  {"CPU ms":>7}  '
     f'{"clips/s, 1 worker":>17}  {"all workers":>11}',
@@ -217,6 +279,8 @@ def format_report(result: dict[str, Any]) -> str:
     'advice',
     [f'Give {step_seconds.NAMES} to learn which phases would wait.'],
   )
+  if 'note' in result:
+    lines.append(result['note'])
   return '\n'.join(lines)
 
 
@@ -252,6 +316,8 @@ def main(values: flags.FlagValues) -> None:
     step_s,
     copies=tuple(c.name for c in source.copies.copies) if source.copies else (),
     num_cpus=environment.num_cpus(),
+    prepared=source.manifest_sha256 is not None,
+    device=values.device,
   )
   if values.format == 'json':
     print(json.dumps(result, indent=1))

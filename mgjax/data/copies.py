@@ -1,6 +1,7 @@
 """Smaller copies of a data set, read where a clip needs no more pixels.
 
-`mgjax.data.prepare --short_side_px=128` writes NAME/short128 beside NAME. A
+`mgjax.data.prepare --short_side_px=128` writes NAME/short128 beside NAME (with
+--name=NAME/CONFIG_short128, beside NAME/CONFIG). A
 coarse grid takes its clips from the smallest copy whose short side is at least
 that of the resized clip; such a copy is decoded several times faster. Which
 frames and which crop a clip has is computed from the form of the original in
@@ -9,6 +10,7 @@ every case, so that a copy changes nothing but the pixels' last bits.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -75,39 +77,59 @@ class Copies:
     return None
 
 
-def find(folder: epath.Path, name: str, split: str) -> Copies | None:
+def labels_of(builder: tfds.core.DatasetBuilder) -> tuple[str, ...]:
+  """Name of each label of a data set."""
+  features = builder.info.features
+  if 'actions' in features:
+    features = features['actions']
+  return tuple(features['label'].names)
+
+
+def find(
+  folder: epath.Path, name: str, split: str, label_names: Sequence[str]
+) -> Copies | None:
   """Opens the copies of a split.
 
   Args:
     folder: Of the data set that is copied, with its version.
-    name: NAME or NAME/short256: copies are NAME/shortN with a smaller N.
+    name: NAME[/CONFIG] or NAME/[CONFIG_]short256: copies are
+      NAME/[CONFIG_]shortN with a smaller N.
     split: Of it.
+    label_names: Name of each of its labels.
 
   Returns:
     None where there is no copy, or no manifest tells what is in the data set.
 
   Raises:
-    ConfigError: A copy does not hold what its manifest says.
+    ConfigError: A copy does not hold what its manifest says, or has other
+      labels.
   """
   family, _, config = name.partition('/')
-  own = re.fullmatch(r'short(\d+)', config)
-  if not (folder / _MANIFEST).exists() or (config and not own):
+  own = re.fullmatch(r'(|.+_)short(\d+)', config)
+  prefix = own[1] if own else config and f'{config}_'
+  if not (folder / _MANIFEST).exists():
     return None
   parent = folder.parent.parent if config else folder.parent
   found = []
-  for path in parent.glob(f'short*/{folder.name}/{_MANIFEST}'):
-    number = re.fullmatch(r'short(\d+)', path.parent.parent.name)
-    if number and (not own or int(number[1]) < int(own[1])):
+  for path in parent.glob(f'{prefix}short*/{folder.name}/{_MANIFEST}'):
+    number = re.fullmatch(rf'{prefix}short(\d+)', path.parent.parent.name)
+    if number and (not own or int(number[1]) < int(own[2])):
       found.append((int(number[1]), path.parent))
   if not found:
     return None
   originals = _read_manifest(folder, split)
   if not originals:
     return None
-  copies = [
-    _open(path, f'{family}/short{number}', split, originals)
-    for number, path in sorted(found)
-  ]
+  copies = []
+  for number, path in sorted(found):
+    name = f'{family}/{prefix}short{number}'
+    try:
+      copies.append(_open(path, name, split, originals, label_names))
+    except _OtherLabelsError as error:
+      raise ConfigError(
+        f'the labels of {path} are not those of {folder}: {error}; prepare the '
+        'copy again from the same annotation, or set data.copies=False'
+      ) from error
   return Copies(
     copies=tuple(copy for copy in copies if copy is not None),
     num_frames=np.array([r['num_frames'] for r in originals]),
@@ -116,8 +138,16 @@ def find(folder: epath.Path, name: str, split: str) -> Copies | None:
   )
 
 
+class _OtherLabelsError(Exception):
+  """The examples of a copy have other labels; says which."""
+
+
 def _open(
-  folder: epath.Path, name: str, split: str, originals: Sequence[dict]
+  folder: epath.Path,
+  name: str,
+  split: str,
+  originals: Sequence[dict],
+  label_names: Sequence[str],
 ) -> Copy | None:
   """Opens a copy; None if it is not complete or lacks the split."""
   if not (folder / 'dataset_info.json').exists():
@@ -125,6 +155,14 @@ def _open(
   builder = tfds.builder_from_directory(str(folder))
   if split not in builder.info.splits:
     return None
+  # Examples come with the copy's own labels, which are numbers.
+  for label, names in enumerate(
+    itertools.zip_longest(labels_of(builder), label_names)
+  ):
+    if names[0] != names[1]:
+      raise _OtherLabelsError(
+        f'label {label} is {names[0]!r}, not {names[1]!r}'
+      )
   copied = _read_manifest(folder, split)
   place_of = {record['id']: i for i, record in enumerate(copied)}
   places = np.full(len(originals), -1)
@@ -133,6 +171,11 @@ def _open(
     place = place_of.get(original['id'], -1)
     # Frame i of a copy is frame i of the original.
     if place >= 0 and copied[place]['num_frames'] == original['num_frames']:
+      if copied[place]['labels'] != original['labels']:
+        raise _OtherLabelsError(
+          f'video {original["id"]} has {copied[place]["labels"]}, not '
+          f'{original["labels"]}'
+        )
       places[i] = place
       sides = copied[place]['height'], copied[place]['width']
       short_side_px[i] = min(sides)

@@ -82,7 +82,10 @@ class Video:
     """
     try:
       self._container = av.open(
-        io.BytesIO(encoded), options={'err_detect': 'explode'}
+        io.BytesIO(encoded),
+        options={'err_detect': 'explode'},
+        # Old files have titles in other encodings than UTF-8.
+        metadata_errors='replace',
       )
       self._stream = self._container.streams.video[0]
       self._is_regular = self._find_regular()
@@ -95,6 +98,8 @@ class Video:
     except (av.FFmpegError, IndexError, ValueError) as error:
       raise DecodeError(f'not a readable video: {error}') from error
     codec = self._stream.codec_context
+    if codec is None:
+      raise DecodeError('not a readable video: FFmpeg has no decoder for it')
     # Frame threads delay output; batches are decoded in parallel instead.
     codec.thread_count = 1
     codec.options = {'err_detect': 'explode'}

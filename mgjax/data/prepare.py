@@ -30,6 +30,7 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import uuid
@@ -51,7 +52,7 @@ from mgjax.data import annotations as annotations_lib
 from mgjax.data import child_process, transcode
 from mgjax.data.annotations import VIDEO_SETS, Annotated, Annotations
 from mgjax.data.decode import DecodeError
-from mgjax.data.transcode import Encoding
+from mgjax.data.transcode import Encoding, without_suffix
 from mgjax.progress import Progress
 
 VERSION = '1.0.0'
@@ -60,8 +61,13 @@ SUMMARY = 'summary.json'
 
 # What a killed run leaves: a file per finished shard. Removed at the end.
 _PARTS = 'parts'
-# Damaged files, as they are found; among the parts.
+# Among the parts: damaged files, as they are found; at which files workers
+# died; and, followed by a process id, the file that a worker is at.
 _QUARANTINED = 'quarantined.jsonl'
+_DEATHS = 'deaths.jsonl'
+_AT = 'at-'
+# A death may have another cause than the file, such as too little memory.
+_MAX_DEATHS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +96,7 @@ class Item(NamedTuple):
 
   id: str
   path: str  # Relative to the videos' folder.
-  size: int  # Bytes of the file, or frames of the folder.
+  size: int  # Bytes of the file, or files in the folder.
   mtime_ns: int
   label: int | None
   actions: tuple[tuple[int, float, float], ...]  # Label, start_s, end_s.
@@ -137,7 +143,7 @@ class Plan:
   annotations: Annotations
   shards: tuple[Shard, ...]
   missing: tuple[Annotated, ...]  # Annotated, but without a file.
-  num_duplicates: int  # Annotated again under the same id; left out.
+  duplicates: tuple[Annotated, ...]  # The same id again; left out.
 
   @property
   def num_items(self) -> int:
@@ -186,9 +192,12 @@ def prepare(settings: Settings, *, progress: bool = True) -> pathlib.Path:
     if settings.beam_runner:
       _write_on_beam(todo, settings)
     else:
-      _write_here(plan, todo, settings, progress)
+      while not _write_here(plan, todo, settings, progress):
+        death = _read_deaths(plan.folder)[-1]
+        report(f'a worker died at {death["file"]} ({death["cause"]}); going on')
+        todo = _clean(plan)
     summary = _finish(plan, settings)
-  for line in _report_lines(plan, summary):
+  for line in _report_lines(plan, summary, settings):
     report(line)
   return plan.folder
 
@@ -212,8 +221,10 @@ def make_plan(settings: Settings) -> Plan:
 
   found: dict[str, list[tuple[bytes, Annotated, str | None]]] = {}
   seen = set()
+  duplicates = []
   for video in annotations.videos:
     if (video.split, video.id) in seen:
+      duplicates.append(video)
       continue
     seen.add((video.split, video.id))
     # Ordered by hash: every shard is a random sample, the same in every run.
@@ -264,7 +275,7 @@ def make_plan(settings: Settings) -> Plan:
     annotations=annotations,
     shards=tuple(shards),
     missing=tuple(missing),
-    num_duplicates=len(annotations.videos) - len(seen),
+    duplicates=tuple(duplicates),
   )
 
 
@@ -289,7 +300,7 @@ def _read_annotations(
   else:
     paths = sorted(path for paths in index.values() for path in paths)
     annotations = annotations_lib.from_folders(
-      (_without_suffix(path) for path in paths), validation_fraction=fraction
+      paths, validation_fraction=fraction
     )
   if not annotations.videos:
     raise ConfigError(f'--videos: there is no video under {settings.videos}.')
@@ -297,7 +308,7 @@ def _read_annotations(
   if settings.classes:
     if not settings.classes.is_file():
       raise ConfigError(f'--classes: there is no file {settings.classes}.')
-    lines = settings.classes.read_text(encoding='utf-8-sig').splitlines()
+    lines = annotations_lib.read_text(settings.classes).splitlines()
     class_names = [line.strip() for line in lines if line.strip()]
   elif settings.num_classes is not None:
     class_names = annotations_lib.sample_classes(
@@ -338,23 +349,29 @@ def index_videos(folder: pathlib.Path) -> dict[str, list[str]]:
   index = collections.defaultdict(list)
   for parent, _, names in os.walk(folder, followlinks=True):
     relative = pathlib.PurePath(parent).relative_to(folder).as_posix()
-    has_frames = False
+    has_frames = has_videos = False
     for name in names:
-      stem, suffix = os.path.splitext(name)
-      if suffix.lower() in transcode.VIDEO_SUFFIXES:
+      if _suffix(name) in transcode.VIDEO_SUFFIXES:
         path = name if relative == '.' else f'{relative}/{name}'
-        index[stem].append(path)
-      has_frames |= suffix.lower() in transcode.FRAME_SUFFIXES
-    if has_frames and relative != '.':
+        index[without_suffix(name)].append(path)
+        has_videos = True
+      has_frames |= _suffix(name) in transcode.FRAME_CODECS
+    # Beside videos, pictures are something else.
+    if has_frames and not has_videos and relative != '.':
       index[relative.rsplit('/', 1)[-1]].append(relative)
   return dict(index)
+
+
+def _suffix(name: str) -> str:
+  return os.path.splitext(name)[1].lower()
 
 
 def find_file(video: Annotated, index: dict[str, list[str]]) -> str | None:
   """Returns the path of an annotated video, or None if it has no file.
 
-  Where files of one name lie in several folders, that in the folder of the
-  video's split or class is taken.
+  The path as it is annotated comes first, then that with another suffix.
+  Where files of one name lie in several other folders, that in the folder of
+  the video's split or class is taken.
   """
   spellings = {video.split, video.split[:3], video.label}
   spellings.add((video.label or '').replace(' ', '_'))
@@ -362,11 +379,18 @@ def find_file(video: Annotated, index: dict[str, list[str]]) -> str | None:
     paths = [
       path
       for path in index.get(name.rsplit('/', 1)[-1], ())
-      if f'/{_without_suffix(path)}'.endswith(f'/{name}')
+      if f'/{without_suffix(path)}'.endswith(f'/{name}')
     ]
     if paths:
       return min(
-        paths, key=lambda p: (-len(spellings.intersection(p.split('/'))), p)
+        paths,
+        key=lambda path: (
+          path != video.file,
+          without_suffix(path) != name,
+          -len(spellings.intersection(path.split('/'))),
+          not path.endswith(f'/{video.file}'),
+          path,
+        ),
       )
   return None
 
@@ -393,11 +417,6 @@ def _item(
   )
 
 
-def _without_suffix(path: str) -> str:
-  stem, suffix = os.path.splitext(path)
-  return stem if suffix.lower() in transcode.VIDEO_SUFFIXES else path
-
-
 # ---- One shard ----
 
 
@@ -422,7 +441,9 @@ def make_features(
 
 
 def write_shard(
-  shard: Shard, on_video: Callable[[bool], None] = lambda is_bad: None
+  shard: Shard,
+  on_video: Callable[[bool], None] = lambda is_bad: None,
+  before_video: Callable[[Item], None] = lambda item: None,
 ) -> None:
   """Writes a file of the data set and its part of the manifest, atomically.
 
@@ -432,6 +453,7 @@ def write_shard(
   Args:
     shard: What to write.
     on_video: Called after every video with whether it is damaged.
+    before_video: Called with every video before it is read.
 
   Raises:
     RunError: A file cannot be read (a damaged one is none of these).
@@ -441,6 +463,7 @@ def write_shard(
   serializer = example_serializer.ExampleSerializer(
     features.get_serialized_info()
   )
+  deaths = _read_deaths(folder)
   records = []
   # A name of its own: Beam may run the same shard twice at once.
   with _replacing(folder / shard.file_name) as temporary:
@@ -449,7 +472,8 @@ def write_shard(
     )
     try:
       for item in shard.items:
-        record, video = _load(item, shard)
+        before_video(item)
+        record, video = _load(item, shard, deaths)
         if video is not None:
           record['shard'] = shard.index
           example = {'video': video, 'id': item.id, **_annotation(item, shard)}
@@ -471,7 +495,9 @@ def write_shard(
     temporary.write_text(_json_lines([header, *records]))
 
 
-def _load(item: Item, shard: Shard) -> tuple[dict[str, Any], bytes | None]:
+def _load(
+  item: Item, shard: Shard, deaths: Sequence[dict[str, Any]]
+) -> tuple[dict[str, Any], bytes | None]:
   """Returns a video's line of the manifest, and its bytes if it is sound."""
   record = {
     'id': item.id,
@@ -481,7 +507,10 @@ def _load(item: Item, shard: Shard) -> tuple[dict[str, Any], bytes | None]:
     'file': item.path,
   }
   path = pathlib.Path(shard.videos) / item.path
+  causes = [d['cause'] for d in deaths if _key(item).items() <= d.items()]
   try:
+    if len(causes) >= _MAX_DEATHS:
+      raise DecodeError(f'kills the process that reads it: {causes[-1]}')
     video = transcode.load(path, shard.encoding)
   except (DecodeError, av.FFmpegError, ValueError) as error:
     reason = ' '.join(str(error).split())
@@ -505,6 +534,11 @@ def _load(item: Item, shard: Shard) -> tuple[dict[str, Any], bytes | None]:
   return record, video.encoded
 
 
+def _key(item: Item) -> dict[str, Any]:
+  """What tells a file from others, and from its own later versions."""
+  return {'file': item.path, 'size': item.size, 'mtime_ns': item.mtime_ns}
+
+
 def _labels(item: Item) -> list[int]:
   if item.label is not None:
     return [item.label]
@@ -521,13 +555,12 @@ def _annotation(item: Item, shard: Shard) -> dict[str, Any]:
 def is_written(shard: Shard) -> bool:
   """Whether an earlier run wrote the shard from the same files."""
   try:
-    with shard.part.open() as part:
-      header = json.loads(part.readline())
+    header, *records = _read_part(shard)
     size = (pathlib.Path(shard.folder) / shard.file_name).stat().st_size
-  except FileNotFoundError:
-    return False
+  except (FileNotFoundError, ValueError):
+    return False  # ValueError: half of a part, after the power went.
   expected = {'fingerprint': shard.fingerprint(), 'num_bytes': size}
-  return header == expected
+  return header == expected and len(records) == len(shard.items)
 
 
 # ---- All shards ----
@@ -535,8 +568,13 @@ def is_written(shard: Shard) -> bool:
 
 def _write_here(
   plan: Plan, todo: Sequence[Shard], settings: Settings, progress: bool
-) -> None:
-  """Writes shards with one process per core, and shows the progress."""
+) -> bool:
+  """Writes shards with one process per core, and shows the progress.
+
+  Returns:
+    Whether all are written; False: a worker died and there is a note at which
+    file, so that it is not read a third time.
+  """
   num_todo = sum(len(shard.items) for shard in todo)
   num_bad = _num_quarantined(set(plan.shards) - set(todo))
   num_workers = settings.num_workers or environment.num_cpus()
@@ -551,9 +589,9 @@ def _write_here(
     _check_bad(num_bad, plan, settings)
 
   with contextlib.closing(bar):
-    if min(num_workers, len(todo)) > 1:
-      _write_in_processes(todo, num_workers, num_bad, update)
-      return
+    # A file that kills its process should not kill this one, unless asked to.
+    if todo and settings.num_workers != 1:
+      return _write_in_processes(todo, num_workers, num_bad, update)
     for shard in todo:
 
       def count(is_bad: bool) -> None:
@@ -562,6 +600,7 @@ def _write_here(
         update(1, num_bad)
 
       write_shard(shard, count)
+  return True
 
 
 def _write_in_processes(
@@ -569,7 +608,8 @@ def _write_in_processes(
   num_workers: int,
   num_bad: int,
   update: Callable[[int, int], None],
-) -> None:
+) -> bool:
+  parts = todo[0].part.parent
   # Not fork: the parent may have threads (TFDS), which a fork breaks.
   context = multiprocessing.get_context('spawn')
   counts = context.Array('q', 3)  # Videos done, damaged; whether to stop.
@@ -577,11 +617,12 @@ def _write_in_processes(
     min(num_workers, len(todo)),
     mp_context=context,
     initializer=_start_worker,
-    initargs=(counts,),
+    initargs=(counts, parts),
   )
   num_shown = 0
   with pool:
     pending = {pool.submit(_write_and_count, shard) for shard in todo}
+    workers = multiprocessing.active_children()
     try:
       while pending:
         finished, pending = concurrent.futures.wait(
@@ -593,15 +634,51 @@ def _write_in_processes(
         update(num_done - num_shown, num_bad + num_new_bad)
         num_shown = num_done
     except process.BrokenProcessPool as error:
-      raise RunError(
-        'a worker died (out of memory?); finished shards are kept: start '
-        'again to continue, perhaps with fewer --num_workers.'
-      ) from error
+      pool.shutdown(wait=True)
+      deaths = _log_deaths(workers, parts)
+      # Killed: by the system, short of memory, or by a person. What a file
+      # does to its decoder has another cause.
+      killed = signal.strsignal(signal.SIGKILL)
+      if not deaths or any(d['cause'] == killed for d in deaths):
+        places = ''.join(f' at {d["file"]} ({d["cause"]})' for d in deaths)
+        raise RunError(
+          f'a worker died{places}, perhaps out of memory; finished shards are '
+          'kept: start again to continue, perhaps with fewer --num_workers; a '
+          'file at which a worker dies a second time is left out.'
+        ) from error
+      return False
     except BaseException:
       # Workers stop after the video that they are at.
       counts[2] = 1
       pool.shutdown(wait=True, cancel_futures=True)
       raise
+  return True
+
+
+def _log_deaths(
+  workers: Iterable[multiprocessing.process.BaseProcess], parts: pathlib.Path
+) -> list[dict[str, Any]]:
+  """Notes at which files workers died, and returns that."""
+  deaths = []
+  for worker in workers:
+    place = parts / f'{_AT}{worker.pid}'
+    code = worker.exitcode
+    # The pool itself terminates those that live on.
+    if code in (0, -signal.SIGTERM) or not place.exists():
+      continue
+    cause = signal.strsignal(-code) if code < 0 else f'exit code {code}'
+    deaths.append({**json.loads(place.read_text()), 'cause': cause})
+  with (parts / _DEATHS).open('a') as log:
+    log.write(_json_lines(deaths))
+  return deaths
+
+
+def _read_deaths(folder: pathlib.Path) -> list[dict[str, Any]]:
+  try:
+    lines = (folder / _PARTS / _DEATHS).read_text().splitlines()
+  except FileNotFoundError:
+    return []
+  return [json.loads(line) for line in lines]
 
 
 class _StoppedError(Exception):
@@ -609,11 +686,13 @@ class _StoppedError(Exception):
 
 
 _counts: Any = None
+_place: pathlib.Path
 
 
-def _start_worker(counts: Any) -> None:
-  global _counts
+def _start_worker(counts: Any, parts: pathlib.Path) -> None:
+  global _counts, _place
   _counts = counts
+  _place = parts / f'{_AT}{os.getpid()}'
   child_process.start()
 
 
@@ -625,7 +704,11 @@ def _write_and_count(shard: Shard) -> None:
     if _counts[2]:
       raise _StoppedError
 
-  write_shard(shard, count)
+  def say_where(item: Item) -> None:
+    _place.write_text(json.dumps(_key(item)))
+
+  write_shard(shard, count, say_where)
+  _place.unlink(missing_ok=True)
 
 
 def _write_on_beam(todo: Sequence[Shard], settings: Settings) -> None:
@@ -643,17 +726,31 @@ def _write_on_beam(todo: Sequence[Shard], settings: Settings) -> None:
     from apache_beam.options import pipeline_options
   except ImportError as error:
     raise ConfigError(
-      '--beam_runner: Apache Beam is not installed; pip install apache-beam.'
+      '--beam_runner: Apache Beam is not installed; pip install -r '
+      'requirements-beam.txt.'
     ) from error
-  options = pipeline_options.PipelineOptions(shlex.split(settings.beam_options))
-  with beam.Pipeline(runner=settings.beam_runner, options=options) as pipeline:
-    _ = (
-      pipeline
-      | beam.Create(list(todo))
-      # Else a runner may fuse the steps and write all shards in one place.
-      | beam.Reshuffle()
-      | beam.Map(write_shard)
-    )
+  try:
+    words = shlex.split(settings.beam_options)
+    options = pipeline_options.PipelineOptions(words)
+    pipeline = beam.Pipeline(runner=settings.beam_runner, options=options)
+  except Exception as error:  # Every runner has its own.
+    raise ConfigError(
+      f'--beam_runner={settings.beam_runner}, --beam_options='
+      f'{settings.beam_options!r}: {error}'
+    ) from error
+  _ = (
+    pipeline
+    | beam.Create(list(todo))
+    # Else a runner may fuse the steps and write all shards in one place.
+    | beam.Reshuffle()
+    | beam.Map(write_shard)
+  )
+  try:
+    pipeline.run().wait_until_finish()
+  except Exception as error:  # A worker's, in whatever the runner makes of it.
+    raise RunError(
+      f'Apache Beam, {settings.beam_runner}: {error} (finished shards are kept)'
+    ) from error
 
 
 def _check_bad(num_bad: int, plan: Plan, settings: Settings) -> None:
@@ -744,7 +841,10 @@ def _summarize(
     # Another number shifts the labels: a list of videos was not complete.
     'published_num_classes': list(published.num_classes) if published else [],
     'num_unlabelled': plan.annotations.num_unlabelled,
-    'num_duplicates': plan.num_duplicates,
+    'duplicates': [
+      {'id': v.id, 'split': v.split, 'label': v.label, 'file': v.file}
+      for v in plan.duplicates
+    ],
     'classes': coverage,
     'quarantined': [
       {key: r[key] for key in ('id', 'split', 'file', 'reason')}
@@ -814,7 +914,9 @@ def _write_tfds_info(
       os.replace(pathlib.Path(temporary) / file_name, plan.folder / file_name)
 
 
-def _report_lines(plan: Plan, summary: dict[str, Any]) -> Iterator[str]:
+def _report_lines(
+  plan: Plan, summary: dict[str, Any], settings: Settings
+) -> Iterator[str]:
   """Yields what a person wants to know at the end."""
   for split, counts in summary['splits'].items():
     yield (
@@ -829,8 +931,16 @@ def _report_lines(plan: Plan, summary: dict[str, Any]) -> Iterator[str]:
     ]
     if empty:
       yield f'{split}: no video of {len(empty)} classes ({empty[0]}, …)'
+  if plan.duplicates:
+    names = ', '.join(v.file or v.id for v in plan.duplicates[:3])
+    more = ', …' if len(plan.duplicates) > 3 else ''
+    yield (
+      f'left out {len(plan.duplicates)} videos whose id was there already: '
+      f'{names}{more}; {SUMMARY} lists them'
+    )
+  is_mini = settings.classes or settings.num_classes is not None
   published = summary['published_num_classes']
-  if published and summary['num_classes'] not in published:
+  if published and not is_mini and summary['num_classes'] not in published:
     numbers = ' or '.join(map(str, published))
     yield f'{summary["num_classes"]} classes; published are {numbers}'
   yield f'Prepared {plan.folder}; use --config.data.name={plan.name}'
@@ -862,21 +972,34 @@ def _clean(plan: Plan) -> list[Shard]:
     ConfigError: The disk is too small.
   """
   todo = [shard for shard in plan.shards if not is_written(shard)]
-  keep = {_PARTS, 'lock', _QUARANTINED}
+  keep = {_PARTS, 'lock', _QUARANTINED, _DEATHS}
   for shard in set(plan.shards) - set(todo):
     keep |= {shard.file_name, shard.part.name}
   for path in (*plan.folder.iterdir(), *(plan.folder / _PARTS).iterdir()):
     if path.name not in keep:
       shutil.rmtree(path) if path.is_dir() else path.unlink()
-  needed = sum(item.size for shard in todo for item in shard.items)
-  free = shutil.disk_usage(plan.folder).free
   # What transcoding makes of the videos is not known before.
-  if not plan.shards[0].encoding.short_side_px and needed > free:
-    raise ConfigError(
-      f'--out: {needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are '
-      f'free in {plan.folder}.'
-    )
+  if not plan.shards[0].encoding.short_side_px:
+    needed = sum(_num_bytes(item, s.videos) for s in todo for item in s.items)
+    free = shutil.disk_usage(plan.folder).free
+    if needed > free:
+      raise ConfigError(
+        f'--out: {needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB '
+        f'are free in {plan.folder}.'
+      )
   return todo
+
+
+def _num_bytes(item: Item, videos: str) -> int:
+  """Bytes that a video will take, to the accuracy of one of its frames."""
+  path = pathlib.Path(videos, item.path)
+  if not path.is_dir():
+    return item.size
+  # Asking for the size of every frame would take minutes on a network disk.
+  with os.scandir(path) as files:
+    frames = (f for f in files if _suffix(f.name) in transcode.FRAME_CODECS)
+    sizes = (frame.stat().st_size for frame in frames)
+    return item.size * next(sizes, 0)
 
 
 @contextlib.contextmanager
@@ -885,6 +1008,9 @@ def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
   temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex}.tmp')
   try:
     yield temporary
+    # Else a new name may survive the loss of power, and its contents not.
+    with temporary.open('rb') as file:
+      os.fsync(file.fileno())
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)
@@ -974,7 +1100,12 @@ def _parse(argv: Sequence[str] | None) -> Settings:
     default=0.01,
     help='share of damaged files that is tolerated (0.01)',
   )
-  add('--num_workers', type=int, default=0, help='processes; 0: all cores (0)')
+  add(
+    '--num_workers',
+    type=int,
+    default=0,
+    help='processes; 0: all cores; 1: this one (0)',
+  )
   add('--beam_runner', default='', help='run on Apache Beam: DirectRunner, …')
   add('--beam_options', default='', help="the runner's options, as one text")
   args = parser.parse_args(argv)

@@ -206,23 +206,21 @@ def open_source(config: ml_collections.ConfigDict, split: str) -> Source:
     raise ConfigError(
       f'{folder} has no split {split!r}; it has {sorted(builder.info.splits)}'
     )
-  features = builder.info.features
-  has_actions = 'actions' in features
-  label = features['actions' if has_actions else 'label']
+  label_names = copies_lib.labels_of(builder)
   manifest = folder / 'manifest.jsonl'
   return Source(
     name=config.data.name,
     split=split,
     data_source=builder.as_data_source(split),
-    label_names=(label['label'] if has_actions else label).names,
-    has_actions=has_actions,
+    label_names=label_names,
+    has_actions='actions' in builder.info.features,
     manifest_sha256=(
       hashlib.sha256(manifest.read_bytes()).hexdigest()
       if manifest.exists()
       else None
     ),
     copies=(
-      copies_lib.find(folder, config.data.name, split)
+      copies_lib.find(folder, config.data.name, split, label_names)
       if config.data.copies
       else None
     ),

@@ -9,6 +9,7 @@ grids are.
 """
 
 import dataclasses
+import functools
 import hashlib
 import math
 from collections.abc import Iterator
@@ -78,7 +79,8 @@ class TrainStream:
 
     Returns:
       'video' uint8 [T, H, W, 3], 'label', 'flip' bool, 'id' text and
-      'skipped': ids of videos that could not be decoded and were replaced.
+      'skipped': (id, reason) of videos that could not be decoded and were
+      replaced.
       The label is an int, or float32 [K] where the loss is 'sigmoid'.
 
     Raises:
@@ -99,6 +101,7 @@ class TrainStream:
       )
       # The crop of a wide grid can need more than that.
       example = self.source.read(index, short_px=max(short, grid.H, grid.W))
+      read_ahead.decoding(example.id)
       try:
         with Video(example.video) as video:
           form = example.form or video.form
@@ -121,7 +124,7 @@ class TrainStream:
             frames, height, width, Crop(y, x, grid.H, grid.W)
           )
       except DecodeError as error:
-        skipped.append(f'{example.id}: {error}')
+        skipped.append((example.id, str(error)))
         continue
       return {
         'video': pixels,
@@ -132,7 +135,7 @@ class TrainStream:
       }
     raise RunError(
       f'{_MAX_ATTEMPTS} videos in a row could not be decoded '
-      f'(clip {clip}): {"; ".join(skipped)}'
+      f'(clip {clip}): {"; ".join(map(": ".join, skipped))}'
     )
 
   def _label(self, example: Example, frames: np.ndarray, fps: float):
@@ -156,11 +159,11 @@ class TrainStream:
     Returns:
       'video' uint8 [b, T, H, W, 3], 'label' int32 [b] (float32 [b, K] where
       the loss is 'sigmoid'), 'flip' bool [b], with b = batch / num_shards;
-      'ids' and 'skipped', lists of text.
+      'ids', a list of text, and 'skipped', one of (id, reason).
     """
     phase = self.schedule.phase(step)
     position = self.schedule.cycle_index(step)
-    return self._batch(
+    return self.clips_from(
       self.schedule.clips_before(step),
       phase.cycle[position],
       stride_frames=phase.stride_frames,
@@ -175,14 +178,24 @@ class TrainStream:
     """
     phase = self.schedule.phase(step - 1)
     first = self.schedule.clips_before(step) + number * phase.base.batch
-    return self._batch(
+    return self.clips_from(
       first,
       phase.base,
       stride_frames=phase.stride_frames,
       jitter_px=phase.jitter_px[-1],
     )
 
-  def _batch(self, first: int, grid: Grid, **ranges) -> dict:
+  def clips_from(self, first: int, grid: Grid, **ranges) -> dict:
+    """Makes this host's share of a batch that starts at clip number `first`.
+
+    Args:
+      first: The number.
+      grid: Of the batch.
+      **ranges: stride_frames and jitter_px, see `clip`.
+
+    Returns:
+      What `batch` returns.
+    """
     share = grid.batch // self.num_shards
     first += self.shard * share
     clips = [self.clip(first + i, grid, **ranges) for i in range(share)]
@@ -197,15 +210,19 @@ class TrainStream:
   def batches(self, first_step: int) -> Iterator[dict]:
     """Yields the batches from `first_step` to the end, decoded ahead."""
     return read_ahead.read_ahead(
-      lambda i: self.batch(first_step + i),
-      self.schedule.total_steps - first_step,
+      self.batch,
+      range(first_step, self.schedule.total_steps),
       self.config.data,
+      name='step',
     )
 
   def base_batches(self, step: int, count: int) -> Iterator[dict]:
     """Yields `count` batches of `base_batch`, decoded ahead."""
     return read_ahead.read_ahead(
-      lambda i: self.base_batch(step, i), count, self.config.data
+      functools.partial(self.base_batch, step),
+      range(count),
+      self.config.data,
+      name=f'batch-norm statistics of step {step}, batch',
     )
 
 
@@ -252,7 +269,7 @@ class EvalStream:
       videos have actions, 'weight' float32 [b]: 1 for a view that counts, 0
       for padding and for videos that cannot be decoded; 'index' int64 [b], the
       video's place in the source; 'lost' bool [b], views that cannot be
-      decoded, without padding; 'failed', a list of text: why.
+      decoded, without padding; 'failed', (id, reason) of those.
     """
     share = self.batch_size // self.num_shards
     first = number * self.batch_size + self.shard * share
@@ -266,7 +283,7 @@ class EvalStream:
       if view is None or view['clip'] != clip:
         view = self._view(clip)
         if 'error' in view and item < num_items:
-          failed.append(view['error'])
+          failed.append((view['id'], view['error']))
       crops.append(self._crop(view['frames'], crop))
       labels.append(view['label'])
       index.append(clip // self.config.eval.num_views)
@@ -286,7 +303,7 @@ class EvalStream:
 
     Returns:
       'clip'; 'frames' uint8 [T, h, w, 3], resized and not yet cropped;
-      'label'; and 'error', where the video cannot be decoded.
+      'label'; 'id'; and 'error', where the video cannot be decoded.
     """
     data, evaluation = self.config.data, self.config.eval
     index, view = divmod(clip, evaluation.num_views)
@@ -298,7 +315,8 @@ class EvalStream:
     label = example.label
     if label is None:
       label = union_labels(example.actions, self.config.model.num_classes)
-    result = {'clip': clip, 'label': label}
+    result = {'clip': clip, 'label': label, 'id': example.id}
+    read_ahead.decoding(example.id)
     try:
       with Video(example.video) as video:
         form = example.form or video.form
@@ -320,7 +338,7 @@ class EvalStream:
       return {
         **result,
         'frames': np.zeros((data.num_frames, *hw, 3), np.uint8),
-        'error': f'{example.id}: {error}',
+        'error': str(error),
       }
 
   def _crop(self, frames: np.ndarray, crop: int) -> np.ndarray:
@@ -340,9 +358,10 @@ class EvalStream:
   def batches(self, first: int = 0) -> Iterator[dict]:
     """Yields all batches from `first` on, in order, decoded ahead."""
     return read_ahead.read_ahead(
-      lambda i: self.batch(first + i),
-      self.num_batches - first,
+      self.batch,
+      range(first, self.num_batches),
       self.config.data,
+      name='evaluation batch',
     )
 
 

@@ -6,12 +6,13 @@ stamps), or where a smaller copy is wanted, it becomes H.264 in mp4 with a key
 frame at fixed intervals. Frame folders (Something-Something V1, Charades) are
 stored as MJPEG in mp4: the publisher's JPEG files as they are, without a second
 loss, and every frame can be decoded by itself; the price is their size, 5 to
-10 times that of H.264, which transcoding avoids.
+10 times that of H.264, which transcoding avoids. PNG files likewise.
 """
 
 import dataclasses
 import fractions
 import io
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -26,7 +27,11 @@ from mgjax.data.decode import REGULAR, DecodeError, Video
 VIDEO_SUFFIXES = frozenset(
   ('.mp4', '.webm', '.avi', '.mkv', '.mov', '.m4v', '.mpg', '.mpeg', '.flv')
 )
-FRAME_SUFFIXES = frozenset(('.jpg', '.jpeg'))
+# FFmpeg's name of the codec of each kind of frame file.
+FRAME_CODECS = {'.jpg': 'mjpeg', '.jpeg': 'mjpeg', '.png': 'png'}
+
+# FFmpeg's number of the matrix by which RGB (number 0) becomes YUV.
+_BT601 = 6
 
 # An example is a protocol buffer, which cannot be larger.
 _MAX_BYTES = 2**31 - 2**20
@@ -49,6 +54,12 @@ class Encoding:
   gop: int
   crf: int
   frame_fps: float
+
+
+def without_suffix(path: str) -> str:
+  """Returns the path without the suffix of a video file, if it has one."""
+  stem, suffix = os.path.splitext(path)
+  return stem if suffix.lower() in VIDEO_SUFFIXES else path
 
 
 class Scan(NamedTuple):
@@ -75,7 +86,7 @@ def load(path: pathlib.Path, encoding: Encoding) -> Stored:
   """Reads a video file or a folder of frames, and checks every frame.
 
   Args:
-    path: Video file, or folder of JPEG files whose names sort by time.
+    path: Video file, or folder of JPEG or PNG files whose names sort by time.
     encoding: What to make of it.
 
   Raises:
@@ -150,6 +161,9 @@ def transcode(encoded: bytes, encoding: Encoding) -> bytes:
       stream = container.add_stream('libx264', rate=rate)
       stream.width, stream.height = first.width, first.height
       stream.pix_fmt = 'yuv420p'
+      # Else a decoder takes BT.601 for what is BT.709.
+      stream.colorspace = first.colorspace or _BT601
+      stream.color_range = ColorRange.MPEG
       stream.thread_count = 1  # One process per core does the rest.
       stream.options = {
         'crf': str(encoding.crf),
@@ -176,32 +190,36 @@ def transcode(encoded: bytes, encoding: Encoding) -> bytes:
 
 
 def join_frames(folder: pathlib.Path, *, fps: float) -> bytes:
-  """Puts the JPEG files of a folder into an mp4, as they are.
+  """Puts the JPEG or PNG files of a folder into an mp4, as they are.
 
   Args:
-    folder: Its JPEG files are taken in the order of their names, in which
-      numbers have leading zeros.
+    folder: Its files are taken in the order of their names, in which numbers
+      have leading zeros.
     fps: Frames per second.
 
   Raises:
-    DecodeError: There is no JPEG file, or the first is none.
+    DecodeError: There is no such file, there are both kinds, or the first is
+      none.
   """
   paths = sorted(
-    p for p in folder.iterdir() if p.suffix.lower() in FRAME_SUFFIXES
+    p for p in folder.iterdir() if p.suffix.lower() in FRAME_CODECS
   )
-  if not paths:
-    raise DecodeError('the folder holds no JPEG file')
+  kinds = {FRAME_CODECS[path.suffix.lower()] for path in paths}
+  if len(kinds) != 1:
+    raise DecodeError('the folder holds no JPEG or PNG files, or both')
   try:
-    with av.open(str(paths[0]), format='image2') as image:
+    with av.open(
+      str(paths[0]), format='image2', metadata_errors='replace'
+    ) as image:
       codec = image.streams.video[0].codec_context
       width, height = codec.width, codec.height
   except (av.FFmpegError, IndexError) as error:
-    raise DecodeError(f'{paths[0].name} is not a JPEG file: {error}') from error
+    raise DecodeError(f'{paths[0].name} is not a picture: {error}') from error
   rate = fractions.Fraction(fps).limit_denominator(1001)
   buffer = io.BytesIO()
   with av.open(buffer, 'w', format='mp4') as container:
     stream = container.add_mux_stream(
-      'mjpeg', rate=rate, width=width, height=height
+      kinds.pop(), rate=rate, width=width, height=height
     )
     for number, path in enumerate(paths):
       packet = av.Packet(path.read_bytes())

@@ -12,10 +12,12 @@ from mgjax.data.annotations import Action
 def write(folder, **files):
   """Writes files, whose names have __ for a dot and _0 for a hyphen."""
   for name, content in files.items():
-    if not isinstance(content, str):
+    if not isinstance(content, str | bytes):
       content = json.dumps(content)
+    if isinstance(content, str):
+      content = content.encode()
     path = folder / name.replace('__', '.').replace('_0', '-')
-    path.write_text(content)
+    path.write_bytes(content)
   return folder
 
 
@@ -226,6 +228,25 @@ def test_csv_with_paths_and_labels(tmp_path):
   ]
 
 
+@pytest.mark.parametrize(
+  'content,message',
+  [
+    ('a.mp4,x\n\nb.mp4\n', "my.csv, line 3: 'b.mp4'; the form is path,label"),
+    ('a.mp4,\n', "my.csv, line 1: 'a.mp4,'; the form is path,label"),
+    ('a.mp4,x,dev\n', "my.csv, line 1: the split is 'dev'; it must be train"),
+    ('a.mp4,x\nCafé.mp4,x\n'.encode('latin-1'), 'my.csv, line 2.*as UTF-8'),
+    ('a.mp4,x\n'.encode('utf-16'), 'my.csv, line 1: byte 0xff.*as UTF-8'),
+    (b'a.mp4,x\nb\0.mp4,x\n', 'my.csv, line 2: byte 0x00.*as UTF-8'),
+    ('a.mp4,x\n' + 'b' * 200_000, 'my.csv, line 2: field larger.*short'),
+  ],
+)
+def test_wrong_rows_are_named(tmp_path, content, message):
+  write(tmp_path, my__csv=content)
+  with pytest.raises(ConfigError, match=message) as error:
+    annotations.from_csv([tmp_path / 'my.csv'], validation_fraction=0.1)
+  assert '\n' not in str(error.value)
+
+
 def test_folders_name_classes_and_may_name_splits():
   result = annotations.from_folders(
     ['train/run/x', 'val/jump/a/y'], validation_fraction=0.5
@@ -292,7 +313,7 @@ def test_charades_classes_drop_actions_of_others(tmp_path):
     (
       'ssv2',
       {'labels__json': {'a': '0'}, 'val__json': [{'id': 1, 'template': 'b'}]},
-      "label 'b', which is not in the list",
+      "val.json, entry 1: the label 'b' is not in .*labels.json",
     ),
     (
       'charades',
@@ -300,11 +321,74 @@ def test_charades_classes_drop_actions_of_others(tmp_path):
         'Charades_v1_classes__txt': 'c000 a\n',
         'Charades_v1_train__csv': 'id,actions\nx,c009 1 2\n',
       },
-      'c009',
+      'train.csv, line 2: .*c009',
     ),
-    ('hmdb51', {'a_test_split1__txt': 'x.avi 7\n'}, 'does not end with 0, 1'),
+    (
+      'charades',
+      {
+        'Charades_v1_classes__txt': 'c000 a\nc001\n',
+        'Charades_v1_train__csv': 'id,actions\n',
+      },
+      "classes.txt, line 2: 'c001'; the form is 'c000 class'",
+    ),
+    (
+      'hmdb51',
+      {'a_test_split1__txt': 'y.avi 1\nx.avi 7\n'},
+      'split1.txt, line 2: .*does not end with 0, 1',
+    ),
+    (
+      'kinetics400',
+      {'a__json': {'v1': {'annotations': {'label': 'a', 'segment': [1]}}}},
+      "a.json, entry 'v1': not enough values.*the form is",
+    ),
+    (
+      'kinetics400',
+      {'a__json': {'v1': ['a', 1, 2]}},
+      "a.json, entry 'v1': 'list' object .*the form is",
+    ),
+    (
+      'kinetics400',
+      {'a__json': {'v1': {'annotations': {'label': [1], 'segment': [1, 2]}}}},
+      "a.json, entry 'v1': .*is not a text.*the columns are",
+    ),
+    (
+      'kinetics400',
+      {'a__csv': KINETICS.replace('84', 'inf')},
+      'a.csv, line 2: OverflowError.*the columns are',
+    ),
+    (
+      'kinetics400',
+      {'a__csv': KINETICS.replace('drumming', 'café').encode('latin-1')},
+      'a.csv, line 3: byte 0xe9 is no text; save the file as UTF-8',
+    ),
+    (
+      'ssv2',
+      {'labels__json': {'a': 'x'}, 'train__json': []},
+      "labels.json, entry 'a': the index is 'x'; it must be a whole number",
+    ),
+    (
+      'ssv2',
+      {'labels__json': {'a': '0'}, 'train__json': [{'id': 1}, 'b']},
+      'train.json, entry 2: .*the form is',
+    ),
+    (
+      'ssv1',
+      {'x_0labels__csv': 'a\n', 'x_0train__csv': '1;a\n2;b\n'},
+      "train.csv, line 2: the label 'b' is not in .*labels.csv",
+    ),
+    (
+      'mit',
+      {'moments_categories__txt': 'a,0\nb\n', 'trainingSet__csv': 'a/1,a\n'},
+      "categories.txt, line 2: 'b'; the form is class,index",
+    ),
+    (
+      'ucf101',
+      {'classInd__txt': '1 A\nB\n', 'trainlist01__txt': 'A/x.avi 1\n'},
+      "classInd.txt, line 2: 'B'; the form is '1 class'",
+    ),
   ],
 )
 def test_wrong_files_are_named(tmp_path, dataset, files, message):
-  with pytest.raises(ConfigError, match=message):
+  with pytest.raises(ConfigError, match=message) as error:
     read(dataset, write(tmp_path, **files))
+  assert '\n' not in str(error.value)

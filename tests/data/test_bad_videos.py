@@ -12,18 +12,31 @@ from mgjax.data import sources
 def test_each_is_counted_once_and_named(tiny_config, capsys):
   tiny_config.data.max_bad_fraction = 0.02
   bad = {}
-  for skipped in (['a: cut off'], [], ['a: cut off', 'b: no frames']):
+  for skipped in (
+    [('a', 'cut off')],
+    [],
+    [('a', 'cut off'), ('b', 'no frames')],
+  ):
     train.note_bad_videos(bad, skipped, 100, tiny_config)
   assert bad == {'a': 'cut off', 'b': 'no frames'}
   told = capsys.readouterr().err
   assert told.count('cannot decode') == 2
 
 
+def test_ids_with_colons_are_different_videos(tiny_config):
+  """Folders of videos can have them, and the id is the path."""
+  tiny_config.data.max_bad_fraction = 0.02
+  bad = {}
+  skipped = [('run/take: 1.mp4', 'cut off'), ('run/take: 2.mp4', 'cut off')]
+  train.note_bad_videos(bad, skipped, 100, tiny_config)
+  assert bad == dict(skipped)
+
+
 def test_too_many_stop_the_run(tiny_config):
   tiny_config.data.max_bad_fraction = 0.01
   bad = {'a': 'cut off'}
   with pytest.raises(RunError, match='2 of 100 .*max_bad_fraction=0.01.*b: no'):
-    train.note_bad_videos(bad, ['b: no frames'], 100, tiny_config)
+    train.note_bad_videos(bad, [('b', 'no frames')], 100, tiny_config)
 
 
 def test_a_resumed_run_with_a_lower_limit_stops_at_once(tiny_config):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mgjax import cli, cycles, plan
-from mgjax.data import bench
+from mgjax.data import bench, read_ahead, sources, stream
 
 
 @pytest.fixture
@@ -17,7 +17,9 @@ def draws_of(schedule):
   return dict.fromkeys(d for p in schedule.phases for d in bench.draws_of(p))
 
 
-def a_report(config, schedule, *, clips_per_s, step_s, num_cpus=8, copies=()):
+def a_report(
+  config, schedule, *, clips_per_s, step_s, num_cpus=8, copies=(), **kwargs
+):
   rate = {'cpu_ms': 1.0, 'one_worker': 1.0, 'all_workers': clips_per_s}
   return bench.report(
     config,
@@ -26,6 +28,7 @@ def a_report(config, schedule, *, clips_per_s, step_s, num_cpus=8, copies=()):
     {grid: step_s * grid.batch for grid in schedule.grids},
     copies=copies,
     num_cpus=num_cpus,
+    **{'prepared': True, **kwargs},
   )
 
 
@@ -53,13 +56,72 @@ def test_the_advice_is_what_this_machine_can_do(tiny_config, schedule):
   tiny_config.data.name = 'clips'
   advice = a_report(tiny_config, schedule, **waits, num_cpus=2)['advice']
   text = ' '.join(advice)
-  assert 'clips/short256' in text and 'smaller copy' in text
+  assert '--config.data.name=clips/short256' in text
+  assert '--short_side_px=192 --name=clips/short192; it is used' in text
   assert '3 machines with 2 CPUs' in text
   tiny_config.data.name = 'clips/short256'
   advice = a_report(
     tiny_config, schedule, **waits, num_cpus=2, copies=('clips/short192',)
   )['advice']
   assert len(advice) == 1 and advice[0].startswith('hosts')
+
+
+@pytest.mark.parametrize(
+  'name,prepared',
+  [('moving_digits/motion', False), ('clips/short128', True), ('a/b', True)],
+)
+def test_no_copy_is_advised_that_prepare_would_refuse(
+  tiny_config, schedule, name, prepared
+):
+  tiny_config.data.name = name
+  tiny_config.data.num_workers = 2
+  waits = {'clips_per_s': 40.0, 'step_s': 0.01, 'num_cpus': 2}
+  result = a_report(tiny_config, schedule, **waits, prepared=prepared)
+  (advice,) = result['advice']
+  assert advice.startswith('hosts')
+
+
+def test_each_worker_needs_a_batch_to_make(tiny_config, schedule):
+  tiny_config.data.update({'num_workers': 2, 'prefetch_batches': 3})
+  waits = {'clips_per_s': 40.0, 'step_s': 0.01}
+  (advice,) = a_report(tiny_config, schedule, **waits)['advice']
+  assert advice == (
+    '--config.data.num_workers=5 --config.data.prefetch_batches=5'
+  )
+  # Eight threads with four batches under way are no more than four.
+  tiny_config.data.num_workers = 8
+  for phase in a_report(tiny_config, schedule, **waits)['phases']:
+    assert phase['workers_needed'] == 10
+
+
+def test_a_published_rate_comes_with_what_it_includes(tiny_config, schedule):
+  rates = {'clips_per_s': 101.0, 'step_s': 0.01}
+  assert 'note' not in a_report(tiny_config, schedule, **rates)
+  result = a_report(tiny_config, schedule, **rates, device='v100x8')
+  text = bench.format_report(result)
+  assert 'v100x8 were measured with data loading included' in text
+
+
+@pytest.mark.parametrize('processes', [0, 2])
+def test_clips_come_as_training_gets_them(tiny_config, monkeypatch, processes):
+  tiny_config.data.update({'worker_processes': processes, 'num_workers': 2})
+  source = sources.open_source(tiny_config, 'train')
+  schedule = cycles.make_schedule(tiny_config, len(source))
+  clips = stream.TrainStream(tiny_config, schedule, source)
+  made = []
+  start = read_ahead._in_processes
+
+  def in_processes(*args):
+    for batch in start(*args):
+      made.append(batch['video'].shape[0])
+      yield batch
+
+  monkeypatch.setattr(read_ahead, '_in_processes', in_processes)
+  draw = next(iter(draws_of(schedule)))
+  rates = bench.measure(clips, [draw], num_clips=4)
+  assert rates[draw]['all_workers'] > 0
+  # 2 x (3 + 3) that may be ready, 2 under way, 4 x 2 timed.
+  assert made == ([1] * 22 if processes else [])
 
 
 def test_every_grid_of_a_schedule_is_measured(tiny_config, capsys):

@@ -121,6 +121,40 @@ def test_a_manifest_of_another_data_set_is_refused(changed):
     changed(lambda r: {**r, 'id': 'other' + r['id']})
 
 
+def test_a_copy_with_other_labels_is_refused(changed, folder, tmp_path):
+  with pytest.raises(ConfigError, match=r"\['c'\], not \['a'\]"):
+    changed(lambda r: {**r, 'labels': [{'a': 'c'}.get(*r['labels'] * 2)]})
+  (copy,) = tmp_path.glob('clips/short24/*')
+  shutil.rmtree(copy.parent)
+  (tmp_path / 'reversed').write_text('b\na\n')
+  code = prepare.main(
+    [
+      '--dataset=folder',
+      f'--videos={folder / "videos"}',
+      f'--classes={tmp_path / "reversed"}',
+      f'--out={tmp_path}',
+      '--name=clips/short24',
+      '--short_side_px=24',
+      '--num_workers=1',
+    ]
+  )
+  assert code == 0
+  with pytest.raises(ConfigError, match="label 0 is 'b', not 'a'") as error:
+    sources.open_source(config_for(tmp_path), 'train')
+  assert str(copy) in str(error.value)
+  assert str(tmp_path / 'clips' / copy.name) in str(error.value)
+
+
+def test_a_set_with_a_config_has_copies_too(folder, tmp_path):
+  for old, new in (('', 'all'), ('short24', 'all_short24'), ('short32', 'b')):
+    (version,) = (folder / 'clips' / old).glob('1.*')
+    shutil.copytree(version, tmp_path / 'mine' / new / version.name)
+  source = sources.open_source(config_for(tmp_path, 'mine/all'), 'train')
+  assert [copy.name for copy in source.copies.copies] == ['mine/all_short24']
+  smallest = config_for(tmp_path, 'mine/all_short24')
+  assert sources.open_source(smallest, 'train').copies is None
+
+
 def test_evaluation_reads_copies_as_well(folder):
   config = config_for(folder)
   config.eval.num_views = config.eval.num_crops = 1

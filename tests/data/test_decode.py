@@ -208,6 +208,29 @@ def sound() -> bytes:
   return file.getvalue()
 
 
+def titled(title: bytes) -> bytes:
+  name = 'x' * len(title)
+
+  def name_it(stream):
+    stream.container.metadata['title'] = name
+
+  return encode(prepare=name_it).replace(name.encode(), title)
+
+
+def test_a_title_in_another_encoding_does_no_harm():
+  encoded = titled('Café de la Paix'.encode('latin-1'))
+  assert b'Caf\xe9 de' in encoded
+  with Video(encoded) as video:
+    assert video.num_frames == NUM_FRAMES
+
+
+def test_a_video_without_a_decoder_raises():
+  encoded = encode()
+  assert encoded.count(b'avc1') == 2
+  with pytest.raises(DecodeError, match='no decoder'):
+    Video(encoded.replace(b'avc1', b'zzzz'))
+
+
 @pytest.mark.parametrize('make', [without_frames, sound])
 def test_a_file_without_frames_raises(make):
   with pytest.raises(DecodeError):

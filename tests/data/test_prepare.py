@@ -10,13 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 import tensorflow_datasets as tfds
 
 from configs import default
 from mgjax.cli import ConfigError
-from mgjax.data import prepare, sources
+from mgjax.data import prepare, sources, transcode
 from tests.data import videos
 from tests.data.test_annotations import charades
 
@@ -271,6 +272,26 @@ def test_too_many_damaged_videos_stop_and_more_may_be_allowed(kinetics, capsys):
   assert not (folder / 'parts').exists()
 
 
+@pytest.mark.parametrize(
+  'damage',
+  [
+    lambda content: b'',
+    lambda content: bytes(len(content)),
+    lambda content: content[:-20],
+    lambda content: content[: content.index(b'\n') + 1],
+  ],
+  ids=['empty', 'zeros', 'half a line', 'a line less'],
+)
+def test_a_part_that_lost_its_end_is_written_again(kinetics, damage):
+  a_file(kinetics).write_bytes(b'')
+  assert prepare.main(arguments(kinetics)) == 1
+  folder = kinetics / 'out/kinetics400/1.0.0'
+  part = folder / 'parts/train-00000.jsonl'
+  part.write_bytes(damage(part.read_bytes()))
+  assert prepare.main(arguments(kinetics, '--max_bad_fraction=0.5')) == 0
+  assert summary_of(folder)['splits']['train']['stored'] == 5
+
+
 def test_shards_of_other_settings_and_files_are_written_again(kinetics):
   bad = a_file(kinetics)
   sound = bad.read_bytes()
@@ -313,6 +334,111 @@ def test_of_files_with_one_name_that_of_the_split_and_class_is_taken():
   assert prepare.find_file(other, {'v': ['y/v.mp4', 'xx/v.mp4']}) is None
 
 
+def test_an_exact_path_comes_before_the_end_of_another():
+  index = {'x': ['a/run/x.mp4', 'bad/x.mp4', 'run/x.mp4', 'x.avi', 'x.mp4']}
+  find = lambda name, file: prepare.find_file(
+    prepare.Annotated(name, 'train', 'run', (name,), file=file), index
+  )
+  assert find('run/x', 'run/x.mp4') == 'run/x.mp4'
+  # As a name without a suffix, and with one that the file does not have.
+  assert find('run/x', '') == find('run/x', 'run/x.webm') == 'run/x.mp4'
+  assert find('x', 'x.mp4') == 'x.mp4'
+  assert find('x', 'x.webm') == 'x.avi'
+  index['x'] = ['bad/x.avi', 'bad/x.mp4', 'good/x.avi']
+  assert find('x', 'x.mp4') == 'bad/x.mp4'
+
+
+@pytest.mark.parametrize(
+  'paths,csv',
+  [
+    (('run/x', 'jump/run/x'), ''),
+    (('y', 'bad/y'), 'y.mp4,good\n'),
+  ],
+)
+def test_of_nested_folders_each_video_gets_its_own_file(tmp_path, paths, csv):
+  flags = ['--dataset=folder', '--name=mine', '--num_workers=1']
+  flags += [f'--videos={tmp_path / "videos"}', f'--out={tmp_path}']
+  for number, path in enumerate(paths):
+    file = tmp_path / 'videos' / f'{path}.mp4'
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(videos.encode(seed=number))
+  if csv:
+    (tmp_path / 'my.csv').write_text(csv)
+    flags.append(f'--annotations={tmp_path / "my.csv"}')
+  assert prepare.main([*flags, '--validation_fraction=0']) == 0
+  for example in examples_of(open_source(tmp_path, 'mine', 'train')):
+    file = tmp_path / 'videos' / f'{example.id}.mp4'
+    assert example.video == file.read_bytes()
+
+
+def test_videos_with_the_id_of_another_are_named(kinetics, capsys):
+  a_file(kinetics, 'val0').with_suffix('.avi').write_bytes(b'')
+  wanted = [
+    '--dataset=folder',
+    f'--out={kinetics / "out"}',
+    f'--videos={kinetics / "videos"}',
+    '--num_workers=1',
+    '--max_bad_fraction=1',
+  ]
+  assert prepare.main([*wanted, '--name=mine']) == 0
+  name = 'validate/testifying/val0_000001_000011'
+  line = f'left out 1 videos whose id was there already: {name}.mp4;'
+  assert line in capsys.readouterr().err
+  assert summary_of(kinetics / 'out/mine/1.0.0')['duplicates'] == [
+    {
+      'id': name,
+      'split': 'validation',
+      'label': 'testifying',
+      'file': f'{name}.mp4',
+    }
+  ]
+  (kinetics / 'my.csv').write_text(f'{name}.mp4,a,train\n{name}.mp4,b,train\n')
+  more = [f'--annotations={kinetics / "my.csv"}', '--name=csv']
+  assert prepare.main([*wanted, *more]) == 0
+  assert line in capsys.readouterr().err
+  (duplicate,) = summary_of(kinetics / 'out/csv/1.0.0')['duplicates']
+  assert duplicate['label'] == 'b'
+
+
+def test_a_mini_set_is_not_blamed_for_its_classes(kinetics, capsys):
+  assert prepare.main(arguments(kinetics)) == 0
+  assert '2 classes; published are 400' in capsys.readouterr().err
+  assert prepare.main(arguments(kinetics, '--num_classes=2')) == 0
+  assert 'published' not in capsys.readouterr().err
+
+
+def test_frame_folders_count_by_their_bytes(tmp_path, monkeypatch, capsys):
+  for split in ('train', 'val'):
+    videos.write_frames(tmp_path / 'videos' / split / 'a' / 'x')
+  folder = tmp_path / 'videos/train/a/x'
+  size = sum(file.stat().st_size for file in folder.iterdir())
+  wanted = [
+    '--dataset=folder',
+    '--name=mine',
+    f'--out={tmp_path}',
+    f'--videos={tmp_path / "videos"}',
+    '--num_workers=1',
+  ]
+  usage = types.SimpleNamespace(free=int(1.5 * size))
+  monkeypatch.setattr(prepare.shutil, 'disk_usage', lambda path: usage)
+  assert prepare.main(wanted) == 2
+  assert 'GiB are needed' in capsys.readouterr().err
+  usage.free = int(2.5 * size)
+  assert prepare.main(wanted) == 0
+
+
+def test_pictures_beside_videos_are_no_frames(tmp_path):
+  path = tmp_path / 'train' / 'a' / 'x.mp4'
+  path.parent.mkdir(parents=True)
+  path.write_bytes(b'')
+  path.with_suffix('.png').write_bytes(b'')
+  videos.write_frames(tmp_path / 'train' / 'a' / 'y.z', suffix='.png')
+  assert prepare.index_videos(tmp_path) == {
+    'x': ['train/a/x.mp4'],
+    'y.z': ['train/a/y.z'],
+  }
+
+
 @pytest.mark.parametrize(
   'flags,message',
   [
@@ -329,6 +455,7 @@ def test_of_files_with_one_name_that_of_the_split_and_class_is_taken():
     (['--dataset=folder', '--annotations='], '--name is missing'),
     (['--beam_options=--x=1'], 'needs a --beam_runner'),
     (['--unknown=1'], 'unrecognized arguments: --unknown=1'),
+    ([f'--classes={sys.executable}'], 'as UTF-8'),
   ],
 )
 def test_bad_input_is_one_line_and_code_2(kinetics, capsys, flags, message):
@@ -420,10 +547,17 @@ def test_killed_run_continues_without_its_finished_shards(kinetics):
 def test_the_death_of_a_worker_ends_the_run_and_keeps_its_shards(kinetics):
   run, pipe, encoded = start_that_waits(kinetics)
   workers = children(run.pid)
-  os.kill(workers[-1], signal.SIGKILL)
+  parts = kinetics / 'out/kinetics400/1.0.0/parts'
+  # The other worker has nothing left to do, and its note goes.
+  wait_until(
+    lambda: ['val1_' in p.read_text() for p in parts.glob('at-*')] == [True]
+  )
+  (place,) = parts.glob('at-*')
+  os.kill(int(place.name.removeprefix('at-')), signal.SIGKILL)
   _, errors = run.communicate(timeout=60)
   assert run.returncode == 1
-  assert 'error: a worker died' in errors and 'start again' in errors
+  assert 'error: a worker died at validate/testifying/val1_' in errors
+  assert '(Killed)' in errors and 'start again' in errors
   wait_until(lambda: not any(is_alive(worker) for worker in workers))
   folder = kinetics / 'out/kinetics400/1.0.0'
   assert len(list((folder / 'parts').glob('*-0000?.jsonl'))) == 4
@@ -434,10 +568,109 @@ def test_the_death_of_a_worker_ends_the_run_and_keeps_its_shards(kinetics):
   assert len(manifest_of(folder)) == len(CLIPS) + 1
 
 
+def write_and_die(shard):
+  """Writes a shard in a worker that dies at a certain video."""
+  load = transcode.load
+
+  def deadly(path, encoding):
+    if path.name.startswith('val1'):
+      how = pathlib.Path(shard.videos, 'how').read_text()
+      os._exit(3) if how == 'exit' else os.kill(os.getpid(), signal.SIGKILL)
+    return load(path, encoding)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(transcode, 'load', deadly)
+    WRITE_AND_COUNT(shard)
+
+
+WRITE_AND_COUNT = prepare._write_and_count
+
+
+@pytest.mark.parametrize('how', ['exit', 'kill'])
+def test_a_file_that_kills_two_workers_is_left_out(
+  kinetics, monkeypatch, capsys, how
+):
+  (kinetics / 'videos/how').write_text(how)
+  monkeypatch.setattr(prepare, '_write_and_count', write_and_die)
+  wanted = arguments(kinetics, '--max_bad_fraction=0.2', workers=2)
+  name = 'validate/testifying/val1_000001_000011.mp4'
+  if how == 'kill':
+    # That may have been the system, short of memory: a person should know.
+    for _ in range(2):
+      assert prepare.main(wanted) == 1
+      assert f'died at {name} (Killed)' in capsys.readouterr().err
+    assert prepare.main(wanted) == 0
+  else:
+    assert prepare.main(wanted) == 0
+    going_on = f'a worker died at {name} (exit code 3); going on'
+    assert capsys.readouterr().err.count(going_on) == 2
+  folder = kinetics / 'out/kinetics400/1.0.0'
+  (bad,) = summary_of(folder)['quarantined']
+  cause = {'exit': 'exit code 3', 'kill': 'Killed'}[how]
+  assert bad['file'] == name
+  assert bad['reason'] == f'kills the process that reads it: {cause}'
+  assert summary_of(folder)['splits']['train']['stored'] == 5
+
+
+def test_a_file_is_read_again_after_it_was_replaced(kinetics):
+  wanted = arguments(kinetics)
+  plan = prepare.make_plan(prepare._parse(wanted))
+  parts = plan.folder / 'parts'
+  parts.mkdir(parents=True)
+  (item, *_), key = plan.shards[-1].items, prepare._key
+  other = item._replace(mtime_ns=item.mtime_ns - 1)
+  deaths = [{**key(i), 'cause': 'Killed'} for i in (item, other, other)]
+  log = parts / 'deaths.jsonl'
+  log.write_text(''.join(f'{json.dumps(death)}\n' for death in deaths))
+  assert prepare.main(wanted) == 0
+  assert summary_of(plan.folder)['quarantined'] == []
+
+
+@pytest.mark.parametrize(
+  'runner,code,message',
+  [
+    ('Other', 2, '--beam_runner=Other, --beam_options="": no such runner'),
+    ('Direct', 1, 'Apache Beam, Direct: a worker failed'),
+    (None, 2, 'pip install -r requirements-beam.txt'),
+  ],
+)
+def test_an_error_of_beam_is_one_line(
+  kinetics, monkeypatch, capsys, runner, code, message
+):
+  class Pipeline:
+    def __init__(self, runner, options):
+      if runner != 'Direct':
+        raise ValueError('no such runner')
+
+    def __or__(self, step):
+      return self
+
+    def run(self):
+      raise RuntimeError('a worker\nfailed')
+
+  step = lambda *unused: None
+  beam = types.SimpleNamespace(
+    Pipeline=Pipeline, Create=step, Reshuffle=step, Map=step
+  )
+  options = types.SimpleNamespace(PipelineOptions=lambda words: words)
+  name = 'apache_beam'
+  monkeypatch.setitem(sys.modules, name, beam if runner else None)
+  monkeypatch.setitem(
+    sys.modules,
+    f'{name}.options',
+    types.SimpleNamespace(pipeline_options=options),
+  )
+  wanted = arguments(kinetics, f'--beam_runner={runner}')
+  assert prepare.main(wanted) == code
+  error = capsys.readouterr().err
+  assert message.replace('"', "'") in error
+  assert error.startswith('error: ') and error.count('\n') == 1
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
   importlib.util.find_spec('apache_beam') is None,
-  reason='needs pip install apache-beam, which training does not',
+  reason='needs requirements-beam.txt, which training does not',
 )
 # TFDS 4.9.10 with the older protobuf that Beam 2.77 asks for.
 @pytest.mark.filterwarnings('ignore:label.. is deprecated:DeprecationWarning')

@@ -1,5 +1,7 @@
 """Batches made in processes are those of threads, whatever happens to them."""
 
+import dataclasses
+import functools
 import multiprocessing
 import os
 import signal
@@ -84,10 +86,65 @@ def deadly(number: int) -> dict:
 def test_a_batch_that_kills_its_workers_ends_the_run(two_processes):
   made = []
   with pytest.raises(RunError, match='3 data workers have died in a row'):
-    for batch in read_ahead.read_ahead(deadly, 4, two_processes):
+    for batch in read_ahead.read_ahead(deadly, range(4), two_processes):
       made.append(int(batch['number']))
   # One that is made at the same time may die with it.
   assert made in ([], [0], [0, 1])
+
+
+class Deadly(sources.Source):
+  """A source with a video that the decoder crashes on."""
+
+  def __init__(self, source: sources.Source, bad: int):
+    self.source = source
+    self.bad = bad
+    self.label_names = source.label_names
+    self.has_actions = source.has_actions
+
+  def __len__(self):
+    return len(self.source)
+
+  def read(self, index, *, short_px):
+    if index == self.bad:
+      stream.Video = crash
+    return self.source.read(index, short_px=short_px)
+
+
+def crash(video: bytes) -> None:
+  os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_a_video_that_the_decoder_crashes_on_is_named(tiny_config, clips):
+  tiny_config.data.worker_processes = 1
+  bad = clips.video_index(clips.schedule.clips_before(2) + 1)
+  name = clips.source[bad].id
+  step = next(i for i in range(1, 3) if name in clips.batch(i)['ids'])
+  deadly = dataclasses.replace(clips, source=Deadly(clips.source, bad))
+  with pytest.raises(RunError) as caught:
+    list(deadly.batches(1))
+  told = str(caught.value)
+  assert 'making batches from step ' in told
+  assert f'(SIGSEGV) in step {step}, at video {name!r}' in told
+  assert 'data.worker_processes=0 does not help' in told
+  assert 'memory' not in told
+
+
+def dying(number: int, folder: str) -> dict:
+  """Kills the first three processes that come to it."""
+  if number == 2 and len(os.listdir(folder)) < 3:
+    open(f'{folder}/{os.getpid()}', 'w').close()
+    os.kill(os.getpid(), signal.SIGKILL)
+  return {'number': np.array(number)}
+
+
+def test_workers_that_die_of_no_batch_are_told_to_take_less_memory(
+  tiny_config, tmp_path
+):
+  tiny_config.data.worker_processes = 1
+  make_batch = functools.partial(dying, folder=str(tmp_path))
+  with pytest.raises(RunError, match='from batch 0 to 3.*less memory') as error:
+    list(read_ahead.read_ahead(make_batch, range(4), tiny_config.data))
+  assert 'dies too' not in str(error.value)
 
 
 def failing(number: int) -> dict:
@@ -97,7 +154,7 @@ def failing(number: int) -> dict:
 
 
 def test_an_error_in_a_process_ends_the_run_with_its_cause(two_processes):
-  batches = read_ahead.read_ahead(failing, 4, two_processes)
+  batches = read_ahead.read_ahead(failing, range(4), two_processes)
   next(batches)
   with pytest.raises(RunError, match='the mount has gone'):
     next(batches)
@@ -112,7 +169,7 @@ from mgjax.data import read_ahead
 if __name__ == '__main__':
   data = default.base().data
   data.worker_processes = 2
-  batches = read_ahead.read_ahead(test_read_ahead.failing, 1, data)
+  batches = read_ahead.read_ahead(test_read_ahead.failing, range(1), data)
   next(batches)
   print(*(child.pid for child in multiprocessing.active_children()))
   sys.stdout.flush()

@@ -144,8 +144,9 @@ def test_rotated_videos_are_stored_upright(tmp_path):
   assert max(differences(np.rot90(upright, 1, (1, 2)))) < CLOSE
 
 
-def test_frame_folders_keep_their_jpeg_files(tmp_path):
-  videos.write_frames(tmp_path / 'v')
+@pytest.mark.parametrize('suffix', ['.jpg', '.png'])
+def test_frame_folders_keep_their_files(tmp_path, suffix):
+  videos.write_frames(tmp_path / 'v', suffix=suffix)
   stored = transcode.load(tmp_path / 'v', AS_IS)
   with av.open(io.BytesIO(stored.encoded)) as container:
     packets = [bytes(p) for p in container.demux(video=0) if p.size]
@@ -155,11 +156,44 @@ def test_frame_folders_keep_their_jpeg_files(tmp_path):
   assert max(differences(frames_of(stored.encoded))) < CLOSE
 
 
-def test_frame_folders_keep_their_colours_when_encoded(tmp_path):
-  videos.write_frames(tmp_path / 'v')
+@pytest.mark.parametrize('suffix', ['.jpg', '.png'])
+def test_frame_folders_keep_their_colours_when_encoded(tmp_path, suffix):
+  videos.write_frames(tmp_path / 'v', suffix=suffix)
   large = Encoding(short_side_px=48, gop=6, crf=10, frame_fps=12.0)
   stored = transcode.load(tmp_path / 'v', large)
   assert max(differences(frames_of(stored.encoded))) < CLOSE
+
+
+@pytest.mark.parametrize('matrix', ['bt709', 'smpte170m', 'bt2020nc', None])
+@pytest.mark.parametrize('full_range', [False, True])
+def test_colours_do_not_depend_on_the_matrix_of_the_source(
+  tmp_path, matrix, full_range
+):
+  tags = [f'colormatrix={matrix}'] if matrix else []
+  tags += ['fullrange=on'] if full_range else []
+  more = {'x264-params': ':'.join(tags)} if tags else {}
+  encoded = videos.encode(**more)
+  large = Encoding(short_side_px=48, gop=6, crf=2, frame_fps=12.0)
+  stored = load(tmp_path, encoded, large)
+  difference = np.abs(
+    frames_of(encoded).astype(int) - frames_of(stored.encoded)
+  ).mean()
+  # Read with another matrix, the frames are 3 to 5 away.
+  assert difference < 1.2
+
+
+@pytest.mark.parametrize('format', ['mp4', 'matroska'])
+def test_a_variable_rate_keeps_every_frame(tmp_path, format):
+  times = np.cumsum([1 + 7 * (i % 5 == 0) for i in range(40)])
+  encoded = videos.encode(format=format, num_frames=40, times=times)
+  large = Encoding(short_side_px=48, gop=6, crf=10, frame_fps=12.0)
+  for encoding in (AS_IS, large):
+    stored = load(tmp_path, encoded, encoding)
+    assert stored.scan.num_frames == 40
+    # What Matroska states; in mp4, 40 frames in 96 ticks of 1/12 s.
+    want = 12 if format == 'matroska' else 5
+    assert stored.scan.fps == pytest.approx(want, rel=0.1)
+    assert max(differences(frames_of(stored.encoded))) < CLOSE
 
 
 def test_one_frame_is_a_video(tmp_path):
@@ -204,6 +238,13 @@ def damaged():
 def test_what_is_no_sound_video_is_refused(tmp_path, make, encoding):
   with pytest.raises(DecodeError):
     load(tmp_path, make(), encoding)
+
+
+def test_a_folder_of_two_kinds_of_frames_is_refused(tmp_path):
+  videos.write_frames(tmp_path / 'v')
+  (tmp_path / 'v' / '00009.png').write_bytes(b'')
+  with pytest.raises(DecodeError, match='or both'):
+    transcode.load(tmp_path / 'v', AS_IS)
 
 
 def test_damaged_frames_are_refused(tmp_path):
