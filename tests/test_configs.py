@@ -88,6 +88,19 @@ def test_every_mode_of_models_on_segments_has_a_schedule(name, arg, mode):
   assert schedule_of(get_config(name, f'{arg},grid={mode}')).total_steps > 0
 
 
+def test_the_cosine_recipe_of_dense_clips_is_the_published_one():
+  config = get_config('kinetics400', 'model=i3d,recipe=cosine,grid=none')
+  schedule = schedule_of(config)
+  # Halfway between the end of the warm-up and that of the training.
+  assert (schedule.total_epochs, config.optim.base_lr) == (196, 0.1)
+  steps = schedule.total_steps
+  assert schedule.lr(steps // 2) == pytest.approx(0.05, rel=1e-3)
+  assert schedule.lr(steps - 1) < 1e-6
+  for arg in ('model=tsm_r50,recipe=cosine', 'recipe=linear'):
+    with pytest.raises(ConfigError, match='recipe='):
+      get_config('kinetics400', arg)
+
+
 def test_the_ladder_of_blvnet_tam_is_the_published_recipe():
   config = get_config('kinetics400', 'model=blvnet_tam_50,grid=ladder')
   s = cycles.make_schedule(config, 240_000)

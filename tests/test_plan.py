@@ -348,6 +348,19 @@ def test_the_command_compares_two_configs():
   assert code == 2 and err.startswith('error: --diff compares two configs')
 
 
+def test_a_reader_may_go_before_the_end():
+  """As `| head -1` does."""
+  command = [sys.executable, '-m', 'mgjax.plan']
+  command += ['--config=configs/moving_digits.py']
+  pipe = subprocess.PIPE
+  with subprocess.Popen(
+    command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True
+  ) as process:
+    process.stdout.close()
+    assert process.stderr.read() == ''
+    assert process.wait() == 0
+
+
 def test_a_picture_is_drawn(digits, tmp_path):
   schedule = cycles.make_schedule(moving_digits.get_config('grid=both'), 4000)
   path = tmp_path / 'plan.png'
