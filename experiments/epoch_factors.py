@@ -1,7 +1,8 @@
-"""Accuracy against training time: each mode at several numbers of epochs.
+r"""Accuracy against training time: each mode at several numbers of epochs.
 
 python -m experiments.epoch_factors
-python -m experiments.launch --table=epoch_factors --seeds=3 --run=local
+python -m experiments.launch --table=epoch_factors --seeds=3 --run=local \
+  --jobs=2
 
 The ablation of the multigrid paper (its table of epoch factors), on generated
 videos: the baseline, the short cycle, the long one and both, at 0.5, 1 and 1.5

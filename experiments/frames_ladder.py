@@ -1,7 +1,8 @@
-"""Few frames first, then more, against all frames from the start.
+r"""Few frames first, then more, against all frames from the start.
 
 python -m experiments.frames_ladder
-python -m experiments.launch --table=frames_ladder --seeds=3 --run=local
+python -m experiments.launch --table=frames_ladder --seeds=3 --run=local \
+  --jobs=2
 
 The training recipe of the bLVNet-TAM paper (8x2 frames, then 16x2), on
 generated videos of 34 frames: clips of 32 take all but two of them, and those

@@ -2,6 +2,8 @@ r"""Every run behind a table: what it is, how long it takes, how to start it.
 
 python -m experiments.launch --table=kinetics400_accuracy
 python -m experiments.launch --table=moving_digits --seeds=3 --run=local
+python -m experiments.launch --table=epoch_factors --seeds=3 --run=local \
+  --jobs=2
 python -m experiments.launch --table=ssv2_accuracy --run=slurm \
   --gmacs_per_s=40000 --device='8 x H100'
 
@@ -14,7 +16,11 @@ models on segments, start from other weights: --init_from names them.
 """
 
 import argparse
+import concurrent.futures
+import contextlib
 import functools
+import itertools
+import os
 import pathlib
 import re
 import shlex
@@ -36,7 +42,7 @@ from experiments import (
   tabulate,
 )
 from experiments.measured import Run
-from mgjax import cli, plan, step_seconds
+from mgjax import cli, environment, plan, step_seconds
 from mgjax.cli import ArgumentParser, ConfigError
 
 
@@ -324,6 +330,58 @@ def submit_line(
   )
 
 
+def run_here(runs: list[_Planned], workdir: pathlib.Path, num_jobs: int) -> int:
+  """Makes records on this machine; a failure ends it after the runs under way.
+
+  Args:
+    runs: In the order in which they start.
+    workdir: Folder of all runs.
+    num_jobs: Runs at a time, each on CPUs of its own, so that they disturb each
+      other little; each prints into WORKDIR/EXPERIMENT/NAME.log then.
+
+  Returns:
+    The exit code of the first that failed, else 0.
+  """
+  cpus = sorted(os.sched_getaffinity(0)) if num_jobs > 1 else []
+  slots = itertools.count()
+
+  def pin() -> None:
+    # Of this thread, and so of the processes that it starts.
+    os.sched_setaffinity(0, cpus[next(slots) :: num_jobs])
+
+  def make(item: _Planned) -> None:
+    log = contextlib.nullcontext()
+    if num_jobs > 1:
+      path = workdir / f'{item.record}.log'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      log = path.open('a')
+    with log as file:
+      record.run(
+        item.record,
+        item.config,
+        workdir=workdir / item.record,
+        overrides=item.run.overrides,
+        log=file,
+      )
+
+  with concurrent.futures.ThreadPoolExecutor(
+    num_jobs, initializer=pin if num_jobs > 1 else None
+  ) as pool:
+    made = {pool.submit(make, item): item for item in runs}
+    for future in concurrent.futures.as_completed(made):
+      error = future.exception()
+      if isinstance(error, subprocess.CalledProcessError):
+        pool.shutdown(wait=True, cancel_futures=True)
+        # The training has said why.
+        print(
+          f'error: {made[future].record} ended with {error.returncode}',
+          file=sys.stderr,
+        )
+        return error.returncode
+      future.result()
+  return 0
+
+
 def _parser() -> ArgumentParser:
   parser = ArgumentParser(
     prog='python -m experiments.launch',
@@ -337,9 +395,15 @@ def _parser() -> ArgumentParser:
     '--run',
     choices=('list', 'local', 'slurm', 'tpu'),
     default='list',
-    help='list them, run them here one by one, or print submit commands',
+    help='list them, run them here, or print submit commands',
   )
   add('--workdir', type=pathlib.Path, default=pathlib.Path('runs'))
+  add(
+    '--jobs',
+    type=int,
+    default=1,
+    help='local: runs at a time, each on a share of the CPUs (default 1)',
+  )
   add('--init_from', help='config.init_from of all runs, with a new classifier')
   rate = parser.add_mutually_exclusive_group()
   rate.add_argument(
@@ -364,6 +428,11 @@ def main(argv: list[str] | None = None) -> int:
   args = parser.parse_args(argv)
   if args.seeds < 1:
     parser.error(f'--seeds={args.seeds}; give 1 or more')
+  num_cpus = environment.num_cpus()
+  if not 1 <= args.jobs <= num_cpus:
+    parser.error(
+      f'--jobs={args.jobs}; give 1 to {num_cpus}, the CPUs there are'
+    )
   if args.device and args.record:
     parser.error('--record names its own hardware; leave --device out')
   given, device = args.gmacs_per_s, args.device
@@ -399,22 +468,9 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError(f'--only={args.only} is none of {", ".join(names)}.')
       runs = [r for r in runs if r.record.split('/')[1] == args.only]
     if args.run == 'local':
-      for item in runs:
-        record.run(
-          item.record,
-          item.config,
-          workdir=args.workdir / item.record,
-          overrides=item.run.overrides,
-        )
-      return 0
+      return run_here(runs, args.workdir, args.jobs)
   except ConfigError as error:
     parser.error(str(error))
-  except subprocess.CalledProcessError as error:
-    # The training has said why.
-    print(
-      f'error: {item.record} ended with {error.returncode}', file=sys.stderr
-    )
-    return error.returncode
   if args.run == 'list':
     print(tabulate.markdown(listing(args.table, runs, rate, device)))
     print(f'\n{total(runs, rate, device)}')

@@ -1,7 +1,8 @@
-"""What multigrid's parts are worth: one of them changed at a time.
+r"""What multigrid's parts are worth: one of them changed at a time.
 
 python -m experiments.multigrid_choices
-python -m experiments.launch --table=multigrid_choices --seeds=3 --run=local
+python -m experiments.launch --table=multigrid_choices --seeds=3 --run=local \
+  --jobs=2
 
 The ablations of the multigrid paper, on generated videos: batch-norm groups,
 the fine-tuning phase, learning rates that follow the batch, another schedule of

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import IO
 
 import ml_collections
 
@@ -33,6 +34,7 @@ def run(
   *,
   workdir: pathlib.Path,
   overrides: Sequence[str] = (),
+  log: IO[str] | None = None,
 ) -> pathlib.Path:
   """Trains, unless the record exists, and writes the record.
 
@@ -41,6 +43,7 @@ def run(
     config: Value of --config.
     workdir: Folder of the run; an interrupted run in it goes on.
     overrides: Such as '--config.grid.epoch_factor=1.0'.
+    log: Where the training prints; None: here.
 
   Returns:
     The record's folder: the files of the run, its summary, the command, the
@@ -68,7 +71,7 @@ def run(
   print(f'{name}: {text}', flush=True)
   # Before the training: a commit made meanwhile is not what is measured.
   version = code_version()
-  subprocess.run([sys.executable, *command], check=True)
+  subprocess.run([sys.executable, *command], check=True, stdout=log, stderr=log)
   folder.mkdir(parents=True, exist_ok=True)
   for file in _FILES:
     shutil.copy(workdir / file, folder / file)

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import os
 import re
 import shlex
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -905,7 +907,7 @@ def test_launch_starts_the_runs_that_have_no_record(
   monkeypatch.setattr(
     record,
     'run',
-    lambda name, config, *, workdir, overrides: started.append(
+    lambda name, config, *, workdir, overrides, log: started.append(
       (name, config, workdir, overrides)
     ),
   )
@@ -941,6 +943,34 @@ def test_a_record_of_another_run_than_its_name_says_is_reported(
   ]
 
 
+@pytest.mark.skipif(
+  len(os.sched_getaffinity(0)) < 2, reason='runs of one CPU each need two'
+)
+def test_runs_at_a_time_have_cpus_and_logs_of_their_own(
+  records, monkeypatch, tmp_path
+):
+  together = threading.Barrier(2, timeout=20)
+  seen = []
+
+  def run(name, config, *, workdir, overrides, log):
+    together.wait()  # Two run at once.
+    seen.append(frozenset(os.sched_getaffinity(0)))
+    print(name, file=log)
+
+  monkeypatch.setattr(record, 'run', run)
+  mine = os.sched_getaffinity(0)
+  argv = ['--table=moving_digits', '--seeds=2', '--run=local', '--jobs=2']
+  assert launch.main([*argv, f'--workdir={tmp_path}']) == 0
+  first, second = sorted(set(seen), key=min)
+  assert first | second == mine and not first & second
+  assert (len(seen), os.sched_getaffinity(0)) == (6, mine)
+  logs = sorted(tmp_path.glob('moving_digits/*.log'))
+  assert [path.read_text() for path in logs] == [
+    f'moving_digits/{path.stem}\n' for path in logs
+  ]
+  assert len(logs) == 6
+
+
 def test_a_run_that_fails_ends_launch_with_its_code(monkeypatch, capsys):
   def run(*args, **kwargs):
     raise subprocess.CalledProcessError(75, 'python')
@@ -960,6 +990,7 @@ def test_a_run_that_fails_ends_launch_with_its_code(monkeypatch, capsys):
     (['--table=ssv2_accuracy', '--device=h100x8'], 'its speed is not known'),
     (['--table=ssv2_accuracy', '--device=x', '--record=y'], 'leave --device'),
     (['--table=ssv2_accuracy', '--seeds=0'], '--seeds=0'),
+    (['--table=ssv2_accuracy', '--jobs=0'], '--jobs=0; give 1 to'),
     (['--table=ssv2_accuracy', '--gmacs_per_s=-1'], '--gmacs_per_s=-1'),
     (['--table=ssv2_accuracy', '--record=none/such'], 'none yet'),
     (['--table=ssv2_accuracy', '--only=x'], 'slowfast-none-seed0'),
