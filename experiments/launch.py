@@ -21,13 +21,14 @@ import contextlib
 import functools
 import itertools
 import os
-import pathlib
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
+
+from etils import epath
 
 from configs import _segments
 from experiments import (
@@ -293,7 +294,8 @@ def command(table: str, item: _Planned, args: argparse.Namespace) -> str:
   name = item.record.split('/')[-1]
   return shlex.join(
     [
-      *('python', '-m', 'experiments.launch', '--run=local'),
+      # The README's installation; all hosts have it at one place.
+      *('.venv/bin/python', '-m', 'experiments.launch', '--run=local'),
       f'--table={table}',
       f'--seeds={args.seeds}',
       f'--only={name}',
@@ -330,7 +332,7 @@ def submit_line(
   )
 
 
-def run_here(runs: list[_Planned], workdir: pathlib.Path, num_jobs: int) -> int:
+def run_here(runs: list[_Planned], workdir: epath.Path, num_jobs: int) -> int:
   """Makes records on this machine; a failure ends it after the runs under way.
 
   Args:
@@ -397,7 +399,7 @@ def _parser() -> ArgumentParser:
     default='list',
     help='list them, run them here, or print submit commands',
   )
-  add('--workdir', type=pathlib.Path, default=pathlib.Path('runs'))
+  add('--workdir', type=epath.Path, default=epath.Path('runs'))
   add(
     '--jobs',
     type=int,

@@ -5,13 +5,13 @@ import hashlib
 import json
 import pathlib
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import IO
 
 import ml_collections
+from etils import epath
 
 from experiments import settings
 from mgjax import cli
@@ -32,7 +32,7 @@ def run(
   name: str,
   config: str,
   *,
-  workdir: pathlib.Path,
+  workdir: epath.Path,
   overrides: Sequence[str] = (),
   log: IO[str] | None = None,
 ) -> pathlib.Path:
@@ -74,7 +74,7 @@ def run(
   subprocess.run([sys.executable, *command], check=True, stdout=log, stderr=log)
   folder.mkdir(parents=True, exist_ok=True)
   for file in _FILES:
-    shutil.copy(workdir / file, folder / file)
+    (folder / file).write_bytes((workdir / file).read_bytes())
   stored = json.loads((folder / 'config.json').read_text())
   record = {
     'command': text,

@@ -891,6 +891,16 @@ def test_launch_prints_commands_for_clusters(records, capsys, no_counting):
   assert launch.main(argv) == 0
   printed = capsys.readouterr().out
   assert 'tpu-vm ssh v4 --worker=all' in printed and '--init_from=w' in printed
+  # A bucket's name stays whole, through two shells.
+  argv = ['--table=ssv2_accuracy', '--run=tpu', '--workdir=gs://b/runs']
+  assert launch.main(argv) == 0
+  line = capsys.readouterr().out.splitlines()[0]
+  remote = shlex.split(line)[-1].removeprefix('--command=cd mgjax && ')
+  assert shlex.split(remote) == [
+    *('.venv/bin/python', '-m', 'experiments.launch', '--run=local'),
+    *('--table=ssv2_accuracy', '--seeds=1', '--only=slowfast-none-seed0'),
+    '--workdir=gs://b/runs',
+  ]
 
 
 def test_launch_gives_all_runs_the_weights_they_start_from(no_counting):
