@@ -117,6 +117,12 @@ def step_seconds(
   gmacs = {g: 3 * g.batch * cost for g, cost in gmacs_per_clip.items()}
   known = {}
   if values.workdir is not None:
+    theirs = _network(pathlib.Path(values.workdir))
+    if theirs not in (None, network):
+      raise ConfigError(
+        f'--workdir={values.workdir} has the step times of {theirs}, not of '
+        f'{network}'
+      )
     known = _recorded(pathlib.Path(values.workdir))
     rates = [gmacs[g] / s for g, s in known.items() if g in gmacs]
     if not rates:
@@ -132,6 +138,18 @@ def step_seconds(
   else:
     gmacs_per_s = values.gmacs_per_s
   return {g: known.get(g, cost / gmacs_per_s) for g, cost in gmacs.items()}
+
+
+def _network(workdir: pathlib.Path) -> str | None:
+  """The network of a run or of a file of step times, if it can be read."""
+  try:
+    if workdir.is_file():
+      config = json.loads(workdir.read_text())['settings']
+    else:
+      config = json.loads((workdir / 'config.json').read_text())
+    return config['model']['name']
+  except (OSError, ValueError, KeyError, TypeError):
+    return None
 
 
 def _recorded(workdir: pathlib.Path) -> dict[Grid, float]:

@@ -64,6 +64,21 @@ def test_a_file_of_step_times_tells_the_median_of_its_turns(tmp_path):
       seconds(f'--workdir={path}')
 
 
+def test_step_times_of_another_network_are_refused(tmp_path):
+  line = {**SMALL._asdict(), 'step_s': 0.5, 'wall_s': [0.5]}
+  other = {'model': {'name': 'slowfast'}}
+  path = tmp_path / 'times.json'
+  path.write_text(json.dumps({'grids': [line], 'settings': other}))
+  (tmp_path / 'metrics.jsonl').write_text(json.dumps(line) + '\n')
+  (tmp_path / 'config.json').write_text(json.dumps(other))
+  for place in (path, tmp_path):
+    with pytest.raises(ConfigError, match='of slowfast, not of slow'):
+      seconds(f'--workdir={place}')
+  same = json.dumps({'model': {'name': 'slow'}})
+  (tmp_path / 'config.json').write_text(same)
+  assert seconds(f'--workdir={tmp_path}')[SMALL] == 0.5
+
+
 def test_nothing_tells_nothing():
   assert seconds() is None
 
