@@ -318,7 +318,7 @@ def test_values_that_cannot_work_are_refused_by_field_name(field, value):
     default.validate(config)
 
 
-@pytest.mark.parametrize('name', ['ssv2', 'moving_digits'])
+@pytest.mark.parametrize('name', ['ssv1', 'ssv2', 'moving_digits'])
 def test_clips_are_not_mirrored_where_labels_have_a_direction(name):
   assert not get_config(name).data.flip
 

@@ -158,8 +158,12 @@ def _temporal(x, kernel, stride):
       for i in range(kt)
     )
   taps = _taps(kt, t)
-  y = x @ jnp.concatenate([kernel[i] for i in taps], axis=-1)
-  return _shift_and_add(y, taps, kt, d)
+  if c < _ROWS[0]:
+    weights = jnp.concatenate([kernel[i] for i in taps], axis=-1)
+  else:
+    # One transposition, whose gradient is one, too; slower where it is small.
+    weights = kernel[taps[0] : taps[-1] + 1].swapaxes(0, 1).reshape(c, -1)
+  return _shift_and_add(x @ weights, taps, kt, d)
 
 
 def _taps(kt, t):

@@ -28,6 +28,8 @@ CASES = [  # Kernel, strides, [B, T, H, W].
   ((3, 3, 3), (2, 2, 1), (2, 5, 7, 6)),
 ]
 WIDE = [  # And channels: every form that is chosen by their number.
+  ((3, 1, 1), (1, 1, 1), (2, 4, 3, 2), (64, 72)),  # Frames, transposed.
+  ((5, 1, 1), (1, 1, 1), (2, 2, 3, 2), (64, 8)),  # Not all taps see a frame.
   ((1, 3, 3), (1, 1, 1), (2, 2, 9, 8), (64, 64)),  # Rows, both ways.
   ((1, 3, 3), (1, 1, 1), (2, 2, 9, 8), (64, 128)),
   ((1, 3, 3), (1, 1, 1), (2, 2, 9, 8), (128, 64)),
