@@ -3,8 +3,6 @@
 Run as a process of its own, with the flags of mgjax.train and these:
   --float64      parameters, statistics and arithmetic in float64
   --one_step     end after the first step
-  --reverse      the clips of a batch in reversed order; batch-norm groups, of
-                 every n-th clip, stay together
   --signal=9 --signal_at=7   this process gets the signal before its 8th step;
                  after the last one, before batch-norm statistics are taken
   --slow_bundle  the bundle of a failed step takes 3 seconds to write
@@ -19,12 +17,12 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from mgjax import bundle, cli, cycles, parallel, programs, train, train_step
+from mgjax import bundle, cli, cycles, programs, train, train_step
 
 
 def define_flags(values: flags.FlagValues) -> None:
   train.define_flags(values)
-  for name in ('float64', 'one_step', 'reverse', 'slow_bundle'):
+  for name in ('float64', 'one_step', 'slow_bundle'):
     flags.DEFINE_bool(name, False, '', flag_values=values)
   for name in ('signal', 'signal_at'):
     flags.DEFINE_integer(name, 0, '', flag_values=values)
@@ -56,13 +54,6 @@ def end_after_one_step() -> None:
   cycles.make_schedule = make_short_schedule
 
 
-def reverse_batches() -> None:
-  put_batch = parallel.put_batch
-  parallel.put_batch = lambda mesh, batch: put_batch(
-    mesh, {name: array[::-1] for name, array in batch.items()}
-  )
-
-
 def write_bundles_slowly() -> None:
   write = bundle._write
 
@@ -90,8 +81,6 @@ def main(values: flags.FlagValues) -> None:
     use_float64(values.config)
   if values.one_step:
     end_after_one_step()
-  if values.reverse:
-    reverse_batches()
   if values.slow_bundle:
     write_bundles_slowly()
   if values.signal:

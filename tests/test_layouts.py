@@ -179,24 +179,16 @@ def test_the_first_step_in_float32_has_the_same_loss_and_gradients(
 
 
 @pytest.mark.slow
-def test_float32_drifts_no_more_over_layouts_than_over_orders_of_summation(
-  data_dir, tmp_path
-):
-  # Dropout goes by places in the batch, which another order changes.
-  run = lambda name, *flags, **layout: finish(
-    data_dir, tmp_path / name, '--config.model.dropout=0.0', *flags, **layout
-  )
+def test_float32_drifts_little_over_layouts(data_dir, tmp_path):
   params = lambda name: state(tmp_path / name)['params']
-  run('one')
-  run('reversed', '--reverse')
-  by_order = distance(params('one'), params('reversed'))
-  assert 0 < by_order < 0.1
+  finish(data_dir, tmp_path / 'one')
   for devices, processes in LAYOUTS:
     name = f'{devices}-{processes}'
-    run(name, devices=devices, processes=processes)
-    by_layout = distance(params('one'), params(name))
-    print(f'{name}: {by_layout:.1e} by layout, {by_order:.1e} by order')
-    assert by_layout <= by_order
+    finish(data_dir, tmp_path / name, devices=devices, processes=processes)
+    drift = distance(params('one'), params(name))
+    print(f'{name}: {drift:.1e}')
+    # A rounding error is 1e-7; 36 steps made 9e-6 of it.
+    assert drift < 1e-4
 
 
 @pytest.mark.slow
