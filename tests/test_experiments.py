@@ -549,7 +549,7 @@ def test_a_run_leaves_a_record_that_is_trusted(
 ):
   """All but the training itself, which the fake stands for."""
   workdir = tmp_path / 'run'
-  overrides = ['--config.optim.lr_steps=(4,)']
+  overrides = ['--config.optim.lr_steps=(4, 6)']  # A shell would split it.
   commands = []
 
   def run(command, **kwargs):

@@ -15,6 +15,7 @@ import pytest
 from mgjax import cycles
 from mgjax.cli import RunError
 from mgjax.data import read_ahead, sources, stream
+from tests.data.test_stream import Few
 
 
 @pytest.fixture
@@ -92,17 +93,12 @@ def test_a_batch_that_kills_its_workers_ends_the_run(two_processes):
   assert made in ([], [0], [0, 1])
 
 
-class Deadly(sources.Source):
-  """A source with a video that the decoder crashes on."""
+class Deadly(Few):
+  """All examples of a source, with a video that the decoder crashes on."""
 
   def __init__(self, source: sources.Source, bad: int):
-    self.source = source
+    super().__init__(source, len(source))
     self.bad = bad
-    self.label_names = source.label_names
-    self.has_actions = source.has_actions
-
-  def __len__(self):
-    return len(self.source)
 
   def read(self, index, *, short_px):
     if index == self.bad:
