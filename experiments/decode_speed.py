@@ -376,11 +376,38 @@ def format_report(result: dict) -> str:
   return '\n'.join(lines) + '\n'
 
 
+def _load() -> dict[str, dict]:
+  """The records there are, by the names of their folders."""
+  return {
+    path.parent.name: json.loads(path.read_text())
+    for path in sorted(record.RECORDS.glob('decode_speed*/result.json'))
+  }
+
+
+def problems() -> list[str]:
+  """Says which records are of other grids than today's; [] if none is."""
+  found = []
+  for name, result in _load().items():
+    schedule = cycles.make_schedule(
+      cli.read_config(result['config']), _NUM_TRAIN
+    )
+    # As JSON has them.
+    today = [
+      [*ranges.grid, list(ranges.stride_frames), list(ranges.jitter_px)]
+      for ranges in grids_of(schedule)
+    ]
+    fields = ('T', 'H', 'W', 'batch', 'stride_frames', 'jitter_px')
+    if [[row[field] for field in fields] for row in result['grids']] != today:
+      found.append(
+        f'{name}/result.json: its grids are not those of {result["config"]}'
+      )
+  return found
+
+
 def make() -> list[tabulate.Table]:
   """Ranges over the grids, one row for each record."""
   rows = []
-  for path in sorted(record.RECORDS.glob('decode_speed*/result.json')):
-    result = json.loads(path.read_text())
+  for name, result in _load().items():
     cpu = [row['cpu_ms'] for row in result['grids']]
     clips_per_s = {m: [1e3 / ms[m] for ms in cpu] for m in _METHODS}
     times = {m: [ms['whole span'] / ms[m] for ms in cpu] for m in _METHODS[1:]}
@@ -389,7 +416,7 @@ def make() -> list[tabulate.Table]:
         f'every {result["key_frames"]} frames',
         *(_range(clips_per_s[method]) for method in _METHODS),
         *(_range(times[method]) for method in _METHODS[1:]),
-        f'[{path.parent.name}](experiments/records/{path.parent.name}/README.md)',
+        f'[{name}](experiments/records/{name}/README.md)',
       )
     )
   columns = (

@@ -9,6 +9,7 @@ generated videos of 34 frames: clips of 32 take all but two of them, and those
 of 16 cover the same time.
 """
 
+import pathlib
 import sys
 
 from experiments import measured, tabulate
@@ -51,5 +52,10 @@ def make() -> list[tabulate.Table]:
   return [measured.table(TABLE, RUNS)]
 
 
+def picture(path: pathlib.Path) -> None:
+  """Accuracy against training time, a point for each run."""
+  measured.save_over_time(path, {run.row: [run] for run in RUNS})
+
+
 if __name__ == '__main__':
-  sys.exit(tabulate.main(make))
+  sys.exit(tabulate.main(make, picture))

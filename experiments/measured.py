@@ -1,6 +1,7 @@
 """Runs of ours and the tables of what their records say."""
 
 import math
+import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -123,6 +124,32 @@ def draw(axes: Any, curves: Mapping[str, Mapping[float, Result]]) -> None:
   axes.set_ylabel('top-1 [%]')
   if curves:
     axes.legend(frameon=False)
+
+
+def save_over_time(
+  path: pathlib.Path, curves: Mapping[str, Sequence[Run]]
+) -> None:
+  """Writes a picture of accuracy against seconds of training.
+
+  Args:
+    path: Of the picture.
+    curves: For each label, runs; those without records are left out.
+  """
+
+  def draw_all(axes: Any) -> None:
+    found = {label: results(runs).values() for label, runs in curves.items()}
+    draw(
+      axes,
+      {
+        label: {read.mean_train_s: read for read in reads}
+        for label, reads in found.items()
+        if reads
+      },
+    )
+    axes.set_xscale('log')
+    axes.set_xlabel('training [s]')
+
+  tabulate.save_picture(draw_all, path)
 
 
 def comparable(ours: Result, theirs: Result) -> bool:

@@ -9,6 +9,7 @@ import sys
 from experiments import costs, recipes, settings, tabulate
 from mgjax import cycles, plan_text
 
+_TABLE = 'multigrid_grids'
 _MODES = ('none', 'short', 'long', 'both')
 
 
@@ -28,10 +29,13 @@ def grids() -> tabulate.Table:
         continue
       bases.append(phase.base)
       factors = [grid.batch // full.batch for grid in phase.cycle]
+      name = plan_text.shape_text(phase.base._asdict(), full._asdict())
+      published = tabulate.published_cell(_TABLE, name, 'batches')
       rows.append(
         (
           recipe.data,
-          plan_text.shape_text(phase.base._asdict(), full._asdict()),
+          name,
+          published.value,
           ', '.join(
             f'{factor}B x {grid.T} x {grid.H}²'
             for factor, grid in zip(factors, phase.cycle, strict=True)
@@ -49,19 +53,23 @@ def grids() -> tabulate.Table:
             )
           ),
           ', '.join(f'{cost(g) / cost(full):.3f}' for g in phase.cycle),
+          *tabulate.sources([published]),
         )
       )
   return tabulate.Table(
-    'multigrid_grids',
+    _TABLE,
     (
       'data set',
       'long cycle',
+      'batches / B [published]',
       'short cycle [computed]',
       'mean batch / B [computed]',
       'LR x [computed]',
       'stride, frames [computed]',
       'crop: short side, pixels [computed]',
       'MACs of a step / full step [computed]',
+      'source',
+      'how sure',
     ),
     rows,
   )

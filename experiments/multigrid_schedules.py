@@ -3,7 +3,10 @@
 python -m experiments.multigrid_schedules
 """
 
+import pathlib
 import sys
+
+import numpy as np
 
 from experiments import recipes, settings, tabulate
 from mgjax import cycles, plan_text
@@ -105,5 +108,29 @@ def make() -> list[tabulate.Table]:
   return [schedules(), end_epochs()]
 
 
+def picture(path: pathlib.Path) -> None:
+  """Learning rates over epochs, a panel for each data set."""
+
+  def draw(panels):
+    for axes, recipe in zip(panels, recipes.SLOWFAST, strict=True):
+      for mode in ('none', 'both'):
+        config = recipe.config(mode)
+        schedule = settings.schedule(config)
+        epochs = np.linspace(0, schedule.total_epochs, 2000, endpoint=False)
+        # Data sets have other numbers of epochs, and panels one axis.
+        axes.plot(
+          epochs / schedule.total_epochs,
+          [schedule.lr_at_epoch(epoch) for epoch in epochs],
+          label=f'{mode}, {schedule.total_epochs:g} epochs',
+        )
+      axes.set_title(recipe.data, loc='left')
+      axes.set_yscale('log')
+      axes.set_ylabel('learning rate')
+      axes.legend(frameon=False, title='grid.mode')
+    panels[-1].set_xlabel('share of all epochs')
+
+  tabulate.save_picture(draw, path, panels=len(recipes.SLOWFAST))
+
+
 if __name__ == '__main__':
-  sys.exit(tabulate.main(make))
+  sys.exit(tabulate.main(make, picture))

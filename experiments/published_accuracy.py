@@ -55,6 +55,10 @@ def accuracy(name: str) -> tabulate.Table:
   cells = tabulate.published(name)
   columns = list(dict.fromkeys(column for _, column in cells))
   blank = tabulate.Published('', '', '')
+  # Only where a run of ours could be.
+  measured_columns = (
+    ('accuracy [measured]', 'record') if name in launch.RUNS else ()
+  )
   rows = []
   for row in dict.fromkeys(row for row, _ in cells):
     found = [cells.get((row, column), blank) for column in columns]
@@ -64,10 +68,10 @@ def accuracy(name: str) -> tabulate.Table:
         *_cost(name, row),
         *(c.value for c in found),
         *tabulate.sources(found),
-        *('', ''),
+        *('' for _ in measured_columns),
       )
     )
-  for run in launch.RUNS[name] if name in launch.RUNS else ():
+  for run in launch.RUNS.get(name, ()):
     entries = record.load(f'{run.name}-seed*')
     if entries:
       rows.append(
@@ -87,8 +91,7 @@ def accuracy(name: str) -> tabulate.Table:
       *(f'{column} [published]' for column in columns),
       'source',
       'how sure',
-      'accuracy [measured]',
-      'record',
+      *measured_columns,
     ),
     rows,
   )

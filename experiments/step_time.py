@@ -44,7 +44,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import default
-from experiments import record
+from experiments import costs, record
 from mgjax import (
   compilation,
   cpu_memory,
@@ -68,6 +68,11 @@ MODELS = {
 # Frames of a clip per frame of --frames: SlowFast's slow pathway takes one in
 # four, bLVNet-TAM takes pairs.
 _FRAME_FACTORS = {'slowfast': 4, 'blvnet_tam': 2}
+# As costs.py knows them.
+_COST_NAMES = {
+  **{name: name for name in ('slowfast', 'slow', 'i3d')},
+  **{'tsn': 'tsn_r50', 'tam': 'tam_r50', 'blvnet_tam': 'blvnet_tam_50'},
+}
 _NUM_CLASSES = 400
 _LEARNING_RATE = 0.01
 _TORCH = {
@@ -414,10 +419,27 @@ def measure(name: str, args: argparse.Namespace) -> dict:
 
 def load() -> list[dict]:
   """The records there are."""
-  return [
-    json.loads(path.read_text())
-    for path in sorted((record.RECORDS / EXPERIMENT).glob('*.json'))
-  ]
+  return list(record.load_files(EXPERIMENT).values())
+
+
+def problems() -> list[str]:
+  """Says which records are of another network than today's; [] if none is."""
+  found = []
+  for name, entry in record.load_files(EXPERIMENT).items():
+    side = entry['crop_px']
+    today = costs.cost(
+      _COST_NAMES[entry['model']], _NUM_CLASSES, entry['frames'], side, side
+    )
+    for field, value in (
+      ('parameters', today.parameters),
+      ('forward_macs', today.macs),
+    ):
+      if entry[field] != value:
+        found.append(
+          f'{EXPERIMENT}/{name}.json: {field} {entry[field]:,}, but '
+          f"today's {MODELS[entry['model']]} has {value:,}"
+        )
+  return found
 
 
 def table(records: list[dict]) -> str:

@@ -8,9 +8,13 @@ authors report for their own networks. Only the grids are reproduced: none of
 the methods' other parts, and none of their accuracies.
 """
 
+import collections
 import math
+import pathlib
 import sys
 from typing import NamedTuple
+
+import ml_collections
 
 from experiments import costs, settings, tabulate
 from mgjax import cli, cycles
@@ -53,6 +57,16 @@ def methods() -> list[_Method]:
       ),
     ),
     _Method(
+      'progressive learning (EfficientNetV2-S)',
+      'progressive, four stages; regularisation stays',
+      progressive,
+      (
+        one_epoch_each,
+        '--config.grid.progressive='
+        f'{tuple((0.25, 1, side / 300) for side in (171, 214, 257, 300))}',
+      ),
+    ),
+    _Method(
       'two phases (V-JEPA 2)',
       'progressive, 16 x 256² then 64 x 384²',
       progressive,
@@ -88,10 +102,14 @@ def methods() -> list[_Method]:
   ]
 
 
+def _config(method: _Method) -> ml_collections.ConfigDict:
+  return cli.read_config(method.config, method.overrides)
+
+
 def make() -> list[tabulate.Table]:
   rows = []
   for method in methods():
-    config = cli.read_config(method.config, method.overrides)
+    config = _config(method)
     num_classes = config.model.num_classes
     schedule, full = settings.schedule(config), cycles.full_grid(config)
     run = costs.run_cost(schedule, method.model, num_classes)
@@ -141,5 +159,36 @@ def make() -> list[tabulate.Table]:
   ]
 
 
+def picture(path: pathlib.Path) -> None:
+  """Size of clips over training, a panel for each method."""
+  found = methods()
+
+  def draw(panels):
+    for axes, method in zip(panels, found, strict=True):
+      config = _config(method)
+      schedule, full = settings.schedule(config), cycles.full_grid(config)
+      start = 0
+      for phase in schedule.phases:
+        clips = collections.Counter()
+        for grid in phase.cycle:
+          clips[grid[:3]] += grid.batch
+        for size, number in clips.items():
+          axes.hlines(
+            math.prod(size) / math.prod(full[:3]),
+            start / schedule.total_epochs,
+            phase.end_epoch / schedule.total_epochs,
+            linewidth=4,
+            alpha=number / clips.total(),
+          )
+        start = phase.end_epoch
+      axes.set_title(method.name, loc='left')
+      axes.set(ylim=(0, 1.1), ylabel='size of a clip')
+    panels[-1].set_xlabel(
+      'share of all epochs (paler: a smaller part of the clips)'
+    )
+
+  tabulate.save_picture(draw, path, panels=len(found))
+
+
 if __name__ == '__main__':
-  sys.exit(tabulate.main(make))
+  sys.exit(tabulate.main(make, picture))

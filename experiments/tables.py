@@ -98,7 +98,11 @@ def with_tables(text: str) -> str:
 
 
 def main(argv: list[str]) -> int:
-  problems = record.problems()
+  problems = [
+    *record.problems(),
+    *step_time.problems(),
+    *decode_speed.problems(),
+  ]
   if not problems:
     problems = launch.mismatches()
   for problem in problems:

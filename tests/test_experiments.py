@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from experiments import (
   activation_memory,
   blvnet_costs,
   costs,
+  decode_speed,
   grid_step_times,
   launch,
   multigrid_grids,
@@ -25,6 +27,7 @@ from experiments import (
   recipes,
   record,
   settings,
+  step_time,
   successors,
   tables,
   tabulate,
@@ -75,6 +78,9 @@ def test_the_grids_are_those_of_the_papers_figure():
     ('B x T x S²', '4B x 32 x 112², 2B x 32 x 158², 1B x 32 x 224²')
     + ('2.333',),
   ]
+  for row in rows:
+    batches = re.findall(r'(\d+)B x', row['short cycle [computed]'])
+    assert row['batches / B [published]'] == ', '.join(batches)
 
 
 def test_a_step_of_any_grid_costs_within_5_percent_of_a_full_one():
@@ -340,6 +346,10 @@ def test_successors_save_what_their_grids_say():
   closed_form = 1 / (0.8 * 7 / 12 + 0.2)
   assert ratio['progressive resizing (Composer)'] == pytest.approx(
     closed_form, abs=0.01
+  )
+  sides = (171, 214, 257, 300)
+  assert ratio['progressive learning (EfficientNetV2-S)'] == pytest.approx(
+    4 / sum((side / 300) ** 2 for side in sides), abs=0.01
   )
   assert ratio['two phases (FastDINOv2)'] == pytest.approx(16 / 7, abs=0.01)
   assert ratio['frames ladder (bLVNet-TAM)'] == pytest.approx(1.5, abs=0.005)
@@ -812,6 +822,44 @@ def test_step_times_of_an_unknown_config_are_not(step_times, changes, message):
   step_times(**changes)
   (problem,) = record.problems()
   assert re.search(f'grid_step_times/tsn.json: .*{message}', problem)
+
+
+# Records of benchmarks that have no config of their own.
+
+
+@pytest.fixture
+def benchmark_records(monkeypatch, tmp_path):
+  """The repository's records of benchmarks, to be changed."""
+  for name in ('step_time', 'decode_speed'):
+    shutil.copytree(record.RECORDS / name, tmp_path / name)
+  monkeypatch.setattr(record, 'RECORDS', tmp_path)
+  return tmp_path
+
+
+def change_json(path, change):
+  contents = json.loads(path.read_text())
+  change(contents)
+  path.write_text(json.dumps(contents))
+
+
+def test_step_times_of_another_network_are_a_problem(benchmark_records):
+  assert step_time.problems() == []
+  change_json(
+    benchmark_records / 'step_time/cpu-float32-slow.json',
+    lambda entry: entry.update(parameters=1),
+  )
+  (problem,) = step_time.problems()
+  assert 'cpu-float32-slow.json: parameters 1, but' in problem
+
+
+def test_decode_speed_of_other_grids_is_a_problem(benchmark_records):
+  assert decode_speed.problems() == []
+  change_json(
+    benchmark_records / 'decode_speed/result.json',
+    lambda result: result['grids'][0].update(stride_frames=[2, 2]),
+  )
+  (problem,) = decode_speed.problems()
+  assert problem.startswith('decode_speed/result.json: its grids are not')
 
 
 @pytest.mark.slow

@@ -2,11 +2,13 @@
 
 import json
 import shlex
+import statistics
 
 import pytest
 from absl import flags
 
 from configs import kinetics400, moving_digits
+from experiments import record
 from mgjax import cli, cycles, plan, plan_budget, step_seconds
 from mgjax.cli import ConfigError
 from mgjax.plan_budget import Candidate
@@ -128,6 +130,27 @@ def test_the_command_prints_what_can_be_parsed(capsys):
   assert cli.run(plan.main, plan.define_flags, argv, arguments='CONFIG') == 0
   for line in json.loads(capsys.readouterr().out):
     assert Candidate(**line).hours > 0
+
+
+def test_step_times_come_from_a_record(capsys):
+  """--workdir takes a record of experiments/, as it takes a run."""
+  folder = record.RECORDS / 'moving_digits/both-1.5-seed0'
+  argv = [
+    *('plan', '--config=configs/moving_digits.py', '--budget_hours=0.1'),
+    *(f'--workdir={folder}', '--format=json', '--config.data.num_train=4000'),
+  ]
+  assert cli.run(plan.main, plan.define_flags, argv, arguments='CONFIG') == 0
+  found = [Candidate(**line) for line in json.loads(capsys.readouterr().out)]
+  full_s = [
+    line['step_s']
+    for line in map(
+      json.loads, (folder / 'metrics.jsonl').read_text().splitlines()
+    )
+    if line.get('H') == 64 and line['T'] == 16 and 'step_s' in line
+  ]
+  (hours,) = (c.hours for c in found if (c.mode, c.factor) == ('none', 1))
+  # Eight epochs of 500 steps of eight clips.
+  assert hours == pytest.approx(4000 * statistics.median(full_s) / 3600)
 
 
 @pytest.mark.parametrize(
