@@ -813,7 +813,6 @@ def _check_phase(
   """Refuses a phase whose grids cannot be trained, and names it."""
   base = phase.base
   where = f'{number} ({describe(base, full_grid(config))})'
-  _check_frames(base.T, where, config.model)
   for grid in phase.cycle:
     crop = f'{grid.H}x{grid.W}'
     _require(
@@ -858,33 +857,6 @@ def _divisors(number: int) -> str:
   """Lists the divisors: '1, 2 or 4'."""
   found = [str(d) for d in range(1, number + 1) if number % d == 0]
   return ' or '.join(filter(None, (', '.join(found[:-1]), found[-1])))
-
-
-def _check_frames(
-  num_frames: int, where: str, model: ml_collections.ConfigDict
-) -> None:
-  """Refuses clips that are too short for the model."""
-  clips = f'{where}: clips of {num_frames} frames do not fit model.name='
-  advice = 'change data.num_frames or the frames factors in grid.'
-  if model.name.startswith('slowfast'):
-    _require(
-      num_frames >= model.alpha,
-      f'{clips}{model.name!r}, whose slow pathway sees one frame in '
-      f'model.alpha={model.alpha}, so {model.alpha} or more are needed; '
-      f'{advice}',
-    )
-  if model.name in ('c2d', 'i3d'):
-    _require(
-      num_frames >= 2,
-      f'{clips}{model.name!r}, which pools pairs of frames, so 2 or more are '
-      f'needed; {advice}',
-    )
-  if model.name.startswith('blvnet'):
-    _require(
-      num_frames % 2 == 0,
-      f'{clips}{model.name!r}, which shares pairs of frames out to its two '
-      f'branches, so an even number is needed; {advice}',
-    )
 
 
 def _is_number(value: Any) -> bool:

@@ -483,16 +483,6 @@ def test_progressive_grids_share_the_epochs_and_scale_the_rate():
     ({'grid.mode': 'long', 'grid.long_factors': (0.5, 1)}, 'pairs'),
     ({'grid.mode': 'long', 'grid.long_factors': ((0.5, 1),)}, 'end with'),
     (
-      {'grid.mode': 'both', 'data.num_frames': 8},
-      r'phase 1 of 13 \(8B x 2 x 158²\): clips of 2 frames do not fit '
-      r"model\.name='slowfast', .* 4 or more are needed",
-    ),
-    ({'model.name': 'blvnet_tam', 'data.num_frames': 7}, 'an even number'),
-    (
-      {'model.name': 'c2d', 'data.num_frames': 1},
-      r"phase 1 of 1 \(1B x 1 x 224²\): .* model\.name='c2d', .* 2 or more",
-    ),
-    (
       {'grid.mode': 'long', 'grid.long_factors': ((0.01, 1), (1, 1))},
       r'^phase 1: the factors \(0.01, 1\) in grid leave 0 frames of 224x224',
     ),

@@ -559,7 +559,9 @@ def upsample_spatial(
 def max_pool_temporal(
   x: Float[Array, 'B T H W C'],
 ) -> Float[Array, 'B t H W C']:
-  """2 x 1 x 1 max-pool, stride 2: an odd last frame is dropped."""
+  """2 x 1 x 1 max-pool, stride 2: an odd last frame is dropped, a sole kept."""
+  if x.shape[1] == 1:
+    return x
   t = x.shape[1] // 2 * 2
   return jnp.maximum(x[:, 0:t:2], x[:, 1:t:2])
 

@@ -23,13 +23,10 @@ def slow_frames(num_frames: int, alpha: int) -> np.ndarray:
   float32, torch's linspace is off by one at some lengths (160 frames).
 
   Source: PySlowFast 287ec00, datasets/utils.py, pack_pathway_output.
+  Differs: Of fewer frames than alpha the slow pathway sees the first one; the
+    reference leaves it none and fails.
   """
-  num_slow = num_frames // alpha
-  if num_slow < 1:
-    raise ValueError(
-      f'{num_frames} frames leave none for the slow pathway, which takes one '
-      f'in {alpha}; use at least {alpha} frames.'
-    )
+  num_slow = max(num_frames // alpha, 1)
   return np.arange(num_slow) * (num_frames - 1) // max(num_slow - 1, 1)
 
 
@@ -96,7 +93,7 @@ class SlowFast(nn.Module):
     """Returns logits: [B, K], or [B, t, h, w, K] with `window`.
 
     Args:
-      video: Normalised clips of at least `alpha` frames.
+      video: Normalised clips.
       pool: Batch-norm groups (`norm.group_matrix`) in training; None in
         evaluation, which uses running statistics.
       deterministic: Whether dropout is off; by default where `pool` is None.

@@ -106,7 +106,9 @@ def test_spatial_max_pool_equals_reduce_window(h, w):
   np.testing.assert_array_equal(conv.max_pool_spatial(x), expected)
 
 
-@pytest.mark.parametrize('t,expected', [(4, [1, 3]), (5, [1, 3])])
+@pytest.mark.parametrize(
+  't,expected', [(4, [1, 3]), (5, [1, 3]), (2, [1]), (1, [0])]
+)
 def test_temporal_max_pool_takes_pairs_and_drops_an_odd_frame(t, expected):
   x = jnp.arange(t, dtype=jnp.float32).reshape(1, t, 1, 1, 1)
   assert conv.max_pool_temporal(x).ravel().tolist() == expected

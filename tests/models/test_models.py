@@ -68,9 +68,13 @@ def test_every_model_is_made_from_the_default_config(name):
 
 
 @pytest.mark.parametrize(
-  'grid', [(1, 4, 32, 32), (1, 8, 79, 79), (2, 32, 113, 64), (1, 10, 45, 45)]
+  'grid',
+  [
+    *((1, 4, 32, 32), (1, 8, 79, 79), (2, 32, 113, 64), (1, 10, 45, 45)),
+    *((1, 1, 32, 32), (1, 2, 32, 32), (2, 3, 79, 113)),
+  ],
 )
-@pytest.mark.parametrize('name', ['slowfast', 'slow'])
+@pytest.mark.parametrize('name', ['slowfast', 'slow', 'c2d', 'i3d'])
 def test_one_tree_serves_every_grid(name, grid):
   video = jax.ShapeDtypeStruct((1, 4, 32, 32, 3), jnp.float32)
   variables = jax.eval_shape(small(name).init, jax.random.key(0), video)
@@ -82,9 +86,13 @@ def test_one_tree_serves_every_grid(name, grid):
   assert logits.shape == (grid[0], 5)
 
 
-def test_fewer_frames_than_alpha_is_an_error():
-  with pytest.raises(ValueError, match='use at least 4 frames'):
-    jax.eval_shape(small().init, jax.random.key(0), clips((1, 3, 32, 32)))
+def test_fewer_frames_than_alpha_leave_the_slow_pathway_the_first():
+  model, variables = small(), small_variables('slowfast')
+  # Make all branches count: some start at zero.
+  variables = jax.tree.map(lambda v: v + 0.1, variables)
+  logits = jax.jit(model.apply)(variables, clips((2, 3, 32, 32)))
+  assert slowfast.slow_frames(3, 4).tolist() == [0]
+  assert logits.shape == (2, 5) and jnp.isfinite(logits).all()
 
 
 @pytest.mark.parametrize('name', SLOW_FRAMES)
