@@ -1,8 +1,8 @@
 """What the recipes of models on sampled frames share across data sets.
 
-Frames come from equal segments of the whole video (TSN's sampling). TSN, TSM
-and TAM take 8 and follow TSM's recipe, so that they compare; bLVNet-TAM takes
-16 pairs, with grid=ladder 8 pairs first.
+Frames come from equal segments of the whole video (TSN's sampling). All but
+bLVNet-TAM take 8 and follow TSM's recipe, so that they compare; bLVNet-TAM
+takes 16 pairs, with grid=ladder 8 pairs first.
 
 Source: mit-han-lab/temporal-shift-module, README and main.py. Fan et al. 2019
   (arXiv:1912.00869), section 4.1; IBM/bLVNet-TAM feadcd3, opts.py, train.py.
@@ -14,14 +14,29 @@ import ml_collections
 
 from mgjax.cli import ConfigError
 
-# Argument -> (name, depth, frames).
-MODELS = {
-  'tsn_r50': ('tsn', 50, 8),
-  'tsm_r50': ('tsm', 50, 8),
-  'tam_r50': ('tam', 50, 8),
-  'blvnet_tam_50': ('blvnet_tam', 50, 32),
-  'blvnet_tam_101': ('blvnet_tam', 101, 32),
+# Family -> (frames, what stands before the depth, depths).
+FAMILIES = {
+  **dict.fromkeys(
+    ('tsn', 'tsm', 'tam', 'i3d_resnet', 's3d_resnet'),
+    (8, '_r', (18, 34, 50, 101, 152)),
+  ),
+  'blresnet': (8, '_', (50, 101, 152)),
+  'blvnet_tam': (32, '_', (50, 101, 152)),
 }
+# Argument -> (name, depth, frames); 'tsm' is 'tsm_r50'.
+MODELS = {
+  argument: (name, depth, frames)
+  for name, (frames, infix, depths) in FAMILIES.items()
+  for depth in depths
+  for argument in (
+    f'{name}{infix}{depth}',
+    *((name,) if depth == 50 else ()),
+  )
+}
+ACCEPTED = ', '.join(
+  f'{name}[{"|".join(f"{infix}{depth}" for depth in depths)}]'
+  for name, (_, infix, depths) in FAMILIES.items()
+)
 
 
 def use(config: ml_collections.ConfigDict, model: str) -> None:
@@ -33,7 +48,7 @@ def use(config: ml_collections.ConfigDict, model: str) -> None:
   if model not in MODELS:
     raise ConfigError(
       f'config argument model={model!r} is unknown here; accepted are '
-      f'{", ".join(MODELS)}.'
+      f'{ACCEPTED}.'
     )
   config.model.name, config.model.depth, config.data.num_frames = MODELS[model]
   config.model.dropout = 0.5
@@ -87,15 +102,14 @@ def fine_tune(config: ml_collections.ConfigDict, model: str) -> None:
   """Sets TSM's recipe for small data sets, from Kinetics weights.
 
   Raises:
-    ConfigError: If the model is not one of TSN, TSM and TAM.
+    ConfigError: If there is no such model, or it has another recipe.
   """
-  accepted = [m for m, (name, *_) in MODELS.items() if name != 'blvnet_tam']
-  if model not in accepted:
-    raise ConfigError(
-      f'config argument model={model!r} is unknown here; accepted are '
-      f'{", ".join(accepted)}.'
-    )
   use(config, model)
+  if config.model.name == 'blvnet_tam':
+    raise ConfigError(
+      f'config argument model={model!r} has no recipe for small data sets; use '
+      'another one, such as tsm_r50.'
+    )
   config.init_head = 'new'  # Where init_from is given.
   config.model.dropout = 0.8
   config.optim.base_lr = 0.001

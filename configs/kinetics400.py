@@ -8,7 +8,8 @@ recipe=steps|cosine and model:
   slowfast, slow, i3d, c2d        dense clips; longer names such as
                                   slowfast_r101_16x8_50_50 or i3d_nln_r50_8x8 as
                                   in configs/published.py
-  tsn_r50, tsm_r50, tam_r50       8 segments, TSM's recipe
+  tsn_r50, tsm_r50, tam_r50       8 segments, TSM's recipe; so have i3d_resnet,
+                                  s3d_resnet, blresnet and other depths
   blvnet_tam_50, blvnet_tam_101   16 x 2 segments; with grid=ladder 8 x 2 first
 The stepwise recipe of dense clips (239 epochs) is multigrid's; the published
 baselines of slow, i3d and c2d have the other one (cosine, 196 epochs).

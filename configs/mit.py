@@ -5,8 +5,8 @@ python -m mgjax.train --config=configs/mit.py:model=blvnet_tam_50,grid=ladder \
 
 Arguments after the colon: grid=none|short|long|both|ladder|progressive, seed=N
 and model: blvnet_tam_50, blvnet_tam_101 (16 x 2 segments, with grid=ladder
-8 x 2 first), tsn_r50, tsm_r50, tam_r50 (8 segments, TSM's recipe). The
-published result starts from ImageNet weights.
+8 x 2 first), tsn_r50, tsm_r50, tam_r50 (8 segments, TSM's recipe), or others
+of configs/_segments.py. The published result starts from ImageNet weights.
 
 Expected top-1 (top-5), in percent: 31.4 (59.3) for bLVNet-TAM (Akbari et al.
 2021, arXiv:2104.11178, which does not say at how many frames). Hours: none are

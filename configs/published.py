@@ -7,7 +7,7 @@ import re
 
 import ml_collections
 
-from configs import default
+from configs import _segments, default
 from mgjax.cli import ConfigError
 
 ARCHITECTURES = ('slowfast', 'slow', 'i3d', 'c2d')
@@ -46,7 +46,8 @@ def set_network(
     raise ConfigError(
       f'config argument model={name!r} is unknown here; accepted are '
       f'{", ".join(ARCHITECTURES)}, and longer names such as slow_nln_r50_8x8, '
-      'slowfast_r101_16x8 or slowfast_r101_16x8_50_50.'
+      'slowfast_r101_16x8 or slowfast_r101_16x8_50_50; where a config has '
+      f'models on segments, {_segments.ACCEPTED}.'
     )
   arch, deep = match['arch'], match['depth'] == '101'
   num_frames, stride = _FRAMES[match['frames'] or frames]

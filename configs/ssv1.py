@@ -5,7 +5,8 @@ python -m mgjax.train --config=configs/ssv1.py:model=blvnet_tam_50,grid=ladder \
 
 Arguments after the colon: grid=none|short|long|both|ladder|progressive, seed=N
 and model:
-  tsn_r50, tsm_r50, tam_r50       8 segments, TSM's recipe
+  tsn_r50, tsm_r50, tam_r50       8 segments, TSM's recipe (and other networks
+                                  and depths of configs/_segments.py)
   blvnet_tam_50, blvnet_tam_101   16 x 2 segments, with grid=ladder 8 x 2 first
 All as for V2 (configs/ssv2.py). The published results start from ImageNet.
 

@@ -7,7 +7,8 @@ Arguments after the colon: grid=none|short|long|both|ladder|progressive, seed=N
 and model:
   slowfast, slow, i3d, c2d        64 segments; the published results start from
                                   weights trained on Kinetics-400
-  tsn_r50, tsm_r50, tam_r50       8 segments, TSM's recipe, and
+  tsn_r50, tsm_r50, tam_r50       8 segments, TSM's recipe (and other networks
+                                  and depths of configs/_segments.py), and
   blvnet_tam_50, blvnet_tam_101   16 x 2 segments, with grid=ladder 8 x 2 first;
                                   the published results start from ImageNet
 

@@ -23,13 +23,8 @@ FILE = pathlib.Path(__file__).parent / 'costs.csv'
 
 # Fields of config.model of networks that no config names.
 _NETWORKS = {
-  'tsn_r101': {'name': 'tsn', 'depth': 101},
-  'tsm_r101': {'name': 'tsm', 'depth': 101},
-  'tam_r101': {'name': 'tam', 'depth': 101},
   'blvnet_50': {'name': 'blvnet_tam', 'depth': 50, 'tam_frames': 0},
   'blvnet_101': {'name': 'blvnet_tam', 'depth': 101, 'tam_frames': 0},
-  'blresnet_50': {'name': 'blresnet', 'depth': 50},
-  'blresnet_101': {'name': 'blresnet', 'depth': 101},
 }
 
 

@@ -102,9 +102,6 @@ def _on_segments(
         )
     elif frames != 8:
       overrides = (f'--config.data.num_frames={frames}',)
-    if model == 'tsm_r101':
-      config = 'tsm_r50'
-      overrides += ('--config.model.depth=101',)
     runs.append(
       Run(
         f'{table}/{file}-{row.replace(" ", "-").lower()}',

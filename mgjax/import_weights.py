@@ -10,8 +10,9 @@ Reads files of PySlowFast (.pyth, and caffe2's .pkl), pytorchvideo, mmaction2
 and torchvision or timm (image networks, inflated to video), saved by torch or
 as .safetensors; PyTorch is not needed and nothing in a file is executed. Every
 tensor must find its place: anything left over on either side ends the import
-with exit code 2. --model=NAME is short for
---config=configs/kinetics400.py:model=NAME.
+with exit code 2. The network then runs once: its logits must be those of the
+file, where mgjax wrote it, or of --logits, and finite in any case. --model=NAME
+is short for --config=configs/kinetics400.py:model=NAME.
 
 The folder that it writes is one for mgjax.evaluate and mgjax.predict
 (--workdir) and for training from it (--config.init_from).
@@ -21,8 +22,8 @@ import json
 import pathlib
 import re
 import sys
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,7 @@ from mgjax import (
   models,
   torch_files,
   train_step,
+  weight_check,
   weight_names,
 )
 from mgjax.cli import ConfigError
@@ -57,9 +59,33 @@ _NOT_NEEDED = (
   (r'.*\.num_batches_tracked', 'counts batches; not used with a momentum'),
   (r'.*_momentum|lr|model_iter', "the optimizer's"),
 )
-# What can start anew on request.
-NEW = (models.HEAD, 'temporal')
+# What can start anew on request (--new_KIND), by the names of its modules.
+NEW = {
+  'head': models.HEAD,
+  'temporal': r'temporal|\w_t',  # Aggregations, and S3D's temporal layers.
+  'nonlocal': r'nonlocal\d+',
+}
+# A module that shifts wraps what comes behind it (TSM), by model.shift_place.
+_SHIFTED = {
+  'blockres': r'(conv1(?:\.conv)?)\.net\.',
+  'block': r'(\.\d+)\.net\.',
+}
 EXPORTS = ('pyslowfast', 'pytorchvideo')
+
+
+class File(NamedTuple):
+  """What is in a file.
+
+  Attributes:
+    state: Tensors by name, without wrappers' prefixes and with one set of
+      statistics per batch norm.
+    left_out: What else it holds, with the reason to leave it.
+    check: What `weight_check.make` made, where the file has it.
+  """
+
+  state: dict[str, Tensor]
+  left_out: dict[str, str]
+  check: dict[str, np.ndarray]
 
 
 class Imported(NamedTuple):
@@ -71,12 +97,14 @@ class Imported(NamedTuple):
     report: (their name, our path, shapes, what was done or why not) of
       everything in the file and the network.
     problems: The part of the report that forbids to use the arrays.
+    checked: What a run of the network has shown.
   """
 
   format: str
   arrays: dict[Path, np.ndarray]
   report: list[tuple[str, str, str, str]]
   problems: list[tuple[str, str, str, str]]
+  checked: str = ''
 
 
 def to_ours(array: np.ndarray) -> np.ndarray:
@@ -91,21 +119,15 @@ def to_theirs(array: np.ndarray) -> np.ndarray:
   return array.transpose(n - 1, n - 2, *range(n - 2)) if n >= 2 else array
 
 
-def read_state(path: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-  """Reads the tensors of a file.
-
-  Args:
-    path: A checkpoint, or a dict of tensors.
-
-  Returns:
-    Tensors by name, without wrappers' prefixes and with one set of statistics
-    per batch norm; and what else the file holds, with the reason to leave it.
+def read(path: pathlib.Path) -> File:
+  """Reads a checkpoint, or a dict of tensors.
 
   Raises:
     ConfigError: It cannot be read or holds no tensors.
   """
   content = torch_files.load(path)
   left_out = {}
+  check = weight_check.read(content.pop(weight_check.KEY, None))
   key = next((k for k in _STATE_KEYS if isinstance(content.get(k), dict)), None)
   if key:
     left_out = {str(k): 'not a weight' for k in content if k != key}
@@ -119,7 +141,7 @@ def read_state(path: pathlib.Path) -> tuple[dict[str, Tensor], dict[str, str]]:
       state = {name.removeprefix(prefix): v for name, v in state.items()}
   for pattern, word in _RENAMED:
     state = {re.sub(f'^{pattern}', word, n): v for n, v in state.items()}
-  return merge_split_statistics(state), left_out
+  return File(merge_split_statistics(state), left_out, check)
 
 
 def merge_split_statistics(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -160,6 +182,7 @@ def match_state(
   *,
   inflate: str,
   new: tuple[str, ...],
+  shift_place: str = 'blockres',
 ) -> Imported:
   """Finds a place for every tensor, and a tensor for every place.
 
@@ -169,7 +192,8 @@ def match_state(
     model: config.model.name.
     inflate: How a 2-D kernel becomes a 3-D one of kt frames: 'repeat' (each
       frame has 1 / kt of it) or 'center' (the middle frame has all).
-    new: Names of modules that are left out, on both sides.
+    new: Keys of NEW: what is left out, on both sides.
+    shift_place: config.model.shift_place, of TSM.
 
   Raises:
     ConfigError: The names are those of no known format.
@@ -178,19 +202,27 @@ def match_state(
     (inflation by repetition).
   """
   if model == 'tsm':
-    # The shift wraps the convolution behind it.
-    state = {name.replace('.net.', '.'): v for name, v in state.items()}
+    shifted = _SHIFTED[shift_place]
+    state = {re.sub(shifted, r'\1.', name): v for name, v in state.items()}
   tables = {
-    form: weight_names.names(form, variables, model)
+    form: weight_names.names(
+      form, variables, model, may_lack=lambda path: _kind_of(path) is not None
+    )
     for form in weight_names.FORMATS
   }
   form = max(tables, key=lambda f: len(tables[f].keys() & state.keys()))
   if not tables[form].keys() & state.keys():
     known = [f for f, table in tables.items() if table]
-    raise ConfigError(
+    text = (
       f'names like {list(state)[:3]} are of none of the formats known for '
       f'model {model!r}: {", ".join(known)}'
     )
+    if any(name.startswith('backbone.') for name in state):
+      text += (
+        f'. The {model!r} of mmaction2, whose names these may be, is another '
+        'network than this one'
+      )
+    raise ConfigError(text)
   shapes = {
     tuple(key.key for key in path): leaf.shape
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
@@ -212,8 +244,8 @@ def match_state(
     # A row of a kernel is a tensor of its own.
     ours = shapes[path] if path in shapes else shapes[path[:-1]][1:]
     theirs = state[name].shape if name in state else None
-    if left_out := [module for module in new if module in path]:
-      note(name, path, theirs, ours, f'left out: --new_{left_out[0]}')
+    if (kind := _kind_of(path)) in new:
+      note(name, path, theirs, ours, f'left out: --new_{kind}')
     elif theirs is None:
       note(name, path, theirs, ours, 'missing in the file', problem=True)
     else:
@@ -222,6 +254,15 @@ def match_state(
       if array is not None:
         result.arrays[path] = to_ours(array)
       note(name, path, theirs, ours, words, problem=array is None)
+  named = {
+    p[:-1] if isinstance(p[-1], int) else p for p in tables[form].values()
+  }
+  for path in shapes.keys() - named:
+    kind = _kind_of(path)
+    words = f'left out: --new_{kind}'
+    if kind not in new:
+      words = f'{form} has no name for it'
+    note('-', path, None, shapes[path], words, problem=kind not in new)
   for name in sorted(state.keys() - tables[form].keys()):
     reasons = [
       why for pattern, why in _NOT_NEEDED if re.fullmatch(pattern, name)
@@ -229,6 +270,18 @@ def match_state(
     words = f'left out: {reasons[0]}' if reasons else 'the model has no place'
     note(name, (), state[name].shape, None, words, problem=not reasons)
   return result
+
+
+def _kind_of(path: Path) -> str | None:
+  """The key of NEW that a variable belongs to, or None."""
+  return next(
+    (
+      kind
+      for kind, modules in NEW.items()
+      if any(re.fullmatch(modules, str(key)) for key in path)
+    ),
+    None,
+  )
 
 
 def _fit(
@@ -279,6 +332,7 @@ def import_file(
   *,
   inflate: str,
   new: tuple[str, ...] = (),
+  logits: pathlib.Path | None = None,
 ) -> Imported:
   """Writes a file's weights to a folder, as a checkpoint of step 0.
 
@@ -288,90 +342,109 @@ def import_file(
     out: The folder; it gets checkpoints/0, config.json and import.txt, the
       table of all tensors.
     inflate: See `match_state`.
-    new: Modules that start anew instead: 'head', 'temporal' (aggregations).
+    new: Keys of NEW: what starts anew instead.
+    logits: What the weights should give; see `weight_check.run`.
 
   Raises:
-    ConfigError: The file cannot be read, something in it has no place or the
-      model needs something else; or the folder is in use.
+    ConfigError: The file cannot be read, something in it has no place, the
+      model needs something else or gives other logits; or the folder is in
+      use.
   """
   if (out / 'checkpoints').exists():
     raise ConfigError(f'--out={out} holds checkpoints already; use another')
-  state, left_out = read_state(path)
+  if new and logits:
+    raise ConfigError(
+      f'--logits={logits}: what starts anew (--new_{new[0]}) gives other logits'
+    )
+  file = read(path)
   model = models.from_config(config)
   video = evaluate.example_video(config)
   init = lambda: model.init(jax.random.key(config.seed), video)
   shapes = jax.eval_shape(init)
   result = match_state(
-    state, shapes, config.model.name, inflate=inflate, new=new
+    file.state,
+    shapes,
+    config.model.name,
+    inflate=inflate,
+    new=new,
+    shift_place=config.model.shift_place,
   )
-  result.report.extend((name, '', '', why) for name, why in left_out.items())
+  result.report.extend(
+    (name, '', '', why) for name, why in file.left_out.items()
+  )
   table = '\n'.join('  '.join(row) for row in result.report)
   if result.problems:
     print('\n'.join('  '.join(row) for row in result.problems[:20]))
     raise ConfigError(_explain(path, config, result))
-  variables = nest({p: np.float32(a) for p, a in result.arrays.items()})
+  arrays = {p: np.float32(a) for p, a in result.arrays.items()}
   if new:
-    fresh = jax.jit(lambda: _modules(init(), new))()  # XLA drops all else.
-    variables = _merge(variables, jax.device_get(fresh))
+    # XLA drops all else.
+    fresh = jax.jit(lambda: _leaves(init(), lambda p: _kind_of(p) in new))()
+    arrays |= jax.device_get(fresh)
+  variables = nest(arrays)
+  if new:
+    file = file._replace(check={})
+  checked = weight_check.run(
+    model,
+    variables,
+    config.data.num_frames,
+    stored=file.check,
+    path=path,
+    reference=logits,
+  )
+  result = result._replace(checked=checked)
   try:
     out.mkdir(parents=True, exist_ok=True)
     (out / 'import.txt').write_text(
-      f'{path}: {result.format}\n\n{table}\n', 'utf-8'
+      f'{path}: {result.format}\n{checked}\n\n{table}\n', 'utf-8'
     )
     (out / 'config.json').write_text(
       json.dumps(json.loads(config.to_json_best_effort()), indent=1) + '\n'
     )
+    checkpoints = checkpoint.Checkpoints(out, config.train)
+    checkpoints.save(
+      train_step.TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=jax.tree.map(jnp.asarray, variables['params']),
+        batch_stats=jax.tree.map(jnp.asarray, variables['batch_stats']),
+        opt_state=(),
+      ),
+      0,
+      {'times': {}, 'bad_videos': {}, 'imported_from': path.name},
+    )
+    checkpoints.close()
   except OSError as error:
-    raise ConfigError(f'--out={out}: {error.strerror}') from error
-  checkpoints = checkpoint.Checkpoints(out, config.train)
-  checkpoints.save(
-    train_step.TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=jax.tree.map(jnp.asarray, variables['params']),
-      batch_stats=jax.tree.map(jnp.asarray, variables['batch_stats']),
-      opt_state=(),
-    ),
-    0,
-    {'times': {}, 'bad_videos': {}, 'imported_from': path.name},
-  )
-  checkpoints.close()
+    raise ConfigError(f'--out={out}: {error.strerror or error}') from error
   return result
 
 
-def _modules(tree: dict, names: tuple[str, ...]) -> dict:
-  """The part of a tree that lies below modules of these names."""
-  part = {}
-  for name, node in tree.items():
-    if name in names:
-      part[name] = node
-    elif isinstance(node, dict) and (below := _modules(node, names)):
-      part[name] = below
-  return part
-
-
-def _merge(tree: dict, other: dict) -> dict:
-  """Both trees in one."""
-  merged = dict(tree)
-  for name, node in other.items():
-    merged[name] = _merge(tree[name], node) if name in tree else node
-  return merged
+def _leaves(tree: dict, chosen: Callable[[Path], bool]) -> dict[Path, Any]:
+  """The chosen leaves of a tree, by path."""
+  paths = {
+    tuple(key.key for key in keys): leaf
+    for keys, leaf in jax.tree.leaves_with_path(tree)
+  }
+  return {path: leaf for path, leaf in paths.items() if chosen(path)}
 
 
 def _explain(path, config, result: Imported) -> str:
   """One line about what does not fit, and what may help."""
-  heads = [r for r in result.problems if f'/{models.HEAD}/' in r[1]]
-  name, _, shapes, words = result.problems[0]
+  kinds = {_kind_of(tuple(row[1].split('/'))) for row in result.problems}
+  name, path_in_model, shapes, words = result.problems[0]
   text = (
     f'{path}: {len(result.problems)} tensors do not fit model '
-    f'{config.model.name!r} by names of {result.format}, such as {name}: '
-    f'{shapes}, {words}'
+    f'{config.model.name!r} by names of {result.format}, such as '
+    f'{path_in_model if name == "-" else name}: {shapes}, {words}'
   )
-  if len(heads) == len(result.problems):
+  if kinds == {'head'}:
     text += (
       f'. The model has {config.model.num_classes} classes; set '
       "--config.model.num_classes to the file's, or start with a new "
       'classifier: --new_head'
     )
+  elif None not in kinds:
+    flags_text = ' '.join(f'--new_{kind}' for kind in sorted(kinds))
+    text += f'. Such layers can start anew: {flags_text}'
   return text
 
 
@@ -387,14 +460,18 @@ def export(
     config: The run's configuration.
     folder: Folder of the run, or of one of its checkpoints.
     to: One of EXPORTS.
-    out: The file: {'model_state': {name: tensor}}, as those of the peers.
+    out: The file: {'model_state': {name: tensor}}, as those of the peers, and
+      the logits of a clip, by which an import checks itself.
 
   Returns:
     The number of tensors.
 
   Raises:
-    ConfigError: The format has no such network, or nothing is in the folder.
+    ConfigError: The format has no such network, nothing is in the folder, or
+      the file exists.
   """
+  if out.exists():
+    raise ConfigError(f'--out={out} exists already; use another')
   model = models.from_config(config)
   video = evaluate.example_video(config)
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), video))
@@ -413,9 +490,10 @@ def export(
     if name.endswith('.running_var'):
       counter = name.removesuffix('running_var') + 'num_batches_tracked'
       state[counter] = np.zeros((), np.int64)
+  check = weight_check.make(model, variables, config.data.num_frames)
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
-    torch_files.save(out, {'model_state': state})
+    torch_files.save(out, {'model_state': state, weight_check.KEY: check})
   except OSError as error:
     raise ConfigError(f'--out={out}: {error.strerror}') from error
   return len(state)
@@ -443,7 +521,21 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_bool(
     'new_temporal',
     False,
-    'Start with new temporal aggregations: image networks have none.',
+    'Start with new temporal aggregations and temporal layers: image networks '
+    'have none.',
+    flag_values=values,
+  )
+  flags.DEFINE_bool(
+    'new_nonlocal',
+    False,
+    'Start with new non-local blocks: image networks have none.',
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    'logits',
+    None,
+    'An .npz of what the reference makes of some clips, to be compared: '
+    "'video' [B, T, H, W, 3], normalised, and 'logits' [B, K].",
     flag_values=values,
   )
   flags.DEFINE_enum(
@@ -493,6 +585,7 @@ def main(values: flags.FlagValues, *arguments: str) -> None:
     out,
     inflate=values.inflate,
     new=tuple(name for name in NEW if values[f'new_{name}'].value),
+    logits=pathlib.Path(values.logits) if values.logits else None,
   )
   kinds: dict[str, int] = {}
   for _, _, _, words in result.report:
@@ -500,6 +593,7 @@ def main(values: flags.FlagValues, *arguments: str) -> None:
   print(f'{path}: names of {result.format}')
   for words, count in sorted(kinds.items(), key=lambda item: -item[1]):
     print(f'{count:6d}  {words}')
+  print(f'self-check            {result.checked}')
   print(f'table of all of them  {out}/import.txt')
   print(f'weights               {out}')
 

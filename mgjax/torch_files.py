@@ -76,6 +76,9 @@ class Tensor:
   dtype: np.dtype
   read: Callable[[], np.ndarray] = dataclasses.field(repr=False)
 
+  def __setstate__(self, state):
+    raise _Damaged('state is set on a tensor')
+
   def numpy(self) -> np.ndarray:
     """Returns the elements, in an array of their own."""
     return np.array(self.read())
@@ -165,11 +168,10 @@ class _DType:
   def __setstate__(self, state):
     self.order = state[1]
 
-  def numpy(self) -> np.dtype:
+  def numpy(self) -> np.dtype | None:
+    """The type of numbers; None of texts and objects, which are no weights."""
     dtype = np.dtype(str(self.code)).newbyteorder(self.order)
-    if dtype.kind not in 'fiub':
-      raise _Damaged(f'arrays of dtype {dtype} are not weights')
-    return dtype
+    return dtype if dtype.kind in 'fiub' else None
 
 
 class _Array:
@@ -180,7 +182,7 @@ class _Array:
   def __setstate__(self, state):
     _, shape, dtype, fortran, data = state
     self.tensor = _tensor_of_bytes(
-      _bytes(data), dtype.numpy(), shape, 'F' if fortran else 'C'
+      data, dtype.numpy(), shape, 'F' if fortran else 'C'
     )
 
 
@@ -189,8 +191,11 @@ def _bytes(data) -> bytes:
   return data.encode('latin-1') if isinstance(data, str) else bytes(data)
 
 
-def _tensor_of_bytes(data, dtype, shape, order='C') -> Tensor:
-  shape = _sizes(shape)
+def _tensor_of_bytes(data, dtype, shape, order='C') -> Tensor | None:
+  """A tensor of an array's bytes; None where they are no numbers."""
+  if dtype is None:
+    return None
+  data, shape = _bytes(data), _sizes(shape)
   if len(data) != math.prod(shape) * dtype.itemsize:
     raise _Damaged(f'{len(data)} bytes do not make a {dtype} array {shape}')
   read = lambda: np.frombuffer(data, dtype).reshape(shape, order=order)
@@ -236,7 +241,8 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 def _numpy_scalar(dtype, data):
-  return _tensor_of_bytes(_bytes(data), dtype.numpy(), ()).numpy().item()
+  tensor = _tensor_of_bytes(data, dtype.numpy(), ())
+  return None if tensor is None else tensor.numpy().item()
 
 
 def _reconstruct(cls, base, items) -> _Record:
@@ -246,8 +252,12 @@ def _reconstruct(cls, base, items) -> _Record:
   return _Record(items if isinstance(items, dict) else {})
 
 
-def _array_of_buffer(data, dtype, shape, order) -> Tensor:
+def _array_of_buffer(data, dtype, shape, order) -> Tensor | None:
   return _tensor_of_bytes(bytes(data), dtype.numpy(), shape, order)
+
+
+def _left_out(*unused) -> None:
+  """A value that weights do not need, whatever it is made of."""
 
 
 _NUMPY_GLOBALS = {
@@ -273,10 +283,25 @@ _GLOBALS = types.MappingProxyType(
     'numpy.dtype': _Function(_DType),
     '_codecs.encode': _Function(_encode),
     'collections.OrderedDict': _Record,
-    # Configurations and arguments that some checkpoints carry along.
+    # Configurations, arguments, schedules and logs that some checkpoints carry
+    # along.
     'fvcore.common.config.CfgNode': _Record,
     'yacs.config.CfgNode': _Record,
     'argparse.Namespace': _Record,
+    'collections.Counter': _Record,  # In torch's MultiStepLR.
+    'collections.defaultdict': _Function(lambda *unused: _Record()),
+    'mmengine.logging.history_buffer.HistoryBuffer': _Record,
+    'torch.device': _Function(_left_out),
+    **{
+      f'{module}.{name}': _Function(_left_out)
+      for module in ('builtins', '__builtin__')
+      for name in ('set', 'frozenset', 'bytearray', 'complex', 'slice', 'range')
+    },
+    **{
+      f'{module}.{name}': name  # Arguments of defaultdict.
+      for module in ('builtins', '__builtin__')
+      for name in ('list', 'int', 'float', 'str')
+    },
     'copyreg._reconstructor': _Function(_reconstruct),
     'copy_reg._reconstructor': _Function(_reconstruct),
     'builtins.object': 'object',  # An argument of _reconstructor.
@@ -406,7 +431,7 @@ def _load_safetensors(file: io.BufferedIOBase) -> dict:
 
 
 def save(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-  """Writes what torch.load(path, weights_only=True) reads.
+  """Writes what torch.load(path, weights_only=True) reads, whole or not at all.
 
   Args:
     path: File to write.
@@ -417,13 +442,15 @@ def save(path: pathlib.Path, content: Mapping[str, Any]) -> None:
   """
   storages = []
   structure = b'\x80\x02' + _opcodes(content, storages) + b'.'
-  with zipfile.ZipFile(path, 'w') as archive:
+  beside = path.with_name(path.name + '.tmp')
+  with zipfile.ZipFile(beside, 'w') as archive:
     archive.writestr('archive/data.pkl', structure)
     archive.writestr('archive/byteorder', 'little')
     for key, array in enumerate(storages):
       # Fixed dates, so that equal weights make equal files.
       archive.writestr(zipfile.ZipInfo(f'archive/data/{key}'), array.tobytes())
     archive.writestr('archive/version', '3\n')
+  beside.replace(path)
 
 
 def _opcodes(value: Any, storages: list[np.ndarray]) -> bytes:

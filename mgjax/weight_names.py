@@ -60,6 +60,8 @@ def _pathway_number(fields: dict) -> str:
   return '1' if fields.get('p') == 'fast_' else '0'
 
 
+_OF_FACEBOOK = ('c2d', 'i3d', 'slow', 'slowfast')
+
 # PySlowFast 287ec00, models/resnet_helper.py and its neighbours.
 _PYSLOWFAST = Format(
   rules=(
@@ -80,6 +82,7 @@ _PYSLOWFAST = Format(
   ),
   leaves=_TORCH_LEAVES,
   fields=lambda fields, model, last: fields | {'p': _pathway_number(fields)},
+  models=_OF_FACEBOOK,
 )
 
 
@@ -127,7 +130,7 @@ _PYTORCHVIDEO = Format(
   ),
   leaves=_TORCH_LEAVES,
   fields=_pytorchvideo_fields,
-  models=('c2d', 'i3d', 'slow', 'slowfast'),
+  models=_OF_FACEBOOK,
 )
 
 
@@ -165,13 +168,16 @@ _CAFFE2 = Format(
     'var': '_riv',
   },
   fields=_caffe2_fields,
+  models=_OF_FACEBOOK,
 )
 
 
-def _row_name(fields: dict) -> str:
-  """Rows of three frames have names, other ones numbers."""
+def _row_name(fields: dict, ending: str) -> str:
+  """Rows of three frames have names, with an ending; other ones numbers."""
   row, count = fields.get('t', (0, 3))
-  return ('prev', 'curr', 'next')[row] if count == 3 else str(row)
+  if count == 3:
+    return ('prev', 'curr', 'next')[row] + ending
+  return f'blending_layers.{row}'
 
 
 def _layer_fields(fields: dict, model: str, last: dict) -> dict:
@@ -179,7 +185,7 @@ def _layer_fields(fields: dict, model: str, last: dict) -> dict:
   return fields | {
     's': int(fields.get('s') or 2) - 1,
     'c': 'abc'.index(fields.get('c') or 'a') + 1,
-    't': _row_name(fields),
+    't': _row_name(fields, '_se'),
   }
 
 
@@ -195,7 +201,7 @@ _TORCHVISION = Format(
     ('res{s}/block{i}/{c}/norm', 'layer{s}.{i}.bn{c}'),
     ('res{s}/block{i}/{c}_t/conv', 'layer{s}.{i}.conv{c}_t'),
     ('res{s}/block{i}/{c}_t/norm', 'layer{s}.{i}.bn{c}_t'),
-    ('res{s}/block{i}/temporal', 'layer{s}.{i}.tam.{t}_se.fc1'),
+    ('res{s}/block{i}/temporal', 'layer{s}.{i}.tam.{t}.fc1'),
     ('head/classifier', 'fc'),
   ),
   leaves=_TORCH_LEAVES,
@@ -204,14 +210,12 @@ _TORCHVISION = Format(
 
 
 def _biglittle_fields(fields: dict, model: str, last: dict) -> dict:
-  number = fields.get('t', (0, 3))[1]
   # Where a block strides, a pool comes first in its shortcut.
   first = 0 if fields.get('r') == 'little' else 1
-  row = _row_name(fields)
   return _layer_fields(fields, model, last) | {
     'd': first,
     'e': first + 1,
-    't': row if number == 3 else f'blending_layers.{row}',
+    't': _row_name(fields, ''),
   }
 
 
@@ -280,13 +284,21 @@ FORMATS = {
 }
 
 
-def names(format_name: str, variables: dict, model: str) -> dict[str, Path]:
+def names(
+  format_name: str,
+  variables: dict,
+  model: str,
+  *,
+  may_lack: Callable[[Path], bool] = lambda path: False,
+) -> dict[str, Path]:
   """All names of a network's parameters and statistics in a format.
 
   Args:
     format_name: One of FORMATS.
     variables: The network's 'params' and 'batch_stats', or their shapes.
     model: config.model.name.
+    may_lack: Whether a variable may be one that the format has no name for;
+      then it is not in the result.
 
   Returns:
     Our path, the collection first, by their name, in our tree's order. Empty
@@ -320,6 +332,8 @@ def names(format_name: str, variables: dict, model: str) -> dict[str, Path]:
     module = '/'.join(module[1:])
     matches = [(rule.fullmatch(module), theirs) for rule, theirs in rules]
     match, theirs = next((m for m in matches if m[0]), (None, ''))
+    if match is None and may_lack(path):
+      continue
     if match is None:
       return {}
     fields = match.groupdict() | ({'t': rows[path]} if path in rows else {})

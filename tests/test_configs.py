@@ -25,7 +25,7 @@ NAMES = sorted(
 SEGMENT_ARGS = [
   (name, f'model={model}')
   for name in ('kinetics400', 'ssv2')
-  for model in _segments.MODELS
+  for model in (*_segments.FAMILIES, 'blvnet_tam_101')
 ]
 
 
@@ -213,6 +213,29 @@ def test_other_arguments_are_refused(arg, message):
 def test_a_model_that_a_config_has_no_recipe_for_is_refused(model):
   with pytest.raises(ConfigError, match=f"model='{model}' is unknown here"):
     get_config('kinetics400', f'model={model}')
+
+
+@pytest.mark.parametrize('model', models.MODELS)
+def test_every_network_has_a_config(model):
+  config = get_config('kinetics400', f'model={model}')
+  assert config.model.name == model and config.model.depth == 50
+
+
+def test_networks_on_segments_are_named_with_their_depth():
+  found = {
+    name: (config.model.name, config.model.depth, config.data.num_frames)
+    for name in _segments.MODELS
+    for config in [get_config('ssv2', f'model={name}')]
+    if models.from_config(config)
+  }
+  assert len(found) == 38
+  for name, want in {
+    'tsn_r18': ('tsn', 18, 8),
+    'i3d_resnet_r101': ('i3d_resnet', 101, 8),
+    'blresnet_101': ('blresnet', 101, 8),
+    'blvnet_tam_101': ('blvnet_tam', 101, 32),
+  }.items():
+    assert found[name] == want
 
 
 @pytest.mark.parametrize('name', ['ucf101', 'hmdb51', 'ssv1', 'mit'])

@@ -6,6 +6,7 @@ that are imported here are written by the tests themselves.
 
 import json
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -18,6 +19,7 @@ from mgjax import (
   import_weights,
   models,
   torch_files,
+  weight_check,
   weight_names,
 )
 from mgjax.cli import ConfigError
@@ -217,6 +219,105 @@ def test_an_image_network_is_inflated(config, tmp_path, inflate):
     np.testing.assert_array_equal(stem[2], image)
 
 
+def on_segments(name, **options):
+  """A network on segments, of two small stages."""
+  config = kinetics400.get_config(f'model={name}')
+  config.model.update(
+    {'blocks': (1, 1), 'width': 8, 'num_classes': 7, **options}
+  )
+  return config
+
+
+@pytest.mark.parametrize(
+  'name,module',
+  [('s3d_resnet', 'temporal'), ('tam', 'temporal'), ('i3d', 'nonlocal')],
+)
+def test_layers_that_images_lack_start_anew_on_request(name, module, tmp_path):
+  config = on_segments(name)
+  if module == 'nonlocal':
+    config.model.nonlocal_blocks = ((0,), ())
+  anew = lambda path: any(
+    re.fullmatch(r'temporal|b_t|nonlocal0', str(key)) for key in path
+  )
+  tree = shapes_of(config)
+  state = {}
+  for file_name, path in weight_names.names(
+    'torchvision', tree, name, may_lack=anew
+  ).items():
+    if not anew(path):
+      kernel = tree
+      for key in path:
+        kernel = kernel[key]
+      shape = import_weights.to_theirs(np.broadcast_to(0, kernel.shape)).shape
+      shape = (*shape[:2], *shape[3:]) if len(shape) == 5 else shape
+      state[file_name] = np.ones(shape, np.float32)
+  with pytest.raises(ConfigError, match=f'start anew: --new_{module}$'):
+    import_state(config, state, tmp_path, None)
+  variables = import_state(config, state, tmp_path, None, new=(module,))
+  paths = {
+    tuple(key.key for key in keys): leaf
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(variables['params'])
+  }
+  fresh = {path for path in paths if anew(path)}
+  assert fresh and len(paths) > len(fresh)
+  kernels = [paths[path] for path in fresh if path[-1] == 'kernel']
+  assert all(0 < kernel.std() < 1 for kernel in kernels)
+  assert (
+    f'left out: --new_{module}' in (tmp_path / 'out' / 'import.txt').read_text()
+  )
+
+
+@pytest.mark.parametrize('num_frames', [3, 5, 7])
+def test_rows_of_an_aggregation_have_ibms_names(num_frames):
+  config = on_segments('tam', tam_frames=num_frames)
+  names = weight_names.names('torchvision', shapes_of(config), 'tam')
+  rows = {
+    name: path[-1]
+    for name, path in names.items()
+    if name.startswith('layer2.0.tam')
+  }
+  if num_frames == 3:
+    want = {f'{row}_se': i for i, row in enumerate(('prev', 'curr', 'next'))}
+  else:
+    want = {f'blending_layers.{i}': i for i in range(num_frames)}
+  assert rows == {
+    f'layer2.0.tam.{row}.fc1.weight': i for row, i in want.items()
+  }
+
+
+@pytest.mark.parametrize('place', ['blockres', 'block'])
+def test_where_a_file_shifts_is_where_the_network_must(place, tmp_path):
+  config = on_segments('tsm', shift_place=place)
+  wrapped = {'blockres': 'layer1.0.conv1.net.', 'block': 'layer1.0.net.conv1.'}
+  plain = state_of(config, 'torchvision')
+  for number, pattern in enumerate(wrapped.values()):
+    state = {
+      name.replace('layer1.0.conv1.', pattern): array
+      for name, array in plain.items()
+    }
+    folder = tmp_path / str(number)
+    folder.mkdir()
+    if pattern == wrapped[place]:
+      import_state(config, state, folder, 'state_dict')
+    else:
+      with pytest.raises(ConfigError, match='do not fit'):
+        import_state(config, state, folder, 'state_dict')
+
+
+@pytest.mark.parametrize('model', ['tsn', 'tsm', 'tam'])
+def test_pyslowfast_has_no_networks_on_segments(model):
+  tree = shapes_of(on_segments(model))
+  for form in ('pyslowfast', 'caffe2', 'pytorchvideo'):
+    assert weight_names.names(form, tree, model) == {}
+
+
+def test_names_of_mmaction2s_other_networks_are_explained(tmp_path):
+  state = {'backbone.slow_path.conv1.conv.weight': np.zeros(2, np.float32)}
+  config = kinetics400.get_config('model=slowfast')
+  with pytest.raises(ConfigError, match="'slowfast' of mmaction2, .* another"):
+    import_state(config, state, tmp_path)
+
+
 def test_split_statistics_become_those_of_the_whole():
   golden = json.loads((GOLDEN / 'ops' / 'subbn_numeric.json').read_text())
   tensor = lambda values: torch_files.Tensor(
@@ -266,6 +367,85 @@ def test_an_export_is_the_file_that_was_imported(config, tmp_path, to, capsys):
   assert set(back) - counters == set(state)
   for name, array in state.items():
     np.testing.assert_array_equal(back[name].numpy(), array)
+  # It can be imported again, and says what must come out.
+  again = import_weights.import_file(
+    config, file, tmp_path / 'again', inflate='repeat'
+  )
+  assert f'agree with those of {file} to' in again.checked
+  code = cli.run(
+    import_weights.main,
+    import_weights.define_flags,
+    argv,
+    arguments='FILE',
+    find_config=import_weights.find_config,
+  )
+  assert code == 2 and 'exists already' in capsys.readouterr().err
+
+
+def test_logits_that_are_not_those_of_the_file_end_the_import(config, tmp_path):
+  state = state_of(config)
+  import_state(config, state, tmp_path)
+  file, out = tmp_path / 'back.pyth', tmp_path / 'again'
+  import_weights.export(config, tmp_path / 'out', 'pyslowfast', file)
+  content = torch_files.load(file)
+  check = weight_check.read(content[weight_check.KEY])
+  assert check['shape'].tolist() == [1, 8, 64, 64, 3]
+  name = 's3.pathway0_res0.branch2.a.weight'
+  for changed, words in (
+    (
+      {'model_state': {**state, name: state[name][::-1].copy()}},
+      'other logits',
+    ),
+    ({'model_state': {**state, name: state[name] * np.nan}}, 'not finite'),
+    ({weight_check.KEY: check | {'logits': np.zeros((1, 9))}}, r'\(1, 9\)'),
+  ):
+    entries = {'model_state': state, weight_check.KEY: check} | changed
+    entries[weight_check.KEY] = {
+      'shape': entries[weight_check.KEY]['shape'],
+      'logits': np.float32(entries[weight_check.KEY]['logits']),
+    }
+    torch_files.save(file, entries)
+    with pytest.raises(ConfigError, match=words):
+      import_weights.import_file(config, file, out, inflate='repeat')
+    assert not out.exists()
+  # What starts anew gives other logits, and a clip too large is not believed.
+  torch_files.save(file, entries | {weight_check.KEY: check})
+  result = import_weights.import_file(
+    config, file, out, inflate='repeat', new=('head',)
+  )
+  assert 'are finite' in result.checked
+  shape = np.array([1, 8, 10**6, 10**6, 3])
+  torch_files.save(file, {weight_check.KEY: check | {'shape': shape}})
+  assert weight_check.read(torch_files.load(file)[weight_check.KEY]) == {}
+
+
+def test_logits_of_the_reference_are_compared(config, tmp_path, capsys):
+  file, npz = tmp_path / 'x.pyth', tmp_path / 'reference.npz'
+  state = state_of(config)
+  torch_files.save(file, {'model_state': state})
+  variables = import_state(config, state, tmp_path)
+  video = rule.unit('clip', (2, 4, 32, 40, 3)).astype(np.float32)
+  logits = models.from_config(config).apply(variables, video)
+
+  def imported(out, **arrays):
+    np.savez(npz, **arrays)
+    return run(
+      capsys,
+      *(file, f'--out={tmp_path / out}', f'--logits={npz}', '--model=slow'),
+      *('--config.model.blocks=(1,1)', '--config.model.width=8'),
+      '--config.model.num_classes=7',
+    )
+
+  code, printed = imported('a', video=video, logits=logits)
+  assert code == 0 and 'logits agree with those of --logits=' in printed.out
+  for arrays, words in (
+    ({'video': video, 'logits': logits[::-1]}, 'other logits'),
+    ({'video': video}, "must be an .npz of arrays 'video'"),
+    ({'video': video[0], 'logits': logits}, 'not [B, T, H, W, 3]'),
+  ):
+    code, printed = imported('b', **arrays)
+    assert code == 2 and words in printed.err
+    assert printed.err.count('\n') == 1
 
 
 def run(capsys, *argv):
@@ -308,6 +488,8 @@ def test_bad_input_ends_in_one_line_and_code_2(tmp_path, capsys):
   for argv, words in (
     ([file, out], 'the model is not said'),
     ([file, out, '--model=resnet'], "model='resnet' is unknown"),
+    *(([file, out, f'--model={m}'], 'names os.system') for m in models.MODELS),
+    ([file, out, '--model=slow', '--logits=x', '--new_head'], '--new_head'),
     ([file, '--model=slow'], '--out is missing'),
     ([out, '--model=slow'], 'give one file'),
     ([file, out, '--model=slow'], 'names os.system'),

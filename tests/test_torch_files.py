@@ -5,6 +5,7 @@ torch.save of PyTorch 2.13.0 in both its formats, with tensors that share,
 stride and shift into their storages; expected.npz are their values as float32.
 """
 
+import collections
 import json
 import os
 import pathlib
@@ -225,6 +226,74 @@ def test_no_name_outside_the_list_is_found(tmp_path, structure, names):
   path.write_bytes(structure)
   with pytest.raises(ConfigError, match=names):
     torch_files.load(path)
+
+
+@pytest.mark.parametrize('protocol', range(6))
+def test_what_weights_do_not_need_is_left_out(tmp_path, protocol):
+  """Schedules and logs of real checkpoints do not keep weights from reading."""
+  weights = np.arange(3, dtype=np.float32)
+  others = {
+    'milestones': collections.Counter([10, 20]),
+    'averages': collections.defaultdict(list, {'loss': [0.5]}),
+    'seen': {1, 2},
+    'frozen': frozenset('a'),
+    'names': np.array(['walk', 'run']),
+    'objects': np.array([None, {}], object),
+    'name': np.str_('walk'),
+    'bytes': bytearray(b'a'),
+    'number': 1j,
+  }
+  path = tmp_path / 'x.pth'
+  content = {'state_dict': {'w': weights}, **others}
+  path.write_bytes(pickle.dumps(content, protocol=protocol))
+  read = torch_files.load(path)
+  np.testing.assert_array_equal(read['state_dict']['w'].numpy(), weights)
+  assert set(read) == {'state_dict', *others}
+  assert read['milestones'] == {10: 1, 20: 1}
+  assert not any(isinstance(read[k], torch_files.Tensor) for k in others)
+
+
+def test_a_log_of_mmengine_is_left_out(tmp_path):
+  log = (
+    b'cmmengine.logging.history_buffer\nHistoryBuffer\n)\x81'
+    b'}X\x01\x00\x00\x00aK\x01sb'
+  )
+  path = tmp_path / 'x.pth'
+  path.write_bytes(b'\x80\x02}X\x03\x00\x00\x00log' + log + b's.')
+  assert torch_files.load(path) == {'log': {}}
+
+
+def test_a_file_cannot_change_a_tensor(tmp_path):
+  path = tmp_path / 'x.pth'
+  tensor = pickle.dumps(np.zeros(2, np.float32), protocol=2)[2:-1]
+  state = b'}X\x05\x00\x00\x00shapeK\x01sb'
+  torch_files.save(path, {'w': np.zeros(2, np.float32)})
+  with zipfile.ZipFile(path) as archive:
+    structure = archive.read('archive/data.pkl')
+    storage = archive.read('archive/data/0')
+  assert torch_files.load(path)['w'].shape == (2,)
+  # The tensor is made by the last call; what follows sets items and stops.
+  *_, ending = structure.rpartition(b'R')
+  in_zip(structure[: -len(ending)] + state + ending, path, **{'0': storage})
+  with pytest.raises(ConfigError, match='state is set on a tensor'):
+    torch_files.load(path)
+  # An array is a tensor only once the file is read.
+  path.write_bytes(b'\x80\x02}X\x01\x00\x00\x00w' + tensor + state + b's.')
+  with pytest.raises(ConfigError, match='not a readable weights file'):
+    torch_files.load(path)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+  path = tmp_path / 'x.pth'
+  torch_files.save(path, {'w': np.ones(2, np.float32)})
+
+  def full(*args):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(zipfile.ZipFile, 'writestr', full)
+  with pytest.raises(OSError, match='No space'):
+    torch_files.save(path, {'w': np.zeros(2, np.float32)})
+  assert torch_files.load(path)['w'].numpy().tolist() == [1, 1]
 
 
 def test_a_file_cannot_change_what_its_functions_are(tmp_path):

@@ -51,9 +51,8 @@ def test_every_tensor_goes_where_the_forward_tests_have_it(network, tmp_path):
   torch_files.save(
     file, {'state_dict': {f'module.{n}': a for n, a in arrays.items()}}
   )
-  state, _ = import_weights.read_state(file)
   result = import_weights.match_state(
-    state,
+    import_weights.read(file).state,
     shapes(reference_2d.NETWORKS[network], golden['num_classes']),
     reference_2d.NETWORKS[network],
     inflate='repeat',

@@ -1,0 +1,126 @@
+"""Whether imported weights give the logits that they should.
+
+A file that mgjax wrote holds the logits of a clip; for any other one a user may
+have logits of the reference (--logits). Where neither is known, the logits of
+a clip must at least be finite.
+"""
+
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from mgjax.cli import ConfigError
+from mgjax.torch_files import Tensor
+
+# Where a file keeps them, and the clips' sides.
+KEY = 'mgjax_check'
+_SIDE_PX = 64
+_MAX_SIZE = 2**24  # Numbers of a clip that a file may ask for.
+# Of the largest logit: two devices differ by less, two networks by more.
+_TOLERANCE = 1e-2
+
+
+def clip(shape: Sequence[int]) -> np.ndarray:
+  """A clip that is the same everywhere: float32 of a shape, a wave."""
+  return np.sin(np.arange(math.prod(shape))).reshape(shape).astype(np.float32)
+
+
+def make(
+  model: nn.Module, variables: dict, num_frames: int
+) -> dict[str, np.ndarray]:
+  """What a file keeps: the 'shape' of a clip and its 'logits' [1, K]."""
+  shape = (1, num_frames, _SIDE_PX, _SIDE_PX, 3)
+  return {
+    'shape': np.array(shape),
+    'logits': _logits(model, variables, clip(shape)),
+  }
+
+
+def read(entry: Any) -> dict[str, np.ndarray]:
+  """Reads what `make` made from a file's `KEY`; {} of anything else."""
+  if not isinstance(entry, dict) or set(entry) != {'shape', 'logits'}:
+    return {}
+  if not all(isinstance(value, Tensor) for value in entry.values()):
+    return {}
+  found = {name: value.numpy() for name, value in entry.items()}
+  shape = found['shape'].tolist()
+  is_clip = len(shape) == 5 and shape[-1] == 3 and min(shape) > 0
+  return found if is_clip and math.prod(shape) <= _MAX_SIZE else {}
+
+
+def run(
+  model: nn.Module,
+  variables: dict,
+  num_frames: int,
+  *,
+  stored: dict[str, np.ndarray],
+  path: pathlib.Path,
+  reference: pathlib.Path | None,
+) -> str:
+  """Runs a network with imported weights; returns what was found, in a line.
+
+  Args:
+    model: Of `models`.
+    variables: All of the network's.
+    num_frames: Of a clip, where none is known.
+    stored: What `read` found in the file.
+    path: Of the file.
+    reference: An .npz of 'video' [B, T, H, W, 3], normalised, and 'logits'
+      [B, K]; it counts before what is stored. None: there is none.
+
+  Raises:
+    ConfigError: The logits are other ones, or not finite; or the reference
+      cannot be read.
+  """
+  if reference is not None:
+    video, wanted = _read_reference(reference)
+    source = f'--logits={reference}'
+  elif stored:
+    video, wanted, source = clip(stored['shape']), stored['logits'], f'{path}'
+  else:
+    video = clip((1, num_frames, _SIDE_PX, _SIDE_PX, 3))
+    wanted, source = None, f'{path}'
+  logits = _logits(model, variables, video)
+  if not np.isfinite(logits).all():
+    raise ConfigError(f'{source}: the weights give logits that are not finite')
+  if wanted is None:
+    return (
+      f'logits of a wave are finite, the largest {np.abs(logits).max():.3g}'
+    )
+  if wanted.shape != logits.shape:
+    raise ConfigError(
+      f'{source}: has logits {wanted.shape}, the model gives {logits.shape}'
+    )
+  difference = np.abs(logits - wanted).max() / max(np.abs(wanted).max(), 1e-30)
+  if not difference <= _TOLERANCE:
+    raise ConfigError(
+      f'{source}: the weights give other logits than it says; they differ by '
+      f'{difference:.2g} of the largest (accepted: {_TOLERANCE:g}). Is this '
+      'the network, with its options, that the weights are of?'
+    )
+  return f'logits agree with those of {source} to {difference:.1e}'
+
+
+def _logits(model: nn.Module, variables: dict, video: np.ndarray) -> np.ndarray:
+  return np.asarray(jax.jit(model.apply)(variables, video), np.float32)
+
+
+def _read_reference(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+  try:
+    with np.load(path) as arrays:
+      video, logits = arrays['video'], arrays['logits']
+  except (OSError, ValueError, KeyError) as error:
+    raise ConfigError(
+      f"--logits={path}: must be an .npz of arrays 'video' [B, T, H, W, 3], "
+      f"normalised, and 'logits' [B, K] ({error})"
+    ) from error
+  if video.ndim != 5 or video.shape[-1] != 3:
+    raise ConfigError(
+      f'--logits={path}: video is {video.shape}, not [B, T, H, W, 3]'
+    )
+  return np.float32(video), logits
