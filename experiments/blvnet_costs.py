@@ -143,6 +143,8 @@ def ratios() -> tabulate.Table:
 _CHECKS = {
   'TSN-R50 8 224 (87 classes)': ('tsn_r50', 87, 8, 224),
   'TAM-R50 8 224 (87 classes)': ('tam_r50', 87, 8, 224),
+  'I3D-ResNet-50 8 224 (87 classes)': ('i3d_resnet', 87, 8, 224),
+  'S3D-ResNet-50 8 224 (87 classes)': ('s3d_resnet', 87, 8, 224),
   'TSM-R50 8 224 (174 classes)': ('tsm_r50', 174, 8, 224),
   'bLResNet-50 image 224': ('blresnet_50', 1000, 1, 224),
   'bLResNet-101 image 224': ('blresnet_101', 1000, 1, 224),
@@ -152,7 +154,11 @@ _CHECKS = {
   'SlowFast-R50 4x16 256': ('slowfast_r50_4x16', 400, 32, 256),
   'SlowFast-R50 8x8 256': ('slowfast', 400, 32, 256),
   'SlowFast-R101 8x8 256': ('slowfast_r101_8x8', 400, 32, 256),
+  'SlowFast-R101 8x8 50-50 256': ('slowfast_r101_8x8_50_50', 400, 32, 256),
   'SlowFast-R101 16x8 50-50 256': ('slowfast_r101_16x8_50_50', 400, 64, 256),
+  'SlowFast-R101 16x8 50-50 256, its paper': (
+    *('slowfast_r101_16x8_50_50', 400, 64, 256),
+  ),
 }
 
 

@@ -10,7 +10,9 @@ times the baseline's epochs. The network is the demo's, on smaller pictures, so
 that all runs of three seeds take less than two hours on two cores.
 """
 
+import math
 import pathlib
+import statistics
 import sys
 from collections.abc import Sequence
 
@@ -59,15 +61,17 @@ def speedup_at_equal_accuracy(
   """How many times longer the baseline trains for the same accuracy.
 
   Between its runs, the accuracy of the baseline (the mean over seeds) is taken
-  to be linear in the logarithm of its training time.
+  to be linear in the logarithm of its training time. A run of the baseline that
+  is no better than a shorter one does not count.
 
   Args:
     found: A run.
     baselines: The baseline's, at several numbers of epochs.
 
   Returns:
-    '2.10 ± 0.12', mean and standard deviation over the run's seeds (one that
-    the baseline is above or below everywhere counts as its nearest run);
+    '2.10 ± 0.12', the mean over the run's seeds (one that the baseline is above
+    or below everywhere counts as its nearest run) and its standard error, by
+    what the seeds of the run and those of the baseline's runs differ in;
     '> 2.10' where the run's mean accuracy is more than the baseline reaches;
     '' where it is less than that of its shortest run, and where the times are
     not comparable.
@@ -77,12 +81,32 @@ def speedup_at_equal_accuracy(
     return ''
   if not runs or found.mean < runs[0].mean:
     return ''
-  best = np.maximum.accumulate([run.mean for run in runs])
-  if found.mean > best[-1]:
-    return f'> {runs[-1].mean_train_s / found.mean_train_s:.2f}'
-  times = np.log([run.mean_train_s for run in runs])
-  needed = np.exp(np.interp(found.top1, best, times))
-  return measured.spread(list(needed / np.array(found.train_s)), 2)
+  best = runs[:1]
+  for run in runs[1:]:
+    if run.mean > best[-1].mean:
+      best.append(run)
+  if found.mean > best[-1].mean:
+    return f'> {best[-1].mean_train_s / found.mean_train_s:.2f}'
+  top1 = np.array([run.mean for run in best])
+  log_s = np.log([run.mean_train_s for run in best])
+
+  def ratios(top1: np.ndarray, log_s: np.ndarray) -> np.ndarray:
+    needed = np.interp(found.top1, np.maximum.accumulate(top1), log_s)
+    return np.exp(needed) / np.array(found.train_s)
+
+  ratio = ratios(top1, log_s).mean()
+  errors = [_standard_error(ratios(top1, log_s))]
+  for i, run in enumerate(best):
+    moved = np.arange(len(best)) == i
+    by_accuracy = ratios(top1 + moved * _standard_error(run.top1), log_s)
+    by_time = ratios(top1, log_s + moved * _standard_error(np.log(run.train_s)))
+    errors += [by_accuracy.mean() - ratio, by_time.mean() - ratio]
+  return f'{ratio:.2f} ± {math.hypot(*errors):.2f}'
+
+
+def _standard_error(values: Sequence[float]) -> float:
+  """Of the mean of some values."""
+  return statistics.stdev(map(float, values)) / len(values) ** 0.5
 
 
 def make() -> list[tabulate.Table]:
@@ -95,7 +119,10 @@ def make() -> list[tabulate.Table]:
     (*row, speedup_at_equal_accuracy(result, baselines))
     for row, result in zip(table.rows, results.values(), strict=True)
   ]
-  columns = (*table.columns, 'speed-up at equal accuracy [measured]')
+  columns = (
+    *table.columns,
+    'speed-up at equal accuracy ± standard error [measured]',
+  )
   return [tabulate.Table(TABLE, columns, rows)]
 
 

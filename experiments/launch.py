@@ -43,7 +43,7 @@ from experiments import (
   tabulate,
 )
 from experiments.measured import Run
-from mgjax import cli, environment, plan, step_seconds
+from mgjax import cli, environment, files, plan, step_seconds
 from mgjax.cli import ArgumentParser, ConfigError
 
 
@@ -311,6 +311,7 @@ def submit_line(
     return shlex.join(
       [
         *('gcloud', 'compute', 'tpus', 'tpu-vm', 'ssh', args.tpu),
+        *([f'--zone={args.zone}'] if args.zone else []),
         '--worker=all',
         f'--command=cd mgjax && {line}',
       ]
@@ -324,7 +325,9 @@ def submit_line(
     [
       'sbatch',
       f'--job-name={item.record.replace("/", "-")}',
-      *(f'--gpus={args.gpus}', *limit, f'--wrap={line}'),
+      # Without a number of CPUs a job has one.
+      *(f'--gpus={args.gpus}', f'--cpus-per-task={8 * args.gpus}'),
+      *('--requeue', *limit, f'--wrap={line}'),
     ]
   )
 
@@ -367,17 +370,19 @@ def run_here(runs: list[_Planned], workdir: epath.Path, num_jobs: int) -> int:
     num_jobs, initializer=pin if num_jobs > 1 else None
   ) as pool:
     made = {pool.submit(make, item): item for item in runs}
-    for future in concurrent.futures.as_completed(made):
-      error = future.exception()
-      if isinstance(error, subprocess.CalledProcessError):
-        pool.shutdown(wait=True, cancel_futures=True)
-        # The training has said why.
-        print(
-          f'error: {made[future].record} ended with {error.returncode}',
-          file=sys.stderr,
-        )
-        return error.returncode
-      future.result()
+    try:
+      for future in concurrent.futures.as_completed(made):
+        future.result()
+    except subprocess.CalledProcessError as error:
+      # The training has said why.
+      print(
+        f'error: {made[future].record} ended with {error.returncode}',
+        file=sys.stderr,
+      )
+      return error.returncode
+    finally:
+      # Whatever the reason, no further run starts.
+      pool.shutdown(wait=True, cancel_futures=True)
   return 0
 
 
@@ -417,8 +422,14 @@ def _parser() -> ArgumentParser:
     help='hardware that --gmacs_per_s is about; alone, the rates of '
     f'{" or ".join(step_seconds.DEVICES)}',
   )
-  add('--gpus', type=int, default=8, help='slurm: GPUs of a run (default 8)')
+  add(
+    '--gpus',
+    type=int,
+    default=8,
+    help='slurm: GPUs of a run, with 8 CPUs each (default 8)',
+  )
   add('--tpu', default='mgjax', help='tpu: name of the slice (default mgjax)')
+  add('--zone', help="tpu: its zone (default: gcloud's)")
   return parser
 
 
@@ -431,6 +442,11 @@ def main(argv: list[str] | None = None) -> int:
   if not 1 <= args.jobs <= num_cpus:
     parser.error(
       f'--jobs={args.jobs}; give 1 to {num_cpus}, the CPUs there are'
+    )
+  if args.run == 'tpu' and not files.is_remote(args.workdir):
+    parser.error(
+      f'--workdir={args.workdir}: the workers of a slice have disks of their '
+      'own; give a bucket, gs://...'
     )
   if args.device and args.record:
     parser.error('--record names its own hardware; leave --device out')

@@ -36,7 +36,7 @@ class Result(NamedTuple):
     gmacs: 1e9 multiply-adds of one training's forward passes.
     frames: Of a clip of the full grid.
     clip_gmacs: 1e9 multiply-adds of the forward pass of such a clip.
-    machines: That the seeds ran on.
+    conditions: Machines and commits that the seeds ran with.
   """
 
   top1: tuple[float, ...]
@@ -48,7 +48,7 @@ class Result(NamedTuple):
   gmacs: float
   frames: int
   clip_gmacs: float
-  machines: frozenset[tuple]
+  conditions: frozenset[tuple]
 
   @property
   def mean(self) -> float:
@@ -89,7 +89,9 @@ def _read(entries: Sequence[dict]) -> Result:
     gmacs=plan['total_gmacs'],
     frames=baseline['grid']['T'],
     clip_gmacs=baseline['gmacs'] / baseline['clips'],
-    machines=frozenset(record.machine_of(entry) for entry in entries),
+    conditions=frozenset(
+      (*record.machine_of(entry), entry.get('commit')) for entry in entries
+    ),
   )
 
 
@@ -155,10 +157,10 @@ def save_over_time(
 def comparable(ours: Result, theirs: Result) -> bool:
   """Whether a ratio of their times means anything.
 
-  Both need several seeds, and all of them one machine.
+  Both need several seeds, and all of them one machine and one commit.
   """
   return (
-    len(ours.machines | theirs.machines) == 1
+    len(ours.conditions | theirs.conditions) == 1
     and min(len(ours.top1), len(theirs.top1)) > 1
   )
 

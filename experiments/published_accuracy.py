@@ -19,6 +19,7 @@ _TABLES = (
   'something_something_blvnet',
   'kinetics_moments_blvnet',
   'mini_sets',
+  'other_methods',
 )
 _METRICS = {'top1': 'top-1', 'top5': 'top-5', 'map': 'mAP'}
 
@@ -30,7 +31,8 @@ def measured(entries: list[dict]) -> str:
     values = [e['summary'][key] for e in entries if key in e['summary']]
     if values:
       texts.append(f'{metric} {spread(values, 2)}')
-  return f'{", ".join(texts)} ({len(entries)} seeds)'
+  seeds = 'seed' if len(entries) == 1 else 'seeds'
+  return f'{", ".join(texts)} ({len(entries)} {seeds})'
 
 
 # Classes, by the tables that say what a clip costs their networks.

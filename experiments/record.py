@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import os
 import pathlib
 import shlex
 import subprocess
@@ -47,8 +48,9 @@ def run(
 
   Returns:
     The record's folder: the files of the run, its summary, the command, the
-    commit of the code and whether the code was changed since, the hash of the
-    config and the fingerprint of the data set.
+    commit of the code and whether the code was changed since, the load of the
+    machine when it started, the hash of the config and the fingerprint of the
+    data set.
 
   Raises:
     CalledProcessError: The training failed.
@@ -67,10 +69,10 @@ def run(
     *('-m', 'mgjax.train', f'--config={config}', *overrides),
     f'--workdir={workdir}',
   ]
-  text = f'python {shlex.join(command)}'
+  text = f'{_pinning()}python {shlex.join(command)}'
   print(f'{name}: {text}', flush=True)
   # Before the training: a commit made meanwhile is not what is measured.
-  version = code_version()
+  version, load = code_version(), os.getloadavg()
   subprocess.run([sys.executable, *command], check=True, stdout=log, stderr=log)
   folder.mkdir(parents=True, exist_ok=True)
   for file in _FILES:
@@ -86,10 +88,19 @@ def run(
       'fingerprint': data_fingerprint(data_folder),
     },
     **version,
+    'load_average': load,
     'summary': json.loads((workdir / 'summary.json').read_text()),
   }
   (folder / 'record.json').write_text(json.dumps(record, indent=1) + '\n')
   return folder
+
+
+def _pinning() -> str:
+  """What a command starts with to have this thread's CPUs; '' for all."""
+  mine = os.sched_getaffinity(0)
+  if mine == os.sched_getaffinity(os.getpid()):  # Of the main thread.
+    return ''
+  return f'taskset -c {",".join(map(str, sorted(mine)))} '
 
 
 def code_version() -> dict[str, str]:

@@ -33,6 +33,7 @@ from experiments import (
   successors,
   tabulate,
 )
+from mgjax.cli import ArgumentParser
 
 _FOLDER = pathlib.Path(__file__).parent
 README = _FOLDER.parent / 'README.md'
@@ -98,6 +99,15 @@ def with_tables(text: str) -> str:
 
 
 def main(argv: list[str]) -> int:
+  parser = ArgumentParser(
+    prog='python -m experiments.tables', description=__doc__
+  )
+  parser.add_argument(
+    '--check',
+    action='store_true',
+    help='write nothing; say what is not current',
+  )
+  args = parser.parse_args(argv)
   problems = [
     *record.problems(),
     *step_time.problems(),
@@ -113,7 +123,7 @@ def main(argv: list[str]) -> int:
   for path in READMES:
     old = path.read_text()
     new = with_tables(old)
-    if '--check' not in argv:
+    if not args.check:
       path.write_text(new)
     elif new != old:
       name = path.relative_to(_FOLDER.parent)
@@ -122,7 +132,7 @@ def main(argv: list[str]) -> int:
         file=sys.stderr,
       )
       status = 1
-  if '--check' not in argv:
+  if not args.check:
     # What runs will cost is kept as well.
     for table in launch.RUNS:
       launch.planned(table, 1)

@@ -20,7 +20,7 @@ def add_record(tmp_path, monkeypatch):
   """Returns a function that writes what the tables read of a record."""
   monkeypatch.setattr(record, 'RECORDS', tmp_path)
 
-  def add(name, *, top1, train_s, gmacs=30.0, **environment):
+  def add(name, *, top1, train_s, gmacs=30.0, commit='abc', **environment):
     folder = tmp_path / name
     folder.mkdir(parents=True)
     summary = {
@@ -37,7 +37,9 @@ def add_record(tmp_path, monkeypatch):
         **environment,
       },
     }
-    (folder / 'record.json').write_text(json.dumps({'summary': summary}))
+    (folder / 'record.json').write_text(
+      json.dumps({'summary': summary, 'commit': commit})
+    )
     baseline = {'grid': {'T': 16}, 'gmacs': 30.0, 'clips': 1000}
     (folder / 'plan.json').write_text(
       json.dumps({'total_gmacs': gmacs, 'baseline': baseline})
@@ -138,7 +140,10 @@ def test_runs_without_records_have_no_row(add_record):
   assert (accuracy, speedup, macs) == ('80.0', '', '')
 
 
-def test_times_of_one_seed_or_of_two_machines_are_not_compared(add_record):
+@pytest.mark.parametrize('other', [{'cpu': 'another'}, {'commit': 'def'}])
+def test_times_of_one_seed_of_two_machines_or_of_two_commits_are_not_compared(
+  add_record, other
+):
   speedups = lambda: [row[-3] for row in measured.table('t', RUNS).rows]
   add_record('digits/none-seed0', top1=70.0, train_s=100.0)
   add_record('digits/both-seed0', top1=80.0, train_s=20.0)
@@ -146,7 +151,7 @@ def test_times_of_one_seed_or_of_two_machines_are_not_compared(add_record):
   add_record('digits/none-seed1', top1=70.0, train_s=100.0)
   add_record('digits/both-seed1', top1=80.0, train_s=20.0)
   assert speedups() == ['1.00', '5.00 ± 0.00']
-  add_record('digits/both-seed2', top1=80.0, train_s=20.0, cpu='another')
+  add_record('digits/both-seed2', top1=80.0, train_s=20.0, **other)
   assert speedups() == ['1.00', '']
 
 
@@ -175,13 +180,14 @@ def test_speedups_at_equal_accuracy_by_hand():
     gmacs=1.0,
     frames=16,
     clip_gmacs=1.0,
-    machines=frozenset([machine]),
+    conditions=frozenset([machine]),
   )
   baselines = [result(90.0, 400.0), result(60.0, 100.0), result(80.0, 200.0)]
   speedup = lambda top1: epoch_factors.speedup_at_equal_accuracy(
     result(top1, 100.0), baselines
   )
-  assert speedup(80.0) == '2.00 ± 0.03'
+  # Standard errors: 1 of the run's 100 seconds, 1 of the baseline's 200.
+  assert speedup(80.0) == '2.00 ± 0.02'
   # Half of the way from 60 to 80, at the geometric mean of their times.
   assert speedup(70.0) == '1.41 ± 0.02'
   assert speedup(95.0) == '> 4.00'
@@ -190,7 +196,23 @@ def test_speedups_at_equal_accuracy_by_hand():
   # Seeds of 60 and 80: 100 of 100 seconds, and 200.
   uneven = result(70.0, 100.0)._replace(top1=(60.0, 80.0), train_s=(100.0,) * 2)
   found = epoch_factors.speedup_at_equal_accuracy(uneven, baselines)
-  assert found == '1.50 ± 0.71'
+  assert found == '1.50 ± 0.50'
+  # A longer run that is no better is not what an accuracy takes.
+  falling = [*baselines, result(89.0, 800.0)]
+  assert (
+    epoch_factors.speedup_at_equal_accuracy(result(90.0, 100.0), falling)
+    == '4.00 ± 0.04'
+  )
+  assert (
+    epoch_factors.speedup_at_equal_accuracy(result(95.0, 100.0), falling)
+    == '> 4.00'
+  )
+  # Seeds of the baseline at 60 ± 10: half as long at 70 is as likely.
+  unsure = [
+    b if b.mean > 60 else b._replace(top1=(50.0, 70.0)) for b in baselines
+  ]
+  found = epoch_factors.speedup_at_equal_accuracy(result(70.0, 100.0), unsure)
+  assert found == '1.41 ± 0.41'
   other = result(80.0, 100.0, 'other')
   assert epoch_factors.speedup_at_equal_accuracy(other, baselines) == ''
 
