@@ -12,7 +12,6 @@ from experiments import record
 from mgjax import cli, cycles, plan, plan_budget, step_seconds
 from mgjax.cli import ConfigError
 from mgjax.plan_budget import Candidate
-from mgjax.schedule import Grid
 
 
 def search(config, num_train, budget_hours, *arguments):
@@ -29,7 +28,6 @@ def candidates():
 
 
 def test_hours_are_those_of_all_steps():
-  grid = Grid(8, 32, 32, 4)
   config = moving_digits.get_config('grid=none')
   schedule = cycles.make_schedule(config, 4000)
   (grid,) = schedule.grids
