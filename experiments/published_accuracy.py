@@ -6,6 +6,7 @@ The multigrid paper with its independent reproductions, bLVNet-TAM, and the
 small sets of IBM's benchmark.
 """
 
+import pathlib
 import sys
 
 from experiments import costs, launch, record, tabulate
@@ -103,5 +104,32 @@ def make() -> list[tabulate.Table]:
   return [accuracy(name) for name in _TABLES]
 
 
+def picture(path: pathlib.Path) -> None:
+  """Published top-1 of Something-Something V2 against what a clip costs."""
+  table = accuracy('something_something_blvnet')
+  points: dict[str, list[tuple[float, float]]] = {}
+  for cells in table.rows:
+    row = dict(zip(table.columns, cells, strict=True))
+    top1, gmacs = row['SSv2 top-1 [published]'], row[_COST_COLUMNS[0]]
+    # Networks and views are the first two parts of a row; what users report of
+    # broken weights is not a result.
+    network, *views = row['model'].split(', ')
+    if top1 and gmacs and 'by users' not in views:
+      label = ', '.join([network.rsplit(' ', 1)[0], *views])
+      points.setdefault(label, []).append((float(gmacs), float(top1)))
+
+  def draw(axes):
+    for label, values in points.items():
+      axes.plot(*zip(*sorted(values), strict=True), 'o-', label=label)
+    axes.set(
+      xlabel='GMACs of a clip at 224²',
+      ylabel='SSv2 top-1, published [%]',
+      xlim=(0, None),
+    )
+    axes.legend(frameon=False)
+
+  tabulate.save_picture(draw, path)
+
+
 if __name__ == '__main__':
-  sys.exit(tabulate.main(make))
+  sys.exit(tabulate.main(make, picture))
