@@ -115,9 +115,14 @@ def make() -> list[tabulate.Table]:
   if len(baselines) < len(FACTORS):
     baselines = []  # A curve of fewer runs would claim too much.
   table = measured.table(TABLE, RUNS)
+  # The baseline's own are what the others are measured by.
+  own = {run.name for run in _OF_MODE['none']}
   rows = [
-    (*row, speedup_at_equal_accuracy(result, baselines))
-    for row, result in zip(table.rows, results.values(), strict=True)
+    (
+      *row,
+      '' if name in own else speedup_at_equal_accuracy(result, baselines),
+    )
+    for row, (name, result) in zip(table.rows, results.items(), strict=True)
   ]
   columns = (
     *table.columns,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_collections
+from matplotlib import ticker
 
 from experiments import record, tabulate
 
@@ -149,6 +150,9 @@ def save_over_time(
       },
     )
     axes.set_xscale('log')
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
+    axes.xaxis.set_major_formatter('{x:g}')
+    axes.xaxis.set_minor_formatter('')
     axes.set_xlabel('training [s]')
 
   tabulate.save_picture(draw_all, path)
