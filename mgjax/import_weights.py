@@ -251,6 +251,9 @@ def match_state(
     else:
       wanted = to_theirs(np.broadcast_to(0, ours)).shape
       array, words = _fit(state[name], wanted, inflate)
+      # XLA's ReLU may hide a NaN, so that logits would not show it.
+      if array is not None and not np.isfinite(array.astype(np.float32)).all():
+        array, words = None, 'it holds NaN or infinite numbers'
       if array is not None:
         result.arrays[path] = to_ours(array)
       note(name, path, theirs, ours, words, problem=array is None)

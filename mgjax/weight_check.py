@@ -81,7 +81,8 @@ def run(
     video, wanted = _read_reference(reference)
     source = f'--logits={reference}'
   elif stored:
-    video, wanted, source = clip(stored['shape']), stored['logits'], f'{path}'
+    video, wanted = clip(stored['shape'].tolist()), stored['logits']
+    source = f'{path}'
   else:
     video = clip((1, num_frames, _SIDE_PX, _SIDE_PX, 3))
     wanted, source = None, f'{path}'

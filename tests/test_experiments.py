@@ -423,7 +423,8 @@ def test_a_changed_number_is_noticed(monkeypatch, tmp_path, capsys):
     type(path), 'read_text', lambda self: text.replace('18,048', '18,049')
   )
   monkeypatch.setattr(tables, 'READMES', (path,))
-  monkeypatch.setattr(record, 'problems', lambda: [])
+  for module in (record, step_time, decode_speed):
+    monkeypatch.setattr(module, 'problems', lambda: [])
   monkeypatch.setattr(launch, 'mismatches', lambda: [])
   assert tables.main(['--check']) == 1
   assert 'is not what schedules and records say' in capsys.readouterr().err
@@ -1046,7 +1047,9 @@ def test_runs_at_a_time_have_cpus_and_logs_of_their_own(
   assert len(logs) == 6
 
 
-def test_a_run_that_fails_ends_launch_with_its_code(monkeypatch, capsys):
+def test_a_run_that_fails_ends_launch_with_its_code(
+  records, monkeypatch, capsys
+):
   def run(*args, **kwargs):
     raise subprocess.CalledProcessError(75, 'python')
 
@@ -1061,7 +1064,7 @@ def test_a_run_that_fails_ends_launch_with_its_code(monkeypatch, capsys):
 @pytest.mark.parametrize(
   'error', [ConfigError('no data'), KeyboardInterrupt(), OSError('full')]
 )
-def test_whatever_ends_a_run_no_further_one_starts(monkeypatch, capsys, error):
+def test_whatever_ends_a_run_no_further_one_starts(records, monkeypatch, error):
   started = []
 
   def run(name, *args, **kwargs):
@@ -1073,7 +1076,7 @@ def test_whatever_ends_a_run_no_further_one_starts(monkeypatch, capsys, error):
   with pytest.raises(ends):
     launch.main(['--table=frames_ladder', '--run=local'])
   # The next one may start before the first has been seen to fail.
-  assert len(started) <= 2
+  assert 1 <= len(started) <= 2
 
 
 @pytest.mark.parametrize(

@@ -396,7 +396,7 @@ def test_logits_that_are_not_those_of_the_file_end_the_import(config, tmp_path):
       {'model_state': {**state, name: state[name][::-1].copy()}},
       'other logits',
     ),
-    ({'model_state': {**state, name: state[name] * np.nan}}, 'not finite'),
+    ({'model_state': {**state, name: state[name] * np.nan}}, 'holds NaN'),
     ({weight_check.KEY: check | {'logits': np.zeros((1, 9))}}, r'\(1, 9\)'),
   ):
     entries = {'model_state': state, weight_check.KEY: check} | changed
@@ -425,7 +425,7 @@ def test_logits_of_the_reference_are_compared(config, tmp_path, capsys):
   torch_files.save(file, {'model_state': state})
   variables = import_state(config, state, tmp_path)
   video = rule.unit('clip', (2, 4, 32, 40, 3)).astype(np.float32)
-  logits = models.from_config(config).apply(variables, video)
+  logits = jax.jit(models.from_config(config).apply)(variables, video)
 
   def imported(out, **arrays):
     np.savez(npz, **arrays)
