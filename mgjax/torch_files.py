@@ -26,6 +26,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from mgjax import files
 from mgjax.cli import ConfigError
 
 # torch.save before 1.6 starts with this number, pickled.
@@ -442,15 +443,15 @@ def save(path: pathlib.Path, content: Mapping[str, Any]) -> None:
   """
   storages = []
   structure = b'\x80\x02' + _opcodes(content, storages) + b'.'
-  beside = path.with_name(path.name + '.tmp')
-  with zipfile.ZipFile(beside, 'w') as archive:
+  content = io.BytesIO()
+  with zipfile.ZipFile(content, 'w') as archive:
     archive.writestr('archive/data.pkl', structure)
     archive.writestr('archive/byteorder', 'little')
     for key, array in enumerate(storages):
       # Fixed dates, so that equal weights make equal files.
       archive.writestr(zipfile.ZipInfo(f'archive/data/{key}'), array.tobytes())
     archive.writestr('archive/version', '3\n')
-  beside.replace(path)
+  files.write_bytes(path, content.getvalue())
 
 
 def _opcodes(value: Any, storages: list[np.ndarray]) -> bytes:

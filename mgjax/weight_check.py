@@ -30,11 +30,15 @@ def clip(shape: Sequence[int]) -> np.ndarray:
   return np.sin(np.arange(math.prod(shape))).reshape(shape).astype(np.float32)
 
 
+def _shape(num_frames: int) -> tuple[int, ...]:
+  return 1, num_frames, _SIDE_PX, _SIDE_PX, 3
+
+
 def make(
   model: nn.Module, variables: dict, num_frames: int
 ) -> dict[str, np.ndarray]:
   """What a file keeps: the 'shape' of a clip and its 'logits' [1, K]."""
-  shape = (1, num_frames, _SIDE_PX, _SIDE_PX, 3)
+  shape = _shape(num_frames)
   return {
     'shape': np.array(shape),
     'logits': _logits(model, variables, clip(shape)),
@@ -84,7 +88,7 @@ def run(
     video, wanted = clip(stored['shape'].tolist()), stored['logits']
     source = f'{path}'
   else:
-    video = clip((1, num_frames, _SIDE_PX, _SIDE_PX, 3))
+    video = clip(_shape(num_frames))
     wanted, source = None, f'{path}'
   logits = _logits(model, variables, video)
   if not np.isfinite(logits).all():

@@ -352,15 +352,9 @@ def test_an_export_is_the_file_that_was_imported(config, tmp_path, to, capsys):
   state = state_of(config, to)
   import_state(config, state, tmp_path)
   file = tmp_path / 'back.pyth'
-  argv = ['x', str(tmp_path / 'out'), f'--to={to}', f'--out={file}']
-  code = cli.run(
-    import_weights.main,
-    import_weights.define_flags,
-    argv,
-    arguments='FILE',
-    find_config=import_weights.find_config,
-  )
-  assert code == 0, capsys.readouterr().err
+  argv = (tmp_path / 'out', f'--to={to}', f'--out={file}')
+  code, printed = run(capsys, *argv)
+  assert code == 0, printed.err
   back = torch_files.load(file)['model_state']
   counters = {n for n in back if n.endswith('.num_batches_tracked')}
   assert len(counters) == sum(n.endswith('.running_var') for n in state)
@@ -372,14 +366,8 @@ def test_an_export_is_the_file_that_was_imported(config, tmp_path, to, capsys):
     config, file, tmp_path / 'again', inflate='repeat'
   )
   assert f'agree with those of {file} to' in again.checked
-  code = cli.run(
-    import_weights.main,
-    import_weights.define_flags,
-    argv,
-    arguments='FILE',
-    find_config=import_weights.find_config,
-  )
-  assert code == 2 and 'exists already' in capsys.readouterr().err
+  code, printed = run(capsys, *argv)
+  assert code == 2 and 'exists already' in printed.err
 
 
 def test_logits_that_are_not_those_of_the_file_end_the_import(config, tmp_path):
