@@ -1,15 +1,45 @@
 """Compiles programs, each with what its backend needs to make it fast."""
 
+import functools
+
 import jax
 
-# An XLA pass that removes `lax.optimization_barrier` before fusion. Without it
-# a barrier means: write this to memory (models/conv.py, `materialize`). The
-# steps of TSN-R50 and bLVNet-TAM-50 take 6 % less time so on two cores. A name
-# that XLA does not know is ignored.
-_CPU_OPTIONS = {'xla_disable_hlo_passes': 'cse_barrier_expander'}
+_CPU_OPTIONS = {
+  # An XLA pass that removes `lax.optimization_barrier` before fusion. Without
+  # it a barrier means: write this to memory (models/conv.py, `materialize`).
+  'xla_disable_hlo_passes': 'cse_barrier_expander',
+  # What XLA:CPU gives to the library YNNPACK: of its default list, all but
+  # convolutions. YNNPACK's take one core below 128 outputs, and their kernels'
+  # gradients are slow; Eigen's take all cores (models/conv.py has times).
+  'xla_cpu_experimental_ynn_fusion_type': (
+    'LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
+  ),
+}
 
 
 def compile_program(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
   """Compiles a lowered program for the default backend."""
-  options = _CPU_OPTIONS if jax.default_backend() == 'cpu' else None
+  options = _cpu_options() if jax.default_backend() == 'cpu' else None
   return lowered.compile(compiler_options=options)
+
+
+@functools.cache
+def _cpu_options() -> dict[str, str]:
+  """Those of `_CPU_OPTIONS` that this version of XLA has.
+
+  They are not part of JAX's interface: another version may drop one, and then
+  programs are slower but the same.
+  """
+  return {
+    name: value
+    for name, value in _CPU_OPTIONS.items()
+    if _is_accepted({name: value})
+  }
+
+
+def _is_accepted(options: dict[str, str]) -> bool:
+  try:
+    jax.jit(lambda: 0).lower().compile(compiler_options=options)
+  except jax.errors.JaxRuntimeError:
+    return False
+  return True

@@ -71,16 +71,17 @@ class _InFlight:
   asked_batch: float
   got_batch: float
   got_program: float
-  dispatched: float
+  called: float
   finished: concurrent.futures.Future
 
 
 class StepClock:
-  """Times steps that run asynchronously.
+  """Times steps that may run asynchronously.
 
-  The loop hands steps to the device before earlier ones have finished, so the
-  host's own waiting says little. A thread notes when each step's result is
-  there; a wait for data counts only from the end of the step before.
+  On accelerators the loop hands steps to the device before earlier ones have
+  finished, so the host's own waiting says little. A thread notes when each
+  step's result is there; a wait for data counts only from the end of the step
+  before.
   """
 
   def __init__(self, times: Times, max_in_flight: int = 2):
@@ -97,6 +98,7 @@ class StepClock:
     asked_batch: float,
     got_batch: float,
     got_program: float,
+    called: float,
     report: Callable[[dict, float], None],
   ) -> None:
     """Registers a step just handed to the device.
@@ -106,6 +108,7 @@ class StepClock:
       asked_batch: time.perf_counter() when the loop asked for its batch.
       got_batch: ... when the batch was there.
       got_program: ... when the program was there.
+      called: ... when it was called.
       report: Called with the results as Python floats and the step's seconds
         on the device, once it has finished.
     """
@@ -116,7 +119,7 @@ class StepClock:
         asked_batch=asked_batch,
         got_batch=got_batch,
         got_program=got_program,
-        dispatched=time.perf_counter(),
+        called=called,
         finished=self._watcher.submit(_finish_time, metrics),
       )
     )
@@ -141,7 +144,7 @@ class StepClock:
     free = self._free_since
     data_s = max(0.0, step.got_batch - max(step.asked_batch, free))
     compile_s = max(0.0, step.got_program - max(step.got_batch, free))
-    step_s = finished - max(step.dispatched, free)
+    step_s = finished - max(step.called, free)
     self.times.data_s += data_s
     self.times.compile_s += compile_s
     self.times.step_s += step_s

@@ -480,13 +480,13 @@ class Training:
     program = self._program('train', grid)
     got_program = time.perf_counter()
     lr, groups = schedule.lr(step), schedule.bn_groups(step)
+    inputs = (
+      parallel.put_batch(job.mesh, programs.on_device(batch)),
+      *programs.put_scalars(job.mesh, lr, groups),
+    )
+    called = time.perf_counter()
     with jax.profiler.StepTraceAnnotation('train', step_num=step):
-      self.state, values = program(
-        self.state,
-        parallel.put_batch(job.mesh, programs.on_device(batch)),
-        *programs.put_scalars(job.mesh, lr, groups),
-        self._rng,
-      )
+      self.state, values = program(self.state, *inputs, self._rng)
     self.done = step + 1
     self._statistics_due = (
       self.done in self._eval_steps and job.config.norm.precise_batches > 0
@@ -511,6 +511,7 @@ class Training:
       asked_batch=asked_batch,
       got_batch=got_batch,
       got_program=got_program,
+      called=called,
       report=self._log.reporter(step, lr, groups, self._ids),
     )
     self._checkpoints.check()

@@ -32,16 +32,20 @@ def clock():
   clock.close()
 
 
-def run_step(clock, *, batch_s, step_s):
+def run_step(clock, *, batch_s, step_s, synchronous=False):
   """Waits for a batch, hands it to the device; returns how long it waited."""
   asked = time.perf_counter()
   time.sleep(batch_s)
   got = time.perf_counter()
+  result = Result(step_s)
+  if synchronous:
+    result.block_until_ready()
   clock.dispatched(
-    {'loss': Result(step_s)},
+    {'loss': result},
     asked_batch=asked,
     got_batch=got,
     got_program=got,
+    called=got,
     report=lambda *_: None,
   )
   return got - asked
@@ -62,6 +66,13 @@ def test_a_wait_beside_a_step_does_not_count(clock):
   clock.drain()
   assert clock.times.data_s == pytest.approx(first, abs=1e-3)
   assert clock.times.step_s > 0.15
+
+
+def test_a_step_that_the_call_waits_for_counts_as_a_step(clock):
+  clock.restart()
+  run_step(clock, batch_s=0.0, step_s=0.1, synchronous=True)
+  clock.drain()
+  assert clock.times.step_s == pytest.approx(0.1, abs=0.02)
 
 
 @pytest.mark.parametrize('seed', [0, 1, 2])

@@ -5,40 +5,30 @@ result and the parameters never depend on it: the kernel always has shape
 [kt, kh, kw, C, D].
 
 On GPU and TPU every convolution is one `lax.conv_general_dilated`. XLA's CPU
-backend has fast matrix products, on all cores, but runs 3-D convolutions (and
-above all their gradients) through a slow path, and most 2-D ones on one core.
-So there the kernel's shape picks one of:
+backend has fast matrix products and, in programs of
+`compilation.compile_program`, fast 2-D convolutions, both on all cores, but
+runs 3-D convolutions (and above all their gradients) through a slow path. So
+there the kernel's shape picks one of:
 
   1 x 1 x 1     stride by slicing, then one matrix product
   kt x 1 x 1    stride 1: one product with [C, kt * D], then shift and add;
                 strided: a sum of products of strided slices
-  1 x kh x kw   time folded into the batch, a 2-D convolution (`_conv2d`)
+  1 x kh x kw   time folded into the batch, a 2-D convolution; on tiny maps one
+                product of the windows side by side ("im2col")
   kt x kh x kw  as 1 x kh x kw with kt * D outputs, then shift and add
 
-and a 2-D convolution is one of these, forward and backward each by itself:
+Milliseconds forward / input gradient / kernel gradient, of 2 clips in float32,
+each in a program of its own; two cores of an AMD EPYC with AVX-512, JAX 0.10.2:
 
-  a convolution  forward, where the map and the outputs are large enough
-  rows           windows of one row side by side, one product with
-                 [kw * C, kh * D], then shift and add over the rows
-  columns        whole windows side by side ("im2col"), then one product
-  planes         the same, transposed: gradients of kernels with few inputs
-
-Milliseconds forward / input gradient / kernel gradient of 3 x 3 convolutions of
-16 frames, as XLA does them and here; two cores with AVX2, float32, JAX 0.10.2,
-each in a program of its own (kernel gradients by columns: those by rows, which
-the first three have now, and which share the cotangent's windows with the input
-gradient, were measured in whole steps only):
-
-  64, 28^2              10.1 / 10.2 / 22.3     8.0 / 8.0 / 13.4
-  128, 14^2              5.3 /  5.5 / 10.2     5.3 / 5.5 /  9.9
-  256, 7^2               7.7 /  7.9 /  8.4     5.9 / 6.5 /  6.8
-  128, 28^2, stride 2    7.0 /  9.1 / 12.7     7.0 / 6.7 / 10.3
-  512, 7^2, stride 2    10.8 / 17.4 / 13.1     7.7 / 7.1 /  8.8
-
-Networks of fewer than 64 channels keep XLA's gradients: their windows would be
-large beside their products. In the step of I3D-R50 (2 clips of 8 x 112^2) the
-kernel's gradient of the 5 x 7 x 7 stem takes 37 ms of products; as five
-convolutions it took 279 ms.
+  8 frames                        one 3-D convolution       as above
+  1 x 3 x 3, 64 to 64, 28^2         9.7 /   9.7 / 22.7    2.4 / 2.4 / 2.8
+  1 x 3 x 3, 128 to 128, 14^2       6.5 /   5.8 / 12.2    2.1 / 2.1 / 2.3
+  1 x 3 x 3, 256 to 256, 7^2        3.9 /   4.4 /  9.7    2.1 / 2.5 / 2.2
+  the same, 128, 28^2, stride 2     6.1 /  92.5 / 26.0    2.7 / 3.8 / 3.5
+  3 x 1 x 1, 256 to 64, 28^2       12.5 /   5.5 / 18.6    3.5 / 3.8 / 6.8
+  1 x 7 x 7, 3 to 64, 112^2        28.3 /     - / 75.0    4.0 /   - / 6.2
+  5 x 7 x 7, 3 to 64, 112^2       118.7 /     - / 240    12.2 /   - / 18.3
+  the same, 3 to 8, 32 frames     493.1 /     - / 997    14.4 /   - / 20.6
 """
 
 import functools
@@ -55,11 +45,7 @@ from jaxtyping import Array, Float
 # Source: PySlowFast 287ec00, utils/weight_init_helper.py (c2_msra_fill).
 conv_init = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
 
-# Where XLA:CPU's own 2-D convolution is slower than products; see above.
-_SMALL_MAP = 49  # Positions of the result, with _ROWS[0] channels or more.
-_TINY_SIDE = 4  # With any: 184 ms against 1.6 ms as a product on a 2 x 2 map.
-_ROWS = (64, 128)  # Outputs; from 128 on, a convolution takes all cores.
-_FEW_INPUTS = 16  # Columns of so few channels are slow to put together.
+_TINY_SIDE = 4  # 86 ms against 1.3 ms as a product on maps of 2 x 2.
 
 
 def conv3d(
@@ -153,17 +139,15 @@ def _temporal(x, kernel, stride):
   if stride > 1:
     x = _pad(x, 1, pad)
     return sum(
-      lax.slice_in_dim(x, i, i + (num_out - 1) * stride + 1, stride, axis=1)
-      @ kernel[i]
+      _pointwise(
+        lax.slice_in_dim(x, i, i + (num_out - 1) * stride + 1, stride, axis=1),
+        kernel[i],
+      )
       for i in range(kt)
     )
   taps = _taps(kt, t)
-  if c < _ROWS[0]:
-    weights = jnp.concatenate([kernel[i] for i in taps], axis=-1)
-  else:
-    # One transposition, whose gradient is one, too; slower where it is small.
-    weights = kernel[taps[0] : taps[-1] + 1].swapaxes(0, 1).reshape(c, -1)
-  return _shift_and_add(x @ weights, taps, kt, d)
+  weights = jnp.concatenate([kernel[i] for i in taps], axis=-1)
+  return _shift_and_add(_pointwise(x, weights), taps, kt, d)
 
 
 def _taps(kt, t):
@@ -203,14 +187,10 @@ def _spatial(x, kernel, strides):
   return y.reshape(b, t, *y.shape[1:])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _conv2d(x, kernel, strides):
   """2-D convolution. x: [N, H, W, C]; kernel: [kh, kw, C, D]."""
-  kh, kw, c, d = kernel.shape
-  if _is_small(x, kernel, strides):
-    return _columns(x, (kh, kw), strides) @ kernel.reshape(kh * kw * c, d)
-  if strides == (1, 1) and c >= _ROWS[0] // 2 and _ROWS[0] <= d < _ROWS[1]:
-    return _by_rows(_row_columns(x, kw), kernel)
+  if min(x.shape[1:3]) <= _TINY_SIDE:
+    return _by_columns(x, kernel, strides)
   return _native2d(x, kernel, strides)
 
 
@@ -225,93 +205,14 @@ def _native2d(x, kernel, strides):
   )
 
 
-def _is_small(x, kernel, strides):
-  """Whether a convolution is faster as one product of whole windows."""
-  if min(x.shape[1:3]) <= _TINY_SIDE:
-    return True
-  num_h, num_w = _result_size(x, kernel.shape[:2], strides)
-  return min(kernel.shape[2:]) >= _ROWS[0] and num_h * num_w <= _SMALL_MAP
-
-
-def _conv2d_forward(x, kernel, strides):
-  return _conv2d(x, kernel, strides), (x, kernel)
-
-
-def _conv2d_backward(strides, residuals, cotangent):
-  x, kernel = residuals
+def _by_columns(x, kernel, strides):
+  """2-D convolution as one product with the windows of x ("im2col")."""
   kh, kw, c, d = kernel.shape
-  num_positions = cotangent.size // d
-  is_narrow = d < _ROWS[0] or _FEW_INPUTS <= c < _ROWS[0]
-  if is_narrow and not _is_small(x, kernel, strides):
-    # Windows would be large beside the products.
-    _, vjp = jax.vjp(lambda x, k: _native2d(x, k, strides), x, kernel)
-    return vjp(cotangent)
-  # With fewer positions than that, the kernel is the large tensor, which
-  # should not be transposed.
-  if strides != (1, 1) or num_positions <= d:
-    _, columns_vjp = jax.vjp(lambda x: _columns(x, (kh, kw), strides), x)
-    (x_gradient,) = columns_vjp(cotangent @ kernel.reshape(-1, d).T)
-    return x_gradient, _kernel_gradient(x, cotangent, (kh, kw), strides)
-  mirrored = kernel[::-1, ::-1].swapaxes(2, 3)
-  if min(c, d) < _ROWS[0]:
-    return (
-      _conv2d(cotangent, mirrored, strides),
-      _kernel_gradient(x, cotangent, (kh, kw), strides),
-    )
-  # The cotangent's rows serve both gradients.
-  columns = _row_columns(cotangent, kw)
-  if c < _ROWS[1]:
-    x_gradient = _by_rows(columns, mirrored)
-  else:
-    x_gradient = _conv2d(cotangent, mirrored, strides)
-  planes = materialize(_pad(x, 1, kh // 2).transpose(3, 0, 1, 2))
-  rows = jnp.concatenate([planes[:, :, i : i + x.shape[1]] for i in range(kh)])
-  gradient = rows.reshape(kh * c, -1) @ columns.reshape(-1, kw * d)
-  return x_gradient, gradient.reshape(kh, c, kw, d)[:, :, ::-1].swapaxes(1, 2)
-
-
-_conv2d.defvjp(_conv2d_forward, _conv2d_backward)
-
-
-def _kernel_gradient(x, cotangent, size, strides):
-  """Gradient of a 2-D convolution's kernel, [kh, kw, C, D].
-
-  Args:
-    x: [N, H, W, C].
-    cotangent: [N, h, w, D].
-    size: kh, kw.
-    strides: Of H and W.
-  """
-  c, d = x.shape[-1], cotangent.shape[-1]
-  cotangent = cotangent.reshape(-1, d)
-  if c < _FEW_INPUTS:
-    return (_planes(x, size, strides) @ cotangent).reshape(*size, c, d)
-  columns = _columns(x, size, strides)
-  columns = columns.reshape(-1, columns.shape[-1])
-  over_positions = lambda left, right: lax.dot_general(
-    left, right, (((0,), (0,)), ((), ()))
-  )
-  # XLA:CPU transposes the left factor; and the result has to be [.., D].
-  if cotangent.shape[0] > d:
-    gradient = over_positions(cotangent, columns).T
-  else:
-    gradient = over_positions(columns, cotangent)
-  return gradient.reshape(*size, c, d)
-
-
-def _result_size(x, size, strides):
-  """Height and width of a 2-D convolution's result."""
-  return tuple(
-    (n + 2 * (k // 2) - k) // stride + 1
-    for n, k, stride in zip(x.shape[1:3], size, strides, strict=True)
-  )
-
-
-def _columns(x, size, strides):
-  """The windows of a 2-D convolution, [N, h, w, kh * kw * C]."""
-  kh, kw = size
   sh, sw = strides
-  num_h, num_w = _result_size(x, size, strides)
+  num_h, num_w = (
+    (n + 2 * (k // 2) - k) // stride + 1
+    for n, k, stride in zip(x.shape[1:3], (kh, kw), strides, strict=True)
+  )
   x = materialize(_pad(_pad(x, 1, kh // 2), 2, kw // 2))
   columns = []
   for i in range(kh):
@@ -320,104 +221,16 @@ def _columns(x, size, strides):
       columns.append(
         lax.slice_in_dim(rows, j, j + (num_w - 1) * sw + 1, sw, axis=2)
       )
-  return jnp.concatenate(columns, -1)
+  return _pointwise(jnp.concatenate(columns, -1), kernel.reshape(-1, d))
 
 
-def _planes(x, size, strides):
-  """The same, transposed: [kh * kw * C, N * h * w]."""
-  (kh, kw), (sh, sw) = size, strides
-  n, h, w, c = x.shape
-  num_h, num_w = _result_size(x, size, strides)
-  # In blocks of a stride's size, so that every plane is a plain slice.
-  blocks_h, blocks_w = num_h + (kh - 1) // sh, num_w + (kw - 1) // sw
-  low_h, low_w = kh // 2, kw // 2
-  high_h, high_w = blocks_h * sh - h - low_h, blocks_w * sw - w - low_w
-  zero = jnp.zeros((), x.dtype)
-  x = lax.pad(
-    x, zero, [(0, 0, 0), (low_h, high_h, 0), (low_w, high_w, 0), (0, 0, 0)]
-  )
-  x = x.reshape(n, blocks_h, sh, blocks_w, sw, c)
-  x = materialize(x.transpose(2, 4, 5, 0, 1, 3))
-  planes = [
-    x[i % sh, j % sw, :, :, i // sh :, j // sw :][:, :, :num_h, :num_w]
-    for i in range(kh)
-    for j in range(kw)
-  ]
-  return jnp.concatenate(planes).reshape(kh * kw * c, -1)
-
-
-def _row_columns(x, kw):
-  """Windows of one row, stride 1: [N, H, W, kw * C]."""
-  w = x.shape[2]
-  x = materialize(_pad(x, 2, kw // 2))
-  return jnp.concatenate([x[:, :, j : j + w] for j in range(kw)], -1)
-
-
-def _by_rows(columns, kernel):
-  """2-D convolution of stride 1, from its rows' windows."""
-  kh, kw, c, d = kernel.shape
-  taps = _taps(kh, columns.shape[1])
-  kernel = kernel[taps[0] : taps[-1] + 1]
-  kernel = kernel.transpose(1, 2, 0, 3).reshape(kw * c, len(taps) * d)
-  return _shift_and_add(materialize(columns @ kernel), taps, kh, d)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _full(x, kernel, strides):
-  """kt x kh x kw convolution (a stem): 2-D to kt * D channels, shift, add."""
+  """kt x kh x kw convolution (a stem), as one 2-D convolution."""
   kt, kh, kw, c, d = kernel.shape
   taps = _taps(kt, x.shape[1])
-  weights = [kernel[i] for i in taps]
-  # XLA:CPU is slow with 17 to 39 output channels: a 7 x 7 convolution of 64
-  # frames of 64^2 takes 72 ms to 20 channels and 10 ms to 40.
-  if (filling := 40 - len(taps) * d) > 0:
-    weights.append(jnp.zeros((kh, kw, c, filling), kernel.dtype))
-  y = _spatial(x, jnp.concatenate(weights, -1), strides[1:])
-  return _shift_and_add(y, taps, kt, d)[:, :: strides[0]]
-
-
-def _full_forward(x, kernel, strides):
-  return _full(x, kernel, strides), (x, kernel)
-
-
-def _full_backward(strides, residuals, cotangent):
-  x, kernel = residuals
-  kt, kh, kw, c, d = kernel.shape
-  b, t, h, w, _ = x.shape
-  if len(_taps(kt, t)) * d < _ROWS[0]:
-    # Tap by tap, which is slower forward but faster for the kernel's gradient.
-    # All taps read the whole x, so that XLA transposes it once for all of them.
-    def tap_by_tap(x, kernel):
-      y = sum(
-        _shift(_spatial(x, kernel[i], strides[1:]), kt // 2 - i)
-        for i in _taps(kt, t)
-      )
-      return y[:, :: strides[0]]
-
-    _, vjp = jax.vjp(tap_by_tap, x, kernel)
-    return vjp(cotangent)
-  if strides[0] > 1:
-    frames = jnp.zeros((b, t, *cotangent.shape[2:]), cotangent.dtype)
-    cotangent = frames.at[:, :: strides[0]].set(cotangent)
-  # What each tap's convolution gets, next to each other: one gradient of a 2-D
-  # kernel for all of them.
-  taps = _taps(kt, t)
-  shifted = jnp.concatenate([_shift(cotangent, i - kt // 2) for i in taps], -1)
-  shifted = shifted.reshape(b * t, *shifted.shape[2:])
-  frames = x.reshape(b * t, h, w, c)
-  gradient = _kernel_gradient(frames, shifted, (kh, kw), strides[1:])
-  gradient = jnp.moveaxis(gradient.reshape(kh, kw, c, len(taps), d), 3, 0)
-  # Taps that never see a frame.
-  unused = (taps[0], kt - 1 - taps[-1])
-  gradient = jnp.pad(gradient, [unused] + [(0, 0)] * 4)
-  # A stem's input needs no gradient: XLA drops this.
   weights = jnp.concatenate([kernel[i] for i in taps], -1)
-  _, vjp = jax.vjp(lambda x: _conv2d(x, weights, strides[1:]), frames)
-  (x_gradient,) = vjp(shifted)
-  return x_gradient.reshape(x.shape), gradient
-
-
-_full.defvjp(_full_forward, _full_backward)
+  y = _spatial(x, weights, strides[1:])
+  return _shift_and_add(y, taps, kt, d)[:, :: strides[0]]
 
 
 class Conv(nn.Module):

@@ -52,16 +52,39 @@ def group_matrix(
   return same.astype(jnp.float32) * (groups / batch)
 
 
+@jax.custom_vjp
 def clip_moments(
   x: Float[Array, 'B T H W C'],
 ) -> tuple[Float[Array, 'B C'], Float[Array, 'B C']]:
   """Mean and (biased) variance of each clip's channels, at least float32."""
   x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   mean = x.mean((1, 2, 3))
-  # The variance does not change with the mean that is subtracted, to first
-  # order: one sum over the video less in the backward pass.
-  centre = lax.stop_gradient(mean)[:, None, None, None]
-  return mean, jnp.square(x - centre).mean((1, 2, 3))
+  return mean, jnp.square(x - _over_video(mean)).mean((1, 2, 3))
+
+
+def _clip_moments_forward(x):
+  mean, var = clip_moments(x)
+  return (mean, var), (x, mean)
+
+
+def _clip_moments_backward(residuals, cotangents):
+  # Affine in x: the difference to the mean, as large as the video, need not be
+  # kept from the forward pass, as JAX's own rule would have it.
+  x, mean = residuals
+  by_mean, by_var = cotangents
+  count = x[0, ..., 0].size
+  factor = by_var * (2 / count)
+  shift = by_mean / count - mean * factor
+  gradient = x * _over_video(factor) + _over_video(shift)
+  return (gradient.astype(x.dtype),)
+
+
+clip_moments.defvjp(_clip_moments_forward, _clip_moments_backward)
+
+
+def _over_video(x):
+  """[B, C] to [B, 1, 1, 1, C]."""
+  return x[:, None, None, None]
 
 
 def pool_moments(
@@ -132,7 +155,7 @@ class BatchNorm(nn.Module):
         )
     factor = scale * lax.rsqrt(var + self.eps)
     shift = bias - mean * factor
-    y = x * factor[:, None, None, None] + shift[:, None, None, None]
+    y = x * _over_video(factor) + _over_video(shift)
     return y.astype(self.dtype)
 
   def _record(self, clip_mean, clip_var, count, running_mean, running_var):
