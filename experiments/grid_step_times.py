@@ -40,6 +40,7 @@ from mgjax import (
   checkpoint,
   cli,
   compilation,
+  cpu_memory,
   cycles,
   initial_state,
   models,
@@ -145,6 +146,7 @@ def main(values: flags.FlagValues) -> None:
   path = record.RECORDS / TABLE / f'{values.name or config.model.name}.json'
   if path.exists():
     raise ConfigError(f'{path} is there already; give another --name')
+  cpu_memory.keep()  # As training does.
   version, load = record.code_version(), os.getloadavg()[0]
   seconds = measure(config, turns=values.turns)
   entry = {

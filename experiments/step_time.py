@@ -150,6 +150,7 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
   os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
   if args.device == 'cpu':
     jax.config.update('jax_platforms', 'cpu')
+  cpu_memory.keep()  # As training does.
   if jax.default_backend() != args.device:
     parser.error(f'--device=gpu: JAX finds only {jax.devices()}.')
   return args
@@ -365,8 +366,8 @@ def measure(name: str, args: argparse.Namespace) -> dict:
         return side.run(steps)
       return ask({'program': program, 'steps': steps})
 
-    # The first step is slower: buffers, threads, choice of algorithms.
-    warm = {key: turn(key, 2) for key in names}
+    # The first steps are slower: buffers, threads, choice of algorithms.
+    warm = {key: turn(key, 4) for key in names}
     first = [answer['losses'][0] for answer in warm.values()]
     if max(first) - min(first) > _LOSS_TOLERANCE[args.dtype] * max(first):
       raise RuntimeError(f'{name}: the first losses differ: {first}.')
@@ -525,7 +526,6 @@ def _circumstances(group: list[dict]) -> str:
 
 def main(argv: list[str]) -> None:
   args = parse_flags(argv)
-  cpu_memory.keep()  # As training does.
   results = []
   for name in args.models:
     result = measure(name, args)
