@@ -41,6 +41,7 @@ from mgjax import (
   checkpoint,
   cli,
   compilation,
+  cpu_memory,
   eval_picture,
   files,
   models,
@@ -675,6 +676,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues) -> None:
   if not values.workdir:
     raise ConfigError('--workdir is missing; give the folder of a run.')
+  cpu_memory.keep()
   with contextlib.closing(parallel.start(values)) as peers:
     with peers.guard():
       result = evaluate_checkpoint(

@@ -41,6 +41,7 @@ from mgjax import (
   cli,
   compilation,
   contact_sheet,
+  cpu_memory,
   evaluate,
   features,
   models,
@@ -403,6 +404,7 @@ def main(values: flags.FlagValues, *videos: str) -> None:
     _run_folder(values),
     pathlib.Path(values.labels) if values.labels else None,
   )
+  cpu_memory.keep()
   predictor = Predictor(
     values.config, folder, [pathlib.Path(v) for v in videos]
   )
