@@ -8,7 +8,9 @@ python -m experiments.step_time --torch_python=torchenv/bin/python \\
 A step is forward, backward and SGD with Nesterov momentum. JAX runs
 mgjax.train_step as training does: uint8 clips in, normalised and mirrored on
 the device, gradient norm out. PyTorch starts from normalised clips and does
-neither, so the comparison does not favour JAX.
+neither, so the comparison does not favour JAX. On CPUs mgjax has glibc keep
+freed memory (mgjax/cpu_memory.py); MALLOC_MMAP_MAX_=0 and
+MALLOC_TRIM_THRESHOLD_=2147483647 in the environment give PyTorch the same.
 
 JAX and the layouts of PyTorch take turns, a few steps each, so that whatever
 else the machine does meets all of them alike; the ratios are of medians over
