@@ -57,8 +57,17 @@ def base() -> ml_collections.ConfigDict:
   # tsn, tsm, tam, i3d_resnet, s3d_resnet: temporal stride, 1 or 2, at the
   # entrance of every stage, such as (1, 2, 2, 2); (): no stride.
   model.temporal_strides = ()
+  # tsn, tsm, tam: what such a stride is, a 'max' or 'avg' pool of three frames.
+  # (In i3d_resnet and s3d_resnet it is the stride of a convolution.)
+  model.temporal_pool = 'max'
   # tam, blvnet_tam: frames that are aggregated, odd; 0: no aggregation.
   model.tam_frames = 3
+  # tam: 'sum' of the weighted frames, or their 'max'.
+  model.tam_blend = 'sum'
+  # tam: every channel is weighed by itself; False: all channels are mixed.
+  model.tam_depthwise = True
+  # s3d_resnet: the temporal convolutions are depthwise.
+  model.depthwise_temporal = False
   # tsm: 1 / shift_div of the channels come from the next frame, as many from
   # the frame before.
   model.shift_div = 8
@@ -78,8 +87,10 @@ def base() -> ml_collections.ConfigDict:
   model.nonlocal_blocks_fast = ()  # ... and of the fast one.
   # Weights of the positions: 'softmax', or 'dot_product' over their number.
   model.nonlocal_mode = 'softmax'
-  # Frames, rows and columns of the max-pool in front of phi and g.
+  # Frames, rows and columns of the max-pool in front of phi and g; or one such
+  # window per stage. SlowFast: of the slow pathway ...
   model.nonlocal_pool = (1, 2, 2)
+  model.nonlocal_pool_fast = ()  # ... and of the fast one; (): the same.
   # Per stage, groups of consecutive frames within which non-local blocks act;
   # (): 1, all frames together. SlowFast: of the slow pathway ...
   model.nonlocal_groups = ()
@@ -349,6 +360,15 @@ def _are_tuples(value: Any) -> bool:
   return all(_are_integers(item) for item in value)
 
 
+def _is_window(value: Any) -> bool:
+  return (
+    isinstance(value, (tuple, list))
+    and len(value) == 3
+    and _are_integers(value)
+    and min(value) >= 1
+  )
+
+
 # (field, what is accepted, test). What depends on several fields, and all of
 # `grid`, is checked where the schedule is made: mgjax/cycles.py.
 _RULES = (
@@ -369,6 +389,12 @@ _RULES = (
     'strides of 1 or 2, one per stage, or ()',
     lambda v: all(stride in (1, 2) for stride in v),
   ),
+  (
+    'model.temporal_pool',
+    "'max' or 'avg'",
+    lambda v: v in ('max', 'avg'),
+  ),
+  ('model.tam_blend', "'sum' or 'max'", lambda v: v in ('sum', 'max')),
   (
     'model.tam_frames',
     'an odd number of frames, or 0',
@@ -398,8 +424,13 @@ _RULES = (
   ),
   (
     'model.nonlocal_pool',
-    'three positive integers',
-    lambda v: len(v) == 3 and _are_integers(v) and min(v) >= 1,
+    'three positive integers, or such a tuple per stage',
+    lambda v: _is_window(v) or (v and all(map(_is_window, v))),
+  ),
+  (
+    'model.nonlocal_pool_fast',
+    'three positive integers, such a tuple per stage, or ()',
+    lambda v: _is_window(v) or all(map(_is_window, v)),
   ),
   ('model.nonlocal_groups', 'a tuple of integers, or ()', _are_integers),
   ('model.nonlocal_groups_fast', 'a tuple of integers, or ()', _are_integers),

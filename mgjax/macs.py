@@ -85,26 +85,34 @@ def _shortcut(next_fun, args, kwargs, context):
     if isinstance(module, norm.BatchNorm):
       return args[0]
     if isinstance(module, (conv.Conv, resnet3d.Layer)):
-      x = args[0]
-      shape = (*module.kernel_size, x.shape[-1], module.features)
-      return conv.conv3d(
-        x,
-        jnp.zeros(shape, x.dtype),
-        strides=module.strides,
-        formulation='native',
+      return _convolution(
+        args[0],
+        module.kernel_size,
+        module.features,
+        module.strides,
+        depthwise=module.depthwise,
       )
     if isinstance(module, temporal.TemporalAggregation):
       (x,) = args
-      c = x.shape[-1]
-      return lax.conv_general_dilated(
+      return _convolution(
         x,
-        jnp.zeros((module.num_frames, 1, 1, 1, c), x.dtype),
-        (1, 1, 1),
-        'SAME',
-        dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
-        feature_group_count=c,
+        (module.num_frames, 1, 1),
+        x.shape[-1],
+        depthwise=module.depthwise,
       )
   return next_fun(*args, **kwargs)
+
+
+def _convolution(x, kernel_size, features, strides=(1, 1, 1), *, depthwise):
+  groups = x.shape[-1] if depthwise else 1
+  return lax.conv_general_dilated(
+    x,
+    jnp.zeros((*kernel_size, x.shape[-1] // groups, features), x.dtype),
+    strides,
+    [(k // 2, k // 2) for k in kernel_size],
+    dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
+    feature_group_count=groups,
+  )
 
 
 def _equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[int, Any]]:

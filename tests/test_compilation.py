@@ -24,3 +24,17 @@ def test_relu_has_no_gradient_where_it_is_zero():
   y, vjp = jax.vjp(conv.relu, x)
   assert y.tolist() == [0, 0, 2]
   assert vjp(jnp.ones(3))[0].tolist() == [0, 0, 1]
+
+
+def test_options_that_xla_does_not_have_are_left_out(monkeypatch):
+  accepted = {'xla_disable_hlo_passes': 'cse_barrier_expander'}
+  monkeypatch.setattr(
+    compilation, '_CPU_OPTIONS', accepted | {'xla_cpu_of_another_year': '1'}
+  )
+  compilation._cpu_options.cache_clear()
+  try:
+    assert compilation._cpu_options() == accepted
+    program = compilation.compile_program(jax.jit(lambda x: x + 1).lower(1.0))
+    assert program(1.0) == 2
+  finally:
+    compilation._cpu_options.cache_clear()

@@ -53,10 +53,13 @@ def state_of(config, form='pyslowfast'):
   tree = shapes_of(config)
   state = {}
   for name, path in weight_names.names(form, tree, config.model.name).items():
+    *keys, last = path
     leaf = tree
-    for key in path:
+    for key in keys:
       leaf = leaf[key]
-    shape = import_weights.to_theirs(np.broadcast_to(0, leaf.shape)).shape
+    # A row of an aggregation's kernel is a tensor of its own.
+    ours = leaf.shape[1:] if isinstance(last, int) else leaf[last].shape
+    shape = import_weights.to_theirs(np.broadcast_to(0, ours)).shape
     values = rule.unit(name, shape)
     if path[-1] == 'kernel':
       values *= np.prod(shape[1:]) ** -0.5
@@ -283,6 +286,23 @@ def test_rows_of_an_aggregation_have_ibms_names(num_frames):
   assert rows == {
     f'layer2.0.tam.{row}.fc1.weight': i for row, i in want.items()
   }
+
+
+def test_dense_aggregations_are_read_as_ibm_writes_them(tmp_path):
+  config = on_segments('tam', tam_depthwise=False)
+  state = state_of(config, 'torchvision')
+  rng = np.random.default_rng(0)
+  rows = {}
+  for i, row in enumerate(('prev', 'curr', 'next')):
+    name = f'layer2.0.tam.{row}_se.fc1.weight'
+    assert state[name].shape == (32, 32)
+    # [output, input, 1, 1], a convolution's kernel.
+    rows[i] = rng.normal(size=(32, 32, 1, 1)).astype(np.float32)
+    state[name] = rows[i]
+  variables = import_state(config, state, tmp_path, None)
+  kernel = variables['params']['res3']['block0']['temporal']['kernel']
+  for i, row in rows.items():
+    np.testing.assert_array_equal(kernel[i], row[:, :, 0, 0].T)
 
 
 @pytest.mark.parametrize('place', ['blockres', 'block'])

@@ -15,7 +15,6 @@ class I3DResNet(ResNet):
   """ResNet with 3 x 3 x 3 layers and a 3 x 7 x 7 stem."""
 
   stem_kernel = 3
-  pools_frames = False
 
   def spatial_layers(
     self, name: str, features: int, strides: tuple[int, int, int]
@@ -27,10 +26,15 @@ class S3DResNet(ResNet):
   """ResNet with 1 x 3 x 3, 3 x 1 x 1 layers and a 3 x 7 x 7 stem.
 
   The temporal layer of the first block of a stage has its temporal stride.
+
+  Attributes (besides those of `ResNet`):
+    depthwise_temporal: Whether the 3 x 1 x 1 layers are depthwise (the
+      source's `dw_t_conv`).
   """
 
+  depthwise_temporal: bool = False
+
   stem_kernel = 3
-  pools_frames = False
 
   def spatial_layers(
     self, name: str, features: int, strides: tuple[int, int, int]
@@ -38,5 +42,7 @@ class S3DResNet(ResNet):
     st, sh, sw = strides
     return (
       LayerShape(name, features, (1, 3, 3), (1, sh, sw)),
-      LayerShape(f'{name}_t', features, (3, 1, 1), (st, 1, 1)),
+      LayerShape(
+        f'{name}_t', features, (3, 1, 1), (st, 1, 1), self.depthwise_temporal
+      ),
     )

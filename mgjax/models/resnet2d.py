@@ -33,6 +33,7 @@ class LayerShape(NamedTuple):
   features: int
   kernel_size: tuple[int, int, int]
   strides: tuple[int, int, int] = (1, 1, 1)
+  depthwise: bool = False
 
 
 class Block(nn.Module):
@@ -74,6 +75,7 @@ class Block(nn.Module):
         shape.features,
         shape.kernel_size,
         shape.strides,
+        depthwise=shape.depthwise,
         relu=shape is not self.branch[-1],
         name=shape.name,
       )(x, pool)
@@ -130,7 +132,7 @@ class FrameHead(nn.Module):
 
 
 class ResNet(nn.Module):
-  """ResNet-18 to -152 on every frame; subclasses say what happens in time.
+  """ResNet-18 to -152; subclasses say what happens in time.
 
   Attributes:
     num_classes: K.
@@ -160,7 +162,6 @@ class ResNet(nn.Module):
   remat: bool = False
 
   stem_kernel = 1  # Temporal size of the first layer.
-  pools_frames = True  # A temporal stride is a max-pool, not one of a layer.
 
   def __post_init__(self):
     super().__post_init__()
@@ -181,6 +182,12 @@ class ResNet(nn.Module):
   def temporal_options(self, blocks: tuple[int, ...], block: int) -> dict:
     """Options of `Block` for the temporal module of a stage's `block`."""
     return {}
+
+  def enter_stage(
+    self, x: Float[Array, 'B T H W C'], stride: int
+  ) -> tuple[Float[Array, 'B t H W C'], int]:
+    """What strides time in front of a stage; returns the stride left to it."""
+    return x, stride
 
   def _branch(self, inner, strides):
     if self.depth < 50:
@@ -217,9 +224,7 @@ class ResNet(nn.Module):
     x = video.astype(self.dtype)
     x = resnet3d.Stem(self.width, self.stem_kernel, layer, name='stem')(x, pool)
     for i, stride in enumerate(self.temporal_strides or (1,) * len(blocks)):
-      if stride == 2 and self.pools_frames:
-        x = conv.max_pool_temporal_overlapping(x)
-        stride = 1
+      x, stride = self.enter_stage(x, stride)
       first = (stride, 1, 1) if i == 0 else (stride, 2, 2)
       stage = []
       for j in range(blocks[i]):
@@ -241,17 +246,48 @@ class ResNet(nn.Module):
     )
 
 
-class TSN(ResNet):
+_TEMPORAL_POOLS = {
+  'max': conv.max_pool_temporal_overlapping,
+  'avg': conv.avg_pool_temporal_overlapping,
+}
+
+
+class FrameResNet(ResNet):
+  """ResNet on every frame, with pools of three frames as temporal strides.
+
+  Attributes (besides those of `ResNet`):
+    temporal_pool: 'max' or 'avg'.
+  """
+
+  temporal_pool: str = 'max'
+
+  def __post_init__(self):
+    super().__post_init__()
+    _require('temporal_pool', self.temporal_pool, _TEMPORAL_POOLS)
+
+  def enter_stage(
+    self, x: Float[Array, 'B T H W C'], stride: int
+  ) -> tuple[Float[Array, 'B t H W C'], int]:
+    return _TEMPORAL_POOLS[self.temporal_pool](x) if stride == 2 else x, 1
+
+
+def _require(option, value, accepted):
+  if value not in accepted:
+    names = ' or '.join(map(repr, accepted))
+    raise ValueError(f'{option} is {value!r}; use {names}.')
+
+
+class TSN(FrameResNet):
   """Temporal segment network: frames meet in the average of their logits.
 
   Source: Wang et al. 2016 (arXiv:1608.00859).
   """
 
 
-class TSM(ResNet):
+class TSM(FrameResNet):
   """TSN with temporal shifts.
 
-  Attributes (besides those of `ResNet`):
+  Attributes (besides those of `FrameResNet`):
     shift_div: 1 / shift_div of the channels move in each direction.
     shift_place: 'blockres', in front of residual branches (where a third stage
       has 23 blocks or more: of every second one); 'block', in front of all
@@ -266,10 +302,7 @@ class TSM(ResNet):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.shift_place not in ('blockres', 'block'):
-      raise ValueError(
-        f"shift_place is {self.shift_place!r}; use 'blockres' or 'block'."
-      )
+    _require('shift_place', self.shift_place, ('blockres', 'block'))
 
   def temporal_options(self, blocks: tuple[int, ...], block: int) -> dict:
     in_place = self.shift_place == 'block'
@@ -284,23 +317,36 @@ class TSM(ResNet):
     }
 
 
-class TAM(ResNet):
+class TAM(FrameResNet):
   """TSN with temporal aggregation in front of every residual branch.
 
-  Attributes (besides those of `ResNet`):
+  Attributes (besides those of `FrameResNet`):
     tam_frames: Frames that are aggregated, odd; 0: none, a TSN.
+    tam_blend: 'sum' of the weighted frames, or their 'max'.
+    tam_depthwise: Whether every channel is weighed by itself; else a frame's
+      weights mix all channels.
 
   Source: Chen et al. 2021 (arXiv:2010.11757); IBM/action-recognition-pytorch
     67cc96f, models/twod_models/temporal_modeling.py.
   """
 
   tam_frames: int = 3
+  tam_blend: str = 'sum'
+  tam_depthwise: bool = True
+
+  def __post_init__(self):
+    super().__post_init__()
+    _require('tam_blend', self.tam_blend, temporal.BLENDS)
 
   def temporal_options(self, blocks: tuple[int, ...], block: int) -> dict:
     if not self.tam_frames:
       return {}
     return {
       'temporal': functools.partial(
-        temporal.TemporalAggregation, self.tam_frames, dtype=self.dtype
+        temporal.TemporalAggregation,
+        self.tam_frames,
+        self.tam_blend,
+        self.tam_depthwise,
+        dtype=self.dtype,
       )
     }

@@ -73,6 +73,7 @@ class Layer(nn.Module):
   features: int
   kernel_size: tuple[int, int, int]
   strides: tuple[int, int, int] = (1, 1, 1)
+  depthwise: bool = False  # See `conv.Conv`.
   relu: bool = True
   zero_init: bool = False  # Of the batch norm's scale.
   norm_momentum: float = 0.9
@@ -87,6 +88,7 @@ class Layer(nn.Module):
       self.features,
       self.kernel_size,
       self.strides,
+      self.depthwise,
       dtype=self.dtype,
       name='conv',
     )(x)
@@ -223,6 +225,7 @@ def nonlocal_options(
   *,
   after: Sequence[Sequence[int]],
   groups: Sequence[int],
+  pool: Sequence[Any],
   block: Callable[..., NonLocalBlock],
 ) -> dict[str, Any]:
   """Returns the attributes of a `Stage` that place its non-local blocks.
@@ -232,11 +235,12 @@ def nonlocal_options(
     blocks: Blocks of every stage.
     after: Per stage, indices of the blocks that one follows; () for none.
     groups: Per stage, groups of frames; () for 1.
+    pool: Window of the max-pool, or one per stage.
     block: `NonLocalBlock` with the network's options.
 
   Raises:
-    ValueError: If a block or its stage does not exist, or a group number is
-      not positive.
+    ValueError: If a block or its stage does not exist, a group number is not
+      positive, or the windows are not one per stage.
   """
   if not after:
     return {}
@@ -253,10 +257,19 @@ def nonlocal_options(
       f'{stage + 2} has blocks 0 to {blocks[stage] - 1}, and groups are 1 or '
       'more.'
     )
+  if not isinstance(pool[0], int):
+    if len(pool) != len(blocks):
+      raise ValueError(
+        f'nonlocal_pool {tuple(pool)} needs a window for each of the '
+        f'{len(blocks)} stages, or one for all, such as (1, 2, 2).'
+      )
+    pool = pool[stage]
   return {
     'nonlocal_after': tuple(after[stage]),
     'nonlocal_block': functools.partial(
-      block, groups=groups[stage] if groups else 1
+      block,
+      groups=groups[stage] if groups else 1,
+      pool_window=tuple(pool),
     ),
   }
 
@@ -342,7 +355,8 @@ class ResNet3D(nn.Module):
     nonlocal_blocks: Per stage, indices of the blocks that a non-local block
       follows; () for none.
     nonlocal_mode: 'softmax' or 'dot_product'.
-    nonlocal_pool: Window of its max-pool: frames, rows, columns.
+    nonlocal_pool: Window of its max-pool: frames, rows, columns; or one such
+      window per stage.
     nonlocal_groups: Per stage, groups of frames within which non-local blocks
       act; () for 1.
     norm_momentum: Share of the running statistics that a step keeps.
@@ -360,7 +374,7 @@ class ResNet3D(nn.Module):
   num_temporal: tuple[int, ...] = ()
   nonlocal_blocks: tuple[tuple[int, ...], ...] = ()
   nonlocal_mode: str = 'softmax'
-  nonlocal_pool: tuple[int, int, int] = (1, 2, 2)
+  nonlocal_pool: tuple[Any, ...] = (1, 2, 2)
   nonlocal_groups: tuple[int, ...] = ()
   norm_momentum: float = 0.9
   norm_eps: float = 1e-5
@@ -408,10 +422,10 @@ class ResNet3D(nn.Module):
           blocks,
           after=self.nonlocal_blocks,
           groups=self.nonlocal_groups,
+          pool=self.nonlocal_pool,
           block=functools.partial(
             maybe_remat(NonLocalBlock, self.remat),
             mode=self.nonlocal_mode,
-            pool_window=self.nonlocal_pool,
             **options,
           ),
         ),

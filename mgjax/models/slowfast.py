@@ -49,7 +49,9 @@ class SlowFast(nn.Module):
       non-local block follows; () for none.
     nonlocal_blocks_fast: The same for the fast pathway.
     nonlocal_mode: 'softmax' or 'dot_product'.
-    nonlocal_pool: Window of its max-pool: frames, rows, columns.
+    nonlocal_pool: Window of its max-pool in the slow pathway: frames, rows,
+      columns; or one such window per stage.
+    nonlocal_pool_fast: The same for the fast pathway; () for nonlocal_pool.
     nonlocal_groups: Per stage, groups of frames within which the slow
       pathway's non-local blocks act; () for 1.
     nonlocal_groups_fast: The same for the fast pathway.
@@ -72,7 +74,8 @@ class SlowFast(nn.Module):
   nonlocal_blocks: tuple[tuple[int, ...], ...] = ()
   nonlocal_blocks_fast: tuple[tuple[int, ...], ...] = ()
   nonlocal_mode: str = 'softmax'
-  nonlocal_pool: tuple[int, int, int] = (1, 2, 2)
+  nonlocal_pool: tuple[Any, ...] = (1, 2, 2)
+  nonlocal_pool_fast: tuple[Any, ...] = ()
   nonlocal_groups: tuple[int, ...] = ()
   nonlocal_groups_fast: tuple[int, ...] = ()
   norm_momentum: float = 0.9
@@ -109,16 +112,20 @@ class SlowFast(nn.Module):
     options = resnet3d.layer_options(self)
     layer = functools.partial(resnet3d.Layer, **options)
     nonlocal_of = {
-      'slow': {'after': self.nonlocal_blocks, 'groups': self.nonlocal_groups},
+      'slow': {
+        'after': self.nonlocal_blocks,
+        'groups': self.nonlocal_groups,
+        'pool': self.nonlocal_pool,
+      },
       'fast': {
         'after': self.nonlocal_blocks_fast,
         'groups': self.nonlocal_groups_fast,
+        'pool': self.nonlocal_pool_fast or self.nonlocal_pool,
       },
     }
     nonlocal_block = functools.partial(
       resnet3d.maybe_remat(NonLocalBlock, self.remat),
       mode=self.nonlocal_mode,
-      pool_window=self.nonlocal_pool,
       **options,
     )
     widths = {'slow': self.width, 'fast': self.width // self.beta_inv}

@@ -5,6 +5,7 @@ fixed weights: `TemporalAggregation` learns its weights, `TemporalShift` has
 ones and zeros.
 """
 
+import operator
 from typing import Any
 
 import flax.linen as nn
@@ -17,31 +18,43 @@ from mgjax.models import conv
 
 
 def aggregation_init(
-  key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32
-) -> Float[Array, 'r C']:
+  key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
+) -> Float[Array, '*shape']:
   """N(0, sqrt(2 / C)): the reference's He initialisation.
 
-  PyTorch counts all channels as the fan-out of a depthwise convolution.
+  C is the last axis. PyTorch counts all channels as the fan-out of a depthwise
+  convolution, so it is the same for a dense one.
 
   Source: IBM/bLVNet-TAM feadcd3, core/models/blvnet_tam_backbone.py.
   """
   return jax.random.normal(key, shape, dtype) * (2 / shape[-1]) ** 0.5
 
 
+# How the weighted frames of an aggregation become one.
+BLENDS = {'sum': operator.add, 'max': jnp.maximum}
+
+
 class TemporalAggregation(nn.Module):
-  """ReLU of a learned depthwise sum over r frames; the parameter is 'kernel'.
+  """ReLU of a learned sum over r frames; the parameter is 'kernel'.
 
   kernel[i] weighs frame t + i - r // 2; frames outside the clip are zeros.
 
   Attributes:
     num_frames: r, odd.
+    blend: 'sum', or 'max' for the largest of the weighted frames.
+    depthwise: Whether every channel is weighed by itself (kernel [r, C]) or
+      all are mixed (kernel [r, C, C]).
     dtype: Compute type; the parameter is created in float32.
 
   Source: Fan et al. 2019 (arXiv:1912.00869), section 3.2; IBM/bLVNet-TAM
-    feadcd3, core/models/blvnet_tam_backbone.py, TAM.
+    feadcd3, core/models/blvnet_tam_backbone.py, TAM. Maximum and dense kernels:
+    IBM/action-recognition-pytorch 67cc96f, models/twod_models/
+    temporal_modeling.py (blending_method, dw_conv).
   """
 
   num_frames: int
+  blend: str = 'sum'
+  depthwise: bool = True
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -50,9 +63,14 @@ class TemporalAggregation(nn.Module):
       raise ValueError(
         f'tam_frames is {self.num_frames}; use an odd number of frames.'
       )
-    shape = (self.num_frames, x.shape[-1])
-    kernel = self.param('kernel', aggregation_init, shape)
-    return conv.relu(conv.depthwise_temporal(x, kernel.astype(self.dtype)))
+    channels = x.shape[-1]
+    shape = (channels,) if self.depthwise else (channels, channels)
+    kernel = self.param('kernel', aggregation_init, (self.num_frames, *shape))
+    aggregate = (
+      conv.depthwise_temporal if self.depthwise else conv.dense_temporal
+    )
+    kernel = kernel.astype(self.dtype)
+    return conv.relu(aggregate(x, kernel, blend=BLENDS[self.blend]))
 
 
 def shift_weights(num_channels: int, shift_div: int) -> np.ndarray:

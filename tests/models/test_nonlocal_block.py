@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -207,12 +208,49 @@ def test_one_tree_with_non_local_blocks_serves_every_grid(grid):
     {'nonlocal_blocks': ((0,), (1,))},
     {'nonlocal_blocks': ((0,), ()), 'nonlocal_groups': (2,)},
     {'nonlocal_blocks': ((0,), ()), 'nonlocal_groups': (0, 1)},
+    {'nonlocal_blocks': ((0,), ()), 'nonlocal_pool': ((1, 2, 2),)},
   ],
 )
 def test_a_non_local_block_without_a_place_is_an_error(options):
   model = models.build('slow', blocks=(1, 1), **SMALL, **options)
-  with pytest.raises(ValueError, match='non-local blocks'):
+  with pytest.raises(ValueError, match='non-local blocks|nonlocal_pool'):
     shapes(model, (1, 4, 32, 32, 3))
+
+
+def windows_of_blocks(**options):
+  """Windows of a SlowFast network's non-local blocks, by place."""
+  model = models.build(
+    'slowfast',
+    blocks=(1, 1),
+    beta_inv=4,
+    nonlocal_blocks=((0,), (0,)),
+    nonlocal_blocks_fast=((0,), (0,)),
+    **SMALL,
+    **options,
+  )
+  found = {}
+
+  def note(next_fun, args, kwargs, context):
+    if isinstance(context.module, NonLocalBlock):
+      found[context.module.path[0]] = context.module.pool_window
+    return next_fun(*args, **kwargs)
+
+  with nn.intercept_methods(note):
+    shapes(model, (1, 4, 32, 32, 3))
+  return found
+
+
+def test_pools_of_non_local_blocks_may_differ_by_stage_and_pathway():
+  small, large, none = (1, 2, 2), (2, 2, 2), (1, 1, 1)
+  assert set(windows_of_blocks(nonlocal_pool=large).values()) == {large}
+  assert windows_of_blocks(
+    nonlocal_pool=(small, large), nonlocal_pool_fast=none
+  ) == {
+    'slow_res2': small,
+    'slow_res3': large,
+    'fast_res2': none,
+    'fast_res3': none,
+  }
 
 
 # The fully convolutional head.

@@ -51,6 +51,58 @@ def test_other_depths_have_the_sizes_of_torchvision():
   assert round(macs.forward_macs(model, T=1, H=224, W=224) / 1e9, 3) == 1.814
 
 
+# Of ResNet-50 at 224 x 224: blocks, inner channels and side of each stage.
+_STAGES = ((3, 64, 56), (4, 128, 28), (6, 256, 14), (3, 512, 7))
+# Channels and side in front of every block.
+_INPUTS = [
+  (64, 56)
+  if (i, j) == (0, 0)
+  else (2 * c, 2 * side)
+  if j == 0
+  else (4 * c, side)
+  for i, (blocks, c, side) in enumerate(_STAGES)
+  for j in range(blocks)
+]
+
+
+def full(name, **options):
+  return models.build(
+    name, num_classes=174, dropout=0.5, dtype='float32', **options
+  )
+
+
+def test_a_dense_aggregation_has_weights_for_all_pairs_of_channels():
+  dense = full('tam', tam_depthwise=False)
+  assert reference_2d.num_parameters(dense) == 23_864_558 + sum(
+    3 * c * c for c, _ in _INPUTS
+  )
+  assert macs.forward_macs(dense, T=8, H=224, W=224) == 32_699_940_864 + sum(
+    8 * 3 * c * c * side**2 for c, side in _INPUTS
+  )
+
+
+def test_depthwise_temporal_layers_have_a_kernel_per_channel():
+  saved = [blocks * 3 * (c * c - c) for blocks, c, _ in _STAGES]
+  depthwise = full('s3d_resnet', depthwise_temporal=True)
+  assert reference_2d.num_parameters(depthwise) == 27_663_342 - sum(saved)
+  for strides, frames in [((), (8, 8, 8, 8)), ((1, 2, 2, 2), (8, 4, 2, 1))]:
+    dense, depthwise = (
+      macs.forward_macs(
+        full('s3d_resnet', depthwise_temporal=d, temporal_strides=strides),
+        T=8,
+        H=224,
+        W=224,
+      )
+      for d in (False, True)
+    )
+    assert dense - depthwise == sum(
+      t * macs_saved * side**2
+      for t, macs_saved, (_, _, side) in zip(
+        frames, saved, _STAGES, strict=True
+      )
+    )
+
+
 def logits_and_statistics(model, variables, grid):
   return jax.eval_shape(
     lambda v, x: model.apply(
@@ -92,8 +144,8 @@ def test_one_tree_serves_every_grid_of_a_multigrid_schedule():
     assert logits.shape == (2, 5)
 
 
-def frames_of_stages(name):
-  model = small(name, depth=18, temporal_strides=(1, 2, 2, 2))
+def frames_of_stages(name, options):
+  model = small(name, depth=18, temporal_strides=(1, 2, 2, 2), **options)
   _, captured = jax.eval_shape(
     lambda v, x: model.apply(
       v,
@@ -108,9 +160,30 @@ def frames_of_stages(name):
   return [captured[f'res{i}']['__call__'][0].shape[1] for i in range(2, 6)]
 
 
-@pytest.mark.parametrize('name', ['tsn', 'i3d_resnet', 's3d_resnet'])
-def test_temporal_strides_halve_the_frames_upwards(name):
-  assert frames_of_stages(name) == [9, 5, 3, 2]
+@pytest.mark.parametrize(
+  'name,options',
+  [
+    ('tsn', {}),
+    ('tsm', {'temporal_pool': 'avg'}),
+    ('i3d_resnet', {}),
+    ('s3d_resnet', {}),
+    ('s3d_resnet', {'depthwise_temporal': True}),
+  ],
+)
+def test_temporal_strides_halve_the_frames_upwards(name, options):
+  assert frames_of_stages(name, options) == [9, 5, 3, 2]
+
+
+@pytest.mark.parametrize(
+  'pool,values', [('max', [1, 3, 4]), ('avg', [1 / 3, 2, 7 / 3])]
+)
+def test_temporal_strides_pool_three_frames(pool, values):
+  model = small('tsn', temporal_pool=pool)
+  x = jnp.arange(5.0).reshape(1, 5, 1, 1, 1)
+  pooled, stride = model.enter_stage(x, 2)
+  assert stride == 1
+  np.testing.assert_allclose(pooled.ravel(), values, rtol=1e-6)
+  assert model.enter_stage(x, 1) == (x, 1)
 
 
 def shifted_blocks(model, blocks):
@@ -183,6 +256,9 @@ def test_every_frame_has_its_own_dropout_mask():
     ('tam', {'temporal_strides': (1, 2)}, 'for each of the 4 stages'),
     ('i3d_resnet', {'temporal_strides': (1, 3, 1, 1)}, 'a 1 or 2'),
     ('tsm', {'shift_place': 'inplace'}, "use 'blockres' or 'block'"),
+    ('tsn', {'temporal_pool': 'mean'}, "use 'max' or 'avg'"),
+    ('tam', {'tam_blend': 'mean'}, "use 'sum' or 'max'"),
+    ('i3d_resnet', {'temporal_pool': 'avg'}, 'no option temporal_pool'),
   ],
 )
 def test_options_that_cannot_work_are_refused_at_once(name, options, message):
@@ -194,7 +270,9 @@ def test_options_that_cannot_work_are_refused_at_once(name, options, message):
   'field,value',
   [
     ('model.temporal_strides', (1, 3)),
+    ('model.temporal_pool', 'mean'),
     ('model.tam_frames', 4),
+    ('model.tam_blend', 'mean'),
     ('model.shift_div', 1),
     ('model.shift_place', 'inplace'),
     ('model.bl_alpha', 0),

@@ -10,31 +10,68 @@ from mgjax import models
 from mgjax.models import conv, temporal
 
 
+def convolve(x, weights, stride=1):
+  """Sum over r frames as one convolution; weights: [r, 1 or C, D]."""
+  r, inputs, _ = weights.shape
+  return lax.conv_general_dilated(
+    x,
+    weights[:, None, None],
+    (stride, 1, 1),
+    ((r // 2, r // 2), (0, 0), (0, 0)),
+    dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
+    feature_group_count=x.shape[-1] // inputs,
+  )
+
+
+def largest(x, weights):
+  """Maximum over r frames, zeros outside, as one maximum of an array."""
+  r, inputs, _ = weights.shape
+  t = x.shape[1]
+  if inputs == 1:
+    y = x[..., None, :] * weights[:, 0]
+  else:
+    y = jnp.einsum('bthwc,rcd->bthwrd', x, weights)
+  y = jnp.pad(y, [(0, 0), (r // 2, r // 2), *[(0, 0)] * 4])
+  return jnp.stack([y[:, i : i + t, ..., i, :] for i in range(r)]).max(0)
+
+
+def assert_same_values_and_gradients(ours, theirs, x, weights):
+  def run(f):
+    y, vjp = jax.vjp(f, jnp.asarray(x), jnp.asarray(weights))
+    return y, *vjp(jnp.sin(y))
+
+  # float64, sums of at most 72 terms of order 1.
+  for found, expected in zip(run(ours), run(theirs), strict=True):
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('r,t', [(1, 6), (3, 1), (3, 6), (5, 2), (7, 6)])
-def test_depthwise_temporal_equals_a_grouped_convolution(r, t):
+def test_depthwise_temporal_equals_a_grouped_convolution(r, t, stride):
+  rng = np.random.default_rng(0)
   with jax.enable_x64(True):
-    rng = np.random.default_rng(0)
-    x, weights = rng.normal(size=(2, t, 2, 3, 4)), rng.normal(size=(r, 4))
+    assert_same_values_and_gradients(
+      lambda x, w: conv.depthwise_temporal(x, w, stride=stride),
+      lambda x, w: convolve(x, w[:, None], stride),
+      rng.normal(size=(2, t, 2, 3, 4)),
+      rng.normal(size=(r, 4)),
+    )
 
-    def grouped(x, weights):
-      return lax.conv_general_dilated(
-        x,
-        weights[:, None, None, None],
-        (1, 1, 1),
-        ((r // 2, r // 2), (0, 0), (0, 0)),
-        dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
-        feature_group_count=4,
-      )
 
-    def run(f):
-      y, vjp = jax.vjp(f, jnp.asarray(x), jnp.asarray(weights))
-      return y, *vjp(jnp.sin(y))
-
-    # float64, sums of at most 72 terms of order 1.
-    for ours, theirs in zip(
-      run(conv.depthwise_temporal), run(grouped), strict=True
-    ):
-      np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-13)
+@pytest.mark.parametrize('depthwise', [True, False])
+@pytest.mark.parametrize('blend', ['sum', 'max'])
+@pytest.mark.parametrize('r,t', [(3, 1), (3, 4), (5, 2), (7, 6)])
+def test_aggregation_blends_weighted_frames(r, t, blend, depthwise):
+  reference = {'sum': convolve, 'max': largest}[blend]
+  rng = np.random.default_rng(0)
+  with jax.enable_x64(True):
+    module = temporal.TemporalAggregation(r, blend, depthwise, jnp.float64)
+    assert_same_values_and_gradients(
+      lambda x, w: module.apply({'params': {'kernel': w}}, x),
+      lambda x, w: jax.nn.relu(reference(x, w[:, None] if depthwise else w)),
+      rng.normal(size=(2, t, 2, 3, 4)),
+      rng.normal(size=(r, 4) if depthwise else (r, 4, 4)),
+    )
 
 
 @pytest.mark.parametrize('channels,shift_div', [(16, 8), (12, 8), (9, 3)])
