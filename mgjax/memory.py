@@ -13,26 +13,25 @@ two; no micro-batches, no rematerialisation), activations per clip in MB:
   slowfast    8 x 16 x 64    8.52      9.44  0.90
 
 (XLA:CPU pads the stem of SlowFast's narrow pathway to 40 channels.) Those are
-without the scratch of the CPU's formulations of convolutions, which the
-estimate does not contain: windows side by side (models/conv.py), most of all
-those of the stem, kh * kw * 3 numbers per position, once. With it, slow at
-8 x 8 x 64 takes 11.8 MB per clip. Before there was such scratch, a process grew
-by more than the estimate in its first step, too. Growth of the peak of resident
-memory (VmHWM; networks as above, repeated measurements within 1 %), in MB:
+of one native operation for every convolution, as on accelerators. A process on
+a CPU grows by more in its first step: the libraries' scratch, and the program.
+Growth of the peak of resident memory (VmHWM; networks as above, slowfast of
+beta_inv 8; the last three of two stages of two blocks), in MB:
 
   network   B x T x side   estimate  growth  growth / estimate
-  slow      64 x 2 x 64    96        129     1.34
-  slow      64 x 4 x 64    191       244     1.27
-  slow      16 x 8 x 64    96        138     1.44
-  slow      32 x 8 x 64    191       243     1.27
-  slow      16 x 8 x 112   293       366     1.25
-  tsm       32 x 8 x 64    218       248     1.14
-  slowfast  16 x 16 x 64   125       213     1.71
+  slow      64 x 2 x 64    96        120     1.25
+  slow      64 x 4 x 64    192       233     1.22
+  slow      16 x 8 x 64    96        121     1.26
+  slow      32 x 8 x 64    192       229     1.19
+  slow      16 x 8 x 112   293       342     1.17
+  tsm       32 x 8 x 64    218       235     1.08
+  slowfast  16 x 16 x 64   105       126     1.20
+  slow      32 x 8 x 64    270       304     1.13
+   4 micro-batches         68        107     1.57
+   rematerialisation       189       207     1.10
 
-XLA:CPU gains nothing by micro-batches, and computes bfloat16 in float32, so
-that the estimates of those could not be compared there; that of
-rematerialisation has not been since XLA:CPU keeps barriers (compilation.py).
-No accelerator has been measured.
+XLA:CPU computes bfloat16 in float32, so that the estimates of that could not be
+compared there. No accelerator has been measured.
 """
 
 from typing import NamedTuple

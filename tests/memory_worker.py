@@ -1,6 +1,6 @@
 """Takes one training step; prints by how much the process grew, in bytes.
 
-Arguments: name of the network, T, side in pixels, clips.
+Arguments: name of the network, T, side in pixels, clips, micro-batches.
 """
 
 import re
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from configs import moving_digits
-from mgjax import memory, models, optim, train_step
+from mgjax import compilation, cpu_memory, memory, models, optim, train_step
 from mgjax.schedule import Grid
 
 
@@ -20,7 +20,8 @@ def status(name: str) -> int:
     return 1024 * int(re.search(rf'{name}:\s+(\d+)', file.read())[1])
 
 
-def main(name: str, T: int, side: int, num_clips: int) -> None:
+def main(name: str, T: int, side: int, num_clips: int, parts: int) -> None:
+  cpu_memory.keep()
   model = models.build(
     name,
     num_classes=16,
@@ -30,11 +31,14 @@ def main(name: str, T: int, side: int, num_clips: int) -> None:
     width=16,
   )
   config = moving_digits.get_config()
+  config.train.micro_batches = parts
   tx = optim.make_optimizer(config.optim)
   make_state = lambda: train_step.create_state(
     model, tx, jax.random.key(0), jnp.zeros((1, T, 32, 32, 3))
   )
-  step = train_step.make_train_step(model, tx, mean=(0.45,) * 3, std=(0.2,) * 3)
+  step = train_step.make_train_step(
+    model, tx, mean=(0.45,) * 3, std=(0.2,) * 3, micro_batches=parts
+  )
   batch = {
     'video': jnp.zeros((num_clips, T, side, side, 3), jnp.uint8),
     'label': jnp.zeros(num_clips, jnp.int32),
@@ -44,13 +48,11 @@ def main(name: str, T: int, side: int, num_clips: int) -> None:
     jax.jit(make_state)(),
     batch,
     jnp.float32(0.1),
-    jnp.int32(1),
+    jnp.int32(parts),
     jax.random.key(0),
   )
-  compiled = (
-    jax.jit(step, donate_argnums=0)
-    .lower(*arguments)
-    .compile(compiler_options={'xla_backend_optimization_level': 0})
+  compiled = compilation.compile_program(
+    jax.jit(step, donate_argnums=0).lower(*arguments)
   )
   before = status('VmRSS')
   jax.block_until_ready(compiled(*arguments))

@@ -115,9 +115,16 @@ def test_the_estimate_is_within_a_quarter_of_the_compiled_step(
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='no /proc')
 @pytest.mark.parametrize(
-  'case', ['slow 2 64 64', 'slow 8 64 32', 'slow 8 112 16', 'tsm 8 64 32']
+  'case,most',
+  [
+    ('slow 2 64 64 1', 1.5),
+    ('slow 8 64 32 1', 1.5),
+    ('slow 8 112 16 1', 1.5),
+    ('tsm 8 64 32 1', 1.5),
+    ('slow 8 112 32 4', 2),
+  ],
 )
-def test_a_process_grows_by_the_estimate_times_one_to_one_and_a_half(case):
+def test_a_process_grows_by_the_estimate_and_some_more(case, most):
   ended = subprocess.run(
     [sys.executable, '-m', 'tests.memory_worker', *case.split()],
     capture_output=True,
@@ -125,7 +132,7 @@ def test_a_process_grows_by_the_estimate_times_one_to_one_and_a_half(case):
     check=True,
   )
   grown, estimated = map(int, ended.stdout.split())
-  assert estimated < grown < 1.5 * estimated
+  assert estimated < grown < most * estimated
 
 
 def test_devices_micro_batches_and_blocks_share_the_activations():
