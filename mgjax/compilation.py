@@ -19,17 +19,18 @@ _CPU_OPTIONS = {
 
 def compile_program(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
   """Compiles a lowered program for the default backend."""
-  options = _cpu_options() if jax.default_backend() == 'cpu' else None
-  return lowered.compile(compiler_options=options)
+  return lowered.compile(compiler_options=options())
 
 
 @functools.cache
-def _cpu_options() -> dict[str, str]:
-  """Those of `_CPU_OPTIONS` that this version of XLA has.
+def options() -> dict[str, str]:
+  """What the default backend's compiler is told.
 
-  They are not part of JAX's interface: another version may drop one, and then
-  programs are slower but the same.
+  The options are not part of JAX's interface: another version may drop one, and
+  then programs are slower but the same. So each is tried, once per process.
   """
+  if jax.default_backend() != 'cpu':
+    return {}
   return {
     name: value
     for name, value in _CPU_OPTIONS.items()

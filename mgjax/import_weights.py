@@ -65,6 +65,11 @@ NEW = {
   'temporal': r'temporal|\w_t',  # Aggregations, and S3D's temporal layers.
   'nonlocal': r'nonlocal\d+',
 }
+# What decides whether temporal layers are dense or depthwise, by model.
+_DENSE_OR_DEPTHWISE = {
+  'tam': 'tam_depthwise',
+  's3d_resnet': 'depthwise_temporal',
+}
 # A module that shifts wraps what comes behind it (TSM), by model.shift_place.
 _SHIFTED = {
   'blockres': r'(conv1(?:\.conv)?)\.net\.',
@@ -434,6 +439,7 @@ def _explain(path, config, result: Imported) -> str:
   """One line about what does not fit, and what may help."""
   kinds = {_kind_of(tuple(row[1].split('/'))) for row in result.problems}
   name, path_in_model, shapes, words = result.problems[0]
+  option = _DENSE_OR_DEPTHWISE.get(config.model.name)
   text = (
     f'{path}: {len(result.problems)} tensors do not fit model '
     f'{config.model.name!r} by names of {result.format}, such as '
@@ -444,6 +450,11 @@ def _explain(path, config, result: Imported) -> str:
       f'. The model has {config.model.num_classes} classes; set '
       "--config.model.num_classes to the file's, or start with a new "
       'classifier: --new_head'
+    )
+  elif kinds == {'temporal'} and option and words != 'missing in the file':
+    text += (
+      '. They may be dense where those of the model are depthwise, or the '
+      f'other way: set --config.model.{option}={not config.model[option]}'
     )
   elif None not in kinds:
     flags_text = ' '.join(f'--new_{kind}' for kind in sorted(kinds))

@@ -31,9 +31,9 @@ def forward_macs(model: nn.Module, *, T: int, H: int, W: int) -> int:
 def forward_cost(model: nn.Module, *, T: int, H: int, W: int) -> ForwardCost:
   """Counts the multiply-adds and activations of one clip's forward pass.
 
-  Convolutions, matrix products and temporal aggregations (depthwise
-  convolutions) count; elementwise work (batch norm, activations, pooling,
-  temporal shifts) does not, and neither does any bias. Positions that
+  Convolutions, matrix products and temporal aggregations (as the temporal
+  convolutions that they are) count; elementwise work (batch norm, activations,
+  pooling, temporal shifts) does not, and neither does any bias. Positions that
   only see padding count like all others, as usual.
 
   Args:
@@ -76,9 +76,9 @@ def _shortcut(next_fun, args, kwargs, context):
 
   A convolution becomes one native operation, as it is on an accelerator: the
   formulations for CPUs skip some padding. So does a temporal aggregation,
-  which is elementwise but counts as a convolution. Batch norm and ReLU are left
-  out, and no parameters are initialised. With this, tracing SlowFast-50 takes
-  a small part of the time, so that a plan of a dozen grids takes seconds.
+  which may be elementwise but counts as a convolution. Batch norm and ReLU are
+  left out, and no parameters are initialised. With this, tracing SlowFast-50
+  takes a small part of the time, so that a plan of a dozen grids takes seconds.
   """
   module = context.module
   if context.method_name == '__call__':

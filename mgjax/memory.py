@@ -5,18 +5,16 @@ The estimate against `memory_analysis()` of the compiled step (XLA:CPU, JAX
 two; no micro-batches, no rematerialisation), activations per clip in MB:
 
   network     B x T x side   estimate  XLA   estimate / XLA
-  slow        8 x 8 x 64     6.72      6.48  1.04
-  slow        4 x 8 x 112    20.6      19.8  1.04
-  tsm         8 x 8 x 64     7.54      6.61  1.14
-  blvnet_tam  8 x 8 x 64     8.01      6.66  1.20
-  i3d         8 x 8 x 64     8.11      7.73  1.05
-  slowfast    8 x 16 x 64    8.52      9.44  0.90
+  slow        8 x 8 x 64     5.98      6.02  0.99
+  slow        4 x 8 x 112    18.3      18.4  1.00
+  tsm         8 x 8 x 64     6.81      6.21  1.10
+  blvnet_tam  8 x 8 x 64     6.81      6.82  1.00
+  i3d         8 x 8 x 64     7.17      7.26  0.99
+  slowfast    8 x 16 x 64    7.78      8.62  0.90
 
-(XLA:CPU pads the stem of SlowFast's narrow pathway to 40 channels.) Those are
-of one native operation for every convolution, as on accelerators. A process on
-a CPU grows by more in its first step: the libraries' scratch, and the program.
-Growth of the peak of resident memory (VmHWM; networks as above, slowfast of
-beta_inv 8; the last three of two stages of two blocks), in MB:
+A process on a CPU grows by more in its first step: by scratch of libraries and
+by the program itself. Growth of the peak of resident memory (VmHWM; networks as
+above, slowfast of beta_inv 8; the last three of two stages of two blocks), MB:
 
   network   B x T x side   estimate  growth  growth / estimate
   slow      64 x 2 x 64    96        120     1.25

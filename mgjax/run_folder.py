@@ -38,7 +38,9 @@ def check(
   if not path.exists():
     return []
   new = json.loads(config.to_json_best_effort())
-  changed = changed_fields(json.loads(path.read_text()), new)
+  defaults = json.loads(default.base().to_json_best_effort())
+  old = _completed(json.loads(path.read_text()), defaults)
+  changed = changed_fields(old, new)
   labels = workdir / LABELS
   # Prepared anew, a data set can number its classes in another way.
   if labels.exists() and json.loads(labels.read_text()) != list(label_names):
@@ -72,6 +74,16 @@ def prepare(
     raise ConfigError(
       f'--workdir={workdir} cannot be written: {error.strerror}'
     ) from error
+
+
+def _completed(saved: dict, defaults: dict) -> dict:
+  """Settings, with their defaults for fields that are younger than the file."""
+  return defaults | {
+    name: _completed(value, defaults.get(name, {}))
+    if isinstance(value, dict)
+    else value
+    for name, value in saved.items()
+  }
 
 
 def changed_fields(old: dict, new: dict, prefix: str = '') -> list[str]:

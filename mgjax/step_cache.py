@@ -52,6 +52,7 @@ class StepCache:
     self._results = {}
     self._closed = False
     self._current = None
+    compilation.options()  # Here: its trials are not a program's.
     self._thread = threading.Thread(
       target=self._compile, args=(dict(programs),), name=_THREAD, daemon=True
     )

@@ -393,6 +393,20 @@ def test_a_changed_config_is_named_and_needs_consent(tmp_path):
   assert changed == ['optim.base_lr: 0.05 -> 0.3']
 
 
+def test_a_run_goes_on_with_fields_that_are_younger_than_it(tmp_path):
+  workdir = files.epath.Path(tmp_path)
+  config = speck.get_config()
+  run_folder.prepare(config, workdir, [])
+  path = tmp_path / 'config.json'
+  saved = json.loads(path.read_text())
+  del saved['model']['tam_blend']
+  path.write_text(json.dumps(saved))
+  assert run_folder.check(config, workdir, False, []) == []
+  config.model.tam_blend = 'max'
+  with pytest.raises(ConfigError, match='tam_blend: sum -> max'):
+    run_folder.check(config, workdir, False, [])
+
+
 def test_a_run_has_the_names_of_its_classes_before_its_first_step(
   data_dir, tmp_path, monkeypatch
 ):

@@ -305,6 +305,23 @@ def test_dense_aggregations_are_read_as_ibm_writes_them(tmp_path):
     np.testing.assert_array_equal(kernel[i], row[:, :, 0, 0].T)
 
 
+@pytest.mark.parametrize(
+  'model,option',
+  [('tam', 'tam_depthwise'), ('s3d_resnet', 'depthwise_temporal')],
+)
+@pytest.mark.parametrize('value', [True, False])
+def test_a_dense_file_for_a_depthwise_network_is_explained(
+  model, option, value, tmp_path
+):
+  state = state_of(on_segments(model, **{option: value}), 'torchvision')
+  with pytest.raises(
+    ConfigError, match=f'set --config.model.{option}={value}$'
+  ):
+    import_state(
+      on_segments(model, **{option: not value}), state, tmp_path, None
+    )
+
+
 @pytest.mark.parametrize('place', ['blockres', 'block'])
 def test_where_a_file_shifts_is_where_the_network_must(place, tmp_path):
   config = on_segments('tsm', shift_place=place)

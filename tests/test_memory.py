@@ -1,6 +1,5 @@
 """The memory of a step: estimated, compared with XLA's, and enforced."""
 
-import functools
 import json
 import os
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 from configs import kinetics400, moving_digits
 from mgjax import (
   cli,
+  compilation,
   cycles,
   initial_state,
   memory,
@@ -24,7 +24,6 @@ from mgjax import (
   train_step,
 )
 from mgjax.cli import ConfigError
-from mgjax.models import conv
 from mgjax.schedule import Grid
 
 DIGITS = 'configs/moving_digits.py:grid=both'
@@ -76,7 +75,8 @@ def compiled_and_estimated(name, grid, **options):
   )
   # Buffers do not depend on how well the machine code is optimised.
   compiled = lowered.compile(
-    compiler_options={'xla_backend_optimization_level': 0}
+    compiler_options=compilation.options()
+    | {'xla_backend_optimization_level': 0}
   )
   estimate = memory.estimate(config, model, grid, num_devices=1)
   temporary = compiled.memory_analysis().temp_size_in_bytes
@@ -103,11 +103,8 @@ SMALL = {'blocks': (1, 1), 'width': 16}
   ],
 )
 def test_the_estimate_is_within_a_quarter_of_the_compiled_step(
-  monkeypatch, name, grid, options
+  name, grid, options
 ):
-  # As accelerators compute them: the CPU's formulations take scratch.
-  native = functools.partial(conv.conv3d, formulation='native')
-  monkeypatch.setattr(conv, 'conv3d', native)
   compiled, estimated = compiled_and_estimated(name, grid, **options)
   assert estimated == pytest.approx(compiled, rel=0.25)
 

@@ -1,5 +1,8 @@
 """Programs are compiled once, ahead of their use."""
 
+import os
+import subprocess
+import sys
 import threading
 
 import jax
@@ -82,3 +85,35 @@ def test_an_access_waits_for_the_compilation():
   assert release.is_set()
   assert cache.compiled('train') == 1
   cache.close()
+
+
+_LAUNCH = """
+import sys
+from mgjax import step_cache
+from tests.test_step_cache import PROGRAMS, lowering
+step_cache.use_persistent_cache()
+factor = int(sys.argv[1])
+function = lambda x: x * factor
+cache = step_cache.StepCache(
+  {p: lowering(p.grid, function) for p in PROGRAMS[: int(sys.argv[2])]}
+)
+for program in PROGRAMS[: int(sys.argv[2])]:
+  cache[program]
+print(len(cache.from_disk))
+"""
+
+
+def test_only_programs_of_an_earlier_launch_count_as_read_from_disk(tmp_path):
+  def launch(factor, num_programs):
+    ended = subprocess.run(
+      [sys.executable, '-c', _LAUNCH, str(factor), str(num_programs)],
+      env=os.environ | {'JAX_COMPILATION_CACHE_DIR': str(tmp_path)},
+      capture_output=True,
+      text=True,
+      check=True,
+    )
+    return int(ended.stdout)
+
+  assert launch(3, 1) == 0
+  assert launch(5, 1) == 0  # Other programs are there, such as trials.
+  assert launch(5, 2) == 1

@@ -242,7 +242,7 @@ class Conv(nn.Module):
     kernel_size: (kt, kh, kw); odd, so that padding is symmetric.
     strides: Of T, H and W.
     depthwise: Whether every channel has a kernel of its own, [kt, 1, 1, 1, C];
-      for temporal kernels, and as many outputs as inputs.
+      for temporal kernels and strides, and as many outputs as inputs.
     dtype: Compute type; parameters are created in float32.
     kernel_init: Initialiser of the kernel.
   """
@@ -253,6 +253,17 @@ class Conv(nn.Module):
   depthwise: bool = False
   dtype: Any = jnp.float32
   kernel_init: Callable = conv_init
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.depthwise and (self.kernel_size[1:], self.strides[1:]) != (
+      (1, 1),
+      (1, 1),
+    ):
+      raise ValueError(
+        f'A depthwise layer of kernel {self.kernel_size} and strides '
+        f'{self.strides} is not temporal only, such as (3, 1, 1).'
+      )
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B T H W C']) -> Float[Array, 'B t h w D']:
@@ -315,7 +326,8 @@ def depthwise_temporal(
     x: Video features.
     weights: Of r frames, r odd; of the same dtype as `x`.
     stride: Of T: t = ceil(T / stride).
-    blend: What takes the sum's place, such as jnp.maximum.
+    blend: What takes the sum's place, such as jnp.maximum. Frames outside the
+      clip may be left out of it: put a ReLU behind.
   """
   r = weights.shape[0]
   return functools.reduce(
@@ -336,6 +348,11 @@ def dense_temporal(
   """As `depthwise_temporal`, but mixes the channels of every frame.
 
   y[:, t] = sum over i of x[:, t + i - r // 2] @ weights[i].
+
+  Args:
+    x: Video features.
+    weights: Of r frames, r odd; of the same dtype as `x`.
+    blend: As there.
   """
   if blend is operator.add:
     return conv3d(x, weights[:, None, None])

@@ -242,6 +242,13 @@ def nonlocal_options(
     ValueError: If a block or its stage does not exist, a group number is not
       positive, or the windows are not one per stage.
   """
+  windows = [pool] * len(blocks) if _is_window(pool) else list(pool)
+  if len(windows) != len(blocks) or not all(map(_is_window, windows)):
+    raise ValueError(
+      f'non-local pools {tuple(pool)} must be one window of frames, rows and '
+      f'columns, such as (1, 2, 2), or one for each of the {len(blocks)} '
+      'stages.'
+    )
   if not after:
     return {}
   if len(after) != len(blocks) or len(groups) not in (0, len(blocks)):
@@ -257,21 +264,20 @@ def nonlocal_options(
       f'{stage + 2} has blocks 0 to {blocks[stage] - 1}, and groups are 1 or '
       'more.'
     )
-  if not isinstance(pool[0], int):
-    if len(pool) != len(blocks):
-      raise ValueError(
-        f'nonlocal_pool {tuple(pool)} needs a window for each of the '
-        f'{len(blocks)} stages, or one for all, such as (1, 2, 2).'
-      )
-    pool = pool[stage]
   return {
     'nonlocal_after': tuple(after[stage]),
     'nonlocal_block': functools.partial(
       block,
       groups=groups[stage] if groups else 1,
-      pool_window=tuple(pool),
+      pool_window=tuple(windows[stage]),
     ),
   }
+
+
+def _is_window(value) -> bool:
+  return len(value) == 3 and all(
+    isinstance(size, int) and size >= 1 for size in value
+  )
 
 
 class Head(nn.Module):

@@ -2,7 +2,7 @@
 
 Both weigh each channel over neighbouring frames, so the one is the other with
 fixed weights: `TemporalAggregation` learns its weights, `TemporalShift` has
-ones and zeros.
+ones and zeros. (Dense aggregation, which mixes channels, is an option.)
 """
 
 import operator

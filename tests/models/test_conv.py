@@ -92,6 +92,13 @@ def test_unknown_formulation_is_an_error():
     )
 
 
+@pytest.mark.parametrize('kernel', [(1, 3, 3), (3, 1, 1)])
+def test_depthwise_layers_are_temporal(kernel):
+  strides = (1, 1, 1) if kernel == (1, 3, 3) else (1, 2, 2)
+  with pytest.raises(ValueError, match='is not temporal only'):
+    conv.Conv(4, kernel, strides, depthwise=True)
+
+
 @pytest.mark.parametrize('h,w', [(8, 8), (7, 10), (1, 2)])
 def test_spatial_max_pool_equals_reduce_window(h, w):
   x = jax.random.normal(jax.random.key(0), (2, 3, h, w, 4))

@@ -209,11 +209,13 @@ def test_one_tree_with_non_local_blocks_serves_every_grid(grid):
     {'nonlocal_blocks': ((0,), ()), 'nonlocal_groups': (2,)},
     {'nonlocal_blocks': ((0,), ()), 'nonlocal_groups': (0, 1)},
     {'nonlocal_blocks': ((0,), ()), 'nonlocal_pool': ((1, 2, 2),)},
+    {'nonlocal_pool': ((1, 2, 2), (1, 0, 2))},
+    {'nonlocal_pool': ()},
   ],
 )
 def test_a_non_local_block_without_a_place_is_an_error(options):
   model = models.build('slow', blocks=(1, 1), **SMALL, **options)
-  with pytest.raises(ValueError, match='non-local blocks|nonlocal_pool'):
+  with pytest.raises(ValueError, match='non-local (blocks|pools)'):
     shapes(model, (1, 4, 32, 32, 3))
 
 
