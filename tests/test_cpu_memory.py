@@ -8,7 +8,8 @@ import pytest
 
 from mgjax import cpu_memory
 
-# Prints the page faults of a call that needs 108 MB of temporary arrays.
+# Prints the page faults of a call that needs 108 MB of temporary arrays: the
+# fewest of several, as a thread that was idle so far meets fresh memory, too.
 PROGRAM = """
 import resource, sys
 import jax
@@ -19,11 +20,12 @@ if sys.argv[1] == 'keep':
   assert cpu_memory.keep()
 f = jax.jit(lambda x: ((x @ x) * jnp.tanh(x) @ x).sum())
 x = jnp.ones((3000, 3000))
-for _ in range(3):
+counts = []
+for _ in range(6):
   before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
   f(x).block_until_ready()
-  faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(faults)
+  counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(counts))
 """
 
 
