@@ -388,9 +388,15 @@ def avg_pool_spatial(
 
   The divisor is 9 everywhere, as that of torch's AvgPool2d(3, 2, 1).
   """
-  for axis in (2, 3):
-    x = sum(_windows(x, axis, 0)) / 3
-  return x
+  return _average(x, (2, 3))
+
+
+def _average(x, axes):
+  """Mean of every three positions of each axis, rounded once."""
+  y = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  for axis in axes:
+    y = sum(_windows(y, axis, 0)) / 3
+  return y.astype(x.dtype)
 
 
 def _windows(x, axis, padding):
@@ -451,4 +457,4 @@ def avg_pool_temporal_overlapping(
 
   The divisor is 3 everywhere, as that of torch's AvgPool3d.
   """
-  return sum(_windows(x, 1, 0)) / 3
+  return _average(x, (1,))

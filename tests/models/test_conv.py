@@ -83,6 +83,13 @@ def test_strided_axes_are_halved_upwards(size):
   assert out.shape == (1, 4, half, half, 8)
 
 
+def test_average_pools_of_bfloat16_are_rounded_once():
+  x = jax.random.normal(jax.random.key(0), (2, 7, 9, 10, 4), jnp.bfloat16)
+  for pool in (conv.avg_pool_spatial, conv.avg_pool_temporal_overlapping):
+    exact = pool(x.astype(jnp.float32)).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(pool(x), exact)
+
+
 def test_unknown_formulation_is_an_error():
   with pytest.raises(ValueError, match="'auto', 'native' or 'folded'"):
     conv.conv3d(
