@@ -19,7 +19,7 @@ _CPU_OPTIONS = {
 
 def compile_program(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
   """Compiles a lowered program for the default backend."""
-  return lowered.compile(compiler_options=options())
+  return lowered.compile(compiler_options=options() or None)
 
 
 @functools.cache

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.extend import core
 
 from mgjax.models import conv, norm, resnet3d, temporal
@@ -104,15 +103,8 @@ def _shortcut(next_fun, args, kwargs, context):
 
 
 def _convolution(x, kernel_size, features, strides=(1, 1, 1), *, depthwise):
-  groups = x.shape[-1] if depthwise else 1
-  return lax.conv_general_dilated(
-    x,
-    jnp.zeros((*kernel_size, x.shape[-1] // groups, features), x.dtype),
-    strides,
-    [(k // 2, k // 2) for k in kernel_size],
-    dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
-    feature_group_count=groups,
-  )
+  shape = (*kernel_size, 1 if depthwise else x.shape[-1], features)
+  return conv.native(x, jnp.zeros(shape, x.dtype), strides)
 
 
 def _equations(jaxpr: Any, times: int = 1) -> Iterator[tuple[int, Any]]:

@@ -13,8 +13,8 @@ two; no micro-batches, no rematerialisation), activations per clip in MB:
   slowfast    8 x 16 x 64    7.78      8.62  0.90
 
 A process on a CPU grows by more in its first step: by scratch of libraries and
-by the program itself. Growth of the peak of resident memory (VmHWM; networks as
-above, slowfast of beta_inv 8; the last three of two stages of two blocks), MB:
+by the program itself. Growth of the peak of resident memory (VmHWM, measured by
+tests/memory_worker.py; networks as above, slowfast of beta_inv 8), in MB:
 
   network   B x T x side   estimate  growth  growth / estimate
   slow      64 x 2 x 64    96        120     1.25
@@ -24,9 +24,9 @@ above, slowfast of beta_inv 8; the last three of two stages of two blocks), MB:
   slow      16 x 8 x 112   293       342     1.17
   tsm       32 x 8 x 64    218       235     1.08
   slowfast  16 x 16 x 64   105       126     1.20
-  slow      32 x 8 x 64    270       304     1.13
-   4 micro-batches         68        107     1.57
-   rematerialisation       189       207     1.10
+  slow      32 x 8 x 112   586       671     1.14
+   4 micro-batches         147       197     1.34
+   rematerialisation       482       554     1.15
 
 XLA:CPU computes bfloat16 in float32, so that the estimates of that could not be
 compared there. No accelerator has been measured.

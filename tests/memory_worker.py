@@ -1,6 +1,7 @@
 """Takes one training step; prints by how much the process grew, in bytes.
 
-Arguments: name of the network, T, side in pixels, clips, micro-batches.
+Arguments: name of the network, T, side in pixels, clips, micro-batches, whether
+blocks are rematerialised (0 or 1).
 """
 
 import re
@@ -20,7 +21,9 @@ def status(name: str) -> int:
     return 1024 * int(re.search(rf'{name}:\s+(\d+)', file.read())[1])
 
 
-def main(name: str, T: int, side: int, num_clips: int, parts: int) -> None:
+def main(
+  name: str, T: int, side: int, num_clips: int, parts: int, remat: int
+) -> None:
   cpu_memory.keep()
   model = models.build(
     name,
@@ -29,6 +32,7 @@ def main(name: str, T: int, side: int, num_clips: int, parts: int) -> None:
     dtype='float32',
     blocks=(1, 1),
     width=16,
+    remat=bool(remat),
   )
   config = moving_digits.get_config()
   config.train.micro_batches = parts

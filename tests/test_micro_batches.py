@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import default, moving_digits
-from mgjax import compilation, cycles, models, optim, train_step
+from mgjax import cycles, models, optim, train_step
 from mgjax.cli import ConfigError
 from mgjax.models import norm
 
@@ -108,37 +108,6 @@ def test_micro_batches_equal_the_whole_batch_in_float32(float32):
   assert largest_difference(whole.opt_state, parts.opt_state) < 3e-5
   assert largest_difference(whole.batch_stats, parts.batch_stats) < 1e-6
   assert largest_difference(one, other) < 1e-6
-
-
-def test_parts_are_computed_one_after_the_other():
-  model = models.build(
-    'slow', num_classes=4, dropout=0.5, dtype='float32', blocks=(1,), width=4
-  )
-  tx = optim.make_optimizer(default.base().optim)
-  spec = jax.ShapeDtypeStruct
-  arguments = (
-    jax.eval_shape(
-      lambda: train_step.create_state(
-        model, tx, jax.random.key(0), jnp.zeros((1, 4, 32, 32, 3))
-      )
-    ),
-    {
-      'video': spec((32, 4, 32, 32, 3), np.uint8),
-      'label': spec((32,), np.int32),
-      'flip': spec((32,), bool),
-    },
-    spec((), np.float32),
-    spec((), np.int32),
-    jax.eval_shape(lambda: jax.random.key(0)),
-  )
-
-  def temporary(parts):
-    step = train_step.make_train_step(model, tx, **PIXELS, micro_batches=parts)
-    lowered = jax.jit(step, donate_argnums=0).lower(*arguments)
-    program = compilation.compile_program(lowered)
-    return program.memory_analysis().temp_size_in_bytes
-
-  assert temporary(4) < 0.4 * temporary(1)
 
 
 def test_rematerialised_blocks_give_the_same_step(float32):

@@ -74,7 +74,7 @@ def conv3d(
   if formulation == 'auto':
     formulation = 'folded' if jax.default_backend() == 'cpu' else 'native'
   if formulation == 'native':
-    return _native(x, kernel, strides)
+    return native(x, kernel, strides)
   if formulation != 'folded':
     raise ValueError(
       f"Unknown formulation {formulation!r}; use 'auto', 'native' or 'folded'."
@@ -92,13 +92,19 @@ def conv3d(
   return _full(x, kernel, strides)
 
 
-def _native(x, kernel, strides):
+def native(
+  x: Float[Array, 'B T H W C'],
+  kernel: Float[Array, 'kt kh kw _ D'],
+  strides: tuple[int, int, int],
+) -> Float[Array, 'B t h w D']:
+  """`conv3d` as one XLA convolution; grouped if the kernel's C is a part."""
   return lax.conv_general_dilated(
     x,
     kernel,
     strides,
     [(k // 2, k // 2) for k in kernel.shape[:3]],
     dimension_numbers=('NDHWC', 'DHWIO', 'NDHWC'),
+    feature_group_count=x.shape[-1] // kernel.shape[3],
   )
 
 
@@ -256,10 +262,8 @@ class Conv(nn.Module):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.depthwise and (self.kernel_size[1:], self.strides[1:]) != (
-      (1, 1),
-      (1, 1),
-    ):
+    spatial = (*self.kernel_size[1:], *self.strides[1:])
+    if self.depthwise and spatial != (1, 1, 1, 1):
       raise ValueError(
         f'A depthwise layer of kernel {self.kernel_size} and strides '
         f'{self.strides} is not temporal only, such as (3, 1, 1).'
@@ -272,8 +276,7 @@ class Conv(nn.Module):
     kernel = self.param('kernel', self.kernel_init, shape).astype(self.dtype)
     x = x.astype(self.dtype)
     if self.depthwise:
-      weights = kernel.reshape(-1, x.shape[-1])
-      return depthwise_temporal(x, weights, stride=self.strides[0])
+      return depthwise_temporal(x, kernel[:, 0, 0, 0], stride=self.strides[0])
     return conv3d(x, kernel, strides=self.strides)
 
 

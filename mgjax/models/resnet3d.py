@@ -274,9 +274,9 @@ def nonlocal_options(
   }
 
 
-def _is_window(value) -> bool:
-  return len(value) == 3 and all(
-    isinstance(size, int) and size >= 1 for size in value
+def _is_window(value: Any) -> bool:
+  return isinstance(value, Sequence) and (
+    len(value) == 3 and all(isinstance(n, int) and n >= 1 for n in value)
   )
 
 

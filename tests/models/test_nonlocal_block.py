@@ -211,6 +211,7 @@ def test_one_tree_with_non_local_blocks_serves_every_grid(grid):
     {'nonlocal_blocks': ((0,), ()), 'nonlocal_pool': ((1, 2, 2),)},
     {'nonlocal_pool': ((1, 2, 2), (1, 0, 2))},
     {'nonlocal_pool': ()},
+    {'nonlocal_pool': (1, 2)},
   ],
 )
 def test_a_non_local_block_without_a_place_is_an_error(options):

@@ -54,15 +54,10 @@ def test_other_depths_have_the_sizes_of_torchvision():
 # Of ResNet-50 at 224 x 224: blocks, inner channels and side of each stage.
 _STAGES = ((3, 64, 56), (4, 128, 28), (6, 256, 14), (3, 512, 7))
 # Channels and side in front of every block.
-_INPUTS = [
-  (64, 56)
-  if (i, j) == (0, 0)
-  else (2 * c, 2 * side)
-  if j == 0
-  else (4 * c, side)
-  for i, (blocks, c, side) in enumerate(_STAGES)
-  for j in range(blocks)
-]
+_INPUTS = [(64, 56)]
+for _blocks, _inner, _side in _STAGES:
+  _INPUTS += [(4 * _inner, _side)] * _blocks
+_INPUTS.pop()  # What the last block gives.
 
 
 def full(name, **options):
