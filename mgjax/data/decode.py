@@ -26,6 +26,15 @@ from av.video.reformatter import Interpolation, VideoReformatter
 # This is the number of the whole process.
 cv2.setNumThreads(1)
 
+# Old files have titles in other encodings than UTF-8. PyAV 19 keeps their bytes
+# (surrogateescape) and has lost the option; PyAV 18, the newest for Python
+# 3.11, refuses such files without it.
+METADATA_OPTIONS = (
+  {'metadata_errors': 'replace'}
+  if int(av.__version__.split('.')[0]) < 19
+  else {}
+)
+
 # The matrix of an upright track in an mp4 header (ISO/IEC 14496-12, 8.3.2).
 _UPRIGHT = b''.join(
   number.to_bytes(4, 'big')
@@ -84,8 +93,7 @@ class Video:
       self._container = av.open(
         io.BytesIO(encoded),
         options={'err_detect': 'explode'},
-        # Old files have titles in other encodings than UTF-8.
-        metadata_errors='replace',
+        **METADATA_OPTIONS,
       )
       self._stream = self._container.streams.video[0]
       self._is_regular = self._find_regular()

@@ -21,7 +21,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
-from mgjax.data.decode import REGULAR, DecodeError, Video
+from mgjax.data.decode import METADATA_OPTIONS, REGULAR, DecodeError, Video
 
 # What FFmpeg reads and the data sets use.
 VIDEO_SUFFIXES = frozenset(
@@ -208,9 +208,7 @@ def join_frames(folder: pathlib.Path, *, fps: float) -> bytes:
   if len(kinds) != 1:
     raise DecodeError('the folder holds no JPEG or PNG files, or both')
   try:
-    with av.open(
-      str(paths[0]), format='image2', metadata_errors='replace'
-    ) as image:
+    with av.open(str(paths[0]), format='image2', **METADATA_OPTIONS) as image:
       codec = image.streams.video[0].codec_context
       width, height = codec.width, codec.height
   except (av.FFmpegError, IndexError) as error:
