@@ -2,12 +2,16 @@
 
 Where things are:
   schedule.py    step -> grid, clips, learning rate; cycles.py makes it
-  train.py       the training loop; train_step.py one step
+  training.py    the training loop; train_step.py one step
   programs.py    the programs that a run needs; step_cache.py compiles each once
   data/          stream.py: step -> batch; decode, sampling, sources
   models/        the networks; norm.py: batch norm over groups of clips
-  evaluate.py    accuracy of a checkpoint; plan.py: a run before its launch
-  memory.py      bytes of a device that a step takes; replay.py: a failed step
+  evaluation.py  accuracy of a checkpoint; plan.py: a run before its launch
+  memory.py      bytes of a device that a step takes
+
+The commands train, evaluate, predict, replay and import_weights are files with
+flags alone: they import what does the work (training, evaluation, predicting,
+replaying, weight_transfer), and with it JAX, once the flags are right.
 
 Axes: B clips, T frames, H and W pixels, C channels, K classes.
 """

@@ -1,6 +1,7 @@
 """What every command shares: flags, and errors that a person can act on."""
 
 import argparse
+import importlib
 import os
 import pathlib
 import re
@@ -43,7 +44,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def run(
-  main: Callable[..., None],
+  main: Callable[..., None] | str,
   define_flags: Callable[[flags.FlagValues], None],
   argv: Sequence[str] | None = None,
   *,
@@ -53,7 +54,7 @@ def run(
   """Parses the flags of a command, calls it and returns its exit code.
 
     if __name__ == '__main__':
-      sys.exit(cli.run(main, define_flags))
+      sys.exit(cli.run('mgjax.training', define_flags))
 
   Every command takes --config=FILE.py[:arguments] and --config.field=value.
   Bad input, be it flags or a ConfigError, ends with one line on stderr and
@@ -62,7 +63,9 @@ def run(
 
   Args:
     main: Gets the parsed flags, `config` among them a checked config, and the
-      arguments that are no flags.
+      arguments that are no flags. Or the name of a module that has such a
+      `main`: it is imported once the flags are right, so that JAX, which takes
+      seconds, is not in the way of a misspelt one.
     define_flags: Adds the command's own flags to those it is given.
     argv: Program name and arguments; None: those of the process.
     arguments: What arguments that are no flags are, such as 'VIDEO'; '': the
@@ -79,7 +82,9 @@ def run(
   try:
     if {'--help', '-h', '-help'} & set(argv[1:]):
       values = _flags(define_flags, argv, None)
-      print(f'{sys.modules[main.__module__].__doc__}\n{values.get_help()}')
+      print(
+        f'{sys.modules[define_flags.__module__].__doc__}\n{values.get_help()}'
+      )
       return 0
     found = None
     if find_config and not any(re.match('--?config(=|$)', a) for a in argv):
@@ -89,6 +94,8 @@ def run(
       raise ConfigError(
         f'unexpected argument {rest[0]!r}; flags look like --config=FILE.'
       )
+    if isinstance(main, str):
+      main = importlib.import_module(main).main
     main(values, *rest)
     sys.stdout.flush()
   except (ConfigError, RunError) as error:

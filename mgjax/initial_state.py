@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from mgjax import checkpoint, evaluate, models, parallel, train_step
+from mgjax import checkpoint, evaluation, models, parallel, train_step
 from mgjax.cli import ConfigError
 
 
@@ -45,7 +45,7 @@ def state_maker(config: ml_collections.ConfigDict, model, tx):
       model,
       tx,
       jax.random.key(config.seed),
-      evaluate.example_video(config),
+      evaluation.example_video(config),
       average=config.optim.ema_decay > 0,
     )
 

@@ -24,38 +24,6 @@ from mgjax.peers import Peers, end, meet
 BATCH_AXIS = 'data'
 
 
-def define_flags(values: flags.FlagValues) -> None:
-  """Adds the flags that say which processes make up a run."""
-  flags.DEFINE_string(
-    'coordinator_address',
-    os.environ.get('JAX_COORDINATOR_ADDRESS'),
-    "'host:port' of process 0, at a free port. Cloud TPU, GKE, SLURM and Open "
-    'MPI are detected and need none of these flags.',
-    flag_values=values,
-  )
-  flags.DEFINE_integer(
-    'num_processes',
-    _integer(os.environ.get('JAX_NUM_PROCESSES')),
-    'Processes of the run; 1: do not look for a cluster.',
-    lower_bound=1,
-    flag_values=values,
-  )
-  flags.DEFINE_integer(
-    'process_id',
-    _integer(os.environ.get('JAX_PROCESS_ID')),
-    'Number of this process, from 0.',
-    lower_bound=0,
-    flag_values=values,
-  )
-  flags.DEFINE_integer(
-    'start_timeout_s',
-    300,
-    'Seconds to wait for all processes.',
-    lower_bound=1,
-    flag_values=values,
-  )
-
-
 def start(values: flags.FlagValues) -> Peers:
   """Joins the processes of a run; must come before any use of a device.
 
@@ -63,7 +31,7 @@ def start(values: flags.FlagValues) -> Peers:
   nothing happens.
 
   Args:
-    values: Parsed flags, those of `define_flags` and `config` among them.
+    values: Parsed flags, those of `peers.define_flags` and `config` among them.
 
   Returns:
     The processes; `close` it at the end.
@@ -170,10 +138,6 @@ def _settings(config: ml_collections.ConfigDict, prefix: str = '') -> dict:
     elif prefix + name not in own:
       fields[prefix + name] = str(value)
   return fields
-
-
-def _integer(text: str | None) -> int | None:
-  return int(text) if text else None
 
 
 def make_mesh(num_devices: int | None = None) -> Mesh:

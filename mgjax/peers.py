@@ -20,8 +20,46 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
+from absl import flags
+
 from mgjax import cli
 from mgjax.cli import ConfigError, RunError
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  """Adds the flags that say which processes make up a run."""
+  flags.DEFINE_string(
+    'coordinator_address',
+    os.environ.get('JAX_COORDINATOR_ADDRESS'),
+    "'host:port' of process 0, at a free port. Cloud TPU, GKE, SLURM and Open "
+    'MPI are detected and need none of these flags.',
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'num_processes',
+    _integer(os.environ.get('JAX_NUM_PROCESSES')),
+    'Processes of the run; 1: do not look for a cluster.',
+    lower_bound=1,
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'process_id',
+    _integer(os.environ.get('JAX_PROCESS_ID')),
+    'Number of this process, from 0.',
+    lower_bound=0,
+    flag_values=values,
+  )
+  flags.DEFINE_integer(
+    'start_timeout_s',
+    300,
+    'Seconds to wait for all processes.',
+    lower_bound=1,
+    flag_values=values,
+  )
+
+
+def _integer(text: str | None) -> int | None:
+  return int(text) if text else None
 
 
 class Peers:

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from mgjax import evaluate, parallel, train_step
+from mgjax import evaluation, parallel, train_step
 from mgjax.data import augment
 from mgjax.schedule import Grid, GridSchedule
 from mgjax.step_cache import Program
@@ -85,7 +85,7 @@ def lower_programs(
       )
     if program.kind == 'stats':
       return run_stats_step.lower(abstract, batch, scalar(jnp.int32), key)
-    return evaluate.lower_eval_step(config, model, mesh, abstract)
+    return evaluation.lower_eval_step(config, model, mesh, abstract)
 
   return {
     program: lambda program=program: lower(program)
@@ -116,7 +116,9 @@ def first_uses(
     start = phase.end_step
   for step in sorted(eval_steps):
     if step >= first_step:
-      needed.setdefault(Program('eval', evaluate.eval_grid(config)), step - 0.5)
+      needed.setdefault(
+        Program('eval', evaluation.eval_grid(config)), step - 0.5
+      )
       needs_statistics = step > first_step or statistics_due
       if config.norm.precise_batches and needs_statistics:
         base = schedule.phase(step - 1).base

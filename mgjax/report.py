@@ -9,7 +9,7 @@ from etils import epath
 from matplotlib import figure
 from matplotlib.backends import backend_agg
 
-from mgjax import eval_picture, evaluate, metrics
+from mgjax import eval_picture, evaluation, metrics
 from mgjax.schedule import GridSchedule
 
 
@@ -55,7 +55,7 @@ def draw(workdir: epath.PathLike, schedule: GridSchedule) -> np.ndarray:
       axes[name].set_xlim(0, minutes.max() if len(minutes) else 1)
       axes[name].grid(alpha=0.3)
     fig.suptitle(
-      f'{workdir.name}: {evaluate.describe(result)} after '
+      f'{workdir.name}: {evaluation.describe(result)} after '
       f'{schedule.total_steps} steps, {schedule.total_clips} clips'
     )
     canvas.draw()
@@ -69,7 +69,7 @@ def confusion(result: dict) -> np.ndarray:
   """Draws the confusion of an evaluation.
 
   Args:
-    result: What `evaluate.evaluate` returns.
+    result: What `evaluation.evaluate` returns.
 
   Returns:
     The picture, uint8 [H, W, 3].

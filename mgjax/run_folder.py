@@ -1,9 +1,11 @@
 """The folder of a run: whose it is, and whether it can be written."""
 
 import json
+import pathlib
 from collections.abc import Sequence
 
 import ml_collections
+from absl import flags
 from etils import epath
 
 from configs import default
@@ -12,6 +14,38 @@ from mgjax.cli import ConfigError
 
 # The names of the classes, for machines without the data set.
 LABELS = 'labels.json'
+
+
+def weights(values: flags.FlagValues) -> pathlib.Path:
+  """The folder with the weights."""
+  if bool(values.workdir) == bool(values.checkpoint):
+    raise ConfigError(
+      'give --workdir, the folder of a run, or --checkpoint, the folder of '
+      'one checkpoint'
+    )
+  folder = pathlib.Path(values.workdir or values.checkpoint)
+  if not folder.is_dir():
+    raise ConfigError(f'{folder} is not a folder')
+  return folder
+
+
+def of_weights(values: flags.FlagValues) -> pathlib.Path:
+  """The run's own; a checkpoint lies in WORKDIR/checkpoints/STEP."""
+  folder = weights(values)
+  return folder if values.workdir else folder.absolute().parents[1]
+
+
+def bundle(values: flags.FlagValues) -> epath.Path:
+  """The folder that --bundle names, of a step that failed."""
+  if not values.bundle:
+    raise ConfigError('--bundle is missing; give the folder of a failed step.')
+  folder = epath.Path(values.bundle)
+  if not (folder / 'failure.json').is_file():
+    raise ConfigError(
+      f'--bundle={folder} holds no failure.json; give a folder such as '
+      'runs/digits/failure-120, which the run names where it stops.'
+    )
+  return folder
 
 
 def check(

@@ -4,7 +4,7 @@ import math
 import zlib
 from collections.abc import Callable
 
-from mgjax import evaluate, metrics
+from mgjax import evaluation, metrics
 from mgjax.progress import Progress, duration
 from mgjax.schedule import Grid, GridSchedule
 
@@ -81,7 +81,7 @@ class StepLog:
         'wait_fraction': self._times.wait_fraction,
         **{
           f'eval_{k}': result[k]
-          for k in (*evaluate.METRICS, 'num_scored')
+          for k in (*evaluation.METRICS, 'num_scored')
           if k in result
         },
       }

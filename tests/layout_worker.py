@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from mgjax import bundle, cli, cycles, programs, train, train_step
+from mgjax import bundle, cli, cycles, programs, train, train_step, training
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -85,7 +85,7 @@ def main(values: flags.FlagValues) -> None:
     write_bundles_slowly()
   if values.signal:
     send_signal(values.signal, values.signal_at)
-  train.main(values)
+  training.main(values)
 
 
 if __name__ == '__main__':

@@ -18,7 +18,7 @@ from sklearn import metrics as sklearn_metrics
 from configs import default
 from mgjax import (
   eval_picture,
-  evaluate,
+  evaluation,
   models,
   optim,
   parallel,
@@ -36,7 +36,7 @@ NAMES = ('a', 'b', 'c')
 def test_accuracy_by_hand():
   scores = np.array([[3.0, 2, 1], [3, 2, 1], [1, 2, 3], [1, 3, 2]])
   labels = np.array([0, 1, 2, 0])
-  result = evaluate.accuracy(scores, labels, NAMES)
+  result = evaluation.accuracy(scores, labels, NAMES)
   assert result['top1'] == 50.0
   assert result['top5'] == 100.0
   assert result['per_class'] == {'a': 50.0, 'b': 0.0, 'c': 100.0}
@@ -45,7 +45,7 @@ def test_accuracy_by_hand():
 
 def test_the_mean_over_classes_counts_every_class_alike():
   scores = np.eye(3)[[0, 0, 0, 0, 2]]
-  result = evaluate.accuracy(scores, np.array([0, 0, 0, 1, 1]), NAMES)
+  result = evaluation.accuracy(scores, np.array([0, 0, 0, 1, 1]), NAMES)
   assert result['top1'] == 60.0
   assert result['mean_class'] == 50.0  # 'c' has no videos.
 
@@ -53,20 +53,22 @@ def test_the_mean_over_classes_counts_every_class_alike():
 @pytest.mark.parametrize('value', [0.0, np.nan])
 def test_constant_scores_are_worth_nothing(value):
   scores = np.full((4, 3), value)
-  result = evaluate.accuracy(scores, np.zeros(4, int), NAMES)
+  result = evaluation.accuracy(scores, np.zeros(4, int), NAMES)
   assert result['top1'] == 0.0
-  result = evaluate.multi_label_accuracy(scores, np.eye(3)[[0, 1, 2, 0]], NAMES)
+  result = evaluation.multi_label_accuracy(
+    scores, np.eye(3)[[0, 1, 2, 0]], NAMES
+  )
   assert result['top1'] == 0.0
 
 
 def test_top5_is_not_top1():
   scores = np.tile(np.arange(10.0), (10, 1))
-  result = evaluate.accuracy(scores, np.arange(10), tuple('abcdefghij'))
+  result = evaluation.accuracy(scores, np.arange(10), tuple('abcdefghij'))
   assert (result['top1'], result['top5']) == (10.0, 50.0)
 
 
 def test_a_class_without_videos_has_no_accuracy():
-  result = evaluate.accuracy(np.eye(3)[:1], np.array([0]), NAMES)
+  result = evaluation.accuracy(np.eye(3)[:1], np.array([0]), NAMES)
   assert result['per_class'] == {'a': 100.0, 'b': None, 'c': None}
 
 
@@ -81,7 +83,7 @@ def test_average_precision_is_that_of_scikit_learn(num_values):
     scores = rng.integers(0, num_values, 200) / num_values
     labels = rng.random(200) < share
     labels[7] = True
-    got = evaluate.average_precision(scores, labels)
+    got = evaluation.average_precision(scores, labels)
     want = sklearn_metrics.average_precision_score(labels, scores)
     assert got == pytest.approx(want, abs=1e-12)
 
@@ -90,7 +92,7 @@ def test_map_leaves_out_classes_without_videos():
   rng = np.random.default_rng(0)
   scores, labels = rng.random((30, 3)), rng.random((30, 3)) < 0.3
   labels[:, 1] = False
-  result = evaluate.multi_label_accuracy(scores, labels.astype('f4'), NAMES)
+  result = evaluation.multi_label_accuracy(scores, labels.astype('f4'), NAMES)
   want = 100 * sklearn_metrics.average_precision_score(
     labels[:, [0, 2]], scores[:, [0, 2]], average='macro'
   )
@@ -101,7 +103,7 @@ def test_map_leaves_out_classes_without_videos():
 def test_top1_of_several_labels_by_hand():
   scores = np.array([[3.0, 2, 1], [3, 2, 1], [1, 1, 1], [3, 2, 1]])
   labels = np.array([[1.0, 0, 1], [0, 1, 1], [1, 0, 0], [0, 0, 0]])
-  result = evaluate.multi_label_accuracy(scores, labels, NAMES)
+  result = evaluation.multi_label_accuracy(scores, labels, NAMES)
   # A video with no label counts as missed at 1 and, of 3 classes, found at 5.
   assert result['top1'] == 25.0
 
@@ -110,11 +112,11 @@ def test_smoothing_is_refused_with_the_sigmoid_loss(tiny_config):
   source = sources.open_source(tiny_config, 'validation')
   tiny_config.optim.update({'loss': 'sigmoid', 'label_smoothing': 0.1})
   with pytest.raises(ConfigError, match='optim.label_smoothing=0.1'):
-    evaluate.check_classes(tiny_config, source)
+    evaluation.check_classes(tiny_config, source)
 
 
 def test_without_any_label_there_is_no_map():
-  result = evaluate.multi_label_accuracy(np.eye(3), np.zeros((3, 3)), NAMES)
+  result = evaluation.multi_label_accuracy(np.eye(3), np.zeros((3, 3)), NAMES)
   assert 'map' not in result and result['top1'] == 0.0
 
 
@@ -145,7 +147,9 @@ def views(tiny_config):
 def run(config, source, **kwargs):
   eval_stream = stream.EvalStream(config, source, config.eval.batch_size)
   mesh = parallel.make_mesh()
-  return evaluate.evaluate(first_pixels, NO_STATE, eval_stream, mesh, **kwargs)
+  return evaluation.evaluate(
+    first_pixels, NO_STATE, eval_stream, mesh, **kwargs
+  )
 
 
 @pytest.mark.parametrize('ensemble', ['sum', 'max'])
@@ -153,7 +157,7 @@ def test_ensembles_equal_numpy(views, ensemble):
   config, source = views
   config.eval.ensemble = ensemble
   eval_stream = stream.EvalStream(config, source, 4)
-  got = evaluate.score(
+  got = evaluation.score(
     first_pixels, NO_STATE, eval_stream, parallel.make_mesh()
   )
   all_views = np.concatenate([b['video'] for b in eval_stream.batches()])[:45]
@@ -176,14 +180,14 @@ def test_scores_are_the_same_on_any_number_of_devices(data_dir):
     model,
     optim.make_optimizer(config.optim),
     jax.random.key(0),
-    evaluate.example_video(config),
+    evaluation.example_video(config),
   )
   found = []
   for num_devices in (1, jax.device_count()):
     mesh = parallel.make_mesh(num_devices)
     on_mesh = jax.device_put(state, parallel.replicated(mesh))
-    program = evaluate.lower_eval_step(config, model, mesh, on_mesh).compile()
-    found.append(evaluate.score(program, on_mesh, eval_stream, mesh))
+    program = evaluation.lower_eval_step(config, model, mesh, on_mesh).compile()
+    found.append(evaluation.score(program, on_mesh, eval_stream, mesh))
   one, all_devices = found
   assert jax.device_count() > 1
   assert (one.views == 2).all() and (all_devices.views == 2).all()
@@ -234,23 +238,23 @@ def test_lost_views_are_counted_and_told_with_the_reason(
     {'id': source[1].id, 'views': 6, 'reason': 'cut off at 0'},
     {'id': source[4].id, 'views': 9, 'reason': 'cut off at 0'},
   ]
-  words = evaluate.describe(result)
+  words = evaluation.describe(result)
   assert words.endswith(', 4 of 5 videos scored, 15 views lost')
-  assert evaluate.losses(result)[0] == (
+  assert evaluation.losses(result)[0] == (
     f'  {source[1].id}: 6 of 9 views lost: cut off at 0'
   )
-  evaluate.write_result(tmp_path, result)
+  evaluation.write_result(tmp_path, result)
   assert json.loads((tmp_path / 'eval.json').read_text()) == result
 
 
 def test_long_lists_of_losses_are_cut_short(views, monkeypatch):
   config, source = views
   damage_view(monkeypatch, {0, 3, 6, 9, 12})
-  monkeypatch.setattr(evaluate, '_MAX_LOST', 3)
-  monkeypatch.setattr(evaluate, '_MAX_LOST_PRINTED', 2)
+  monkeypatch.setattr(evaluation, '_MAX_LOST', 3)
+  monkeypatch.setattr(evaluation, '_MAX_LOST_PRINTED', 2)
   result = run(config, source)
   assert result['num_lossy_videos'] == 5 and len(result['lost']) == 3
-  lines = evaluate.losses(result)
+  lines = evaluation.losses(result)
   assert len(lines) == 3 and 'views of 3 more videos' in lines[-1]
 
 
@@ -271,13 +275,15 @@ def test_losses_of_all_processes_are_told(views):
 
   eval_stream = stream.EvalStream(config, Damaged(source, {2}), 4)
   mesh = parallel.make_mesh()
-  got = evaluate.score(first_pixels, NO_STATE, eval_stream, mesh, peers=Pair())
+  got = evaluation.score(
+    first_pixels, NO_STATE, eval_stream, mesh, peers=Pair()
+  )
   assert set(got.failures) == {source[2].id, 'other'}
 
 
 def test_no_file_gets_a_number_that_is_none(tmp_path):
   with pytest.raises(ValueError, match='JSON'):
-    evaluate.write_result(tmp_path, {'top1': float('nan')})
+    evaluation.write_result(tmp_path, {'top1': float('nan')})
   assert not list(tmp_path.iterdir())
 
 
@@ -295,7 +301,7 @@ def test_videos_with_actions_get_average_precision(views):
   config.optim.loss = 'sigmoid'
   result = run(config, Acted(source))
   assert 0 < result['map'] <= 100 and 'confusion' not in result
-  words = evaluate.describe(result)
+  words = evaluation.describe(result)
   assert words.startswith('mAP ') and words.endswith(', 5 of 5 videos scored')
 
 
@@ -304,7 +310,7 @@ def test_the_softmax_loss_is_refused_for_videos_with_actions(views):
   acted = Acted(source)
   acted.name = 'charades'
   with pytest.raises(ConfigError, match="optim.loss='softmax'.*'sigmoid'"):
-    evaluate.check_classes(config, acted)
+    evaluation.check_classes(config, acted)
 
 
 class Stop(Exception):
@@ -313,7 +319,7 @@ class Stop(Exception):
 
 def test_an_interrupted_evaluation_goes_on_and_ends_the_same(views, tmp_path):
   config, source = views
-  partial = lambda key: evaluate.Partial(tmp_path, key, 0.0)
+  partial = lambda key: evaluation.Partial(tmp_path, key, 0.0)
   whole = run(config, source)
   done = []
 
@@ -344,7 +350,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_the_same(views, tmp_path):
 def test_a_damaged_partial_file_is_told_and_begun_anew(
   views, tmp_path, capsys, damage
 ):
-  partial = lambda: evaluate.Partial(tmp_path, 'a', 0.0)
+  partial = lambda: evaluation.Partial(tmp_path, 'a', 0.0)
   whole = run(*views, partial=partial())
   path = tmp_path / 'eval.partial.npz'
   content = path.read_bytes()
@@ -377,14 +383,14 @@ def test_the_key_of_an_evaluation_knows_its_views_weights_and_videos(views):
   state = train_step.TrainState(
     step=3, params={'w': np.ones(3)}, batch_stats={}, opt_state=(), ema={}
   )
-  key = evaluate.partial_key(config, state, source)
-  assert key == evaluate.partial_key(config, state, source)
+  key = evaluation.partial_key(config, state, source)
+  assert key == evaluation.partial_key(config, state, source)
   config.data.num_workers += 1
-  assert key == evaluate.partial_key(config, state, source)
+  assert key == evaluation.partial_key(config, state, source)
   weights = state.replace(params={'w': np.array([1, 1, 1.5])})
-  assert key != evaluate.partial_key(config, weights, source)
+  assert key != evaluation.partial_key(config, weights, source)
   config.eval.num_views = 2
-  assert key != evaluate.partial_key(config, state, source)
+  assert key != evaluation.partial_key(config, state, source)
 
 
 def start(workdir, data_dir):
@@ -416,7 +422,7 @@ def test_a_killed_evaluation_is_resumed_bit_for_bit(
     models.from_config(tiny_config),
     optim.make_optimizer(tiny_config.optim),
     jax.random.key(0),
-    evaluate.example_video(tiny_config),
+    evaluation.example_video(tiny_config),
   )
   results = []
   for name, kills in (('whole', []), ('killed', [40, 300])):
@@ -466,9 +472,9 @@ def random_result(num_classes, *, multi_label=False):
   scores[np.arange(n), (labels + 1) % num_classes] += 1.5
   if multi_label:
     vectors = np.eye(num_classes)[labels]
-    result = evaluate.multi_label_accuracy(scores, vectors, names)
+    result = evaluation.multi_label_accuracy(scores, vectors, names)
   else:
-    result = evaluate.accuracy(scores, labels, names)
+    result = evaluation.accuracy(scores, labels, names)
   return result | {'num_scored': n, 'num_videos': n}
 
 
@@ -516,7 +522,7 @@ def test_the_heads_score_as_their_names_say():
       ColourClassifier(),
       mean=(0.0, 0.0, 0.0),
       std=(0.01, 0.01, 0.01),  # Windows differ in what they take for likely.
-      window=evaluate.head_window(small_config(head), ColourClassifier()),
+      window=evaluation.head_window(small_config(head), ColourClassifier()),
     )
     scores[head] = jax.jit(step)({}, {}, video)
 
@@ -544,9 +550,9 @@ def test_a_fully_convolutional_head_on_a_smaller_crop_is_refused():
   config = small_config('fully_conv')
   config.eval.crop_px = 4
   with pytest.raises(ConfigError, match=r'\(4, 4\).*smaller.*\(8, 8\)'):
-    evaluate.head_window(config, models.from_config(config))
+    evaluation.head_window(config, models.from_config(config))
 
 
 def test_a_model_without_a_fully_convolutional_head_is_refused():
   with pytest.raises(ConfigError, match="'slow' has no such head"):
-    evaluate.head_window(small_config('fully_conv'), nn.Dense(3))
+    evaluation.head_window(small_config('fully_conv'), nn.Dense(3))

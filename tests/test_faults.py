@@ -27,7 +27,7 @@ from mgjax import (
   checkpoint,
   cli,
   cycles,
-  evaluate,
+  evaluation,
   files,
   metrics,
   parallel,
@@ -37,6 +37,7 @@ from mgjax import (
   step_cache,
   step_log,
   train,
+  training,
 )
 from mgjax.cli import ConfigError, RunError
 from mgjax.data import sources, stream
@@ -266,7 +267,7 @@ def launch(data_dir, workdir, *flags):
     f'--workdir={workdir}',
     *flags,
   ]
-  return cli.run(train.main, train.define_flags, argv)
+  return cli.run(training.main, train.define_flags, argv)
 
 
 @pytest.fixture(scope='module')
@@ -274,7 +275,7 @@ def undisturbed(data_dir, tmp_path_factory):
   """A run with a checkpoint after every step, a trace, and a peak to reach."""
   workdir = tmp_path_factory.mktemp('undisturbed')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train.cpu_memory, 'keep', lambda: None)
+    patch.setattr(training.cpu_memory, 'keep', lambda: None)
     flags = ['--config.train.checkpoint_every_s=1e-6', '--profile=3']
     flags += ['--config.train.peak_tflops=0.5']
     assert launch(data_dir, workdir, *flags) == 0
@@ -310,7 +311,7 @@ def test_sigterm_stops_a_run_whatever_it_is_doing(
   undisturbed, data_dir, tmp_path, doing, monkeypatch, capsys
 ):
   handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
-  monkeypatch.setattr(train.cpu_memory, 'keep', lambda: None)
+  monkeypatch.setattr(training.cpu_memory, 'keep', lambda: None)
   ended = []
   monkeypatch.setattr(parallel, 'end', ended.append)
   release = threading.Event()
@@ -350,7 +351,7 @@ def test_sigterm_stops_a_run_whatever_it_is_doing(
   original_wait = step_cache.StepCache.wait
   with monkeypatch.context() as patch:
     if doing == 'evaluation':
-      patch.setattr(evaluate.Partial, 'save_sometimes', score_batch)
+      patch.setattr(evaluation.Partial, 'save_sometimes', score_batch)
     if doing == 'statistics':
       patch.setattr(stream.TrainStream, 'base_batches', base_batches)
     if doing == 'compilation':
@@ -416,12 +417,12 @@ def test_a_run_has_the_names_of_its_classes_before_its_first_step(
   def stop(*args, **kwargs):
     raise Stop
 
-  monkeypatch.setattr(train, 'Training', stop)
+  monkeypatch.setattr(training, 'Training', stop)
   config = speck.get_config()
   config.data.dir = str(data_dir)
   for _ in range(2):  # The second one goes on with the folder.
     with pytest.raises(Stop):
-      train.train(config, tmp_path)
+      training.train(config, tmp_path)
     names = json.loads((tmp_path / 'labels.json').read_text())
     assert names == list(sources.open_source(config, 'train').label_names)
 

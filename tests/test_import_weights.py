@@ -21,6 +21,7 @@ from mgjax import (
   torch_files,
   weight_check,
   weight_names,
+  weight_transfer,
 )
 from mgjax.cli import ConfigError
 from tests.golden import rule
@@ -59,7 +60,7 @@ def state_of(config, form='pyslowfast'):
       leaf = leaf[key]
     # A row of an aggregation's kernel is a tensor of its own.
     ours = leaf.shape[1:] if isinstance(last, int) else leaf[last].shape
-    shape = import_weights.to_theirs(np.broadcast_to(0, ours)).shape
+    shape = weight_transfer.to_theirs(np.broadcast_to(0, ours)).shape
     values = rule.unit(name, shape)
     if path[-1] == 'kernel':
       values *= np.prod(shape[1:]) ** -0.5
@@ -75,7 +76,7 @@ def import_state(config, state, folder, key='model_state', **options):
   torch_files.save(file, {key: state} if key else state)
   out = folder / 'out'
   options = {'inflate': 'repeat'} | options
-  import_weights.import_file(config, file, out, **options)
+  weight_transfer.import_file(config, file, out, **options)
   return checkpoint.load_variables(
     checkpoint.find(out, 'out'), shapes_of(config)
   )
@@ -158,7 +159,7 @@ def test_counters_and_the_optimizers_state_are_left_out_with_a_reason(
   torch_files.save(
     file, {'epoch': 3, 'optimizer_state': {}, 'model_state': state}
   )
-  import_weights.import_file(config, file, out, inflate='repeat')
+  weight_transfer.import_file(config, file, out, inflate='repeat')
   table = (out / 'import.txt').read_text()
   assert 'num_batches_tracked' in table and 'counts batches' in table
   assert 'optimizer_state' in table and 'epoch' in table
@@ -251,7 +252,7 @@ def test_layers_that_images_lack_start_anew_on_request(name, module, tmp_path):
       kernel = tree
       for key in path:
         kernel = kernel[key]
-      shape = import_weights.to_theirs(np.broadcast_to(0, kernel.shape)).shape
+      shape = weight_transfer.to_theirs(np.broadcast_to(0, kernel.shape)).shape
       shape = (*shape[:2], *shape[3:]) if len(shape) == 5 else shape
       state[file_name] = np.ones(shape, np.float32)
   with pytest.raises(ConfigError, match=f'start anew: --new_{module}$'):
@@ -361,7 +362,7 @@ def test_split_statistics_become_those_of_the_whole():
     (len(values),), np.dtype(np.float32), lambda: np.float32(values)
   )
   ones = [1.0] * 3
-  merged = import_weights.merge_split_statistics(
+  merged = weight_transfer.merge_split_statistics(
     {
       'a.bn.weight': tensor(ones),
       'a.bn.bn.running_mean': tensor(ones),  # Stale.
@@ -399,7 +400,7 @@ def test_an_export_is_the_file_that_was_imported(config, tmp_path, to, capsys):
   for name, array in state.items():
     np.testing.assert_array_equal(back[name].numpy(), array)
   # It can be imported again, and says what must come out.
-  again = import_weights.import_file(
+  again = weight_transfer.import_file(
     config, file, tmp_path / 'again', inflate='repeat'
   )
   assert f'agree with those of {file} to' in again.checked
@@ -411,7 +412,7 @@ def test_logits_that_are_not_those_of_the_file_end_the_import(config, tmp_path):
   state = state_of(config)
   import_state(config, state, tmp_path)
   file, out = tmp_path / 'back.pyth', tmp_path / 'again'
-  import_weights.export(config, tmp_path / 'out', 'pyslowfast', file)
+  weight_transfer.export(config, tmp_path / 'out', 'pyslowfast', file)
   content = torch_files.load(file)
   check = weight_check.read(content[weight_check.KEY])
   assert check['shape'].tolist() == [1, 8, 64, 64, 3]
@@ -431,11 +432,11 @@ def test_logits_that_are_not_those_of_the_file_end_the_import(config, tmp_path):
     }
     torch_files.save(file, entries)
     with pytest.raises(ConfigError, match=words):
-      import_weights.import_file(config, file, out, inflate='repeat')
+      weight_transfer.import_file(config, file, out, inflate='repeat')
     assert not out.exists()
   # What starts anew gives other logits, and a clip too large is not believed.
   torch_files.save(file, entries | {weight_check.KEY: check})
-  result = import_weights.import_file(
+  result = weight_transfer.import_file(
     config, file, out, inflate='repeat', new=('head',)
   )
   assert 'are finite' in result.checked
@@ -475,7 +476,7 @@ def test_logits_of_the_reference_are_compared(config, tmp_path, capsys):
 
 def run(capsys, *argv):
   code = cli.run(
-    import_weights.main,
+    weight_transfer.main,
     import_weights.define_flags,
     ['import_weights', *map(str, argv)],
     arguments='FILE',

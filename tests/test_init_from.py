@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from mgjax import checkpoint, evaluate, initial_state, train, train_step
+from mgjax import checkpoint, evaluation, initial_state, train_step, training
 from mgjax.cli import ConfigError
 from tests import test_import_weights as weights
 
@@ -45,18 +45,18 @@ def test_a_run_starts_from_the_weights_and_resumes_without_them(
   config, tmp_path
 ):
   variables = initialised(config, tmp_path)
-  summary = train.train(config, tmp_path / 'run')
+  summary = training.train(config, tmp_path / 'run')
   final = final_variables(config, tmp_path / 'run')
   jax.tree.map(
     np.testing.assert_array_equal, final['params'], variables['params']
   )
   shutil.rmtree(tmp_path / 'out')
-  assert train.train(config, tmp_path / 'run')['top1'] == summary['top1']
+  assert training.train(config, tmp_path / 'run')['top1'] == summary['top1']
 
 
 def test_imported_weights_can_be_evaluated(config, tmp_path):
   initialised(config, tmp_path)
-  result = evaluate.evaluate_checkpoint(config, tmp_path / 'out', None)
+  result = evaluation.evaluate_checkpoint(config, tmp_path / 'out', None)
   assert result['num_scored'] == result['num_videos'] == 64
   assert result['step'] == 0
 
@@ -108,7 +108,7 @@ def test_weights_of_another_network_are_refused(
 def test_a_wrong_folder_is_refused_before_anything_is_written(config, tmp_path):
   config.init_from = str(tmp_path / 'nowhere')
   with pytest.raises(ConfigError, match='init_from=.*nowhere holds no check'):
-    train.train(config, tmp_path / 'run')
+    training.train(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
 
 
@@ -116,4 +116,4 @@ def test_a_run_does_not_start_in_the_folder_of_the_weights(config, tmp_path):
   initialised(config, tmp_path)
   config.init_from = ''
   with pytest.raises(ConfigError, match='holds imported weights, not a run'):
-    train.train(config, tmp_path / 'out')
+    training.train(config, tmp_path / 'out')

@@ -21,8 +21,8 @@ from mgjax import (
   models,
   optim,
   plan,
-  train,
   train_step,
+  training,
 )
 from mgjax.cli import ConfigError
 from mgjax.models import conv
@@ -195,7 +195,7 @@ def test_a_run_that_does_not_fit_is_refused_with_what_would_fit(tmp_path):
   config.data.dir = str(tmp_path)
   config.train.device_memory_gib = 1e-4
   with pytest.raises(ConfigError, match=r'MiB more than the 0\.1 MiB there'):
-    train.train(config, tmp_path / 'run')
+    training.train(config, tmp_path / 'run')
   assert not list(tmp_path.iterdir())
 
 

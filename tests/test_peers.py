@@ -146,7 +146,7 @@ def test_a_process_alone_exchanges_with_itself_and_raises_as_usual():
 
 def start(*argv) -> Peers:
   values = flags.FlagValues()
-  parallel.define_flags(values)
+  peers.define_flags(values)
   values(['train', *argv])
   values.__dict__['config'] = speck.get_config()
   return parallel.start(values)

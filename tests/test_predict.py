@@ -12,11 +12,12 @@ from etils import epath
 from mgjax import (
   checkpoint,
   cli,
-  import_weights,
   models,
   predict,
+  predicting,
   run_folder,
   train_step,
+  weight_transfer,
 )
 from mgjax.cli import ConfigError
 from mgjax.data import moving_digits, sources
@@ -53,7 +54,7 @@ def folder(tmp_path_factory):
 
 def run(capsys, folder, *argv, workdir='--workdir={}/out'):
   code = cli.run(
-    predict.main,
+    predicting.main,
     predict.define_flags,
     ['predict', workdir.format(folder), *map(str, argv)],
     arguments='VIDEO',
@@ -84,7 +85,7 @@ def test_probabilities_are_the_mean_over_the_views(folder, capsys):
     model.apply, compiler_options={'xla_backend_optimization_level': 0}
   )
   fps = moving_digits.FPS
-  with predict.Video((folder / 'a.mp4').read_bytes()) as video:
+  with predicting.Video((folder / 'a.mp4').read_bytes()) as video:
     span = 4 * 8 / 30 * fps
     scores = []
     for view in range(2):
@@ -213,19 +214,19 @@ def test_pooled_features_and_heat_explain_the_prediction(folder, capsys):
 def test_pictures_of_files_with_one_name_are_numbered(tmp_path):
   files = ['x/a.mp4', 'a-2.mp4', 'y/a.mp4', 'z/a.mp4']
 
-  class Explains(predict.Predictor):
+  class Explains(predicting.Predictor):
     def __init__(self): ...
 
     def explain(self, labels):
       for file in labels:
         clip = np.zeros((2, 8, 8, 3), np.uint8)
-        yield predict.Explained(file, clip, np.zeros(3), np.zeros((1, 2, 2)))
+        yield predicting.Explained(file, clip, np.zeros(3), np.zeros((1, 2, 2)))
 
   predictions = [{'label': 'walk', 'class': 0, 'probability': 1.0}]
   results = [
     {'file': f, 'scores': np.ones(1), 'predictions': predictions} for f in files
   ]
-  predict.write_explained(
+  predicting.write_explained(
     Explains(), results, sheets=tmp_path, heatmaps=None, npz=None
   )
   names = {path.name for path in tmp_path.iterdir()}
@@ -234,10 +235,10 @@ def test_pictures_of_files_with_one_name_are_numbered(tmp_path):
 
 def test_labels_are_those_of_the_data_set(tiny_config, tmp_path):
   source = sources.open_source(tiny_config, 'validation')
-  names = predict.label_names(tiny_config, tmp_path, None)
+  names = predicting.label_names(tiny_config, tmp_path, None)
   assert names == list(source.label_names)
   tiny_config.model.num_classes = 3  # Of another data set.
-  names = predict.label_names(tiny_config, tmp_path, None)
+  names = predicting.label_names(tiny_config, tmp_path, None)
   assert names == ['class 0', 'class 1', 'class 2']
 
 
@@ -245,7 +246,7 @@ def test_labels_of_a_run_need_no_data_set(tiny_config, tmp_path):
   names = [f'“{k}”' for k in range(tiny_config.model.num_classes)]
   run_folder.prepare(tiny_config, epath.Path(tmp_path), names)
   tiny_config.data.dir = str(tmp_path / 'nowhere')
-  assert predict.label_names(tiny_config, tmp_path, None) == names
+  assert predicting.label_names(tiny_config, tmp_path, None) == names
 
 
 def test_labels_can_be_given(folder, tmp_path, capsys):
@@ -286,7 +287,7 @@ def test_labels_that_do_not_fit_are_refused(
 
 def test_imported_weights_are_no_folder_for_a_run(folder):
   with pytest.raises(ConfigError, match='holds checkpoints already'):
-    import_weights.import_file(
+    weight_transfer.import_file(
       weights.small_config(),
       folder / 'x.pyth',
       folder / 'out',

@@ -7,7 +7,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from configs import default
-from mgjax import cli, replay, train, train_step
+from mgjax import cli, replay, replaying, train_step, training
 from mgjax.cli import RunError
 
 
@@ -25,13 +25,13 @@ def failed(tiny_config, tmp_path):
   config.eval.every = 0.0
   config.train.checkpoint_every_steps = 5
   with pytest.raises(RunError) as error:
-    train.train(config, tmp_path / 'run')
+    training.train(config, tmp_path / 'run')
   return config, tmp_path / 'run', str(error.value)
 
 
 def run(argv):
   return cli.run(
-    replay.main,
+    replaying.main,
     replay.define_flags,
     argv,
     find_config=replay.find_config,
@@ -57,7 +57,7 @@ def test_a_failed_run_keeps_good_checkpoints_and_replays_its_last_step(
   same = default.read_saved(bundle)
   assert same.to_dict() == config.to_dict()
 
-  result = replay.replay(same, bundle)
+  result = replaying.replay(same, bundle)
   assert [line['step'] for line in result['steps']] == [15, 16]
   first, last = result['steps']
   assert np.isfinite(first['grad_norm'])

@@ -12,7 +12,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from configs import moving_digits as config_file
-from mgjax import cli, cycles, evaluate, metrics, train
+from mgjax import cli, cycles, evaluation, metrics, train, training
 from mgjax.cli import ConfigError, RunError
 from mgjax.data import sources
 from mgjax.run_summary import tell
@@ -37,7 +37,7 @@ def run(data_dir, tmp_path_factory):
       compiled[fun_name].append(len(lines(workdir, 'loss')))
 
   jax.monitoring.register_event_duration_secs_listener(count)
-  summary = train.train(config, workdir)
+  summary = training.train(config, workdir)
   jax.monitoring.unregister_event_duration_listener(count)
   return workdir, summary, compiled
 
@@ -61,7 +61,7 @@ def test_nothing_is_compiled_after_the_first_use_of_the_last_grid(run):
   last_first_use = max(steps.index(grid) for grid in set(steps))
   assert max(compiled['jit(train_step)']) <= last_first_use
   # The statistics of an evaluation are taken at the base grid of its phase.
-  evaluated = train.evaluation_steps(schedule, config.eval.every)
+  evaluated = training.evaluation_steps(schedule, config.eval.every)
   bases = {schedule.phase(step - 1).base for step in evaluated}
   assert len(compiled['jit(stats_step)']) == len(bases)
 
@@ -128,7 +128,7 @@ def test_a_checkpoint_evaluates_to_what_the_run_reported(run, data_dir):
   config = config_file.get_config('size=tiny')
   config.data.dir = str(data_dir)
   config.eval.batch_size = 6  # Any other batch size gives the same.
-  result = evaluate.evaluate_checkpoint(config, workdir, None)
+  result = evaluation.evaluate_checkpoint(config, workdir, None)
   assert result['top1'] == summary['top1']
   assert result['step'] == summary['steps']
 
@@ -137,7 +137,7 @@ def test_a_finished_run_is_not_trained_again(run, data_dir):
   workdir, summary, _ = run
   config = config_file.get_config('grid=both,size=tiny')
   config.data.dir = str(data_dir)
-  again = train.train(config, workdir)
+  again = training.train(config, workdir)
   assert again['top1'] == summary['top1']
   assert again['num_compiled'] == summary['num_compiled']
 
@@ -180,7 +180,7 @@ def test_the_closing_words_of_a_resumed_run_count_its_launch_only(run):
 
 def refused(config, workdir, match):
   with pytest.raises(ConfigError, match=match):
-    train.train(config, workdir)
+    training.train(config, workdir)
 
 
 def test_another_config_in_the_same_folder_is_refused(run, tiny_config):
@@ -209,7 +209,7 @@ def test_a_batch_that_devices_cannot_share_is_refused_before_data_is_opened(
   match = 'eval.batch_size=7 is not a multiple of the 2'
   refused(tiny_config, tmp_path, match)
   with pytest.raises(ConfigError, match=match):
-    evaluate.evaluate_checkpoint(tiny_config, tmp_path, None)
+    evaluation.evaluate_checkpoint(tiny_config, tmp_path, None)
   tiny_config.grid.mode = 'none'
   tiny_config.data.batch_size = 9
   tiny_config.norm.group_clips = 3
@@ -221,7 +221,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
   tiny_config.optim.base_lr = 1e18
   tiny_config.optim.warmup_epochs = 0.0
   with pytest.raises(RunError, match='of step .* is not finite'):
-    train.train(tiny_config, tmp_path)
+    training.train(tiny_config, tmp_path)
 
 
 def test_bad_flags_end_in_one_line_and_code_2(capsys):
@@ -232,7 +232,7 @@ def test_bad_flags_end_in_one_line_and_code_2(capsys):
     (['--config.seed=x'], 'seed'),
     (['--nonsense'], 'nonsense'),
   ):
-    assert cli.run(train.main, train.define_flags, argv + extra) == 2
+    assert cli.run(training.main, train.define_flags, argv + extra) == 2
     captured = capsys.readouterr().err
     assert captured.startswith('error: ') and captured.count('\n') == 1
     assert words in captured
@@ -242,7 +242,7 @@ def test_bad_flags_end_in_one_line_and_code_2(capsys):
 def test_evaluations_fall_on_the_first_step_after_the_epoch(every, epochs):
   config = config_file.get_config('size=tiny')
   schedule = cycles.make_schedule(config, 240)
-  steps = sorted(train.evaluation_steps(schedule, every))
+  steps = sorted(training.evaluation_steps(schedule, every))
   for step, epoch in zip(steps, epochs, strict=True):
     assert schedule.epoch(step - 1) < epoch <= schedule.epoch(step)
 
@@ -266,7 +266,7 @@ def test_videos_with_actions_are_trained_augmented_and_scored_by_map(
   tiny_config.optim.lr_steps = (1, 2)
   tiny_config.augment.update({'randaugment_ops': 1, 'mixup_alpha': 0.8})
   tiny_config.eval.every = 0.0
-  summary = train.train(tiny_config, tmp_path)
+  summary = training.train(tiny_config, tmp_path)
   assert summary['num_compiled'] == summary['num_grids'] > 1
   # Every video has class 0, so its average precision is 1.
   result = json.loads((tmp_path / 'eval.json').read_text())

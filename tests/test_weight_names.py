@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mgjax import import_weights, models, weight_names
+from mgjax import models, weight_names, weight_transfer
 
 PATH = pathlib.Path(__file__).parent / 'golden' / 'models'
 GOLDEN = json.loads((PATH / 'weight_names.json').read_text())
@@ -77,7 +77,7 @@ def test_every_name_and_shape_of_a_network_is_that_of_the_framework(network):
     leaf = tree
     for key in path:
       leaf = leaf[key]
-    shape = import_weights.to_theirs(np.broadcast_to(0, leaf.shape)).shape
+    shape = weight_transfer.to_theirs(np.broadcast_to(0, leaf.shape)).shape
     found[name] = list(shape)
   assert found == GOLDEN['networks'][network]
 

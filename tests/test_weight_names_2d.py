@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mgjax import import_weights, models, torch_files, weight_names
+from mgjax import models, torch_files, weight_names, weight_transfer
 from tests.models import reference_2d
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'forward'
@@ -51,8 +51,8 @@ def test_every_tensor_goes_where_the_forward_tests_have_it(network, tmp_path):
   torch_files.save(
     file, {'state_dict': {f'module.{n}': a for n, a in arrays.items()}}
   )
-  result = import_weights.match_state(
-    import_weights.read(file).state,
+  result = weight_transfer.match_state(
+    weight_transfer.read(file).state,
     shapes(reference_2d.NETWORKS[network], golden['num_classes']),
     reference_2d.NETWORKS[network],
     inflate='repeat',
@@ -61,7 +61,7 @@ def test_every_tensor_goes_where_the_forward_tests_have_it(network, tmp_path):
   assert not result.problems
   want = reference_2d.variables_of(arrays, np.float32)
   jax.tree.map(
-    np.testing.assert_array_equal, import_weights.nest(result.arrays), want
+    np.testing.assert_array_equal, weight_transfer.nest(result.arrays), want
   )
 
 
@@ -73,7 +73,7 @@ def test_a_shifting_network_is_not_taken_for_one_that_does_not():
     )
     for name, shape, *_ in golden['state']
   }
-  result = import_weights.match_state(
+  result = weight_transfer.match_state(
     state, shapes('tsn', 174), 'tsn', inflate='repeat', new=()
   )
   # 16 blocks: each misses a name and has one too many.
@@ -87,7 +87,7 @@ def test_an_image_network_starts_aggregation_anew_on_request():
     for name, path in weight_names.names('torchvision', tree, 'tam').items()
     if '.tam.' not in name
   }
-  match = lambda new: import_weights.match_state(
+  match = lambda new: weight_transfer.match_state(
     state, tree, 'tam', inflate='repeat', new=new
   )
   assert {row[3] for row in match(()).problems} == {'missing in the file'}
@@ -97,7 +97,7 @@ def test_an_image_network_starts_aggregation_anew_on_request():
 def _torch_shape(tree, path):
   for key in path[:-1] if isinstance(path[-1], int) else path:
     tree = tree[key]
-  shape = import_weights.to_theirs(np.broadcast_to(0, tree.shape)).shape
+  shape = weight_transfer.to_theirs(np.broadcast_to(0, tree.shape)).shape
   return (*shape[:2], *shape[3:]) if len(shape) == 5 else shape
 
 

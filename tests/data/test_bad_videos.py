@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mgjax import train
+from mgjax import training
 from mgjax.cli import RunError
 from mgjax.data import sources
 
@@ -17,7 +17,7 @@ def test_each_is_counted_once_and_named(tiny_config, capsys):
     [],
     [('a', 'cut off'), ('b', 'no frames')],
   ):
-    train.note_bad_videos(bad, skipped, 100, tiny_config)
+    training.note_bad_videos(bad, skipped, 100, tiny_config)
   assert bad == {'a': 'cut off', 'b': 'no frames'}
   told = capsys.readouterr().err
   assert told.count('cannot decode') == 2
@@ -28,7 +28,7 @@ def test_ids_with_colons_are_different_videos(tiny_config):
   tiny_config.data.max_bad_fraction = 0.02
   bad = {}
   skipped = [('run/take: 1.mp4', 'cut off'), ('run/take: 2.mp4', 'cut off')]
-  train.note_bad_videos(bad, skipped, 100, tiny_config)
+  training.note_bad_videos(bad, skipped, 100, tiny_config)
   assert bad == dict(skipped)
 
 
@@ -36,13 +36,13 @@ def test_too_many_stop_the_run(tiny_config):
   tiny_config.data.max_bad_fraction = 0.01
   bad = {'a': 'cut off'}
   with pytest.raises(RunError, match='2 of 100 .*max_bad_fraction=0.01.*b: no'):
-    train.note_bad_videos(bad, [('b', 'no frames')], 100, tiny_config)
+    training.note_bad_videos(bad, [('b', 'no frames')], 100, tiny_config)
 
 
 def test_a_resumed_run_with_a_lower_limit_stops_at_once(tiny_config):
   tiny_config.data.max_bad_fraction = 0.0
   with pytest.raises(RunError, match='the last is a: cut off'):
-    train.note_bad_videos({'a': 'cut off'}, [], 100, tiny_config)
+    training.note_bad_videos({'a': 'cut off'}, [], 100, tiny_config)
 
 
 def test_the_runs_record_names_them(tiny_config, tmp_path, monkeypatch):
@@ -60,7 +60,7 @@ def test_the_runs_record_names_them(tiny_config, tmp_path, monkeypatch):
   tiny_config.optim.total_epochs = 1
   tiny_config.optim.schedule = 'constant'
   tiny_config.optim.warmup_epochs = 0.0
-  train.train(tiny_config, tmp_path)
+  training.train(tiny_config, tmp_path)
   name = sources.open_source(tiny_config, 'train')[3].id
   summary = json.loads((tmp_path / 'summary.json').read_text())
   assert list(summary['bad_videos']) == [name]

@@ -1,0 +1,368 @@
+"""Names what video files show, with a checkpoint."""
+
+import itertools
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import flags
+
+from mgjax import (
+  checkpoint,
+  compilation,
+  contact_sheet,
+  cpu_memory,
+  evaluation,
+  features,
+  models,
+  parallel,
+  run_folder,
+)
+from mgjax.cli import ConfigError, RunError
+from mgjax.data import sources, stream
+from mgjax.data.decode import DecodeError, Video
+
+
+class _Files:
+  """Video files in the place of a data set's records."""
+
+  def __init__(self, paths: Sequence[pathlib.Path]):
+    self._paths = paths
+
+  def __len__(self) -> int:
+    return len(self._paths)
+
+  def __getitem__(self, index: int) -> dict:
+    path = self._paths[index]
+    return {'video': path.read_bytes(), 'label': 0, 'id': str(path)}
+
+
+class Explained(NamedTuple):
+  """A clip that was scored, and why.
+
+  Attributes:
+    file: Video that it is from.
+    clip: uint8 [T, H, W, 3], RGB.
+    features: float32 [D], what the classifier gets.
+    heat: float32 [t, h, w], see `features.Features`.
+  """
+
+  file: str
+  clip: np.ndarray
+  features: np.ndarray
+  heat: np.ndarray
+
+
+class Predictor:
+  """A checkpoint with the files that it is to score."""
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    folder: pathlib.Path,
+    paths: Sequence[pathlib.Path],
+  ):
+    """Reads the weights.
+
+    Args:
+      config: The run's configuration; its evaluation views are used.
+      folder: Folder of a run (its newest checkpoint) or of one checkpoint.
+      paths: Video files.
+
+    Raises:
+      ConfigError: There is no checkpoint, it is of another network, or none of
+        the files can be used.
+    """
+    path = checkpoint.find(folder, 'checkpoint')
+    self._paths = paths
+    self._errors = {p: reason for p in paths if (reason := _why_not(p))}
+    self._usable = [p for p in dict.fromkeys(paths) if p not in self._errors]
+    if not self._usable:
+      raise ConfigError(_none_usable(self._errors))
+    self._mesh = parallel.make_mesh()
+    num_clips = (
+      len(self._usable) * config.eval.num_views * config.eval.num_crops
+    )
+    batch = min(config.eval.batch_size, num_clips)
+    self._config = config = config.copy_and_resolve_references()
+    config.eval.batch_size = -(-batch // self._mesh.size) * self._mesh.size
+    self._model = models.from_config(config)
+    self._state = evaluation.load_state(config, self._model, self._mesh, path)
+
+  def _stream(self, paths: Sequence[pathlib.Path]) -> stream.EvalStream:
+    source = sources.Source(
+      self._config.data.name,
+      self._config.eval.split,
+      _Files(paths),
+      # Only their number counts here.
+      [str(k) for k in range(self._config.model.num_classes)],
+    )
+    return stream.EvalStream(self._config, source, self._config.eval.batch_size)
+
+  def scores(self) -> list[dict]:
+    """Scores the files.
+
+    Returns:
+      For each file, in order, {'file', 'scores': float [K], probabilities} or
+      {'file', 'error': why it cannot be used}.
+
+    Raises:
+      ConfigError: None of the files can be used.
+    """
+    result = evaluation.score(
+      compilation.compile_program(
+        evaluation.lower_eval_step(
+          self._config, self._model, self._mesh, self._state
+        )
+      ),
+      self._state,
+      self._stream(self._usable),
+      self._mesh,
+    )
+    errors = dict(self._errors)
+    scores = {}
+    for path, score, views in zip(
+      self._usable, result.scores, result.views, strict=True
+    ):
+      if views:
+        scores[path] = score
+      else:
+        errors[path] = result.failures[str(path)]
+    if not scores:
+      raise ConfigError(_none_usable(errors))
+    return [
+      {'file': str(p), 'scores': scores[p]}
+      if p in scores
+      else {'file': str(p), 'error': errors[p]}
+      for p in self._paths
+    ]
+
+  def explain(self, labels: dict[str, int]) -> Iterator[Explained]:
+    """Yields every clip of some files, in order, file by file.
+
+    Args:
+      labels: The class to explain, by file.
+    """
+    step = jax.jit(
+      features.make_feature_step(
+        self._model, mean=self._config.data.mean, std=self._config.data.std
+      ),
+      out_shardings=parallel.sharded(self._mesh),
+    )
+    files = list(labels)
+    numbers = np.array(list(labels.values()), np.int32)
+    for batch in self._stream([pathlib.Path(f) for f in files]).batches():
+      on_device = parallel.put_batch(
+        self._mesh,
+        {'video': batch['video'], 'label': numbers[batch['index']]},
+      )
+      found = step(
+        self._state.params,
+        self._state.batch_stats,
+        on_device['video'],
+        on_device['label'],
+      )
+      pooled, heat = map(parallel.to_host, found)
+      for i in np.flatnonzero(batch['weight']):
+        yield Explained(
+          files[batch['index'][i]], batch['video'][i], pooled[i], heat[i]
+        )
+
+
+def write_explained(
+  predictor: Predictor,
+  results: Sequence[dict],
+  *,
+  sheets: pathlib.Path | None,
+  heatmaps: pathlib.Path | None,
+  npz: pathlib.Path | None,
+) -> None:
+  """Writes pictures and features of the files that were scored.
+
+  Args:
+    predictor: Scored them.
+    results: Of `Predictor.scores`, with 'predictions', the likeliest first.
+    sheets: Folder of contact sheets, or None.
+    heatmaps: Folder of heat maps, or None.
+    npz: File of features, or None.
+  """
+  usable = {r['file']: r for r in results if 'scores' in r}
+  labels = {f: r['predictions'][0]['class'] for f, r in usable.items()}
+  rows = []
+  names = set()
+  by_file = itertools.groupby(predictor.explain(labels), lambda c: c.file)
+  for file, clips in by_file:
+    clips = list(clips)
+    rows.append(np.mean([c.features for c in clips], 0, dtype=np.float32))
+    predictions = [
+      (p['label'], p['probability']) for p in usable[file]['predictions']
+    ]
+    stem = pathlib.Path(file).stem
+    # Files of one name from several folders are numbered.
+    numbered = (f'{stem}-{i}' for i in itertools.count(2))
+    name = next(n for n in itertools.chain([stem], numbered) if n not in names)
+    names.add(name)
+    if sheets:
+      contact_sheet.draw(
+        sheets / f'{name}.png', [c.clip for c in clips], file, predictions
+      )
+    if heatmaps:
+      contact_sheet.draw(
+        heatmaps / f'{name}.png',
+        [contact_sheet.overlay(c.clip, c.heat) for c in clips],
+        f'{file}: what makes it {predictions[0][0]!r}',
+        predictions,
+      )
+  if npz:
+    np.savez(
+      npz,
+      files=np.array(list(usable)),
+      features=np.stack(rows),
+      scores=np.stack([r['scores'] for r in usable.values()]),
+    )
+
+
+def _none_usable(errors: dict[pathlib.Path, str]) -> str:
+  path, reason = next(iter(errors.items()))
+  return f'none of the files can be used, such as {path}: {reason}'
+
+
+def _why_not(path: pathlib.Path) -> str:
+  """Why a file cannot be used, as far as its packets show; '' if it can."""
+  try:
+    with Video(path.read_bytes()):
+      return ''
+  except OSError as error:
+    return str(error.strerror)
+  except DecodeError as error:
+    return str(error)
+
+
+def label_names(
+  config: ml_collections.ConfigDict,
+  folder: pathlib.Path,
+  file: pathlib.Path | None,
+) -> list[str]:
+  """Names of the classes; their numbers where nothing tells them.
+
+  Args:
+    config: The run's.
+    folder: Of the run.
+    file: With names that come before all others, or None.
+
+  Raises:
+    ConfigError: A file has other than config.model.num_classes names.
+  """
+  numbers = [f'class {k}' for k in range(config.model.num_classes)]
+  if file is None and (folder / run_folder.LABELS).exists():
+    file = folder / run_folder.LABELS
+  if file is not None:
+    names = _read_labels(file)
+    if len(names) != len(numbers):
+      raise ConfigError(
+        f'{file} has {len(names)} names, but the network '
+        f'{len(numbers)} classes; give one name for each'
+      )
+    return names
+  try:
+    folder = sources.builder_dir(config)
+  except ConfigError:
+    return numbers
+  features = tfds.builder_from_directory(str(folder)).info.features
+  features = features['actions'] if 'actions' in features else features
+  names = list(features['label'].names)
+  return names if len(names) == len(numbers) else numbers
+
+
+def _read_labels(file: pathlib.Path) -> list[str]:
+  """Reads names: a list in a .json file, or one name per line."""
+  try:
+    text = file.read_text(encoding='utf-8-sig')
+    if file.suffix != '.json':
+      return [line.strip() for line in text.splitlines() if line.strip()]
+    names = json.loads(text)
+  except OSError as error:
+    raise ConfigError(f'{file}: {error.strerror}') from error
+  except ValueError as error:
+    raise ConfigError(f'{file} cannot be read: {error}') from error
+  if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+    raise ConfigError(
+      f'{file} holds no list of names; use ["NAME", ...], in order of the '
+      'class numbers, or a text file with one name per line'
+    )
+  return names
+
+
+def _made_folder(flag: str, name: str | None) -> pathlib.Path | None:
+  """Makes the folder that a flag names, if it names one."""
+  if not name:
+    return None
+  folder = pathlib.Path(name)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise ConfigError(f'--{flag}={name}: {error.strerror}') from error
+  return folder
+
+
+def main(values: flags.FlagValues, *videos: str) -> None:
+  folder = run_folder.weights(values)
+  if not videos:
+    raise ConfigError('no video is given; name one file or more.')
+  sheets, heatmaps = (
+    _made_folder(name, values[name].value) for name in ('sheet', 'heatmap')
+  )
+  npz = pathlib.Path(values.features) if values.features else None
+  if npz and (npz.suffix != '.npz' or not npz.absolute().parent.is_dir()):
+    raise ConfigError(
+      f'--features={npz}: give the name of an .npz file in a folder that exists'
+    )
+  names = label_names(
+    values.config,
+    run_folder.of_weights(values),
+    pathlib.Path(values.labels) if values.labels else None,
+  )
+  cpu_memory.keep()
+  predictor = Predictor(
+    values.config, folder, [pathlib.Path(v) for v in videos]
+  )
+  results = predictor.scores()
+  for result in results:
+    if 'scores' in result:
+      scores = result['scores']
+      best = np.argsort(-scores, kind='stable')[: values.top]
+      result['predictions'] = [
+        {'label': names[k], 'class': int(k), 'probability': float(scores[k])}
+        for k in best
+      ]
+  if sheets or heatmaps or npz:
+    write_explained(
+      predictor, results, sheets=sheets, heatmaps=heatmaps, npz=npz
+    )
+  for result in results:
+    result.pop('scores', None)
+  if values.format == 'json':
+    print(json.dumps(results, indent=1))
+  else:
+    print('\n'.join(line for result in results for line in _lines(result)))
+  bad = [r for r in results if 'error' in r]
+  if bad:
+    raise RunError(
+      f'{len(bad)} of {len(results)} files could not be used: '
+      + '; '.join(f'{r["file"]}: {r["error"]}' for r in bad)
+    )
+
+
+def _lines(result: dict) -> list[str]:
+  """A file's predictions as text."""
+  if 'error' in result:
+    return []
+  return [result['file']] + [
+    f'  {100 * p["probability"]:6.2f} %  {p["label"]}'
+    for p in result['predictions']
+  ]
