@@ -2,13 +2,19 @@
 #                SIZE=tiny to try it in seconds)
 # make test      the tests that every change must pass
 # make test-all  those and the slow ones
+# make smoke     a tiny demo and the decoding tests: does a Python work at all?
 # make chaos     a run killed 200 times at random (hours; CHAOS=n for n times)
 # make records   the runs behind the README's table (about an hour)
 # make tables    the READMEs' tables, from schedules and records
 # make lint      formatting and static checks
 
-PYTHON ?= python3
-VENV := .venv
+# VENV is where the packages go, PYTHON=python3.13 chooses a Python. Without it
+# an environment that is there is used, whatever Python it was made with.
+VENV ?= .venv
+PYTHON ?= $(if $(wildcard $(VENV)/installed-*),$(VENV)/bin/python,python3)
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+# Another Python makes the environment anew.
+INSTALLED := $(VENV)/installed-$(VERSION)
 RUN := $(VENV)/bin/python
 # Most of the tests' time is compilation, on one core each.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
@@ -20,37 +26,41 @@ EPOCH_FACTOR ?= 0.75
 CHAOS ?= 200
 WORKDIR ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test test-all chaos records tables lint clean
+.PHONY: demo test test-all smoke chaos records tables lint clean
 
-$(VENV)/installed: requirements.txt
+$(INSTALLED): requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "mgjax needs Python 3.11 or newer; choose one with make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
+	test -e $@ || $(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-demo: $(VENV)/installed
+demo: $(INSTALLED)
 	@$(RUN) -m mgjax.data.moving_digits --out=data --config=$(if $(filter tiny,$(SIZE)),motion_tiny,motion)
 	@$(RUN) -m mgjax.train --config=configs/moving_digits.py:grid=$(GRID),size=$(SIZE) --workdir=$(WORKDIR) --config.grid.epoch_factor=$(EPOCH_FACTOR)
 
-test: $(VENV)/installed
+test: $(INSTALLED)
 	$(RUN) -m pytest $(PARALLEL) -m "not slow"
 
-test-all: $(VENV)/installed
+test-all: $(INSTALLED)
 	$(RUN) -m pytest $(PARALLEL)
 
-chaos: $(VENV)/installed
+smoke:
+	$(MAKE) demo SIZE=tiny
+	$(RUN) -m pytest $(PARALLEL) -m "not slow" tests/data/test_decode.py tests/data/test_transcode.py tests/data/test_bad_videos.py
+
+chaos: $(INSTALLED)
 	MGJAX_CHAOS_SIGNALS=$(CHAOS) $(RUN) -m pytest tests/test_resume.py -k random_kills
 
-records: $(VENV)/installed
+records: $(INSTALLED)
 	$(RUN) -m mgjax.data.moving_digits --out=data --config=motion
 	$(RUN) -m experiments.launch --table=moving_digits --seeds=3 --run=local
 
-tables: $(VENV)/installed
+tables: $(INSTALLED)
 	$(RUN) -m experiments.tables
 
-lint: $(VENV)/installed
+lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf .venv .venv-* runs

@@ -1,6 +1,7 @@
 """Makes batches ahead of their use, in threads or in processes."""
 
 import contextlib
+import gc
 import multiprocessing
 import pickle
 import signal
@@ -121,6 +122,12 @@ def _in_processes(
         print('\na data worker has died; replaced', file=sys.stderr)
     finally:
       iterator.close()
+      # Grain's queues lie in reference cycles. Where Python frees them in the
+      # middle of a call to its resource tracker, that call is re-entered and
+      # warns that semaphores may leak (python/cpython issue 109629): free them
+      # here, between such calls.
+      del iterator
+      gc.collect()
     if deaths == _MAX_DEATHS:
       ahead = numbers[done : done + num_ahead(data)]
       raise RunError(
