@@ -3,7 +3,7 @@
 # make test      the tests that every change must pass
 # make test-all  those and the slow ones
 # make smoke     a tiny demo and the decoding tests: does a Python work at all?
-# make chaos     a run killed 200 times at random (hours; CHAOS=n for n times)
+# make chaos     runs in five setups, killed 200 times at random (CHAOS=n times)
 # make records   the runs behind the README's table (about an hour)
 # make tables    the READMEs' tables, from schedules and records
 # make lint      formatting and static checks

@@ -13,10 +13,10 @@ import sys
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from mgjax import metrics, parallel
+from tests.run_state import final_state
 
 TIMEOUT_S = 900  # For machines that do much else.
 
@@ -85,20 +85,6 @@ def lines(workdir, *names) -> list[tuple]:
   ]
 
 
-def state(workdir) -> dict:
-  """The last checkpoint, as NumPy arrays."""
-  step = max(int(p.name) for p in (workdir / 'checkpoints').glob('[0-9]*'))
-  path = workdir / 'checkpoints' / str(step) / 'state'
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-    tree = checkpointer.metadata(path).item_metadata.tree
-    as_numpy = jax.tree.map(
-      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), dict(tree)
-    )
-    return checkpointer.restore(
-      path, args=ocp.args.PyTreeRestore(restore_args=as_numpy)
-    )
-
-
 def assert_close(a, b, tolerance: float) -> None:
   """Compares trees; differences count relative to an array's largest entry."""
   leaves = jax.tree_util.tree_leaves_with_path
@@ -138,7 +124,7 @@ def test_a_whole_run_in_float64_is_the_same_on_any_layout(
   want = lines(in_float64, *names)
   assert len(want) == 36
   assert lines(tmp_path, *names) == want
-  first, second = state(in_float64), state(tmp_path)
+  first, second = final_state(in_float64), final_state(tmp_path)
   assert first['params']['head']['classifier']['kernel'].dtype == np.float64
   assert_close(first, second, 1e-9)
 
@@ -156,7 +142,7 @@ def test_a_checkpoint_of_one_layout_resumes_on_any_other(
   assert lines(tmp_path, 'step', 'ids_crc32') == lines(
     in_float64, 'step', 'ids_crc32'
   )
-  assert_close(state(in_float64), state(tmp_path), 1e-9)
+  assert_close(final_state(in_float64), final_state(tmp_path), 1e-9)
 
 
 @pytest.mark.slow
@@ -174,13 +160,13 @@ def test_the_first_step_in_float32_has_the_same_loss_and_gradients(
     ((loss,),) = lines(workdir, 'loss')
     assert loss == pytest.approx(want, rel=1e-5)
     # Momentum after one step is the gradient, weight decay included.
-    momentum = state(one)['opt_state'], state(workdir)['opt_state']
+    momentum = final_state(one)['opt_state'], final_state(workdir)['opt_state']
     assert_close(*momentum, 1e-5)
 
 
 @pytest.mark.slow
 def test_float32_drifts_little_over_layouts(data_dir, tmp_path):
-  params = lambda name: state(tmp_path / name)['params']
+  params = lambda name: final_state(tmp_path / name)['params']
   finish(data_dir, tmp_path / 'one')
   for devices, processes in LAYOUTS:
     name = f'{devices}-{processes}'

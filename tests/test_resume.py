@@ -10,23 +10,23 @@ import os
 import pathlib
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from mgjax import metrics
+from tests.run_state import final_state
 
 CONFIG = 'configs/moving_digits.py:size=tiny,grid=both'
 
 
-def start(
-  workdir: pathlib.Path, data_dir: pathlib.Path, *overrides: str
-) -> subprocess.Popen:
+def start(workdir: pathlib.Path, data_dir: pathlib.Path) -> subprocess.Popen:
   return subprocess.Popen(
     [
       sys.executable,
@@ -37,7 +37,6 @@ def start(
       f'--config.data.dir={data_dir}',
       '--config.train.checkpoint_every_steps=4',
       '--config.norm.precise_batches=1',
-      *overrides,
     ],
     stderr=subprocess.PIPE,
     stdout=subprocess.PIPE,
@@ -62,22 +61,37 @@ def last_step(workdir: pathlib.Path) -> int:
   return lines[-1]['step'] if lines else 0
 
 
-def kill_at(
-  step: int, workdir, data_dir, which=signal.SIGKILL, overrides=()
-) -> int:
+def version(workdir: pathlib.Path) -> int:
+  """Changes with every line of the run, and when the run is started."""
+  path = workdir / 'metrics.jsonl'
+  return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def wait_for_step(
+  process: subprocess.Popen, workdir: pathlib.Path, step: int, before: int
+) -> None:
+  """Waits until `step` is done, at least until the run has started.
+
+  Args:
+    process: The run, or one of its processes.
+    workdir: Its folder.
+    step: The step.
+    before: `version` before the process was started: the lines of the last
+      attempt are there until the run has started, which writes the file anew.
+  """
+  wait_until(process, lambda: version(workdir) != before)
+  wait_until(process, lambda: last_step(workdir) >= step)
+
+
+def kill_at(step: int, workdir, data_dir) -> int:
   """Starts the run and kills it once `step` is done; returns its exit code.
 
   A run that goes on from `step` or later is killed as soon as it has started.
   """
-  path = workdir / 'metrics.jsonl'
-  version = lambda: path.stat().st_mtime_ns if path.exists() else None
-  before = version()
-  process = start(workdir, data_dir, *overrides)
-  # The lines of the last attempt are there until the run has started, which
-  # writes the file anew.
-  wait_until(process, lambda: version() != before)
-  wait_until(process, lambda: last_step(workdir) >= step)
-  process.send_signal(which)
+  before = version(workdir)
+  process = start(workdir, data_dir)
+  wait_for_step(process, workdir, step, before)
+  process.send_signal(signal.SIGKILL)
   process.communicate()
   return process.returncode
 
@@ -88,13 +102,6 @@ def losses_and_clips(workdir: pathlib.Path) -> list[tuple]:
     for m in metrics.read_metrics(workdir)
     if 'loss' in m
   ]
-
-
-def final_state(workdir: pathlib.Path) -> dict:
-  steps = [int(p.name) for p in (workdir / 'checkpoints').iterdir()]
-  path = workdir / 'checkpoints' / str(max(steps)) / 'state'
-  with ocp.StandardCheckpointer() as checkpointer:
-    return checkpointer.restore(path.absolute())
 
 
 def assert_same_run(a: pathlib.Path, b: pathlib.Path) -> None:
@@ -150,37 +157,118 @@ def test_sigterm_writes_a_checkpoint_and_says_restart_me(
   assert_same_run(undisturbed, tmp_path)
 
 
+def flags_of(**fields) -> tuple[str, ...]:
+  return tuple(
+    f'--config.{name.replace("__", ".")}={value}'
+    for name, value in fields.items()
+  )
+
+
+class Setup(NamedTuple):
+  """How a run that is killed is started."""
+
+  overrides: tuple[str, ...] = ()
+  devices: int = 1  # Of each process.
+  processes: int = 1
+
+
+SETUPS = {
+  'plain': Setup(),
+  'worker_processes': Setup(flags_of(data__worker_processes=2)),
+  'everything': Setup(
+    flags_of(
+      optim__ema_decay=0.9,
+      optim__schedule='cosine',
+      augment__mixup_alpha=0.4,
+      train__micro_batches=2,
+      norm__precise_batches=2,
+    )
+  ),
+  'two_devices': Setup(devices=2),
+  'two_processes': Setup(processes=2),
+}
+
+
+def launch(setup: Setup, workdir, data_dir, epochs: int) -> list:
+  """Starts the processes of a run."""
+  with socket.socket() as free:
+    free.bind(('', 0))
+    port = free.getsockname()[1]
+  env = os.environ | {
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={setup.devices}'
+  }
+  started = []
+  for i in range(setup.processes):
+    command = [
+      *(sys.executable, '-m', 'mgjax.train', '--config=tests/speck.py'),
+      f'--workdir={workdir}',
+      *flags_of(
+        data__dir=data_dir,
+        train__checkpoint_every_steps=4,
+        train__log_every_steps=1,
+        optim__total_epochs=epochs,
+        optim__lr_steps=(epochs // 2, 3 * epochs // 4),
+        eval__every=epochs / 3,
+      ),
+      *setup.overrides,
+    ]
+    if setup.processes > 1:
+      command += [
+        f'--coordinator_address=localhost:{port}',
+        f'--num_processes={setup.processes}',
+        f'--process_id={i}',
+      ]
+    with (workdir.parent / f'{workdir.name}.log').open('a') as log:
+      started.append(subprocess.Popen(command, stdout=log, stderr=log, env=env))
+  return started
+
+
+def codes(processes: list) -> list[int]:
+  return [process.wait(timeout=900) for process in processes]
+
+
 @pytest.mark.slow
-def test_random_kills_and_stops_leave_no_trace(data_dir, tmp_path):
-  """25 signals; `make chaos` sets another number of them.
+@pytest.mark.parametrize('name', SETUPS)
+def test_random_kills_and_stops_leave_no_trace(name, data_dir, tmp_path):
+  """25 signals over all setups; `make chaos` sets another number of them.
 
   A SIGTERM lets the run go on for a step or two, so the run is long enough for
   all of them: 10 steps for each.
   """
+  setup = SETUPS[name]
   seed = time.time_ns()
   print('seed', seed)  # Shown where the test fails.
   random_numbers = random.Random(seed)
-  number = int(os.environ.get('MGJAX_CHAOS_SIGNALS', 25))
-  epochs = 4 * math.ceil(max(number, 8) / 4)
-  overrides = (
-    f'--config.optim.total_epochs={epochs}',
-    f'--config.optim.lr_steps=({epochs // 2},{3 * epochs // 4})',
-    '--config.eval.every=10.0',
-  )
+  signals = int(os.environ.get('MGJAX_CHAOS_SIGNALS', 25))
+  number = -(-signals // len(SETUPS))
+  # 240 videos; a grid has 4 to 32 clips, 20 on average.
+  epochs = 4 * math.ceil(max(number, 4) / 4)
   undisturbed, killed = tmp_path / 'undisturbed', tmp_path / 'killed'
-  finish(start(undisturbed, data_dir, *overrides))
+  ended = codes(launch(setup, undisturbed, data_dir, epochs))
+  assert ended == [0] * setup.processes, (
+    tmp_path / 'undisturbed.log'
+  ).read_text()
   plan = json.loads((undisturbed / 'plan.json').read_text())
   steps = sorted(
     random_numbers.sample(range(1, plan['total_steps'] - 10), k=number)
   )
   # As many of either kind.
-  expected = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 75}
-  signals = [list(expected)[i % 2] for i in range(number)]
-  random_numbers.shuffle(signals)
-  for step, which in zip(steps, signals, strict=True):
-    code = kill_at(step, killed, data_dir, which, overrides)
-    assert code == expected[which], (step, which)
-  finish(start(killed, data_dir, *overrides))
+  kinds = [(signal.SIGKILL, signal.SIGTERM)[i % 2] for i in range(number)]
+  random_numbers.shuffle(kinds)
+  for step, which in zip(steps, kinds, strict=True):
+    before = version(killed)
+    processes = launch(setup, killed, data_dir, epochs)
+    victim = random_numbers.randrange(setup.processes)
+    wait_for_step(processes[victim], killed, step, before)
+    processes[victim].send_signal(which)
+    # Where one process is killed, the others say that they can go on.
+    expected = [75] * setup.processes
+    if which == signal.SIGKILL:
+      expected[victim] = -signal.SIGKILL
+    log = (tmp_path / 'killed.log').read_text()
+    assert codes(processes) == expected, (step, which, victim, log[-3000:])
+  ended = codes(launch(setup, killed, data_dir, epochs))
+  assert ended == [0] * setup.processes, (tmp_path / 'killed.log').read_text()
   assert_same_run(undisturbed, killed)
 
 
