@@ -12,6 +12,7 @@ training set, `num_*` counts. An empty tuple, an empty string or None means
 import json
 import pathlib
 import types
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import ml_collections
@@ -26,6 +27,43 @@ MACHINE_DATA_FIELDS = (
   'worker_processes',
   'prefetch_batches',
 )
+
+# Options of `model` that every network has ...
+_COMMON_OPTIONS = frozenset(
+  ('name', 'num_classes', 'dropout', 'dtype', 'depth', 'blocks', 'width')
+)
+_NONLOCAL_OPTIONS = (
+  'num_temporal',
+  *(f'nonlocal_{name}' for name in ('blocks', 'mode', 'pool', 'groups')),
+)
+# ... and those that one of them has. They are the fields of its class in
+# mgjax/models, which a test compares; here they are known without JAX.
+MODEL_OPTIONS = {
+  'slowfast': (
+    *('alpha', 'beta_inv', 'fusion_kernel', 'fusion_ratio'),
+    *_NONLOCAL_OPTIONS,
+    *(f'nonlocal_{name}_fast' for name in ('blocks', 'pool', 'groups')),
+  ),
+  'slow': _NONLOCAL_OPTIONS,
+  'c2d': _NONLOCAL_OPTIONS,
+  'i3d': _NONLOCAL_OPTIONS,
+  'tsn': ('temporal_strides', 'temporal_pool'),
+  'tsm': ('temporal_strides', 'temporal_pool', 'shift_div', 'shift_place'),
+  'tam': (
+    *('temporal_strides', 'temporal_pool'),
+    *('tam_frames', 'tam_blend', 'tam_depthwise'),
+  ),
+  'blresnet': ('bl_alpha', 'bl_beta'),
+  'blvnet_tam': ('bl_alpha', 'bl_beta', 'tam_frames'),
+  'i3d_resnet': ('temporal_strides',),
+  's3d_resnet': ('temporal_strides', 'depthwise_temporal'),
+}
+# Depths of the networks that have others than the networks on frames.
+_DEPTHS = {
+  **dict.fromkeys(('slowfast', 'slow', 'c2d', 'i3d'), (50, 101)),
+  **dict.fromkeys(('blresnet', 'blvnet_tam'), (50, 101, 152)),
+}
+_FRAME_DEPTHS = (18, 34, 50, 101, 152)
 
 
 def base() -> ml_collections.ConfigDict:
@@ -280,7 +318,8 @@ def base() -> ml_collections.ConfigDict:
 def read_saved(workdir: pathlib.Path) -> ml_collections.ConfigDict:
   """Reads workdir/config.json, the config that a run or an import used.
 
-  Fields that are younger than the file have their defaults.
+  Fields that are younger than the file have their defaults, and so have the
+  options that its network lacks.
 
   Raises:
     ConfigError: There is no such file, or it is not one of this program.
@@ -290,6 +329,7 @@ def read_saved(workdir: pathlib.Path) -> ml_collections.ConfigDict:
   try:
     saved = json.loads(path.read_text())
     _update(config, saved)
+    reset_unused_options(config.model)
   except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
     raise ConfigError(
       f'{path}: cannot read the config of a run ({error}); give '
@@ -309,6 +349,36 @@ def _update(config: ml_collections.ConfigDict, saved: dict) -> None:
 def _tuples(value: Any) -> Any:
   """JSON has lists only; config fields are tuples."""
   return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def unused_options(model: Mapping[str, Any]) -> dict[str, Any]:
+  """Options of config.model that do nothing: the chosen network lacks them.
+
+  Args:
+    model: config.model, or what a config.json has of it.
+
+  Returns:
+    The values, by name, of those that differ from their default.
+  """
+  has = _COMMON_OPTIONS.union(MODEL_OPTIONS.get(model['name'], model))
+  defaults = base().model
+  return {
+    name: value
+    for name, value in model.items()
+    if name not in has and name in defaults and _tuples(value) != defaults[name]
+  }
+
+
+def reset_unused_options(model: MutableMapping[str, Any]) -> None:
+  """Sets what `unused_options` finds to its default.
+
+  Runs of earlier versions have such options in their config.json.
+  """
+  defaults = base().model
+  for name, value in unused_options(model).items():
+    # JSON has lists where a config has tuples.
+    as_list = isinstance(value, list)
+    model[name] = list(defaults[name]) if as_list else defaults[name]
 
 
 def parse_args(arg: str, **defaults: Any) -> types.SimpleNamespace:
@@ -374,6 +444,7 @@ def _is_window(value: Any) -> bool:
 _RULES = (
   ('seed', 'an integer in [0, 2^32)', lambda v: 0 <= v < 2**32),
   ('init_head', "'load' or 'new'", lambda v: v in ('load', 'new')),
+  ('model.name', f'one of {", ".join(MODEL_OPTIONS)}', MODEL_OPTIONS.get),
   ('model.num_classes', '2 or more', lambda v: v >= 2),
   ('model.dropout', 'a rate in [0, 1)', lambda v: 0 <= v < 1),
   (
@@ -539,4 +610,20 @@ def validate(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       right = False
     if not right:
       raise ConfigError(f'{field} is {value!r}; it must be {accepted}.')
+  name = config.model.name
+  for option, value in unused_options(config.model).items():
+    having = [other for other, has in MODEL_OPTIONS.items() if option in has]
+    raise ConfigError(
+      f'model.{option} is {value!r}, but model.name={name!r} has no such '
+      f'option; leave it out, or choose a network that has it: '
+      f'{", ".join(having)}.'
+    )
+  depths = _DEPTHS.get(name, _FRAME_DEPTHS)
+  if config.model.depth not in depths:
+    *most, last = depths
+    raise ConfigError(
+      f'model.depth is {config.model.depth!r}; model.name={name!r} has '
+      f'{", ".join(map(str, most))} or {last} (model.blocks replaces the '
+      "number of the blocks, not the depth's kind of block)."
+    )
   return config

@@ -20,7 +20,7 @@ import ml_collections
 from configs import default
 from mgjax.cli import ConfigError
 
-_MODELS = ('slowfast', 'tsn', 'tsm', 'tam', 'blvnet_tam')
+_MODELS = ('slowfast', 'slow', 'tsn', 'tsm', 'tam', 'blvnet_tam')
 _FRAMES = (2, 4, 8, 16, 32)
 _NUM_CLASSES = {'motion': 16, 'digit_motion': 40}
 _SIZES = {'demo': 16, 'medium': 16, 'small': 8, 'tiny': 8}  # And their frames.
@@ -58,8 +58,11 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   model.num_classes = _NUM_CLASSES[args.labels]
   model.blocks = (1, 1, 1)
   model.width = 16
-  model.beta_inv = 4
   model.dropout = 0.2
+  if args.model == 'slowfast':
+    model.beta_inv = 4
+    if args.size in ('small', 'tiny'):
+      model.alpha = 2  # A quarter of the frames is one for the slow pathway.
   if args.model in ('tsn', 'tsm', 'tam'):
     model.depth = 18  # Basic blocks.
 
@@ -101,7 +104,6 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     data.crop_px = config.eval.crop_px = config.eval.short_side_px = 56
     data.jitter_px = (56, 70)
   elif args.size == 'small':
-    model.alpha = 2  # A quarter of the frames is one for the slow pathway.
     data.crop_px = config.eval.crop_px = config.eval.short_side_px = 48
     data.jitter_px = (48, 60)
     optim.lr_steps = (4,)
@@ -111,7 +113,6 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     data.name = 'moving_digits/motion_tiny'
     model.blocks = (1, 1)
     model.width = 8
-    model.alpha = 2
     data.crop_px = config.eval.crop_px = config.eval.short_side_px = 32
     data.jitter_px = (32, 40)
     optim.lr_steps = (2, 3)

@@ -251,10 +251,16 @@ def _is_known_config(entry: dict, stored: dict) -> bool:
     )
   except ConfigError:
     return False
-  return (
-    settings.config_hash(stored) == entry['config_hash']
-    and settings.config_hash(settings.with_fields_of(config, stored))
-    == entry['config_hash']
+  return settings.config_hash(stored) == entry['config_hash'] and _are_same(
+    config, stored
+  )
+
+
+def _are_same(config: dict, stored: dict) -> bool:
+  """Whether a config is a stored one, which may lack younger fields."""
+  stored = settings.without_unused(stored)
+  return settings.config_hash(stored) == settings.config_hash(
+    settings.with_fields_of(config, stored)
   )
 
 
@@ -264,9 +270,7 @@ def with_config(config: ml_collections.ConfigDict) -> list[dict]:
   found = []
   for entry in load('*'):
     stored = {**config_of(entry), 'seed': 0}
-    if settings.config_hash(stored) == settings.config_hash(
-      settings.with_fields_of(wanted, stored)
-    ):
+    if _are_same(wanted, stored):
       found.append(entry)
   return found
 

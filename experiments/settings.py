@@ -1,11 +1,13 @@
 """From a config to its hash and its schedule."""
 
+import copy
 import hashlib
 import json
 from typing import Any
 
 import ml_collections
 
+from configs import default
 from mgjax import cycles, plan
 from mgjax.schedule import GridSchedule
 
@@ -39,6 +41,16 @@ def with_fields_of(
     for key, value in config.items()
     if key in other
   }
+
+
+def without_unused(config: dict[str, Any]) -> dict[str, Any]:
+  """A config whose options that its network lacks have their defaults.
+
+  Records of earlier versions have others, which did nothing.
+  """
+  config = copy.deepcopy(config)
+  default.reset_unused_options(config['model'])
+  return config
 
 
 def schedule(config: ml_collections.ConfigDict) -> GridSchedule:

@@ -1,6 +1,10 @@
 r"""Scores a checkpoint on the validation set, view by view.
 
-python -m mgjax.evaluate --config=configs/moving_digits.py --workdir=runs/digits
+python -m mgjax.evaluate --workdir=runs/digits --config.eval.num_views=3
+
+The settings are those of the run (its config.json). Those of the protocol
+(--config.eval.…) and of the machine can be overridden; eval.json lists which
+were. With --config=FILE.py the settings must be the same, but for those.
 
 Every video is scored once per view, and the scores of its views become one:
 their sum, or the greatest of each class (SlowFast 287ec00,
@@ -12,7 +16,7 @@ slowfast/utils/meters.py). eval.num_views x eval.num_crops is the protocol:
   1 x 1    Something-Something: the centre, once
 
 The result goes to workdir/eval.json, a picture of it to workdir/eval.png. Views
-that cannot be decoded are left out, counted and told. An evaluation that was
+that cannot be decoded are left out, counted and named. An evaluation that was
 killed goes on where it was when the same command is started again.
 
 Differs: IBM's scripts average logits over the views, not softmax scores.
@@ -22,7 +26,8 @@ import sys
 
 from absl import flags
 
-from mgjax import cli, peers
+from configs import default
+from mgjax import cli, peers, run_folder
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -33,8 +38,20 @@ def define_flags(values: flags.FlagValues) -> None:
     'Checkpoint to score; by default the newest.',
     flag_values=values,
   )
+  flags.DEFINE_bool(
+    'allow_config_change',
+    False,
+    "Evaluate also with other settings than the run's; eval.json says which.",
+    flag_values=values,
+  )
   peers.define_flags(values)
 
 
+def find_config(values: flags.FlagValues, arguments: list[str]):
+  """The run's own config."""
+  del arguments
+  return default.read_saved(run_folder.given(values))
+
+
 if __name__ == '__main__':
-  sys.exit(cli.run('mgjax.evaluation', define_flags))
+  sys.exit(cli.run('mgjax.evaluation', define_flags, find_config=find_config))

@@ -28,11 +28,13 @@ from mgjax import (
   models,
   optim,
   parallel,
+  run_checks,
+  run_folder,
   stop_signal,
   train_step,
 )
 from mgjax.cli import ConfigError, RunError
-from mgjax.data import sources, stream
+from mgjax.data import description, sources, stream
 from mgjax.peers import Peers
 from mgjax.progress import Progress
 from mgjax.schedule import Grid
@@ -535,6 +537,8 @@ def evaluate_checkpoint(
   workdir: epath.PathLike,
   step: int | None,
   peers: Peers | None = None,
+  *,
+  allow_config_change: bool = False,
 ) -> dict:
   """Scores a checkpoint of a run and writes workdir/eval.json.
 
@@ -543,16 +547,23 @@ def evaluate_checkpoint(
     workdir: The run's folder.
     step: Checkpoint; None: the newest.
     peers: The processes that share the work; None: this one alone.
+    allow_config_change: Whether also other settings than config.eval and the
+      machine's own may differ from those of the run.
 
   Returns:
-    What `evaluate` returns, with 'step' and 'config_eval'.
+    What `evaluate` returns, with 'step', 'config_eval' and 'overrides': the
+    settings that differ from the run's, by 'group.field'.
+
+  Raises:
+    ConfigError: The settings are those of another run, or cannot work, or
+      there is no such checkpoint.
   """
   peers = peers or Peers()
   workdir = epath.Path(workdir)
+  overrides = run_folder.check_evaluation(config, workdir, allow_config_change)
   mesh = parallel.make_mesh()
-  check_batch(config, mesh.size)
+  run_checks.check_evaluation(config, description.describe(config), mesh.size)
   source = sources.open_source(config, config.eval.split)
-  check_classes(config, source)
   eval_stream = stream.EvalStream(
     config,
     source,
@@ -588,7 +599,12 @@ def evaluate_checkpoint(
   report = lambda done, _: bar.update(done, bar.time_left(done))
   result = evaluate(program, state, eval_stream, mesh, report, partial, peers)
   bar.close()
-  result = {'step': step, 'config_eval': config.eval.to_dict(), **result}
+  result = {
+    'step': step,
+    'config_eval': config.eval.to_dict(),
+    'overrides': overrides,
+    **result,
+  }
   if peers.is_first:
     write_result(workdir, result)
     title = f'{workdir.name}, step {step}: {describe(result)}'
@@ -615,42 +631,16 @@ def example_video(config: ml_collections.ConfigDict):
   return jax.numpy.zeros((1, config.data.num_frames, 32, 32, 3))
 
 
-def check_classes(config, source: sources.Source) -> None:
-  """Raises ConfigError where model or loss and the data set disagree."""
-  if config.model.num_classes != len(source.label_names):
-    raise ConfigError(
-      f'model.num_classes={config.model.num_classes}, but {source.name} has '
-      f'{len(source.label_names)} classes'
-    )
-  if source.has_actions and config.optim.loss == 'softmax':
-    raise ConfigError(
-      f"optim.loss='softmax', but the videos of {source.name} have any number "
-      "of labels; use 'sigmoid'"
-    )
-  if config.optim.label_smoothing and config.optim.loss == 'sigmoid':
-    raise ConfigError(
-      f'optim.label_smoothing={config.optim.label_smoothing} spreads one label '
-      "over the classes; with optim.loss='sigmoid' it must be 0"
-    )
-
-
-def check_batch(config, num_devices: int) -> None:
-  """Raises ConfigError where evaluation batches cannot be shared out."""
-  if config.eval.batch_size % num_devices:
-    raise ConfigError(
-      f'eval.batch_size={config.eval.batch_size} is not a multiple of the '
-      f'{num_devices} devices'
-    )
-
-
 def main(values: flags.FlagValues) -> None:
-  if not values.workdir:
-    raise ConfigError('--workdir is missing; give the folder of a run.')
   cpu_memory.keep()
   with contextlib.closing(parallel.start(values)) as peers:
     with peers.guard():
       result = evaluate_checkpoint(
-        values.config, values.workdir, values.step, peers
+        values.config,
+        values.workdir,
+        values.step,
+        peers,
+        allow_config_change=values.allow_config_change,
       )
   if not peers.is_first:
     return

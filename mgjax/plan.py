@@ -29,11 +29,11 @@ from typing import Any
 
 import ml_collections
 from absl import flags
-from etils import epath
 from ml_collections import config_flags
 
-from mgjax import cli, cycles, plan_text, step_seconds
+from mgjax import cli, cycles, plan_text, run_checks, step_seconds
 from mgjax.cli import ConfigError
+from mgjax.data import description
 from mgjax.schedule import Grid, GridSchedule, Phase
 
 # Videos in the training set where the data is not at hand.
@@ -67,26 +67,17 @@ def dataset_size(config: ml_collections.ConfigDict) -> tuple[int, str]:
   data = config.data
   if data.num_train is not None:
     return data.num_train, 'data.num_train'
-  root = data.dir or os.environ.get('TFDS_DATA_DIR') or 'data'
-  folder = epath.Path(root) / data.name
-  # Read as it is: importing tensorflow_datasets takes longer than all else.
-  found = sorted(folder.glob('*/dataset_info.json'), key=_version)
-  if found:
-    splits = json.loads(found[-1].read_text()).get('splits', [])
-    for split in splits:
-      if split['name'] == 'train':
-        return sum(map(int, split['shardLengths'])), str(found[-1])
+  if found := description.describe(config):
+    source = description.folder_of(config) / 'dataset_info.json'
+    if 'train' in found.splits:
+      return found.splits['train'], str(source)
   if data.name in PUBLISHED_SIZES:
     return PUBLISHED_SIZES[data.name], f'published size of {data.name}'
+  folder = description.data_dir(config)
   raise ConfigError(
     f'data.name={data.name!r} is not prepared in {folder}, so its size is '
     'unknown; prepare it, or give --config.data.num_train=VIDEOS.'
   )
-
-
-def _version(path: epath.Path) -> list[int]:
-  """Sorts 10.0.0 behind 9.0.0."""
-  return [int(n) if n.isdigit() else -1 for n in path.parent.name.split('.')]
 
 
 def make_plan(
@@ -508,6 +499,11 @@ def main(values: flags.FlagValues, *configs: str) -> None:
     )
   config = values.config
   num_train, size_source = dataset_size(config)
+  run_checks.check(config, description.describe(config), values.num_devices)
+  if config.eval.head != 'global':
+    from mgjax import evaluation, models
+
+    evaluation.head_window(config, models.from_config(config))
   if values.budget_hours:
     _write(values.output, _budget(values, config, num_train))
     return

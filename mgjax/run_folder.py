@@ -16,6 +16,13 @@ from mgjax.cli import ConfigError
 LABELS = 'labels.json'
 
 
+def given(values: flags.FlagValues) -> epath.Path:
+  """The folder that --workdir names."""
+  if not values.workdir:
+    raise ConfigError('--workdir is missing; give the folder of a run.')
+  return epath.Path(values.workdir)
+
+
 def weights(values: flags.FlagValues) -> pathlib.Path:
   """The folder with the weights."""
   if bool(values.workdir) == bool(values.checkpoint):
@@ -74,6 +81,7 @@ def check(
   new = json.loads(config.to_json_best_effort())
   defaults = json.loads(default.base().to_json_best_effort())
   old = _completed(json.loads(path.read_text()), defaults)
+  default.reset_unused_options(old['model'])
   changed = changed_fields(old, new)
   labels = workdir / LABELS
   # Prepared anew, a data set can number its classes in another way.
@@ -120,18 +128,73 @@ def _completed(saved: dict, defaults: dict) -> dict:
   }
 
 
-def changed_fields(old: dict, new: dict, prefix: str = '') -> list[str]:
+# How a machine runs a training: no result depends on it.
+_MACHINE_FIELDS = (
+  'train.',
+  *(f'data.{name}' for name in default.MACHINE_DATA_FIELDS),
+)
+
+
+def changed_fields(old: dict, new: dict) -> list[str]:
   """Differences of two nested dicts as 'group.field: old -> new'.
 
   The fields that only say how a machine runs the training are left out.
   """
-  free = ('train.', *(f'data.{name}' for name in default.MACHINE_DATA_FIELDS))
-  changes = []
+  return [
+    f'{field}: {a} -> {b}'
+    for field, (a, b) in _differences(old, new).items()
+    if not field.startswith(_MACHINE_FIELDS)
+  ]
+
+
+def check_evaluation(
+  config: ml_collections.ConfigDict,
+  workdir: epath.Path,
+  allow_change: bool,
+) -> dict:
+  """Compares the settings of an evaluation with those of the run.
+
+  Args:
+    config: The evaluation's.
+    workdir: The run's folder.
+    allow_change: Whether others than the protocol (config.eval) and what is a
+      machine's own may differ from the run's.
+
+  Returns:
+    What differs, for eval.json: the evaluation's value by 'group.field'.
+
+  Raises:
+    ConfigError: Other settings differ; the message names them.
+  """
+  path = workdir / 'config.json'
+  if not path.exists():
+    return {}
+  # Both as JSON has them, so that lists equal tuples.
+  old = json.loads(default.read_saved(workdir).to_json_best_effort())
+  differences = _differences(old, json.loads(config.to_json_best_effort()))
+  free = ('eval.', *_MACHINE_FIELDS)
+  others = [
+    f'{field}: {a} -> {b}'
+    for field, (a, b) in differences.items()
+    if not field.startswith(free)
+  ]
+  if others and not allow_change:
+    raise ConfigError(
+      f'--workdir={workdir} holds a run with other settings: '
+      f'{"; ".join(others)}. Leave --config out to evaluate with the settings '
+      "of the run (config.eval and what is the machine's may be overridden), "
+      'or give --allow_config_change'
+    )
+  return {field: b for field, (_, b) in differences.items()}
+
+
+def _differences(old: dict, new: dict, prefix: str = '') -> dict[str, tuple]:
+  """Old and new value by 'group.field' of what differs in nested dicts."""
+  found: dict[str, tuple] = {}
   for name in sorted(old.keys() | new.keys()):
-    path = prefix + name
     a, b = old.get(name), new.get(name)
     if isinstance(a, dict) and isinstance(b, dict):
-      changes += changed_fields(a, b, path + '.')
-    elif a != b and not path.startswith(free):
-      changes.append(f'{path}: {a} -> {b}')
-  return changes
+      found |= _differences(a, b, f'{prefix}{name}.')
+    elif a != b:
+      found[prefix + name] = a, b
+  return found

@@ -35,6 +35,7 @@ from mgjax import (
   plan_picture,
   programs,
   report,
+  run_checks,
   run_folder,
   run_summary,
   step_cache,
@@ -43,7 +44,7 @@ from mgjax import (
   train_step,
 )
 from mgjax.cli import ConfigError, RunError
-from mgjax.data import sources, stream
+from mgjax.data import description, sources, stream
 from mgjax.models import norm
 from mgjax.peers import Peers
 from mgjax.progress import Progress
@@ -171,15 +172,9 @@ def make_job(
     num_devices=mesh.size,
     device_bytes=memory.device_bytes(config),
   )
-  evaluation.check_batch(config, mesh.size)
+  run_checks.check(config, description.describe(config), mesh.size)
   source = sources.open_source(config, 'train')
   eval_source = sources.open_source(config, config.eval.split)
-  evaluation.check_classes(config, source)
-  if config.data.num_train not in (None, len(source)):
-    raise ConfigError(
-      f'data.num_train={config.data.num_train}, but {source.name} has '
-      f'{len(source)} training videos; leave it at None to use them all'
-    )
   schedule = cycles.make_schedule(config, len(source), num_devices=mesh.size)
   if (workdir / 'import.txt').exists():
     raise ConfigError(

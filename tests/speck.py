@@ -4,8 +4,9 @@ from configs import moving_digits
 
 
 def get_config(arg: str = ''):
-  config = moving_digits.get_config(','.join(filter(None, ['size=tiny', arg])))
-  config.model.name = 'slow'
+  config = moving_digits.get_config(
+    ','.join(filter(None, ['size=tiny,model=slow', arg]))
+  )
   config.model.blocks = (1,)
   config.model.width = 4
   config.model.dropout = 0.5

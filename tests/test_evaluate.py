@@ -22,10 +22,12 @@ from mgjax import (
   models,
   optim,
   parallel,
+  run_checks,
   train_step,
 )
 from mgjax.cli import ConfigError, RunError
 from mgjax.data import sources, stream
+from mgjax.data.description import Description
 from mgjax.peers import Peers
 from tests import speck
 from tests.data.test_stream import Acted, Damaged, Few
@@ -109,10 +111,9 @@ def test_top1_of_several_labels_by_hand():
 
 
 def test_smoothing_is_refused_with_the_sigmoid_loss(tiny_config):
-  source = sources.open_source(tiny_config, 'validation')
   tiny_config.optim.update({'loss': 'sigmoid', 'label_smoothing': 0.1})
   with pytest.raises(ConfigError, match='optim.label_smoothing=0.1'):
-    evaluation.check_classes(tiny_config, source)
+    run_checks.check(tiny_config, None, 1)
 
 
 def test_without_any_label_there_is_no_map():
@@ -307,10 +308,14 @@ def test_videos_with_actions_get_average_precision(views):
 
 def test_the_softmax_loss_is_refused_for_videos_with_actions(views):
   config, source = views
-  acted = Acted(source)
-  acted.name = 'charades'
+  data = Description(
+    name='charades',
+    splits={'train': 1, config.eval.split: 1},
+    num_classes=config.model.num_classes,
+    has_actions=True,
+  )
   with pytest.raises(ConfigError, match="optim.loss='softmax'.*'sigmoid'"):
-    evaluation.check_classes(config, acted)
+    run_checks.check_evaluation(config, data, 1)
 
 
 class Stop(Exception):

@@ -8,7 +8,6 @@ any number of timed labels per video (Charades) has 'actions' in place of
 
 import hashlib
 import math
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from etils import epath
 
 from mgjax.cli import ConfigError, RunError
 from mgjax.data import copies as copies_lib
+from mgjax.data import description
 from mgjax.data.copies import Copies
 from mgjax.data.decode import Form
 
@@ -162,36 +162,26 @@ def union_labels(
   return labels
 
 
-def data_dir(config: ml_collections.ConfigDict) -> epath.Path:
-  """Folder of all data sets: config.data.dir, $TFDS_DATA_DIR or ./data."""
-  return epath.Path(
-    config.data.dir or os.environ.get('TFDS_DATA_DIR') or 'data'
-  )
-
-
 def builder_dir(config: ml_collections.ConfigDict) -> epath.Path:
   """Folder of the newest version of the configured data set.
 
   Raises:
     ConfigError: It has not been prepared.
   """
-  folder = data_dir(config) / config.data.name
-  # Dotted numbers compare as numbers: version 10.0.0 is newer than 9.0.0.
-  versions = sorted(
-    (p.parent for p in folder.glob('*/dataset_info.json')),
-    key=lambda p: [int(n) if n.isdigit() else -1 for n in p.name.split('.')],
-  )
-  if not versions:
-    how = f'prepare it: python -m mgjax.data.prepare --out={data_dir(config)}'
+  found = description.folder_of(config)
+  if found is None:
+    out = description.data_dir(config)
+    how = f'prepare it: python -m mgjax.data.prepare --out={out}'
     if config.data.name.startswith('moving_digits'):
       how = (
         'prepare it: python -m mgjax.data.moving_digits '
-        f'--config={config.data.name.split("/")[-1]} --out={data_dir(config)}'
+        f'--config={config.data.name.split("/")[-1]} --out={out}'
       )
     raise ConfigError(
-      f'data.name={config.data.name!r}: no data set at {folder}; {how}'
+      f'data.name={config.data.name!r}: no data set at '
+      f'{out / config.data.name}; {how}'
     )
-  return versions[-1]
+  return found
 
 
 def open_source(config: ml_collections.ConfigDict, split: str) -> Source:

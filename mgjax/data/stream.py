@@ -18,7 +18,8 @@ import ml_collections
 import numpy as np
 from grain import experimental as grain_experimental
 
-from mgjax.cli import ConfigError, RunError
+from mgjax import run_checks
+from mgjax.cli import RunError
 from mgjax.data import read_ahead, sampling
 from mgjax.data.decode import Crop, DecodeError, Video
 from mgjax.data.sources import Example, Source, union_labels
@@ -245,13 +246,7 @@ class EvalStream:
   num_shards: int = 1
 
   def __post_init__(self):
-    num_crops = self.config.eval.num_crops
-    mirrored = sampling.is_mirrored(num_crops - 1, num_crops)
-    if mirrored and not self.config.data.flip:
-      raise ConfigError(
-        f'eval.num_crops={num_crops} mirrors half of the crops, but data.flip='
-        'False says that a mirrored video has another label; use 1, 3 or 5'
-      )
+    run_checks.check_crops(self.config)
 
   @property
   def views_per_video(self) -> int:

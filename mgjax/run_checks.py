@@ -1,0 +1,83 @@
+"""Settings that cannot work with each other or with the data set.
+
+`train`, `plan` and `evaluate` refuse the same ones, by the same functions.
+"""
+
+import ml_collections
+
+from mgjax.cli import ConfigError
+from mgjax.data.description import Description
+
+
+def check(
+  config: ml_collections.ConfigDict, data: Description | None, num_devices: int
+) -> None:
+  """Refuses settings that cannot work with each other or with the data set.
+
+  Args:
+    config: The settings of a training.
+    data: Of its data set; None: it is not known, and nothing of it is checked.
+    num_devices: Devices that share each batch.
+
+  Raises:
+    ConfigError: Names the field, and what would be accepted.
+  """
+  check_evaluation(config, data, num_devices)
+  if config.optim.label_smoothing and config.optim.loss == 'sigmoid':
+    raise ConfigError(
+      f'optim.label_smoothing={config.optim.label_smoothing} spreads one label '
+      "over the classes; with optim.loss='sigmoid' it must be 0"
+    )
+  if data is None:
+    return
+  _check_split('train', data)
+  if config.data.num_train not in (None, data.splits['train']):
+    raise ConfigError(
+      f'data.num_train={config.data.num_train}, but {data.name} has '
+      f'{data.splits["train"]} training videos; leave it at None to use them '
+      'all'
+    )
+
+
+def check_evaluation(
+  config: ml_collections.ConfigDict, data: Description | None, num_devices: int
+) -> None:
+  """As `check`, of what an evaluation needs."""
+  evaluation = config.eval
+  if evaluation.batch_size % num_devices:
+    raise ConfigError(
+      f'eval.batch_size={evaluation.batch_size} is not a multiple of the '
+      f'{num_devices} devices'
+    )
+  check_crops(config)
+  if data is None:
+    return
+  if config.model.num_classes != data.num_classes:
+    raise ConfigError(
+      f'model.num_classes={config.model.num_classes}, but {data.name} has '
+      f'{data.num_classes} classes'
+    )
+  if data.has_actions and config.optim.loss == 'softmax':
+    raise ConfigError(
+      f"optim.loss='softmax', but the videos of {data.name} have any number "
+      "of labels; use 'sigmoid'"
+    )
+  _check_split(evaluation.split, data)
+
+
+def check_crops(config: ml_collections.ConfigDict) -> None:
+  """Refuses mirrored crops of videos that mean something else mirrored."""
+  if config.eval.num_crops == 10 and not config.data.flip:
+    raise ConfigError(
+      f'eval.num_crops={config.eval.num_crops} mirrors half of the crops, but '
+      'data.flip=False says that a mirrored video has another label; use 1, 3 '
+      'or 5'
+    )
+
+
+def _check_split(split: str, data: Description) -> None:
+  if not data.splits.get(split):
+    raise ConfigError(
+      f'{data.name} has no video in a split {split!r}; it has '
+      + (', '.join(f'{k} ({n})' for k, n in data.splits.items()) or 'none')
+    )
