@@ -52,7 +52,7 @@ def check_evaluation(
   check_crops(config)
   if data is None:
     return
-  if config.model.num_classes != data.num_classes:
+  if data.num_classes not in (None, config.model.num_classes):
     raise ConfigError(
       f'model.num_classes={config.model.num_classes}, but {data.name} has '
       f'{data.num_classes} classes'

@@ -81,7 +81,8 @@ def check(
   new = json.loads(config.to_json_best_effort())
   defaults = json.loads(default.base().to_json_best_effort())
   old = _completed(json.loads(path.read_text()), defaults)
-  default.reset_unused_options(old['model'])
+  for settings in (old, new):
+    default.reset_unused_options(settings['model'])
   changed = changed_fields(old, new)
   labels = workdir / LABELS
   # Prepared anew, a data set can number its classes in another way.
@@ -171,7 +172,9 @@ def check_evaluation(
     return {}
   # Both as JSON has them, so that lists equal tuples.
   old = json.loads(default.read_saved(workdir).to_json_best_effort())
-  differences = _differences(old, json.loads(config.to_json_best_effort()))
+  new = json.loads(config.to_json_best_effort())
+  default.reset_unused_options(new['model'])
+  differences = _differences(old, new)
   free = ('eval.', *_MACHINE_FIELDS)
   others = [
     f'{field}: {a} -> {b}'

@@ -20,13 +20,13 @@ class Description(NamedTuple):
   Attributes:
     name: For messages: config.data.name.
     splits: Number of examples, by name of the split.
-    num_classes: Of the labels.
+    num_classes: Of the labels; None: it does not say.
     has_actions: Whether videos have any number of timed labels, and not one.
   """
 
   name: str
   splits: dict[str, int]
-  num_classes: int
+  num_classes: int | None
   has_actions: bool
 
 
@@ -63,11 +63,13 @@ def describe(config: ml_collections.ConfigDict) -> Description | None:
     return None
   try:
     info = json.loads((folder / 'dataset_info.json').read_text())
-    features = json.loads((folder / 'features.json').read_text())
     splits = {
       split['name']: sum(map(int, split['shardLengths']))
       for split in info['splits']
     }
+    if not (folder / 'features.json').exists():
+      return Description(config.data.name, splits, None, False)
+    features = json.loads((folder / 'features.json').read_text())
     fields = features['featuresDict']['features']
     has_actions = 'actions' in fields
     if has_actions:
