@@ -56,6 +56,7 @@ def test_a_run_starts_from_the_weights_and_resumes_without_them(
 
 def test_imported_weights_can_be_evaluated(config, tmp_path):
   initialised(config, tmp_path)
+  config.init_from = ''  # As in the folder of the weights.
   result = evaluation.evaluate_checkpoint(config, tmp_path / 'out', None)
   assert result['num_scored'] == result['num_videos'] == 64
   assert result['step'] == 0
