@@ -75,7 +75,12 @@ def head_window(
 
 
 def load_state(
-  config: ml_collections.ConfigDict, model, mesh, path: epath.PathLike
+  config: ml_collections.ConfigDict,
+  model,
+  mesh,
+  path: epath.PathLike,
+  *,
+  instead: str = '{path}',
 ) -> train_step.TrainState:
   """Reads what evaluation needs of a checkpoint; nothing else is in the state.
 
@@ -84,9 +89,12 @@ def load_state(
     model: Its network.
     mesh: Devices, each of which gets all of it.
     path: Folder of the checkpoint.
+    instead: How the user asks for another one: see
+      `checkpoint.load_variables`.
 
   Raises:
-    ConfigError: The checkpoint is damaged or of another network.
+    ConfigError: The checkpoint is of another network.
+    checkpoint.DamagedError: It is damaged.
   """
   abstract = checkpoint.abstract_state(
     lambda: train_step.create_state(
@@ -98,7 +106,9 @@ def load_state(
     parallel.replicated(mesh),
   )
   variables = checkpoint.load_variables(
-    path, {name: getattr(abstract, name) for name in checkpoint.VARIABLES}
+    path,
+    {name: getattr(abstract, name) for name in checkpoint.VARIABLES},
+    instead=instead,
   )
   return abstract.replace(**variables)
 
@@ -582,7 +592,8 @@ def evaluate_checkpoint(
     raise ConfigError(f'--step={step}: there are checkpoints of steps {steps}')
   model = models.from_config(config)
   path = checkpoints.directory / str(step)
-  state = load_state(config, model, mesh, path).replace(step=step)
+  state = load_state(config, model, mesh, path, instead='--step={step}')
+  state = state.replace(step=step)
   program = compilation.compile_program(
     lower_eval_step(config, model, mesh, state)
   )

@@ -23,12 +23,16 @@ def initial_variables(
 
   Raises:
     ConfigError: There are none, or of another network.
+    checkpoint.DamagedError: They are damaged.
   """
   path = checkpoint.find(config.init_from, 'init_from')
   wanted = {name: getattr(abstract, name) for name in checkpoint.VARIABLES}
   try:
     return checkpoint.load_variables(
-      path, wanted, head=config.init_head == 'load'
+      path,
+      wanted,
+      head=config.init_head == 'load',
+      instead='--config.init_from={path}',
     )
   except ConfigError as error:
     hint = ''

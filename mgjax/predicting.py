@@ -92,7 +92,9 @@ class Predictor:
     self._config = config = config.copy_and_resolve_references()
     config.eval.batch_size = -(-batch // self._mesh.size) * self._mesh.size
     self._model = models.from_config(config)
-    self._state = evaluation.load_state(config, self._model, self._mesh, path)
+    self._state = evaluation.load_state(
+      config, self._model, self._mesh, path, instead='--checkpoint={path}'
+    )
 
   def _stream(self, paths: Sequence[pathlib.Path]) -> stream.EvalStream:
     source = sources.Source(

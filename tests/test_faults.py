@@ -285,7 +285,7 @@ def undisturbed(data_dir, tmp_path_factory):
 def final(workdir) -> tuple:
   summary = json.loads((workdir / 'summary.json').read_text())
   restored = workdir / 'checkpoints' / '10' / 'progress' / 'metadata'
-  return summary['top1'], json.loads(restored.read_text())['crc32']
+  return summary['top1'], json.loads(restored.read_text())['arrays']
 
 
 def test_a_checkpoint_is_written_when_its_time_has_come(undisturbed):
