@@ -145,8 +145,9 @@ class Scores(NamedTuple):
     scores: float [N, K], the scores of each video's views as one: their mean
       for eval.ensemble='sum', or the greatest of each class.
     views: int [N], decoded views of each video.
-    lost: int [N], views that could not be decoded.
-    labels: int [N], true classes; or float [N, K], 1 for every true class.
+    lost: int [N], views that could not be read or decoded.
+    labels: int [N], true classes; or float [N, K], 1 for every true class; 0
+      for videos all of whose views are lost.
     failures: Why a view could not be decoded, by the id of its video.
   """
 
@@ -296,7 +297,8 @@ def score(
     combine.at(scores.scores, index, probabilities * weight[:, None])
     np.add.at(scores.views, index, (weight > 0).astype(np.int64))
     np.add.at(scores.lost, index, lost.astype(np.int64))
-    scores.labels[index] = label
+    # A lost view may not know its video's.
+    scores.labels[index[~lost]] = label[~lost]
     if lost.any():  # In any process.
       for name, reason in itertools.chain(*peers.exchange(failed)):
         scores.failures.setdefault(name, reason)
@@ -369,7 +371,7 @@ def evaluate(
     i = int(wrong[0])
     raise RuntimeError(
       f'{len(wrong)} of {len(source)} videos were not scored '
-      f'{eval_stream.views_per_video} times, such as {source[i].id}: '
+      f'{eval_stream.views_per_video} times, such as {source.name_of(i)}: '
       f'{views[i]} times, and {lost[i]} views could not be decoded.'
     )
   scored = views > 0
@@ -386,13 +388,13 @@ def evaluate(
     'num_videos': len(source),
     'num_scored': int(scored.sum()),
     'num_views': eval_stream.views_per_video,
-    'failed': [source[int(i)].id for i in np.flatnonzero(~scored)],
+    'failed': [source.name_of(int(i)) for i in np.flatnonzero(~scored)],
     'num_lossy_videos': len(lossy),
     'num_lost_views': int(lost.sum()),
     'lost': [
       {'id': name, 'views': int(lost[i]), 'reason': failures[name]}
       for i in lossy[:_MAX_LOST]
-      for name in [source[int(i)].id]
+      for name in [source.name_of(int(i))]
     ],
     'seconds': time.perf_counter() - start,
   }

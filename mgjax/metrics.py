@@ -179,8 +179,8 @@ class Writer:
     self._text = ''.join(json.dumps(m) + '\n' for m in kept)
     files.write_text(self._path, self._text)
     # An object store cannot append: there the file is written whole.
-    self._remote = files.is_remote(self._path)
-    self._file = None if self._remote else self._path.open('a')
+    remote = files.is_remote(self._path)
+    self._file = None if remote else self._path.open('a')
     self._events = _Events(workdir, step)
     self._wandb = wandb
 
@@ -212,9 +212,16 @@ class Writer:
       self._events.add(event)
 
   def flush(self) -> None:
-    """Writes what waits in memory; lines must be there before a checkpoint."""
-    if self._remote:
+    """Writes what waits in memory, for good.
+
+    It must be there before a checkpoint: a run that goes on from that writes
+    only what comes after it.
+    """
+    self._events.flush()
+    if self._file is None:
       self._path.write_text(self._text)
+    else:
+      os.fsync(self._file.fileno())
 
   def close(self) -> None:
     # Each of them, also where the disk is full; the last one comes first.
@@ -263,8 +270,16 @@ class _Events:
   def _write(self, **fields: Any) -> None:
     self._file.write_event(event_pb2.Event(wall_time=time.time(), **fields))
     if time.monotonic() - self._flushed > self.FLUSH_S:
-      self._file.flush()
-      self._flushed = time.monotonic()
+      self.flush()
+
+  def flush(self) -> None:
+    """Writes what waits in memory, for good.
+
+    Raises:
+      OSError: It cannot be written.
+    """
+    self._file.flush()  # With fsync; an object store gets the whole file.
+    self._flushed = time.monotonic()
 
   def close(self) -> None:
     self._file.close()

@@ -14,7 +14,6 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -22,6 +21,7 @@ from etils import epath
 
 from mgjax.cli import ConfigError
 from mgjax.data.decode import Form
+from mgjax.data.records import DamagedRecordError, Records
 
 _MANIFEST = 'manifest.jsonl'
 
@@ -32,13 +32,13 @@ class Copy:
 
   Attributes:
     name: Of its data set, such as 'kinetics400/short128'.
-    records: Random access to its examples, as TFDS decodes them.
+    records: Random access to its examples.
     places: int64 [N], where each video of the original is in it; -1: nowhere.
     short_side_px: int64 [N], of its videos.
   """
 
   name: str
-  records: Any
+  records: Records
   places: np.ndarray
   short_side_px: np.ndarray
 
@@ -179,10 +179,13 @@ def _open(
       places[i] = place
       sides = copied[place]['height'], copied[place]['width']
       short_side_px[i] = min(sides)
-  records = builder.as_data_source(split)
+  records = Records(builder, split)
   for place in {0, len(copied) - 1}:
-    stored = records[place]['id']
-    if len(records) != len(copied) or stored.decode() != copied[place]['id']:
+    try:
+      stored = records[place]['id'].decode()
+    except DamagedRecordError:  # Told when its turn comes.
+      stored = copied[place]['id']
+    if len(records) != len(copied) or stored != copied[place]['id']:
       raise ConfigError(
         f'{folder / _MANIFEST} is not that of the data set in its folder; '
         'prepare the copy again, or set data.copies=False'

@@ -21,6 +21,7 @@ from mgjax.data import copies as copies_lib
 from mgjax.data import description
 from mgjax.data.copies import Copies
 from mgjax.data.decode import Form
+from mgjax.data.records import DamagedRecordError, Records
 
 
 class Action(NamedTuple):
@@ -90,6 +91,10 @@ class Source:
 
     Returns:
       The example, or its smallest copy that has as many pixels as are needed.
+
+    Raises:
+      DamagedRecordError: What is stored is damaged.
+      RunError: The disk cannot be read.
     """
     copy = self.copies and self.copies.choose(index, short_px)
     if not copy:
@@ -97,10 +102,17 @@ class Source:
     example = self._example(copy.records, int(copy.places[index]))
     return example._replace(form=self.copies.form(index))
 
+  def name_of(self, index: int) -> str:
+    """The id of an example; where it is stored, if that is damaged."""
+    try:
+      return self[index].id
+    except DamagedRecordError as error:
+      return error.record
+
   def _example(self, records, index: int) -> Example:
     try:
       example = records[index]
-    except Exception as error:
+    except OSError as error:
       raise RunError(
         f'{self.name}, split {self.split!r}: example {index} cannot be read '
         f'({type(error).__name__}: {error}); is the disk or mount of the data '
@@ -201,7 +213,7 @@ def open_source(config: ml_collections.ConfigDict, split: str) -> Source:
   return Source(
     name=config.data.name,
     split=split,
-    data_source=builder.as_data_source(split),
+    data_source=Records(builder, split),
     label_names=label_names,
     has_actions='actions' in builder.info.features,
     manifest_sha256=(

@@ -80,8 +80,8 @@ class TrainStream:
 
     Returns:
       'video' uint8 [T, H, W, 3], 'label', 'flip' bool, 'id' text and
-      'skipped': (id, reason) of videos that could not be decoded and were
-      replaced.
+      'skipped': (id, reason) of videos that could not be read or decoded and
+      were replaced.
       The label is an int, or float32 [K] where the loss is 'sigmoid'.
 
     Raises:
@@ -100,10 +100,10 @@ class TrainStream:
       short = sampling.short_side(
         jitter_px, inverse=data.jitter_inverse, uniform=uniforms[0]
       )
-      # The crop of a wide grid can need more than that.
-      example = self.source.read(index, short_px=max(short, grid.H, grid.W))
-      read_ahead.decoding(example.id)
       try:
+        # The crop of a wide grid can need more than that.
+        example = self.source.read(index, short_px=max(short, grid.H, grid.W))
+        read_ahead.decoding(example.id)
         with Video(example.video) as video:
           form = example.form or video.form
           frames = sampling.train_frames(
@@ -124,8 +124,8 @@ class TrainStream:
           pixels = video.frames(
             frames, height, width, Crop(y, x, grid.H, grid.W)
           )
-      except DecodeError as error:
-        skipped.append((example.id, str(error)))
+      except DecodeError as error:  # Of the record, or of what is in it.
+        skipped.append((self.source.name_of(index), str(error)))
         continue
       return {
         'video': pixels,
@@ -298,7 +298,8 @@ class EvalStream:
 
     Returns:
       'clip'; 'frames' uint8 [T, h, w, 3], resized and not yet cropped;
-      'label'; 'id'; and 'error', where the video cannot be decoded.
+      'label', 0 where the video cannot be read; 'id'; and 'error', where it
+      cannot be read or decoded.
     """
     data, evaluation = self.config.data, self.config.eval
     index, view = divmod(clip, evaluation.num_views)
@@ -306,13 +307,15 @@ class EvalStream:
     short = evaluation.short_side_px
     if evaluation.num_crops == 3:
       short = evaluation.crop_px
-    example = self.source.read(index, short_px=max(short, *hw))
-    label = example.label
-    if label is None:
-      label = union_labels(example.actions, self.config.model.num_classes)
-    result = {'clip': clip, 'label': label, 'id': example.id}
-    read_ahead.decoding(example.id)
+    num_classes = self.config.model.num_classes
+    no_label = np.zeros(num_classes, np.float32)
+    label = no_label if self.source.has_actions else 0
     try:
+      example = self.source.read(index, short_px=max(short, *hw))
+      label = example.label
+      if label is None:
+        label = union_labels(example.actions, num_classes)
+      read_ahead.decoding(example.id)
       with Video(example.video) as video:
         form = example.form or video.form
         frames = sampling.view_frames(
@@ -328,11 +331,18 @@ class EvalStream:
         height, width = sampling.resized_hw(
           form.height, form.width, short_px=short, at_least=hw
         )
-        return {**result, 'frames': video.frames(frames, height, width)}
-    except DecodeError as error:
+        return {
+          'clip': clip,
+          'label': label,
+          'id': example.id,
+          'frames': video.frames(frames, height, width),
+        }
+    except DecodeError as error:  # Of the record, or of what is in it.
       return {
-        **result,
+        'clip': clip,
+        'label': label,
         'frames': np.zeros((data.num_frames, *hw, 3), np.uint8),
+        'id': self.source.name_of(index),
         'error': str(error),
       }
 

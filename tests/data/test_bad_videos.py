@@ -1,6 +1,7 @@
 """Training replaces damaged videos, counts them, and stops at too many."""
 
 import json
+import shutil
 
 import pytest
 
@@ -54,13 +55,23 @@ def test_the_runs_record_names_them(tiny_config, tmp_path, monkeypatch):
       return example._replace(video=example.video[:100])
     return example
 
+  # One that cannot be decoded, and one that cannot be read.
+  shutil.copytree(tiny_config.data.dir, tmp_path / 'data')
+  tiny_config.data.dir = str(tmp_path / 'data')
+  (path,) = (tmp_path / 'data').rglob('*-train.array_record*')
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
   monkeypatch.setattr(sources.Source, 'read', damaged)
   tiny_config.data.max_bad_fraction = 0.05
   tiny_config.grid.mode = 'none'
   tiny_config.optim.total_epochs = 1
   tiny_config.optim.schedule = 'constant'
   tiny_config.optim.warmup_epochs = 0.0
-  training.train(tiny_config, tmp_path)
-  name = sources.open_source(tiny_config, 'train')[3].id
-  summary = json.loads((tmp_path / 'summary.json').read_text())
-  assert list(summary['bad_videos']) == [name]
+  training.train(tiny_config, tmp_path / 'run')
+  source = sources.open_source(tiny_config, 'train')
+  names = {source.name_of(i) for i in range(len(source))}
+  (damaged,) = (name for name in names if name.startswith(path.name))
+  summary = json.loads((tmp_path / 'run' / 'summary.json').read_text())
+  assert set(summary['bad_videos']) == {source[3].id, damaged}
+  assert 'hash mismatch' in summary['bad_videos'][damaged]

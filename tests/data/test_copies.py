@@ -10,6 +10,7 @@ from configs import default
 from mgjax import cycles
 from mgjax.cli import ConfigError
 from mgjax.data import prepare, sources, stream
+from mgjax.data.records import DamagedRecordError
 from tests.data import videos
 
 
@@ -167,3 +168,18 @@ def test_evaluation_reads_copies_as_well(folder):
   assert batches[0]['label'].tolist() == batches[1]['label'].tolist()
   one, other = (b['video'].astype(int) for b in batches)
   assert 0 < np.abs(one - other).mean() < 6
+
+
+def test_a_damaged_copy_is_named_with_the_id_of_its_video(folder, tmp_path):
+  shutil.copytree(folder / 'clips', tmp_path / 'clips')
+  source = sources.open_source(config_for(tmp_path), 'train')
+  # The first record, which is looked at when the copy is opened.
+  first = int(np.flatnonzero(source.copies.copies[0].places == 0)[0])
+  path = min(tmp_path.glob('clips/short24/*/*train.array_record*'))
+  data = bytearray(path.read_bytes())
+  data[200] ^= 1
+  path.write_bytes(data)
+  source = sources.open_source(config_for(tmp_path), 'train')
+  with pytest.raises(DamagedRecordError, match=f'{path.name}, record 0 is dam'):
+    source.read(first, short_px=20)
+  assert source.read(first, short_px=30).id == source.name_of(first)
