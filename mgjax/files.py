@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 
 from etils import epath
 
@@ -27,7 +28,9 @@ def write_bytes(path: epath.PathLike, content: bytes) -> None:
   if is_remote(path):  # A file appears there once it is complete.
     path.write_bytes(content)
     return
-  beside = path.with_name(path.name + '.tmp')
+  # Several processes may write it, such as two evaluations of a run.
+  own = f'{socket.gethostname()}-{os.getpid()}'
+  beside = path.with_name(f'{path.name}.{own}.tmp')
   beside.write_bytes(content)
   beside.replace(path)
 

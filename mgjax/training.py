@@ -37,6 +37,7 @@ from mgjax import (
   report,
   run_checks,
   run_folder,
+  run_lock,
   run_summary,
   step_cache,
   step_log,
@@ -84,12 +85,16 @@ def train(
   started = time.perf_counter()
   peers = peers or Peers()
   workdir = epath.Path(workdir)
+  lock = run_lock.RunLock(workdir)
   step_cache.use_persistent_cache()
   try:
     # What must be closed, however the run ends, goes on the stack.
-    with contextlib.ExitStack() as stack, peers.guard():
+    with lock, contextlib.ExitStack() as stack, peers.guard(), lock.explain():
+      # Before anything that takes time; a folder is made when all is right.
+      if peers.is_first and workdir.exists():
+        lock.take()
       job = make_job(config, workdir, peers, allow_config_change)
-      wandb = start_workdir(job) if peers.is_first else None
+      wandb = start_workdir(job, lock) if peers.is_first else None
       stop = stop_signal.StopSignal()
       checkpoints = stack.enter_context(
         checkpoint.Checkpoints(workdir, config.train, peers)
@@ -99,7 +104,13 @@ def train(
         print(f'{workdir}: this run has finished already', file=sys.stderr)
         return json.loads(finished.read_text())
       training = Training(
-        job, stack, checkpoints, stop, wandb=wandb, profile_step=profile_step
+        job,
+        stack,
+        checkpoints,
+        stop,
+        lock,
+        wandb=wandb,
+        profile_step=profile_step,
       )
       startup_s = training.run() - started
       return training.finish(startup_s) if peers.is_first else {}
@@ -219,11 +230,21 @@ def make_job(
   )
 
 
-def start_workdir(job: Job) -> Any:
-  """Writes settings and plan; returns the run in Weights & Biases, or None."""
+def start_workdir(job: Job, lock: run_lock.RunLock) -> Any:
+  """Writes settings and plan; returns the run in Weights & Biases, or None.
+
+  Args:
+    job: The run.
+    lock: That of its folder, which is taken.
+
+  Raises:
+    ConfigError: Another run has the folder, or it cannot be written.
+  """
+  lock.take()
   run_folder.prepare(
     job.config, job.workdir, job.train_stream.source.label_names
   )
+  lock.keep(job.workdir / 'config.json')
   files.write_text(job.workdir / 'plan.json', json.dumps(job.plan, indent=1))
   return metrics.open_wandb(job.config, job.workdir)
 
@@ -247,6 +268,7 @@ class Training:
     stack: contextlib.ExitStack,
     checkpoints: checkpoint.Checkpoints,
     stop: stop_signal.StopSignal,
+    lock: run_lock.RunLock,
     *,
     wandb: Any = None,
     profile_step: int | None = None,
@@ -258,6 +280,7 @@ class Training:
       stack: Closes what this opens.
       checkpoints: Those of the run.
       stop: Asked for signals after every batch.
+      lock: That of the run's folder; held by the first process.
       wandb: The run in Weights & Biases; None: not there.
       profile_step: First step of a trace; None: no trace.
 
@@ -269,6 +292,7 @@ class Training:
     self._job = job
     self._checkpoints = checkpoints
     self._stop = stop
+    self._lock = lock
     self._rng = parallel.make_key(job.mesh, config.seed)
     restored = checkpoints.restore_newest(job.abstract)
     first_step = restored[2] if restored else 0
@@ -522,8 +546,14 @@ class Training:
       raise stop_signal.Stopped(signals[0])
 
   def _save(self, replace: bool = False) -> None:
-    """Starts to write a checkpoint."""
+    """Starts to write a checkpoint.
+
+    Raises:
+      RunError: The run's folder is gone or its settings have been changed, the
+        state is not finite, or the checkpoint before could not be written.
+    """
     begin = time.perf_counter()
+    self._lock.check()
     # What the loss of the next step would show, but that comes too late.
     if not train_step.is_finite(self.state):
       self._fail('The state', self.done - 1, self._ids)
