@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 from mgjax import metrics
 from tests.run_state import final_state
@@ -112,6 +113,22 @@ def assert_same_run(a: pathlib.Path, b: pathlib.Path) -> None:
     np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 
+def event_steps(workdir: pathlib.Path) -> set[int]:
+  """Steps of which TensorBoard's files have the loss, all launches together."""
+  steps = set()
+  for path in workdir.glob('events.out.tfevents.*'):
+    data, at = path.read_bytes(), 0
+    while at < len(data):
+      length = int.from_bytes(data[at : at + 8], 'little')
+      if at + length + 16 > len(data):
+        break  # The kill came in between.
+      event = event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
+      if any(value.tag == 'loss' for value in event.summary.value):
+        steps.add(event.step)
+      at += length + 16
+  return steps
+
+
 @pytest.fixture(scope='module')
 def undisturbed(data_dir, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('undisturbed')
@@ -130,6 +147,9 @@ def test_a_kill_in_a_short_cycle_and_one_after_a_phase_change_leave_no_trace(
     assert kill_at(step, tmp_path, data_dir) == -signal.SIGKILL
   finish(start(tmp_path, data_dir))
   assert_same_run(undisturbed, tmp_path)
+  # Nor does TensorBoard lose a step.
+  total = plan['total_steps']
+  assert event_steps(tmp_path) == set(range(1, total + 1))
 
 
 def test_a_second_launch_reads_its_programs_from_disk(
