@@ -56,8 +56,9 @@ def contents(folder) -> dict:
 
 
 def test_a_second_run_is_told_who_has_the_folder_and_touches_nothing(
-  tmp_path, data_dir, capsys
+  tmp_path, data_dir, capsys, monkeypatch
 ):
+  monkeypatch.setattr(training, 'make_job', None)  # It comes not so far.
   half_written = tmp_path / 'checkpoints' / '4.orbax-checkpoint-tmp'
   half_written.mkdir(parents=True)
   (half_written / 'data').write_text('of the first run')
@@ -152,12 +153,12 @@ def test_a_run_on_another_machine_has_the_folder_as_long_as_it_counts(
   thread = threading.Thread(target=count)
   thread.start()
   lock = RunLock(tmp_path)
-  with pytest.raises(
-    ConfigError, match='in use by (process 7 on host far|another)'
-  ):
-    lock.take()
-  dead.set()
-  thread.join()
+  try:
+    with pytest.raises(ConfigError, match='by (process 7 on host far|another)'):
+      lock.take()
+  finally:
+    dead.set()
+    thread.join()
   assert 'waiting up to' in capsys.readouterr().err
   with lock:
     lock.take()
@@ -198,11 +199,21 @@ def shared(request, tmp_path, monkeypatch, quick):
   return files.epath.Path(tmp_path)
 
 
-def test_of_two_starts_at_the_same_moment_one_gets_the_folder(shared):
-  for _ in range(3):
-    locks = taken_at_once(shared)
-    assert len(locks) == 1
-    locks[0].release()
+def test_of_two_starts_at_the_same_moment_one_gets_the_folder(
+  shared, monkeypatch
+):
+  both = threading.Barrier(2, timeout=60)
+  wait = RunLock._wait_for_others
+
+  def wait_and_meet(self, is_locked):
+    wait(self, is_locked)
+    both.wait()
+
+  monkeypatch.setattr(RunLock, '_wait_for_others', wait_and_meet)
+  locks = taken_at_once(shared)
+  assert len(locks) == 1
+  locks[0].check()
+  locks[0].release()
 
 
 def test_one_of_two_starts_gets_a_folder_on_a_disk(tmp_path):
@@ -210,6 +221,26 @@ def test_one_of_two_starts_gets_a_folder_on_a_disk(tmp_path):
     locks = taken_at_once(tmp_path)
     assert len(locks) == 1
     locks[0].release()
+
+
+def test_a_lock_that_is_removed_while_it_is_taken_is_made_again(
+  tmp_path, monkeypatch
+):
+  """The first run ends between the second one's look and its grip."""
+  first, second, third = (RunLock(tmp_path) for _ in range(3))
+  first.take()
+  lock_file = fcntl.flock
+
+  def flock(*args):
+    first.release()
+    lock_file(*args)
+
+  monkeypatch.setattr(fcntl, 'flock', flock)
+  second.take()
+  second.check()
+  with pytest.raises(ConfigError, match='is in use by'):
+    third.take()
+  second.release()
 
 
 def test_without_locks_of_the_system_the_holder_counts(shared):
