@@ -1,8 +1,9 @@
 """Turns a video file, or a folder of frames, into what a data set stores.
 
-A video is stored as it is wherever `mgjax.data.decode` can address each of its
-frames. Where it cannot (AVI files with reordered frames have wrong time
-stamps), or where a smaller copy is wanted, it becomes H.264 in mp4 with a key
+A video is stored as it is wherever random access by `mgjax.data.decode` finds
+the frames of a decode from the start, which `scan` tries. Where it does not
+(AVI files with reordered frames have wrong time stamps, H.263 has wrong key
+frames), or where a smaller copy is wanted, it becomes H.264 in mp4 with a key
 frame at fixed intervals. Frame folders (Something-Something V1, Charades) are
 stored as MJPEG in mp4: the publisher's JPEG files as they are, without a second
 loss, and every frame can be decoded by itself; the price is their size, 5 to
@@ -11,9 +12,13 @@ loss, and every frame can be decoded by itself; the price is their size, 5 to
 
 import dataclasses
 import fractions
+import hashlib
 import io
+import itertools
 import os
 import pathlib
+import random
+import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -21,20 +26,36 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
-from mgjax.data.decode import METADATA_OPTIONS, REGULAR, DecodeError, Video
+from mgjax.data.decode import (
+  METADATA_OPTIONS,
+  REGULAR,
+  DecodeError,
+  Form,
+  Video,
+  errors_of_video,
+  orientation,
+  upright,
+)
 
-# What FFmpeg reads and the data sets use.
+# What FFmpeg reads, and data sets or cameras use.
 VIDEO_SUFFIXES = frozenset(
-  ('.mp4', '.webm', '.avi', '.mkv', '.mov', '.m4v', '.mpg', '.mpeg', '.flv')
+  '.mp4 .webm .avi .mkv .mov .m4v .mpg .mpeg .flv .wmv .asf .divx .ts .mts '
+  '.m2ts .vob .mxf .3gp .ogv .gif'.split()
 )
 # FFmpeg's name of the codec of each kind of frame file.
 FRAME_CODECS = {'.jpg': 'mjpeg', '.jpeg': 'mjpeg', '.png': 'png'}
+# And of a file of one such picture.
+_IMAGE_FORMATS = {'mjpeg': 'jpeg_pipe', 'png': 'png_pipe'}
 
 # FFmpeg's number of the matrix by which RGB (number 0) becomes YUV.
 _BT601 = 6
 
 # An example is a protocol buffer, which cannot be larger.
 _MAX_BYTES = 2**31 - 2**20
+
+# `scan` wants one of these shares of each run of so many frames.
+_RUN_FRAMES = 32
+_WANTED_SHARES = (1 / 32, 1 / 8, 1 / 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +92,14 @@ class Scan(NamedTuple):
   height: int
   duration_s: float
   rotation_degrees: int  # By which a player turns the frames.
-  is_addressable: bool  # Time stamps tell each frame's place.
+  is_addressable: bool  # Random access finds every frame.
+  # MD5 of the frames' CRC-32 (`checksum`), 4 bytes each, big-endian.
+  frames_md5: str
+
+  @property
+  def form(self) -> Form:
+    """What the choice of a clip depends on."""
+    return Form(self.num_frames, self.fps, self.height, self.width)
 
 
 class Stored(NamedTuple):
@@ -102,9 +130,9 @@ def load(path: pathlib.Path, encoding: Encoding) -> Stored:
     found = scan(encoded)
     transcodes = not found.is_addressable
   if transcodes:
-    encoded = transcode(encoded, encoding)
+    encoded, num_frames = transcode(encoded, encoding)
     found = scan(encoded)
-    if not found.is_addressable:
+    if not found.is_addressable or found.num_frames != num_frames:
       raise DecodeError('the frames of the transcoded video are out of order')
   if len(encoded) > _MAX_BYTES:
     raise DecodeError(
@@ -117,47 +145,124 @@ def load(path: pathlib.Path, encoding: Encoding) -> Stored:
 def scan(encoded: bytes) -> Scan:
   """Decodes every frame of a video, and keeps none.
 
+  Every frame is decoded once from the start, and once or twice as a clip would
+  have it, by random access.
+
   Raises:
     DecodeError: A frame is damaged, or there is none.
   """
+  shown, checksums = [], []
   with Video(encoded) as video:
-    shown = []
-    rotation = 0
     for frame in video.decode_all():
+      if not shown:
+        rotation = frame.rotation
+        sides = (frame.height, frame.width)
+        height, width = sides[:: -1 if orientation(frame).turns % 2 else 1]
       shown.append(frame.pts)
-      rotation = frame.rotation
+      checksums.append(checksum(frame))
     if not shown:
       raise DecodeError('no frame can be decoded')
+    is_addressable = (
+      tuple(shown) == video.pts
+      and all(a < b for a, b in itertools.pairwise(shown))
+      # What is not so where a file was turned without being encoded anew.
+      and (video.height, video.width) == (height, width)
+      and _is_found(encoded, dict(zip(shown, checksums, strict=True)))
+    )
     return Scan(
       num_frames=len(shown),
       fps=video.fps,
-      width=video.width,
-      height=video.height,
+      width=width,
+      height=height,
       duration_s=len(shown) / video.fps,
       rotation_degrees=rotation,
-      is_addressable=tuple(shown) == video.pts,
+      is_addressable=is_addressable,
+      frames_md5=hashlib.md5(
+        b''.join(c.to_bytes(4, 'big') for c in checksums)
+      ).hexdigest(),
     )
 
 
-def transcode(encoded: bytes, encoding: Encoding) -> bytes:
+def _is_found(encoded: bytes, checksums: dict[int, int]) -> bool:
+  """Whether random access finds the frames of a decode from the start.
+
+  Args:
+    encoded: A video.
+    checksums: Of the frames, by time stamp, in order.
+  """
+  # A frame is decoded rightly or not depending on which of those around it are
+  # skipped. So some are wanted: few here, many there; then all that the first
+  # turn skipped, while what it did not skip is skipped now.
+  rng = random.Random(0)
+  wanted = set()
+  pts = list(checksums)
+  for first in range(0, len(pts), _RUN_FRAMES):
+    share = rng.choice(_WANTED_SHARES)
+    run = pts[first : first + _RUN_FRAMES]
+    wanted.update(t for t in run if rng.random() < share)
+  wanted = wanted or {pts[-1]}
+  left = set(pts)
+  while left:
+    seen = set()
+    # Opened anew, as for every clip: decoders learn from what they have read.
+    with Video(encoded) as video:
+      try:
+        for frame in video.access(wanted):
+          if frame.pts in seen:
+            continue  # The first one counts.
+          if checksum(frame) == checksums.get(frame.pts):
+            seen.add(frame.pts)
+          elif frame.pts in wanted:
+            return False
+      except DecodeError:
+        return False
+    if not wanted <= seen:
+      return False
+    left -= seen
+    wanted = left
+  return True
+
+
+def checksum(frame: av.VideoFrame) -> int:
+  """CRC-32 of a decoded frame's pixels, plane by plane, without padding."""
+  crc = 0
+  components = frame.format.components
+  for number, plane in enumerate(frame.planes):
+    rows = np.frombuffer(plane, np.uint8)
+    parts = [c for c in components if c.plane == number]
+    if parts:
+      if len(parts) == len(components):  # Packed: some have unused bits.
+        bits = plane.width * frame.format.padded_bits_per_pixel
+      else:
+        bits = sum(8 * -(-c.bits // 8) * c.width for c in parts)
+      rows = rows.reshape(plane.height, -1)[:, : -(-bits // 8)]
+    # Else a palette.
+    crc = zlib.crc32(np.ascontiguousarray(rows), crc)
+  return crc
+
+
+def transcode(encoded: bytes, encoding: Encoding) -> tuple[bytes, int]:
   """Encodes a video anew: H.264 in mp4, upright, at a constant frame rate.
 
   No frame is added or left out; sound is. Frames of a variable rate get the
   average one.
 
+  Returns:
+    The file, and how many frames it was given.
+
   Raises:
-    DecodeError: A frame is damaged, or there is none.
+    DecodeError: A frame is damaged, or there is none, or they cannot be
+      encoded.
   """
   buffer = io.BytesIO()
-  with Video(encoded) as video:
+  with Video(encoded) as video, errors_of_video('cannot be encoded anew'):
     frames = _resized(video, encoding.short_side_px)
     first = next(frames, None)
     if first is None:
       raise DecodeError('no frame can be decoded')
     with av.open(buffer, 'w', format='mp4') as container:
       container.metadata['comment'] = REGULAR
-      # 30000/1001 stays what it is.
-      rate = fractions.Fraction(video.fps).limit_denominator(1001)
+      rate = _rate(video.fps)
       stream = container.add_stream('libx264', rate=rate)
       stream.width, stream.height = first.width, first.height
       stream.pix_fmt = 'yuv420p'
@@ -179,14 +284,22 @@ def transcode(encoded: bytes, encoding: Encoding) -> bytes:
         'b_strategy': '0',
         'b-pyramid': 'none',
       }
-      for number, frame in enumerate(_chain(first, frames)):
-        frame.pts = number
+      num_frames = 0
+      for frame in itertools.chain([first], frames):
+        frame.pts = num_frames
         frame.time_base = 1 / rate
         # Else the encoder takes over what kind of frame the source had here.
         frame.pict_type = av.video.frame.PictureType.NONE
         container.mux(stream.encode(frame))
+        num_frames += 1
       container.mux(stream.encode(None))
-  return buffer.getvalue()
+  return buffer.getvalue(), num_frames
+
+
+def _rate(fps: float) -> fractions.Fraction:
+  """The frame rate as containers write it: 30000/1001 stays what it is."""
+  rate = fractions.Fraction(fps).limit_denominator(1001)
+  return max(rate, fractions.Fraction(1, 1001))
 
 
 def join_frames(folder: pathlib.Path, *, fps: float) -> bytes:
@@ -207,17 +320,19 @@ def join_frames(folder: pathlib.Path, *, fps: float) -> bytes:
   kinds = {FRAME_CODECS[path.suffix.lower()] for path in paths}
   if len(kinds) != 1:
     raise DecodeError('the folder holds no JPEG or PNG files, or both')
-  try:
-    with av.open(str(paths[0]), format='image2', **METADATA_OPTIONS) as image:
+  first = paths[0].read_bytes()
+  codec_name = kinds.pop()
+  with errors_of_video(f'{paths[0].name} is not a picture'):
+    with av.open(
+      io.BytesIO(first), format=_IMAGE_FORMATS[codec_name], **METADATA_OPTIONS
+    ) as image:
       codec = image.streams.video[0].codec_context
       width, height = codec.width, codec.height
-  except (av.FFmpegError, IndexError) as error:
-    raise DecodeError(f'{paths[0].name} is not a picture: {error}') from error
-  rate = fractions.Fraction(fps).limit_denominator(1001)
+  rate = _rate(fps)
   buffer = io.BytesIO()
   with av.open(buffer, 'w', format='mp4') as container:
     stream = container.add_mux_stream(
-      kinds.pop(), rate=rate, width=width, height=height
+      codec_name, rate=rate, width=width, height=height
     )
     for number, path in enumerate(paths):
       packet = av.Packet(path.read_bytes())
@@ -235,22 +350,25 @@ def _resized(video: Video, short_side_px: int) -> Iterator[av.VideoFrame]:
   resize = VideoReformatter()
   size = None
   for frame in video.decode_all():
+    how = orientation(frame)
+    step = -1 if how.turns % 2 else 1
     # A size that changes within a video is brought to that of its first frame.
     if size is None:
-      size = _encoded_size(frame.width, frame.height, short_side_px)
-    turns = frame.rotation // 90 % 4
+      size = _encoded_size(frame.width, frame.height, short_side_px)[::step]
+    turned = any(how)
     frame = resize.reformat(
       frame,
-      *size,
-      'rgb24' if turns else 'yuv420p',
+      *size[::step],
+      'rgb24' if turned else 'yuv420p',
       interpolation=Interpolation.AREA,
       # JPEG's values span 0..255, video's 16..235.
-      dst_color_range=ColorRange.JPEG if turns else ColorRange.MPEG,
+      dst_color_range=ColorRange.JPEG if turned else ColorRange.MPEG,
       threads=1,
     )
-    if turns:
-      upright = np.ascontiguousarray(np.rot90(frame.to_ndarray(), turns))
-      frame = av.VideoFrame.from_ndarray(upright, format='rgb24')
+    if turned:
+      frame = av.VideoFrame.from_ndarray(
+        upright(frame.to_ndarray(), how), format='rgb24'
+      )
       frame = frame.reformat(format='yuv420p', dst_color_range=ColorRange.MPEG)
     yield frame
 
@@ -262,10 +380,3 @@ def _encoded_size(
   short = min(width, height)
   scale = min(short_side_px or short, short) / short
   return tuple(max(2, round(side * scale / 2) * 2) for side in (width, height))
-
-
-def _chain(
-  first: av.VideoFrame, rest: Iterator[av.VideoFrame]
-) -> Iterator[av.VideoFrame]:
-  yield first
-  yield from rest
