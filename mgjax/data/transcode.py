@@ -12,6 +12,7 @@ loss, and every frame can be decoded by itself; the price is their size, 5 to
 
 import dataclasses
 import fractions
+import functools
 import hashlib
 import io
 import itertools
@@ -19,7 +20,7 @@ import os
 import pathlib
 import random
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import av
@@ -53,9 +54,12 @@ _BT601 = 6
 # An example is a protocol buffer, which cannot be larger.
 _MAX_BYTES = 2**31 - 2**20
 
-# `scan` wants one of these shares of each run of so many frames.
-_RUN_FRAMES = 32
-_WANTED_SHARES = (1 / 32, 1 / 8, 1 / 2)
+# `scan` tries skipping in one of so many groups, in so many frames; it wants
+# one of these shares of each run of them.
+_TRIED_GROUPS = 4
+_TRIED_FRAMES = 24
+_RUN_FRAMES = 12
+_WANTED_SHARES = (1 / 16, 1 / 8, 1 / 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +155,7 @@ def scan(encoded: bytes) -> Scan:
   Raises:
     DecodeError: A frame is damaged, or there is none.
   """
-  shown, checksums = [], []
+  shown, checksums, keys = [], [], []
   with Video(encoded) as video:
     for frame in video.decode_all():
       if not shown:
@@ -160,6 +164,7 @@ def scan(encoded: bytes) -> Scan:
         height, width = sides[:: -1 if orientation(frame).turns % 2 else 1]
       shown.append(frame.pts)
       checksums.append(checksum(frame))
+      keys.append(frame.key_frame)
     if not shown:
       raise DecodeError('no frame can be decoded')
     is_addressable = (
@@ -167,7 +172,7 @@ def scan(encoded: bytes) -> Scan:
       and all(a < b for a, b in itertools.pairwise(shown))
       # What is not so where a file was turned without being encoded anew.
       and (video.height, video.width) == (height, width)
-      and _is_found(encoded, dict(zip(shown, checksums, strict=True)))
+      and _is_found(encoded, dict(zip(shown, checksums, strict=True)), keys)
     )
     return Scan(
       num_frames=len(shown),
@@ -183,33 +188,43 @@ def scan(encoded: bytes) -> Scan:
     )
 
 
-def _is_found(encoded: bytes, checksums: dict[int, int]) -> bool:
+def _is_found(
+  encoded: bytes, checksums: dict[int, int], keys: Iterable[bool]
+) -> bool:
   """Whether random access finds the frames of a decode from the start.
 
   Args:
     encoded: A video.
     checksums: Of the frames, by time stamp, in order.
+    keys: Which of them are key frames.
   """
-  # A frame is decoded rightly or not depending on which of those around it are
-  # skipped. So some are wanted: few here, many there; then all that the first
-  # turn skipped, while what it did not skip is skipped now.
+  # What is skipped must not matter to what is wanted. So at the beginning of
+  # some groups only a few frames are wanted first, and then the others, while
+  # what is not skipped then is that no more. Skipping is a matter of how a
+  # video was encoded: to try it on all frames would cost half as much again.
   rng = random.Random(0)
   wanted = set()
-  pts = list(checksums)
-  for first in range(0, len(pts), _RUN_FRAMES):
-    share = rng.choice(_WANTED_SHARES)
-    run = pts[first : first + _RUN_FRAMES]
-    wanted.update(t for t in run if rng.random() < share)
-  wanted = wanted or {pts[-1]}
-  left = set(pts)
+  group, place = -1, 0
+  for pts, is_key in zip(checksums, keys, strict=True):
+    group, place = (group + 1, 0) if is_key else (group, place + 1)
+    if place % _RUN_FRAMES == 0:
+      share = rng.choice(_WANTED_SHARES)
+    if group % _TRIED_GROUPS or place >= _TRIED_FRAMES or rng.random() < share:
+      wanted.add(pts)
+  left = set(checksums)
+  wanted = wanted or set(checksums)
   while left:
     seen = set()
     # Opened anew, as for every clip: decoders learn from what they have read.
     with Video(encoded) as video:
       try:
         for frame in video.access(wanted):
-          if frame.pts in seen:
-            continue  # The first one counts.
+          # The first one of a time stamp counts. What is not wanted does not
+          # matter, but need not be tried once more if it is right.
+          if frame.pts in seen or not (
+            frame.pts in wanted or frame.pts in left
+          ):
+            continue
           if checksum(frame) == checksums.get(frame.pts):
             seen.add(frame.pts)
           elif frame.pts in wanted:
@@ -226,19 +241,30 @@ def _is_found(encoded: bytes, checksums: dict[int, int]) -> bool:
 def checksum(frame: av.VideoFrame) -> int:
   """CRC-32 of a decoded frame's pixels, plane by plane, without padding."""
   crc = 0
-  components = frame.format.components
-  for number, plane in enumerate(frame.planes):
+  form = frame.format
+  widths = _row_bytes(form.name, form.width, form.height)
+  for plane, width in zip(frame.planes, widths, strict=True):
     rows = np.frombuffer(plane, np.uint8)
-    parts = [c for c in components if c.plane == number]
-    if parts:
-      if len(parts) == len(components):  # Packed: some have unused bits.
-        bits = plane.width * frame.format.padded_bits_per_pixel
-      else:
-        bits = sum(8 * -(-c.bits // 8) * c.width for c in parts)
-      rows = rows.reshape(plane.height, -1)[:, : -(-bits // 8)]
-    # Else a palette.
+    if width:
+      rows = rows.reshape(plane.height, -1)[:, :width]
     crc = zlib.crc32(np.ascontiguousarray(rows), crc)
   return crc
+
+
+@functools.lru_cache
+def _row_bytes(name: str, width: int, height: int) -> list[int]:
+  """Bytes per row of each plane of a pixel format, without padding; 0: all."""
+  form = av.VideoFormat(name, width, height)
+  parts = form.components
+  widths = []
+  for plane in sorted({part.plane for part in parts}):
+    own = [part for part in parts if part.plane == plane]
+    if len(own) == len(parts):  # Packed: there may be unused bits.
+      bits = width * form.padded_bits_per_pixel
+    else:
+      bits = sum(8 * -(-part.bits // 8) * part.width for part in own)
+    widths.append(-(-bits // 8))
+  return [*widths, 0] if form.has_palette else widths
 
 
 def transcode(encoded: bytes, encoding: Encoding) -> tuple[bytes, int]:
