@@ -7,7 +7,6 @@ coding, so that no decoder need be trusted for what a frame is.
 import fractions
 import functools
 import io
-import itertools
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
