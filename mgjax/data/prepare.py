@@ -300,6 +300,11 @@ def make_plan(settings: Settings) -> Plan:
           items=tuple(items),
         )
       )
+  if not shards:
+    raise ConfigError(
+      f'--videos: {misnamed[0].file}: {_NOT_UTF8} (so it is with all '
+      f'{len(misnamed)} videos).'
+    )
   return Plan(
     name=data_name,
     folder=folder,
@@ -725,7 +730,12 @@ def is_written(shard: Shard) -> bool:
   except (FileNotFoundError, ValueError):
     return False  # ValueError: half of a part, after the power went.
   expected = {'fingerprint': shard.fingerprint(), 'num_bytes': size}
-  return header == expected and len(records) == len(shard.items)
+  return (
+    header == expected
+    and len(records) == len(shard.items)
+    # Earlier versions did not try random access.
+    and all('frames_md5' in r for r in records if r['status'] == 'stored')
+  )
 
 
 # ---- All shards ----

@@ -318,7 +318,7 @@ class EvalStream:
     result = {'clip': clip, 'label': label, 'id': example.id}
     read_ahead.decoding(example.id)
     try:
-      with Video(example.video) as video:
+      with Video(example.video, in_order=example.in_order) as video:
         form = example.form or video.form
         frames = sampling.view_frames(
           form.num_frames,
