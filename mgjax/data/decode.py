@@ -43,6 +43,9 @@ METADATA_OPTIONS = (
   else {}
 )
 
+# FFmpeg conceals damage by default. CRCs are checked where a format has them.
+_ERR_DETECT = {'err_detect': 'crccheck+explode'}
+
 # The matrix of an upright track or movie in an mp4 header (ISO/IEC 14496-12,
 # 8.2.2 and 8.3.2), and where it is behind the name of the header that has it:
 # times are 64 bits long in version 1.
@@ -125,7 +128,7 @@ class Video:
     with errors_of_video('not a readable video'):
       self._container = av.open(
         io.BytesIO(encoded),
-        options={'err_detect': 'explode'},
+        options=_ERR_DETECT,
         **METADATA_OPTIONS,
       )
     with errors_of_video('not a readable video'):
@@ -135,7 +138,7 @@ class Video:
         raise DecodeError('not a readable video: FFmpeg has no decoder for it')
       # Frame threads delay output; batches are decoded in parallel instead.
       codec.thread_count = 1
-      codec.options = {'err_detect': 'explode'}
+      codec.options = _ERR_DETECT
       self._in_order = in_order is not None
       self._is_regular = not in_order and self._find_regular(encoded)
       self._turns = 0

@@ -54,6 +54,10 @@ _BT601 = 6
 # An example is a protocol buffer, which cannot be larger.
 _MAX_BYTES = 2**31 - 2**20
 
+# The parts of a Matroska file.
+_EBML_HEADER = b'\x1a\x45\xdf\xa3'
+_EBML_SEGMENT = b'\x18\x53\x80\x67'
+
 # `scan` tries skipping in one of so many groups, in so many frames; it wants
 # one of these shares of each run of them.
 _TRIED_GROUPS = 4
@@ -155,6 +159,9 @@ def scan(encoded: bytes) -> Scan:
   Raises:
     DecodeError: A frame is damaged, or there is none.
   """
+  missing = _missing_bytes(encoded)
+  if missing > 0:
+    raise DecodeError(f'cut off: the last {missing} bytes are not there')
   shown, checksums, keys = [], [], []
   with Video(encoded) as video:
     for frame in video.decode_all():
@@ -186,6 +193,28 @@ def scan(encoded: bytes) -> Scan:
         b''.join(c.to_bytes(4, 'big') for c in checksums)
       ).hexdigest(),
     )
+
+
+def _missing_bytes(encoded: bytes) -> int:
+  """By how much a Matroska or WebM file is shorter than it says.
+
+  FFmpeg takes the end of such a file for that of the video.
+
+  Source: RFC 8794 (EBML), RFC 9559 (Matroska).
+  """
+  place, name = 0, encoded[:4]
+  while name in (_EBML_HEADER, _EBML_SEGMENT):
+    place += 4
+    # As many bytes as the first one has leading zeros, and one, are the size.
+    count = 9 - encoded[place : place + 1].ljust(1, b'\0')[0].bit_length()
+    size = int.from_bytes(encoded[place : place + count], 'big')
+    size &= (1 << 7 * count) - 1
+    place += count + size
+    if name == _EBML_SEGMENT:
+      is_unknown = size == (1 << 7 * count) - 1
+      return 0 if is_unknown else place - len(encoded)
+    name = encoded[place : place + 4]
+  return 0
 
 
 def _is_found(

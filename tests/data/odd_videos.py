@@ -157,10 +157,10 @@ def without_start(ts: bytes, packets: int = 20) -> bytes:
   return ts[188 * packets :]
 
 
-def regular(**how) -> bytes:
-  """A file as data sets store them; 30 frames, groups of 6."""
+def regular(numbers: Iterable[int], **how) -> bytes:
+  """A file as data sets store them, in groups of 6."""
   encoding = Encoding(short_side_px=0, gop=6, crf=10, frame_fps=25.0)
-  encoded, _ = transcode(encode(**how), encoding)
+  encoded, _ = transcode(encode(numbers, **how), encoding)
   return encoded
 
 
@@ -237,13 +237,16 @@ class Case(NamedTuple):
   numbers: Sequence[int] = range(30)
 
 
-def cases() -> Iterator[Case]:
-  """Yields odd videos; see `Case`."""
+def cases(count: int = 30) -> Iterator[Case]:
+  """Yields odd videos of `count` frames, or some less or more."""
+  all_ = range(count)
+  more = range(count, count + 20)
+  both = range(count + 20)
 
-  def case(name: str, numbers: Sequence[int] = range(30), **how) -> Case:
+  def case(name: str, numbers: Sequence[int] = all_, **how) -> Case:
     return Case(name, functools.partial(encode, numbers, **how), numbers)
 
-  def made(name: str, make: Callable, numbers: Sequence[int] = range(30)):
+  def made(name: str, make: Callable, numbers: Sequence[int] = all_):
     return Case(name, make, numbers)
 
   # H.264, with and without reordered pictures, in what takes it.
@@ -277,7 +280,7 @@ def cases() -> Iterator[Case]:
       f'a tenth of a frame per second in {format}', rate=0.1, format=format
     )
   for format in ('mp4', 'matroska'):
-    times = [i + 7 * (i // 5) for i in range(30)]
+    times = [i + 7 * (i // 5) for i in all_]
     yield case(f'a variable rate in {format}', format=format, times=times, bf=2)
   # 1 ms is their unit of time.
   for rate in (240, 1500, 3000):
@@ -362,7 +365,9 @@ def cases() -> Iterator[Case]:
     yield made(
       f'H.263 in {format}',
       lambda f=format: remux(
-        encode(codec='h263', size=(144, 176), format='3gp', g=10, b=4_000_000),
+        encode(
+          all_, codec='h263', size=(144, 176), format='3gp', g=10, b=4_000_000
+        ),
         f,
       ),
     )
@@ -383,10 +388,10 @@ def cases() -> Iterator[Case]:
     yield made(
       f'{codec} in AVI without an index',
       lambda c=codec, p=pixels: without_index(
-        encode(codec=c, pixels=p, format='avi', g=10, b=2_000_000)
+        encode(all_, codec=c, pixels=p, format='avi', g=10, b=2_000_000)
       ),
     )
-  yield made('packed MPEG-4', packed, range(31))
+  yield made('packed MPEG-4', lambda: packed(count + 1), range(count + 1))
 
   # mp4 files that were edited, or are cut into pieces.
   for name, flags in {
@@ -397,15 +402,15 @@ def cases() -> Iterator[Case]:
   for skipped in (1, 5, 12, 17):
     yield made(
       f'an edit list that skips {skipped} frames',
-      lambda k=skipped: remux(encode(bf=2, g=12), 'mp4', shift=-k),
-      range(skipped, 30),
+      lambda k=skipped: remux(encode(all_, bf=2, g=12), 'mp4', shift=-k),
+      range(skipped, count),
     )
   for name, (matrix, unturn) in TURNS.items():
     for codec, pixels in (('libx264', 'yuv420p'), ('mjpeg', 'yuvj420p')):
       yield made(
         f'{codec}, shown turned {name}',
         lambda c=codec, p=pixels, m=matrix, u=unturn: show_as(
-          encode(codec=c, pixels=p, unturn=u, g=12), m
+          encode(all_, codec=c, pixels=p, unturn=u, g=12), m
         ),
       )
   # Edited copies of files from a data set keep the comment.
@@ -413,13 +418,13 @@ def cases() -> Iterator[Case]:
   for name, (matrix, unturn) in TURNS.items():
     yield made(
       f'a regular file, turned {name}',
-      lambda m=matrix, u=unturn: show_as(regular(unturn=u), m),
+      lambda m=matrix, u=unturn: show_as(regular(all_, unturn=u), m),
     )
   for skipped in (1, 6, 12):
     yield made(
       f'a regular file, but for {skipped} frames',
-      lambda k=skipped: remux(regular(), 'mp4', shift=-k, tags=mark),
-      range(skipped, 30),
+      lambda k=skipped: remux(regular(all_), 'mp4', shift=-k, tags=mark),
+      range(skipped, count),
     )
   for name, params in {
     'open groups': 'keyint=10:bframes=3:open-gop=1:b-adapt=0',
@@ -433,7 +438,7 @@ def cases() -> Iterator[Case]:
     'a variable rate, said to be regular',
     tags=mark,
     bf=2,
-    times=[i + 7 * (i // 5) for i in range(30)],
+    times=[i + 7 * (i // 5) for i in all_],
   )
   yield case('key frames, said to be regular', tags=mark, g=1)
 
@@ -443,51 +448,51 @@ def cases() -> Iterator[Case]:
 
   yield made(
     'joined, stamps begin anew',
-    lambda: ts(range(30)) + ts(range(30, 50)),
-    range(50),
+    lambda: ts(all_) + ts(more),
+    both,
   )
   yield made(
     'joined, another size',
-    lambda: ts(range(30)) + ts(range(30, 50), size=(128, 192)),
-    range(50),
+    lambda: ts(all_) + ts(more, size=(128, 192)),
+    both,
   )
   yield made(
     'joined, smaller',
-    lambda: ts(range(20), size=(128, 192)) + ts(range(20, 50)),
-    range(50),
+    lambda: ts(all_, size=(128, 192)) + ts(more),
+    both,
   )
   yield made(
     'joined MPEG-2',
     lambda: (
-      ts(range(20), codec='mpeg2video', b=2_000_000)
-      + ts(range(20, 50), codec='mpeg2video', b=2_000_000)
+      ts(all_, codec='mpeg2video', b=2_000_000)
+      + ts(more, codec='mpeg2video', b=2_000_000)
     ),
-    range(50),
+    both,
   )
   yield made(
     'M2TS',
     lambda: encode(
-      format='mpegts', g=12, bf=2, muxer={'mpegts_m2ts_mode': '1'}
+      all_, format='mpegts', g=12, bf=2, muxer={'mpegts_m2ts_mode': '1'}
     ),
   )
 
   for codec, first in (('libx264', 10), ('mpeg2video', 12)):
     yield made(
       f'{codec}, begins in the middle',
-      lambda c=codec: without_start(ts(range(30), codec=c, b=2_000_000)),
-      range(first, 30),
+      lambda c=codec: without_start(ts(all_, codec=c, b=2_000_000)),
+      range(first, count),
     )
 
   # Several streams.
   yield made(
     'the second stream is the default',
-    lambda: several(range(30, 60), range(30), default=1),
+    lambda: several(more, all_, default=1),
   )
   yield made(
     'the first stream is the default',
-    lambda: several(range(30), range(30, 60), default=0),
+    lambda: several(all_, more, default=0),
   )
-  yield made('a cover', lambda: several(range(30), default=-1, cover=90))
+  yield made('a cover', lambda: several(all_, default=-1, cover=90))
   yield case('transparency', codec='png', pixels='rgba', format='mov')
   yield case(
     'transparency, ProRes',
