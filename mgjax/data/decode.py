@@ -264,6 +264,19 @@ class Video:
     """Time stamps of the frames, ascending, in units of the container."""
     return tuple(self._pts)
 
+  @functools.cached_property
+  def groups(self) -> list[list[int]]:
+    """Time stamps of the packets from one key frame to the next.
+
+    As the container has it: in the order of the file, key frame first.
+    """
+    groups = [[]]
+    for packet in self._stamped_packets:
+      if packet.is_keyframe and groups[-1]:
+        groups.append([])
+      groups[-1].append(packet.pts)
+    return groups
+
   def _find_regular(self, encoded: bytes) -> bool:
     """Whether the file says that it is regular, and can be."""
     return (

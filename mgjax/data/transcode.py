@@ -20,7 +20,7 @@ import os
 import pathlib
 import random
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import av
@@ -59,11 +59,14 @@ _EBML_HEADER = b'\x1a\x45\xdf\xa3'
 _EBML_SEGMENT = b'\x18\x53\x80\x67'
 
 # `scan` tries skipping in one of so many groups, in so many frames; it wants
-# one of these shares of each run of them.
-_TRIED_GROUPS = 4
+# one of these shares of each run of them. It tries so many groups alone, with
+# so many frames.
+_TRIED_GROUPS = 8
 _TRIED_FRAMES = 24
 _RUN_FRAMES = 12
 _WANTED_SHARES = (1 / 16, 1 / 8, 1 / 2)
+_GROUPS_ALONE = 2
+_FRAMES_ALONE = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +165,7 @@ def scan(encoded: bytes) -> Scan:
   missing = _missing_bytes(encoded)
   if missing > 0:
     raise DecodeError(f'cut off: the last {missing} bytes are not there')
-  shown, checksums, keys = [], [], []
+  shown, checksums = [], []
   with Video(encoded) as video:
     for frame in video.decode_all():
       if not shown:
@@ -171,7 +174,6 @@ def scan(encoded: bytes) -> Scan:
         height, width = sides[:: -1 if orientation(frame).turns % 2 else 1]
       shown.append(frame.pts)
       checksums.append(checksum(frame))
-      keys.append(frame.key_frame)
     if not shown:
       raise DecodeError('no frame can be decoded')
     is_addressable = (
@@ -179,7 +181,9 @@ def scan(encoded: bytes) -> Scan:
       and all(a < b for a, b in itertools.pairwise(shown))
       # What is not so where a file was turned without being encoded anew.
       and (video.height, video.width) == (height, width)
-      and _is_found(encoded, dict(zip(shown, checksums, strict=True)), keys)
+      and _is_found(
+        encoded, dict(zip(shown, checksums, strict=True)), video.groups
+      )
     )
     return Scan(
       num_frames=len(shown),
@@ -218,53 +222,81 @@ def _missing_bytes(encoded: bytes) -> int:
 
 
 def _is_found(
-  encoded: bytes, checksums: dict[int, int], keys: Iterable[bool]
+  encoded: bytes, checksums: dict[int, int], groups: Sequence[Sequence[int]]
 ) -> bool:
   """Whether random access finds the frames of a decode from the start.
 
   Args:
     encoded: A video.
-    checksums: Of the frames, by time stamp, in order.
-    keys: Which of them are key frames.
+    checksums: Of the frames, by time stamp.
+    groups: Time stamps, see `Video.groups`.
   """
-  # What is skipped must not matter to what is wanted. So at the beginning of
-  # some groups only a few frames are wanted first, and then the others, while
-  # what is not skipped then is that no more. Skipping is a matter of how a
-  # video was encoded: to try it on all frames would cost half as much again.
-  rng = random.Random(0)
-  wanted = set()
-  group, place = -1, 0
-  for pts, is_key in zip(checksums, keys, strict=True):
-    group, place = (group + 1, 0) if is_key else (group, place + 1)
-    if place % _RUN_FRAMES == 0:
-      share = rng.choice(_WANTED_SHARES)
-    if group % _TRIED_GROUPS or place >= _TRIED_FRAMES or rng.random() < share:
-      wanted.add(pts)
   left = set(checksums)
-  wanted = wanted or set(checksums)
-  while left:
-    seen = set()
-    # Opened anew, as for every clip: decoders learn from what they have read.
-    with Video(encoded) as video:
-      try:
-        for frame in video.access(wanted):
-          # The first one of a time stamp counts. What is not wanted does not
-          # matter, but need not be tried once more if it is right.
-          if frame.pts in seen or not (
-            frame.pts in wanted or frame.pts in left
-          ):
-            continue
-          if checksum(frame) == checksums.get(frame.pts):
-            seen.add(frame.pts)
-          elif frame.pts in wanted:
-            return False
-      except DecodeError:
-        return False
-    if not wanted <= seen:
+  for wanted in _attempts(groups):
+    if not _finds(encoded, wanted & checksums.keys(), checksums, left):
       return False
-    left -= seen
-    wanted = left
-  return True
+  # What those skipped, while what they did not skip is skipped now.
+  return _finds(encoded, set(left), checksums, left)
+
+
+def _attempts(groups: Sequence[Sequence[int]]) -> Iterator[set[int]]:
+  """Yields time stamps of frames that should be found together.
+
+  Args:
+    groups: Time stamps, see `Video.groups`.
+  """
+  rng = random.Random(0)
+  # Not all decoders forget what was before. If a group needs the one before
+  # it, that must not have been decoded; and a few groups are tried alone, as
+  # the first two are here.
+  for first in (0, 1):
+    wanted = set()
+    for number, group in enumerate(groups[first::2]):
+      # What is skipped must not matter, either. That is up to the encoder: to
+      # try it on all frames would cost half as much again.
+      tried = () if number % _TRIED_GROUPS else group[:_TRIED_FRAMES]
+      wanted.update(group[len(tried) :])
+      for start in range(0, len(tried), _RUN_FRAMES):
+        share = rng.choice(_WANTED_SHARES)
+        run = tried[start : start + _RUN_FRAMES]
+        wanted.update(pts for pts in run if rng.random() < share)
+    yield wanted
+  rest = groups[2:]
+  for group in rng.sample(rest, min(_GROUPS_ALONE, len(rest))):
+    yield {pts for pts in group[:_FRAMES_ALONE] if pts >= group[0]}
+
+
+def _finds(
+  encoded: bytes, wanted: set[int], checksums: dict[int, int], left: set[int]
+) -> bool:
+  """Whether random access finds wanted frames as they are.
+
+  Args:
+    encoded: A video.
+    wanted: Time stamps.
+    checksums: Of the frames, by time stamp.
+    left: Time stamps not yet found; those that are found now are removed.
+  """
+  if not wanted:
+    return True
+  seen = set()
+  # Opened anew, as for every clip: decoders learn from what they have read.
+  with Video(encoded) as video:
+    try:
+      for frame in video.access(wanted):
+        # The first of a time stamp counts. What is not wanted does not matter,
+        # but if it is right, it need not be tried once more.
+        pts = frame.pts
+        if pts in seen or not (pts in wanted or pts in left):
+          continue
+        if checksum(frame) == checksums[pts]:
+          seen.add(pts)
+        elif pts in wanted:
+          return False
+    except DecodeError:
+      return False
+  left -= seen
+  return wanted <= seen
 
 
 def checksum(frame: av.VideoFrame) -> int:

@@ -391,6 +391,18 @@ def cases(count: int = 30) -> Iterator[Case]:
         encode(all_, codec=c, pixels=p, format='avi', g=10, b=2_000_000)
       ),
     )
+  # Their decoders keep the picture that was last, so that only some ways of
+  # reading go wrong; least where it is the same all the time.
+  still = [5] * count
+  for codec, pixels in (('wmv2', 'yuv420p'), ('zmbv', 'bgr0')):
+    for name, numbers in {'moving': all_, 'still': still}.items():
+      yield made(
+        f'{codec} in AVI without an index, {name}, long groups',
+        lambda c=codec, p=pixels, n=numbers: without_index(
+          encode(n, codec=c, pixels=p, format='avi', g=24, b=2_000_000)
+        ),
+        numbers,
+      )
   yield made('packed MPEG-4', lambda: packed(count + 1), range(count + 1))
 
   # mp4 files that were edited, or are cut into pieces.
