@@ -73,6 +73,7 @@ def encode(
   muxer: dict | None = None,
   tags: dict | None = None,
   unturn: Callable = lambda pixels: pixels,
+  rotation: int | None = None,
   **options,
 ) -> bytes:
   """A video that shows the numbers."""
@@ -84,6 +85,8 @@ def encode(
     stream.pix_fmt = pixels
     stream.thread_count = 1
     stream.options = {k: str(v) for k, v in options.items()}
+    if rotation is not None:
+      stream.set_display_rotation(rotation)
     for i, number in enumerate(numbers):
       picture = np.ascontiguousarray(unturn(paint(number, *size)))
       if not i:
@@ -425,6 +428,14 @@ def cases(count: int = 30) -> Iterator[Case]:
           encode(all_, codec=c, pixels=p, unturn=u, g=12), m
         ),
       )
+  for format in ('matroska', 'mov'):
+    yield case(
+      f'turned in {format}',
+      format=format,
+      rotation=90,
+      unturn=lambda p: np.rot90(p, -1),
+      g=12,
+    )
   # Edited copies of files from a data set keep the comment.
   mark = {'comment': REGULAR}
   for name, (matrix, unturn) in TURNS.items():

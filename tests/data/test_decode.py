@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 
+from mgjax.data import decode
 from mgjax.data.decode import Crop, DecodeError, Video
 
 NUM_FRAMES = 50
@@ -273,6 +274,26 @@ def in_new_process(function, *arguments):
 def resident_mib(pid: int | str = 'self') -> float:
   pages = int(pathlib.Path(f'/proc/{pid}/statm').read_text().split()[1])
   return pages * os.sysconf('SC_PAGE_SIZE') / 2**20
+
+
+@pytest.mark.parametrize('error', [TypeError, ValueError, KeyError])
+def test_a_mistake_of_the_program_is_no_damage(monkeypatch, error):
+  def mistaken(frame):
+    raise error('an argument is gone')
+
+  with Video(encode(num_frames=3)) as video:
+    monkeypatch.setattr(decode, 'orientation', mistaken)
+    with pytest.raises(error, match='is gone'):
+      video.frames(np.array([1]), 48, 64)
+
+
+def test_a_lack_of_memory_is_no_damage(monkeypatch):
+  def lacking(*unused, **options):
+    raise av.error.MemoryError(12, 'Cannot allocate memory')
+
+  monkeypatch.setattr(av, 'open', lacking)
+  with pytest.raises(MemoryError, match='FFmpeg is out of memory'):
+    Video(b'')
 
 
 @pytest.mark.parametrize('junk', [b'', b'<html>404</html>', bytes(5000)])
