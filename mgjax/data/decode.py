@@ -43,6 +43,9 @@ METADATA_OPTIONS = (
   else {}
 )
 
+# With so much memory to be had, FFmpeg lacks none for a sound video.
+_SPARE_BYTES = 2**28
+
 # FFmpeg conceals damage by default. CRCs are checked where a format has them.
 _ERR_DETECT = {'err_detect': 'crccheck+explode'}
 
@@ -97,7 +100,12 @@ def errors_of_video(what: str) -> Iterator[None]:
   try:
     yield
   except av.error.MemoryError as error:
-    raise MemoryError(f'FFmpeg is out of memory: {error}') from error
+    # A damaged header asks for more than any machine has. Else this fails, too.
+    try:
+      bytearray(_SPARE_BYTES)
+    except MemoryError:
+      raise MemoryError(f'FFmpeg is out of memory: {error}') from error
+    raise DecodeError(f'{what}: {error}') from error
   except av.FFmpegError as error:
     raise DecodeError(f'{what}: {error}') from error
 

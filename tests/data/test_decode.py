@@ -292,6 +292,10 @@ def test_a_lack_of_memory_is_no_damage(monkeypatch):
     raise av.error.MemoryError(12, 'Cannot allocate memory')
 
   monkeypatch.setattr(av, 'open', lacking)
+  # A damaged header can ask for more than there is.
+  with pytest.raises(DecodeError, match='Cannot allocate'):
+    Video(b'')
+  monkeypatch.setattr(decode, '_SPARE_BYTES', 2**62)
   with pytest.raises(MemoryError, match='FFmpeg is out of memory'):
     Video(b'')
 
