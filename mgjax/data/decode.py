@@ -135,11 +135,8 @@ class Video:
     """
     with errors_of_video('not a readable video'):
       self._container = av.open(
-        io.BytesIO(encoded),
-        options=_ERR_DETECT,
-        **METADATA_OPTIONS,
+        io.BytesIO(encoded), options=_ERR_DETECT, **METADATA_OPTIONS
       )
-    with errors_of_video('not a readable video'):
       self._stream = _main_stream(self._container)
       codec = self._stream.codec_context
       if codec is None:
@@ -148,9 +145,9 @@ class Video:
       codec.thread_count = 1
       codec.options = _ERR_DETECT
       self._in_order = in_order is not None
-      self._is_regular = not in_order and self._find_regular(encoded)
+      self._is_regular = not self._in_order and self._find_regular(encoded)
       self._turns = 0
-      if in_order:
+      if in_order is not None:
         self._pts = range(in_order.num_frames)
         _, self.fps, self.height, self.width = in_order
       else:

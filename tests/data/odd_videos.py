@@ -104,22 +104,27 @@ def remux(
   format: str,
   *,
   shift: int = 0,
-  change: Callable = lambda packets: packets,
-  muxer: dict | None = None,
   tags: dict | None = None,
 ) -> bytes:
-  """Puts the packets of a video into another container, as they are."""
+  """Puts the packets of a video into another container, as they are.
+
+  Args:
+    encoded: The video.
+    format: FFmpeg's name of the container.
+    shift: Frames by which they are shown later; negative ones are not shown.
+    tags: Of the container.
+  """
   buffer = io.BytesIO()
   with (
     av.open(io.BytesIO(encoded)) as source,
-    av.open(buffer, 'w', format=format, options=muxer or {}) as out,
+    av.open(buffer, 'w', format=format) as out,
   ):
     stream = source.streams.video[0]
     copy = out.add_stream_from_template(stream)
     out.metadata.update(tags or {})
     packets = [p for p in source.demux(stream) if p.size]
     tick = packets[0].duration
-    for packet in change(packets):
+    for packet in packets:
       packet.pts += shift * tick
       packet.dts += shift * tick
       packet.stream = copy
