@@ -4,6 +4,7 @@ import itertools
 import json
 import pathlib
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from mgjax import (
   compilation,
   contact_sheet,
   cpu_memory,
+  environment,
   evaluation,
   features,
   models,
@@ -24,22 +26,33 @@ from mgjax import (
   run_folder,
 )
 from mgjax.cli import ConfigError, RunError
-from mgjax.data import sources, stream
-from mgjax.data.decode import DecodeError, Video
+from mgjax.data import sources, stream, transcode
+from mgjax.data.decode import DecodeError, Form
 
 
-class _Files:
-  """Video files in the place of a data set's records."""
+class _Files(sources.Source):
+  """Video files in the place of a data set."""
 
-  def __init__(self, paths: Sequence[pathlib.Path]):
-    self._paths = paths
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    paths: Sequence[pathlib.Path],
+    in_order: dict[pathlib.Path, Form | None],
+  ):
+    # Of the labels, only their number counts here.
+    labels = [str(k) for k in range(config.model.num_classes)]
+    super().__init__(config.data.name, config.eval.split, paths, labels)
+    self._in_order = in_order
 
-  def __len__(self) -> int:
-    return len(self._paths)
-
-  def __getitem__(self, index: int) -> dict:
-    path = self._paths[index]
-    return {'video': path.read_bytes(), 'label': 0, 'id': str(path)}
+  def __getitem__(self, index: int) -> sources.Example:
+    path = self._data_source[index]
+    try:
+      encoded = path.read_bytes()
+    except OSError as error:
+      raise RunError(f'{path}: {error.strerror}') from error
+    return sources.Example(
+      encoded, label=0, id=str(path), in_order=self._in_order[path]
+    )
 
 
 class Explained(NamedTuple):
@@ -80,8 +93,8 @@ class Predictor:
     """
     path = checkpoint.find(folder, 'checkpoint')
     self._paths = paths
-    self._errors = {p: reason for p in paths if (reason := _why_not(p))}
-    self._usable = [p for p in dict.fromkeys(paths) if p not in self._errors]
+    self._in_order, self._errors = _look_at(paths)
+    self._usable = list(self._in_order)
     if not self._usable:
       raise ConfigError(_none_usable(self._errors))
     self._mesh = parallel.make_mesh()
@@ -97,13 +110,7 @@ class Predictor:
     )
 
   def _stream(self, paths: Sequence[pathlib.Path]) -> stream.EvalStream:
-    source = sources.Source(
-      self._config.data.name,
-      self._config.eval.split,
-      _Files(paths),
-      # Only their number counts here.
-      [str(k) for k in range(self._config.model.num_classes)],
-    )
+    source = _Files(self._config, paths, self._in_order)
     return stream.EvalStream(self._config, source, self._config.eval.batch_size)
 
   def scores(self) -> list[dict]:
@@ -234,15 +241,31 @@ def _none_usable(errors: dict[pathlib.Path, str]) -> str:
   return f'none of the files can be used, such as {path}: {reason}'
 
 
-def _why_not(path: pathlib.Path) -> str:
-  """Why a file cannot be used, as far as its packets show; '' if it can."""
-  try:
-    with Video(path.read_bytes()):
-      return ''
-  except OSError as error:
-    return str(error.strerror)
-  except DecodeError as error:
-    return str(error)
+def _look_at(
+  paths: Sequence[pathlib.Path],
+) -> tuple[dict[pathlib.Path, Form | None], dict[pathlib.Path, str]]:
+  """Decodes files, as `mgjax.data.prepare` does with what it stores.
+
+  Returns:
+    How `Video` reads each file that can be used (its `in_order`), and why the
+    others cannot be.
+  """
+
+  def look(path: pathlib.Path) -> Form | str | None:
+    try:
+      found = transcode.scan(path.read_bytes())
+    except OSError as error:
+      return str(error.strerror)
+    except DecodeError as error:
+      return str(error)
+    return None if found.is_addressable else found.form
+
+  usable, errors = {}, {}
+  different = list(dict.fromkeys(paths))
+  with futures.ThreadPoolExecutor(environment.num_cpus()) as pool:
+    for path, found in zip(different, pool.map(look, different), strict=True):
+      (errors if isinstance(found, str) else usable)[path] = found
+  return usable, errors
 
 
 def label_names(

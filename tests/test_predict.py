@@ -20,8 +20,9 @@ from mgjax import (
   weight_transfer,
 )
 from mgjax.cli import ConfigError
-from mgjax.data import moving_digits, sources
+from mgjax.data import decode, moving_digits, sampling, sources, stream
 from tests import test_import_weights as weights
+from tests.data import odd_videos
 
 
 def encode(seed, num_frames=16):
@@ -85,7 +86,7 @@ def test_probabilities_are_the_mean_over_the_views(folder, capsys):
     model.apply, compiler_options={'xla_backend_optimization_level': 0}
   )
   fps = moving_digits.FPS
-  with predicting.Video((folder / 'a.mp4').read_bytes()) as video:
+  with decode.Video((folder / 'a.mp4').read_bytes()) as video:
     span = 4 * 8 / 30 * fps
     scores = []
     for view in range(2):
@@ -102,6 +103,42 @@ def test_probabilities_are_the_mean_over_the_views(folder, capsys):
   assert [p['class'] for p in result['predictions']] == list(
     np.argsort(-want, kind='stable')
   )
+
+
+@pytest.mark.parametrize(
+  'how',
+  [
+    {'format': 'avi', 'bf': 3, 'g': 12},
+    {'format': 'flv', 'rate': 3000, 'g': 12},
+    {'format': 'avi', 'codec': 'h263p', 'g': 10, 'b': 2_000_000},
+    {'format': 'mp4', 'bf': 3, 'g': 12},
+  ],
+  ids=['reordered', 'same times', 'wrong key frames', 'plain'],
+)
+def test_clips_of_odd_files_have_the_frames_that_a_player_shows(how, tmp_path):
+  path = tmp_path / 'video'
+  path.write_bytes(odd_videos.encode(range(64), **how))
+  config = weights.small_config()
+  config.data.num_frames, config.data.stride_frames = 8, 8
+  config.data.target_fps = how.get('rate', 25)
+  config.eval.num_views = config.eval.num_crops = 1
+  config.eval.crop_px = config.eval.short_side_px = odd_videos.HEIGHT
+  config.eval.crop_width_px = odd_videos.WIDTH
+  in_order, errors = predicting._look_at([path])
+  assert not errors
+  files = predicting._Files(config, [path], in_order)
+  (clip,) = stream.EvalStream(config, files, 1).batch(0)['video']
+  wanted = sampling.view_frames(
+    64,
+    decode.Video(path.read_bytes()).fps,
+    num_frames=8,
+    stride_frames=8,
+    sampling=config.data.sampling,
+    target_fps=config.data.target_fps,
+    view=0,
+    num_views=1,
+  )
+  assert [odd_videos.read(frame) for frame in clip] == list(wanted)
 
 
 def test_every_file_is_scored_by_itself_and_printed_in_order(folder, capsys):

@@ -9,17 +9,25 @@ The packets of a file tell where its frames and key frames are. Reading all 300
 of ten seconds takes as long as decoding five frames, so files that come from
 mgjax.data.transcode say that they are regular, and only what is needed of them
 is read.
+
+What a container says of its packets can be wrong. mgjax.data.transcode.scan
+finds out, by trying, whether random access finds the frames of a decode from
+the start; where it does not, `Video(encoded, in_order=form)` decodes that way.
 """
 
 import bisect
+import contextlib
 import functools
 import io
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 
 import av
 import cv2
 import numpy as np
+from av.sidedata.sidedata import Type as SideData
+from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
 
 # Batches are decoded in parallel; threads within a frame would be in the way.
@@ -35,16 +43,25 @@ METADATA_OPTIONS = (
   else {}
 )
 
-# The matrix of an upright track in an mp4 header (ISO/IEC 14496-12, 8.3.2).
+# With so much memory to be had, FFmpeg lacks none for a sound video.
+_SPARE_BYTES = 2**28
+
+# FFmpeg conceals damage by default. CRCs are checked where a format has them.
+_ERR_DETECT = {'err_detect': 'crccheck+explode'}
+
+# The matrix of an upright track or movie in an mp4 header (ISO/IEC 14496-12,
+# 8.2.2 and 8.3.2), and where it is behind the name of the header that has it:
+# times are 64 bits long in version 1.
 _UPRIGHT = b''.join(
   number.to_bytes(4, 'big')
   for number in (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
 )
-
+_MATRIX_PLACES = {b'tkhd': (44, 56), b'mvhd': (40, 52)}
 
 # The comment in the header of a file whose frame i is shown i ticks after the
 # start, whose pictures all belong to the key frame before them, and which is
 # upright. (A tick is the file's duration over its number of frames.)
+# Lossless editors keep comments: `transcode.scan` holds a file to what it says.
 REGULAR = 'mgjax: regular'
 
 
@@ -70,8 +87,31 @@ class Crop(NamedTuple):
   width: int
 
 
+@contextlib.contextmanager
+def errors_of_video(what: str) -> Iterator[None]:
+  """Turns FFmpeg's errors into DecodeError.
+
+  No others: a TypeError or ValueError is a mistake of this program, and a lack
+  of memory is the machine's.
+
+  Args:
+    what: Was found, as the error's message begins.
+  """
+  try:
+    yield
+  except av.error.MemoryError as error:
+    # A damaged header asks for more than any machine has. Else this fails, too.
+    try:
+      bytearray(_SPARE_BYTES)
+    except MemoryError:
+      raise MemoryError(f'FFmpeg is out of memory: {error}') from error
+    raise DecodeError(f'{what}: {error}') from error
+  except av.FFmpegError as error:
+    raise DecodeError(f'{what}: {error}') from error
+
+
 class Video:
-  """An encoded video in memory, opened for random access to its frames.
+  """An encoded video in memory, opened for access to its frames.
 
   Attributes:
     num_frames: Frames that the file shows.
@@ -80,44 +120,51 @@ class Video:
     width: Of an upright frame, in pixels.
   """
 
-  def __init__(self, encoded: bytes):
+  def __init__(self, encoded: bytes, *, in_order: Form | None = None):
     """Opens the container (nothing is decoded yet).
 
     Args:
-      encoded: A whole file: mp4, webm, avi, mkv or what else FFmpeg reads.
+      encoded: A whole file: mp4, webm, avi, mkv or what else FFmpeg reads. Of
+        several video streams, the default one counts.
+      in_order: None: frames are found by random access. Else all frames from
+        the first on are decoded and counted, whatever the container says of
+        them; this is what `transcode.scan` has found to be in the file.
 
     Raises:
       DecodeError: The bytes are not a video, or one without frames.
     """
-    try:
+    with errors_of_video('not a readable video'):
       self._container = av.open(
-        io.BytesIO(encoded),
-        options={'err_detect': 'explode'},
-        **METADATA_OPTIONS,
+        io.BytesIO(encoded), options=_ERR_DETECT, **METADATA_OPTIONS
       )
-      self._stream = self._container.streams.video[0]
-      self._is_regular = self._find_regular()
-      if self._is_regular:
-        count = self._stream.frames
-        duration = self._stream.duration
-        self._pts = range(0, duration, duration // count)
+      self._stream = _main_stream(self._container)
+      codec = self._stream.codec_context
+      if codec is None:
+        raise DecodeError('not a readable video: FFmpeg has no decoder for it')
+      # Frame threads delay output; batches are decoded in parallel instead.
+      codec.thread_count = 1
+      codec.options = _ERR_DETECT
+      self._in_order = in_order is not None
+      self._is_regular = not self._in_order and self._find_regular(encoded)
+      self._turns = 0
+      if in_order is not None:
+        self._pts = range(in_order.num_frames)
+        _, self.fps, self.height, self.width = in_order
       else:
-        self._pts = sorted(p.pts for p in self._packets if not p.is_discard)
-    except (av.FFmpegError, IndexError, ValueError) as error:
-      raise DecodeError(f'not a readable video: {error}') from error
-    codec = self._stream.codec_context
-    if codec is None:
-      raise DecodeError('not a readable video: FFmpeg has no decoder for it')
-    # Frame threads delay output; batches are decoded in parallel instead.
-    codec.thread_count = 1
-    codec.options = {'err_detect': 'explode'}
+        if self._is_regular:
+          count = self._stream.frames
+          duration = self._stream.duration
+          self._pts = range(0, duration, duration // count)
+        else:
+          self._pts = sorted(
+            p.pts for p in self._stamped_packets if not p.is_discard
+          )
+          if 'mp4' in self._container.format.name and _may_be_turned(encoded):
+            self._turns = self._quarter_turns()
+        self.fps = float(self._stream.average_rate or 30)
+        sides = (codec.height, codec.width)
+        self.height, self.width = sides[::-1] if self._turns % 2 else sides
     self.num_frames = len(self._pts)
-    self.fps = float(self._stream.average_rate or 30)
-    self._turns = 0
-    if not self._is_regular and _may_be_turned(encoded):
-      self._turns = self._quarter_turns()
-    sides = (codec.height, codec.width)
-    self.height, self.width = sides[::-1] if self._turns % 2 else sides
 
   def __enter__(self) -> 'Video':
     return self
@@ -150,31 +197,67 @@ class Video:
     """
     convert = self._converter(height, width, crop or Crop(0, 0, height, width))
     wanted = {self._pts[i] for i in indices}
-    try:
-      found = self._find(wanted, convert, from_start=False)
-    except DecodeError:
-      # Some key frames are none: what follows them refers to what was before
-      # (open groups of pictures). Only a decode from the start then tells
-      # damage from that.
-      found = self._find(wanted, convert, from_start=True)
+    if self._in_order:
+      found = self._collect(self.decode_all(), wanted, convert)
+    else:
+      try:
+        found = self._collect(self.access(wanted), wanted, convert)
+      except DecodeError:
+        # Some key frames are none: what follows them refers to what was before
+        # (open groups of pictures). Only a decode from the start then tells
+        # damage from that.
+        found = self._collect(self.decode_all(), wanted, convert)
     return np.stack([found[self._pts[i]] for i in indices])
 
   def decode_all(self) -> Iterator[av.VideoFrame]:
     """Yields every frame, in the order in which it is shown.
+
+    A recording may begin in the middle of a group of pictures. What cannot be
+    decoded before the first key frame is no damage then.
 
     Raises:
       DecodeError: A frame is damaged.
     """
     codec = self._stream.codec_context
     codec.flush_buffers()
-    try:
-      for packet in (*self._packets, None):
+    with errors_of_video('damaged'):
+      for packet in (*self._packets[self._first_packet :], None):
         for frame in codec.decode(packet):
           if frame.is_corrupt:
             raise DecodeError(f'the frame at pts {frame.pts} is damaged')
           yield frame
-    except (av.FFmpegError, ValueError) as error:
-      raise DecodeError(f'damaged: {error}') from error
+
+  @functools.cached_property
+  def _first_packet(self) -> int:
+    """Number of the packet from which all can be decoded."""
+    keys = (i for i, p in enumerate(self._packets) if p.is_keyframe)
+    first_key = next(keys, 0)
+    codec = self._stream.codec_context
+    try:
+      for packet in self._packets[:first_key]:
+        if any(frame.is_corrupt for frame in codec.decode(packet)):
+          return first_key
+    except av.error.InvalidDataError:
+      return first_key
+    finally:
+      codec.flush_buffers()
+    return 0
+
+  def access(self, wanted: set[int]) -> Iterator[av.VideoFrame]:
+    """Yields the frames that `frames` decodes where it wants some of them.
+
+    Args:
+      wanted: Their time stamps.
+
+    Raises:
+      DecodeError: A needed packet is damaged.
+    """
+    decode = self._decode_regular if self._is_regular else self._decode
+    try:
+      with errors_of_video('damaged'):
+        yield from decode(wanted)
+    finally:
+      self._stream.codec_context.skip_frame = 'DEFAULT'
 
   @property
   def form(self) -> Form:
@@ -186,13 +269,28 @@ class Video:
     """Time stamps of the frames, ascending, in units of the container."""
     return tuple(self._pts)
 
-  def _find_regular(self) -> bool:
+  @functools.cached_property
+  def groups(self) -> list[list[int]]:
+    """Time stamps of the packets from one key frame to the next.
+
+    As the container has it: in the order of the file, key frame first.
+    """
+    groups = [[]]
+    for packet in self._stamped_packets:
+      if packet.is_keyframe and groups[-1]:
+        groups.append([])
+      groups[-1].append(packet.pts)
+    return groups
+
+  def _find_regular(self, encoded: bytes) -> bool:
     """Whether the file says that it is regular, and can be."""
     return (
       self._container.metadata.get('comment') == REGULAR
+      and len(self._container.streams) == 1
       and (self._stream.duration or 0) > 0
       and self._stream.frames > 0
       and self._stream.duration % self._stream.frames == 0
+      and not _may_be_turned(encoded)
     )
 
   @functools.cached_property
@@ -204,14 +302,15 @@ class Video:
     """
     if self._is_regular:  # Frames may have been read before.
       self._container.seek(0, stream=self._stream)
-    packets = [
-      p
-      for p in self._container.demux(self._stream)
-      if p.pts is not None and p.size
-    ]
+    packets = [p for p in self._container.demux(self._stream) if p.size]
     if not packets:
       raise DecodeError('the video has no frames')
     return packets
+
+  @functools.cached_property
+  def _stamped_packets(self) -> list[av.Packet]:
+    """Those that random access can tell apart."""
+    return [p for p in self._packets if p.pts is not None]
 
   def _quarter_turns(self) -> int:
     """Quarter turns, counter-clockwise, that make a decoded frame upright."""
@@ -220,7 +319,7 @@ class Video:
       first = next(self.decode_all(), None)
     except DecodeError:
       return 0
-    return first.rotation // 90 % 4 if first else 0
+    return orientation(first).turns if first else 0
 
   def _converter(
     self, height: int, width: int, crop: Crop
@@ -234,16 +333,17 @@ class Video:
 
     def convert(frame: av.VideoFrame) -> np.ndarray:
       size = (width, height) if shrinks else (self.width, self.height)
+      how = orientation(frame)
       pixels = reformatter.reformat(
         frame,
-        *(size[::-1] if self._turns % 2 else size),
+        *(size[::-1] if how.turns % 2 else size),
         'rgb24',
         interpolation=Interpolation.BILINEAR,
         # The default starts threads for every frame: 5 times the time.
         threads=1,
       ).to_ndarray()
-      if self._turns:
-        pixels = np.ascontiguousarray(np.rot90(pixels, self._turns))
+      if any(how):
+        pixels = upright(pixels, how)
       if pixels.shape[:2] != (height, width) and resizes_all:
         pixels = cv2.resize(pixels, (width, height))
       if pixels.shape[:2] == (height, width):
@@ -260,32 +360,24 @@ class Video:
 
     return convert
 
-  def _find(
+  def _collect(
     self,
+    frames: Generator[av.VideoFrame],
     wanted: set[int],
     convert: Callable[[av.VideoFrame], np.ndarray],
-    *,
-    from_start: bool,
   ) -> dict[int, np.ndarray]:
-    """Decodes and converts the frames with these time stamps."""
+    """Converts the first frame of each wanted time stamp (or number)."""
     found = {}
-    try:
-      if self._is_regular and not from_start:
-        frames = self._decode_regular(wanted)
-      else:
-        frames = self._decode(wanted, from_start)
-      for frame in frames:
-        if frame.pts not in wanted or frame.pts in found:
+    with contextlib.closing(frames), errors_of_video('damaged'):
+      for number, frame in enumerate(frames):
+        key = number if self._in_order else frame.pts
+        if key not in wanted or key in found:
           continue
         if frame.is_corrupt:
           raise DecodeError(f'the frame at pts {frame.pts} is damaged')
-        found[frame.pts] = convert(frame)
+        found[key] = convert(frame)
         if len(found) == len(wanted):
           return found
-    except (av.FFmpegError, ValueError) as error:
-      raise DecodeError(f'damaged: {error}') from error
-    finally:
-      self._stream.codec_context.skip_frame = 'DEFAULT'
     raise DecodeError(
       f'{len(wanted) - len(found)} frames are missing from the file'
     )
@@ -315,16 +407,9 @@ class Video:
       if first in left:
         return
 
-  def _decode(
-    self, wanted: set[int], from_start: bool
-  ) -> Iterator[av.VideoFrame]:
-    """Yields the frames of what has to be decoded for the wanted ones.
-
-    Args:
-      wanted: Time stamps.
-      from_start: Whether to decode everything before them as well.
-    """
-    packets = self._packets
+  def _decode(self, wanted: set[int]) -> Iterator[av.VideoFrame]:
+    """Yields the frames of what has to be decoded for the wanted ones."""
+    packets = self._stamped_packets
     codec = self._stream.codec_context
     codec.flush_buffers()
     starts = [i for i, p in enumerate(packets) if p.is_keyframe] or [0]
@@ -339,8 +424,6 @@ class Video:
         # refers to the group before.
         if group and packet.pts < packets[starts[group]].pts:
           leading.add(group)
-    if from_start:
-      leading.update(range(1, max(last) + 1))
     starts.append(len(packets))
     for group in sorted(last.keys() | {g - 1 for g in leading}):
       first, end = starts[group], starts[group + 1]
@@ -355,24 +438,94 @@ class Video:
         # nothing to refer to; they are not wanted then.
         if group and group not in leading and packet.pts < key.pts:
           continue
-        if not from_start:
-          # Of pictures that no other refers to, the wanted ones.
-          is_wanted = packet.pts in wanted
-          codec.skip_frame = 'DEFAULT' if is_wanted else 'NONREF'
+        # Of pictures that no other refers to, the wanted ones.
+        codec.skip_frame = 'DEFAULT' if packet.pts in wanted else 'NONREF'
         yield from codec.decode(packet)
     yield from codec.decode(None)
 
 
+class Orientation(NamedTuple):
+  """What a player does with decoded frames, in this order."""
+
+  is_mirrored: bool  # Left and right are exchanged.
+  turns: int  # Quarter turns counter-clockwise, 0 to 3.
+
+
+def orientation(frame: av.VideoFrame) -> Orientation:
+  """What makes a frame upright, to the nearest quarter turn.
+
+  Source: the matrix of ISO/IEC 14496-12, 8.2.2, as FFmpeg gives it to frames:
+    the pixel at (x, y) is shown at (a x + c y, b x + d y).
+  """
+  try:
+    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
+  except ValueError:
+    # PyAV 18 raises it where a frame has side data that PyAV does not know.
+    return Orientation(False, round(frame.rotation / 90) % 4)
+  if matrix is None:
+    return Orientation(False, 0)
+  a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(float)
+  is_mirrored = a * d < b * c
+  if is_mirrored:
+    a, b = -a, -b
+  # Rows are counted downwards: what turns x towards y is clockwise.
+  return Orientation(is_mirrored, round(-math.atan2(b, a) / (math.pi / 2)) % 4)
+
+
+def upright(pixels: np.ndarray, how: Orientation) -> np.ndarray:
+  """Returns the pixels [H, W, 3] of a frame as they are shown."""
+  if how.is_mirrored:
+    pixels = pixels[:, ::-1]
+  return np.ascontiguousarray(np.rot90(pixels, how.turns))
+
+
+def _main_stream(container: av.container.InputContainer) -> av.VideoStream:
+  """The video stream that players show.
+
+  Raises:
+    DecodeError: There is none.
+  """
+  # The cover of a film is a stream as well.
+  streams = [
+    stream
+    for stream in container.streams.video
+    if not stream.disposition & Disposition.attached_pic
+  ]
+  if not streams:
+    raise DecodeError('not a readable video: the file has no video stream')
+  best = container.streams.best('video')
+  return best if best in streams else streams[0]
+
+
 def _may_be_turned(encoded: bytes) -> bool:
   """Whether an mp4 or mov file says that its frames are not upright."""
-  place = encoded.find(b'tkhd')
-  while place >= 0:
-    # Version 1 of the header has 64-bit times.
-    matrix = place + (56 if encoded[place + 4 : place + 5] == b'\1' else 44)
-    if encoded[matrix : matrix + len(_UPRIGHT)] != _UPRIGHT:
-      return True
-    place = encoded.find(b'tkhd', place + 4)
+  header = _header(encoded)
+  for name, places in _MATRIX_PLACES.items():
+    start = header.find(name)
+    while start >= 0:
+      matrix = start + places[header[start + 4 : start + 5] == b'\1']
+      if header[matrix : matrix + len(_UPRIGHT)] != _UPRIGHT:
+        return True
+      start = header.find(name, start + 4)
   return False
+
+
+def _header(encoded: bytes) -> bytes:
+  """The box of an mp4 or mov file that describes it.
+
+  Source: ISO/IEC 14496-12, 4.2.
+  """
+  place = 0
+  while place < len(encoded):
+    size = int.from_bytes(encoded[place : place + 4], 'big')
+    if size == 1:  # Then 64 bits follow the name.
+      size = int.from_bytes(encoded[place + 8 : place + 16], 'big')
+    if encoded[place + 4 : place + 8] == b'moov':
+      return encoded[place : place + size] if size else encoded[place:]
+    if size < 8:
+      break
+    place += size
+  return encoded  # FFmpeg may find it nevertheless.
 
 
 def _bilinear_maps(

@@ -3,15 +3,17 @@ r"""Prepares a data set of videos: one TFDS folder of encoded videos.
 python -m mgjax.data.prepare --dataset=kinetics400 --videos=DIR \
   --annotations=FILE[,FILE...] --out=data
 
-Every video file is decoded once, from its first to its last frame, so that no
-damage waits for training; files that fail are left out and listed with the
-reason. All cores work; a killed run continues where it was when the same
-command is started again. The folder then also holds
+Every video file is decoded from its first to its last frame, so that no damage
+waits for training, and once more as training will; files that fail are left out
+and listed with the reason. All cores work; a killed run continues where it was
+when the same command is started again. The folder then also holds
 
   manifest.jsonl  a line per annotated video: id, split, labels, file, frames,
-                  rate, size, duration, SHA-256; or why it is not there
-  summary.json    counts, coverage per class, damaged files, settings, and
-                  the manifest's own SHA-256, which evaluation records quote
+                  rate, size, duration, SHA-256 of the file, MD5 of what its
+                  frames show; or why it is not there
+  summary.json    counts, coverage per class, damaged files, files that are
+                  not used, settings, and the manifest's own SHA-256, which
+                  evaluation records quote
 
 With --dataset=folder, the classes are folders ([train|validation|test/]CLASS/
 VIDEO), or --annotations names a CSV file with path,label[,split].
@@ -23,6 +25,7 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -68,6 +71,15 @@ _DEATHS = 'deaths.jsonl'
 _AT = 'at-'
 # A death may have another cause than the file, such as too little memory.
 _MAX_DEATHS = 2
+
+# Why files are not used.
+_OTHER_KIND = 'neither a video nor a folder of frames'
+_NOT_ANNOTATED = 'not in the annotation'
+_LINK = 'links to what is there already, or to nothing'
+# How many of each the summary names.
+_MAX_NAMED = 1000
+
+_NOT_UTF8 = 'its name is not UTF-8; rename it'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,15 +155,22 @@ class Plan:
   annotations: Annotations
   shards: tuple[Shard, ...]
   missing: tuple[Annotated, ...]  # Annotated, but without a file.
-  duplicates: tuple[Annotated, ...]  # The same id again; left out.
+  # Whose names no manifest can hold; they count as damaged.
+  misnamed: tuple[Annotated, ...]
+  # The same id again, or the same file under another one; left out.
+  duplicates: tuple[Annotated, ...]
+  unused: dict[str, tuple[str, ...]]  # Files, by the reason.
 
   @property
   def num_items(self) -> int:
-    return sum(len(shard.items) for shard in self.shards)
+    return sum(len(shard.items) for shard in self.shards) + len(self.misnamed)
 
   def fingerprint(self) -> str:
     parts = [shard.fingerprint() for shard in self.shards]
     parts += [f'{video.split} {video.id}' for video in self.missing]
+    parts += [
+      f'{video.split} {video.id} {_NOT_UTF8}' for video in self.misnamed
+    ]
     return hashlib.sha256('\n'.join(parts).encode()).hexdigest()
 
 
@@ -187,6 +206,10 @@ def prepare(settings: Settings, *, progress: bool = True) -> pathlib.Path:
     return plan.folder
   with _locked(plan.folder):
     todo = _clean(plan)
+    if plan.misnamed:
+      with (plan.folder / _PARTS / _QUARANTINED).open('a') as log:
+        log.write(_json_lines(_misnamed_records(plan)))
+      _check_bad(len(plan.misnamed), plan, settings)
     if len(todo) < len(plan.shards):
       report(f'{len(plan.shards) - len(todo)} shards are done already')
     if settings.beam_runner:
@@ -213,23 +236,31 @@ def make_plan(settings: Settings) -> Plan:
   """
   if not settings.videos.is_dir():
     raise ConfigError(f'--videos: there is no folder {settings.videos}.')
-  index = index_videos(settings.videos)
-  annotations = _read_annotations(settings, index)
   data_name = _data_name(settings)
   name, _, config = data_name.partition('/')
+  listing = list_files(settings.videos, leave_out=settings.out / name)
+  index = listing.index
+  everything = _read_annotations(settings, listing)
+  annotations = _choose_classes(everything, settings)
   folder = settings.out / name / config / VERSION
 
   found: dict[str, list[tuple[bytes, Annotated, str | None]]] = {}
   seen = set()
-  duplicates = []
+  files = set()
+  duplicates, misnamed = [], []
   for video in annotations.videos:
-    if (video.split, video.id) in seen:
+    path = find_file(video, index)
+    file = listing.targets.get(path, path)
+    if (video.split, video.id) in seen or (file in files and path is not None):
       duplicates.append(video)
       continue
     seen.add((video.split, video.id))
+    files.add(file)
+    if path in listing.misnamed:
+      misnamed.append(video._replace(file=path))
+      continue
     # Ordered by hash: every shard is a random sample, the same in every run.
     order = hashlib.sha256(video.id.encode()).digest()
-    path = find_file(video, index)
     found.setdefault(video.split, []).append((order, video, path))
 
   label_of = {name: k for k, name in enumerate(annotations.class_names)}
@@ -269,20 +300,56 @@ def make_plan(settings: Settings) -> Plan:
           items=tuple(items),
         )
       )
+  if not shards:
+    raise ConfigError(
+      f'--videos: {misnamed[0].file}: {_NOT_UTF8} (so it is with all '
+      f'{len(misnamed)} videos).'
+    )
   return Plan(
     name=data_name,
     folder=folder,
     annotations=annotations,
     shards=tuple(shards),
     missing=tuple(missing),
+    misnamed=tuple(misnamed),
     duplicates=tuple(duplicates),
+    unused=_unused(everything, listing, settings),
   )
 
 
-def _read_annotations(
-  settings: Settings, index: dict[str, list[str]]
-) -> Annotations:
-  """Reads the annotation and keeps the wanted classes."""
+def _unused(
+  annotations: Annotations, listing: 'Listing', settings: Settings
+) -> dict[str, tuple[str, ...]]:
+  """Files of which nothing becomes of the data set, by the reason.
+
+  Those of classes that are not wanted are not among them.
+  """
+  used = {find_file(video, listing.index) for video in annotations.videos}
+  used_targets = {listing.targets.get(path, path) for path in used}
+  annotated, links = [], list(listing.links)
+  for path in itertools.chain.from_iterable(listing.index.values()):
+    if path not in used:
+      is_used = listing.targets.get(path, path) in used_targets
+      (links if is_used else annotated).append(path)
+  # The annotation may lie beside the videos.
+  top = os.path.realpath(settings.videos)
+  flags = [*settings.annotations, *filter(None, [settings.classes])]
+  own = {os.path.relpath(os.path.realpath(path), top) for path in flags}
+  others = [
+    path
+    for path in listing.others
+    if own.isdisjoint({path, os.path.dirname(path)})
+  ]
+  unused = {_OTHER_KIND: others, _LINK: links, _NOT_ANNOTATED: annotated}
+  return {why: tuple(sorted(paths)) for why, paths in unused.items() if paths}
+
+
+def _read_annotations(settings: Settings, listing: 'Listing') -> Annotations:
+  """Reads the annotation.
+
+  Raises:
+    ConfigError: It cannot be read, or has no videos.
+  """
   fraction = settings.validation_fraction
   if settings.dataset != 'folder':
     if not settings.annotations:
@@ -298,12 +365,29 @@ def _read_annotations(
       settings.annotations, validation_fraction=fraction
     )
   else:
-    paths = sorted(path for paths in index.values() for path in paths)
+    # The files themselves, and links to what is elsewhere.
+    paths = {}
+    for path in sorted(
+      path for paths in listing.index.values() for path in paths
+    ):
+      file = listing.targets.get(path, path)
+      if path == file or file not in paths:
+        paths[file] = path
     annotations = annotations_lib.from_folders(
-      paths, validation_fraction=fraction
+      sorted(paths.values()), validation_fraction=fraction
     )
   if not annotations.videos:
-    raise ConfigError(f'--videos: there is no video under {settings.videos}.')
+    others = f'; {listing.others[0]} is none' if listing.others else ''
+    raise ConfigError(
+      f'--videos: there is no video under {settings.videos}{others}.'
+    )
+  return annotations
+
+
+def _choose_classes(
+  annotations: Annotations, settings: Settings
+) -> Annotations:
+  """Keeps the wanted classes."""
   class_names = None
   if settings.classes:
     if not settings.classes.is_file():
@@ -340,26 +424,103 @@ def _data_name(settings: Settings) -> str:
   return name
 
 
-def index_videos(folder: pathlib.Path) -> dict[str, list[str]]:
+class Listing(NamedTuple):
+  """What is below a folder; paths are relative to it, with /.
+
+  In names that are not UTF-8, what is not is written as \\x and two digits.
+  """
+
+  index: dict[str, list[str]]  # Videos and frame folders, by name.
+  targets: dict[str, str]  # The files that links among these lead to.
+  misnamed: set[str]  # Videos and frame folders with such names.
+  links: list[str]  # That lead to nothing, or to a folder that is listed.
+  others: list[str]  # Files of other kinds.
+
+
+def list_files(
+  folder: pathlib.Path, leave_out: pathlib.Path | None = None
+) -> Listing:
   """Lists the video files and frame folders below a folder.
 
-  Returns:
-    Paths relative to the folder, with /, by name without suffix.
+  Links are followed, but a folder is listed once: under a path without links
+  if it has one below this folder.
+
+  Args:
+    folder: The folder.
+    leave_out: A folder below it that is not listed.
+
+  Raises:
+    ConfigError: A folder below it cannot be read.
   """
-  index = collections.defaultdict(list)
-  for parent, _, names in os.walk(folder, followlinks=True):
-    relative = pathlib.PurePath(parent).relative_to(folder).as_posix()
-    has_frames = has_videos = False
-    for name in names:
-      if _suffix(name) in transcode.VIDEO_SUFFIXES:
-        path = name if relative == '.' else f'{relative}/{name}'
-        index[without_suffix(name)].append(path)
-        has_videos = True
-      has_frames |= _suffix(name) in transcode.FRAME_CODECS
-    # Beside videos, pictures are something else.
-    if has_frames and not has_videos and relative != '.':
-      index[relative.rsplit('/', 1)[-1]].append(relative)
-  return dict(index)
+  listing = Listing(collections.defaultdict(list), {}, set(), [], [])
+  listed = {os.path.realpath(leave_out)} if leave_out else set()
+  top = os.path.realpath(folder)
+  # Paths to list, and those without links of the same folders.
+  pending = [('.', top)]
+  links = []
+  while pending or links:
+    if not pending:  # Links last, so that what is no link has its own path.
+      pending, links = sorted(links, reverse=True), []
+    path, real = pending.pop()
+    if real in listed:
+      # Not in the folder that is left out, or by another way.
+      if os.path.islink(os.path.join(folder, path)):
+        listing.links.append(_printable(path))
+      continue
+    listed.add(real)
+    try:
+      with os.scandir(os.path.join(folder, path)) as scan:
+        entries = sorted(scan, key=lambda entry: entry.name)
+    except OSError as error:
+      name = _printable(str(error.filename))
+      raise ConfigError(f'--videos: {name}: {error.strerror}.') from error
+    files = []
+    for entry in entries:
+      name = entry.name if path == '.' else f'{path}/{entry.name}'
+      is_link = entry.is_symlink()
+      target = os.path.join(real, entry.name)
+      if is_link:
+        target = os.path.realpath(target)
+      if entry.is_dir():
+        (links if is_link else pending).append((name, target))
+      elif is_link and not os.path.exists(target):
+        listing.links.append(_printable(name))
+      else:
+        files.append((name, os.path.relpath(target, top)))
+    _add_files(path, files, listing)
+  return listing
+
+
+def _add_files(
+  folder: str, files: Sequence[tuple[str, str]], listing: Listing
+) -> None:
+  """Adds the files of one folder, with what they lead to."""
+  suffixes = {_suffix(path) for path, _ in files}
+  # Beside videos, pictures are something else.
+  is_frames = (
+    not suffixes.isdisjoint(transcode.FRAME_CODECS)
+    and suffixes.isdisjoint(transcode.VIDEO_SUFFIXES)
+    and folder != '.'
+  )
+  found = [(folder, folder)] if is_frames else []
+  for path, target in files:
+    if _suffix(path) in transcode.VIDEO_SUFFIXES:
+      found.append((path, target))
+    elif not (is_frames and _suffix(path) in transcode.FRAME_CODECS):
+      listing.others.append(_printable(path))
+  for raw, target in found:
+    path, target = _printable(raw), _printable(target)
+    name = path.rsplit('/', 1)[-1]
+    listing.index[name if raw == folder else without_suffix(name)].append(path)
+    if target != path:
+      listing.targets[path] = target
+    if path != raw:
+      listing.misnamed.add(path)
+
+
+def _printable(path: str) -> str:
+  """A path in which bytes that are not UTF-8 are written as \\x.."""
+  return path.encode(errors='surrogateescape').decode(errors='backslashreplace')
 
 
 def _suffix(name: str) -> str:
@@ -401,10 +562,13 @@ def _item(
   videos: pathlib.Path,
   label_of: dict[str, int],
 ) -> Item:
-  stat = (videos / path).stat()
-  size = stat.st_size
-  if (videos / path).is_dir():
-    size = len(os.listdir(videos / path))
+  try:
+    stat = (videos / path).stat()
+    size = stat.st_size
+    if (videos / path).is_dir():
+      size = len(os.listdir(videos / path))
+  except OSError as error:
+    raise ConfigError(f'--videos: {path}: {error.strerror}.') from error
   return Item(
     id=video.id,
     path=path,
@@ -512,13 +676,18 @@ def _load(
     if len(causes) >= _MAX_DEATHS:
       raise DecodeError(f'kills the process that reads it: {causes[-1]}')
     video = transcode.load(path, shard.encoding)
-  except (DecodeError, av.FFmpegError, ValueError) as error:
+  except DecodeError as error:
     reason = ' '.join(str(error).split())
     return {**record, 'status': 'quarantined', 'reason': reason}, None
   except OSError as error:
     # Not the video's fault: the disk's, or the network's.
     raise RunError(
       f'cannot read {path}: {error}; start again to continue.'
+    ) from error
+  except MemoryError as error:
+    raise RunError(
+      f'out of memory at {path}: {error}; start again to continue, perhaps '
+      'with fewer --num_workers.'
     ) from error
   record |= {
     'num_frames': video.scan.num_frames,
@@ -530,6 +699,7 @@ def _load(
     'is_transcoded': video.is_transcoded,
     'num_bytes': len(video.encoded),
     'sha256': hashlib.sha256(video.encoded).hexdigest(),
+    'frames_md5': video.scan.frames_md5,
   }
   return record, video.encoded
 
@@ -560,7 +730,12 @@ def is_written(shard: Shard) -> bool:
   except (FileNotFoundError, ValueError):
     return False  # ValueError: half of a part, after the power went.
   expected = {'fingerprint': shard.fingerprint(), 'num_bytes': size}
-  return header == expected and len(records) == len(shard.items)
+  return (
+    header == expected
+    and len(records) == len(shard.items)
+    # Earlier versions did not try random access.
+    and all('frames_md5' in r for r in records if r['status'] == 'stored')
+  )
 
 
 # ---- All shards ----
@@ -576,7 +751,7 @@ def _write_here(
     file, so that it is not read a third time.
   """
   num_todo = sum(len(shard.items) for shard in todo)
-  num_bad = _num_quarantined(set(plan.shards) - set(todo))
+  num_bad = _num_quarantined(set(plan.shards) - set(todo)) + len(plan.misnamed)
   num_workers = settings.num_workers or environment.num_cpus()
   # What is done already does not count for the time left.
   num_done = plan.num_items - num_todo
@@ -777,21 +952,16 @@ def _finish(plan: Plan, settings: Settings) -> dict[str, Any]:
     stored = [line for line in lines if line['status'] == 'stored']
     lengths[shard.split].append(len(stored))
     num_bytes[shard.split] += header['num_bytes']
-  _check_bad(_count(records, status='quarantined'), plan, settings)
+  num_bad = _count(records, status='quarantined') + len(plan.misnamed)
+  _check_bad(num_bad, plan, settings)
   for split, shard_lengths in lengths.items():
     if not sum(shard_lengths):
       raise RunError(f'every video of the {split} split is damaged.')
-  for video in plan.missing:
-    labels = {a.label for a in video.actions} or {video.label} - {None}
-    records.append(
-      {
-        'id': video.id,
-        'split': video.split,
-        'labels': sorted(labels),
-        'status': 'missing',
-        'reason': f'no file {video.names[0]}.*',
-      }
-    )
+  records += [
+    _not_stored(video, status='missing', reason=f'no file {video.names[0]}.*')
+    for video in plan.missing
+  ]
+  records += _misnamed_records(plan)
   records.sort(key=lambda r: (r['split'], r['id']))
   manifest = _json_lines(records)
   with _replacing(plan.folder / MANIFEST) as temporary:
@@ -803,6 +973,24 @@ def _finish(plan: Plan, settings: Settings) -> dict[str, Any]:
   _write_tfds_info(plan, settings, lengths, num_bytes)
   shutil.rmtree(plan.folder / _PARTS)
   return summary
+
+
+def _misnamed_records(plan: Plan) -> list[dict[str, Any]]:
+  return [
+    _not_stored(video, status='quarantined', file=video.file, reason=_NOT_UTF8)
+    for video in plan.misnamed
+  ]
+
+
+def _not_stored(video: Annotated, **why: str) -> dict[str, Any]:
+  """The line of a video that no shard has to do with."""
+  labels = {a.label for a in video.actions} or {video.label} - {None}
+  return {
+    'id': video.id,
+    'split': video.split,
+    'labels': sorted(labels),
+    **why,
+  }
 
 
 def _summarize(
@@ -851,6 +1039,10 @@ def _summarize(
       for r in records
       if r['status'] == 'quarantined'
     ],
+    'unused': {
+      why: {'count': len(paths), 'files': paths[:_MAX_NAMED]}
+      for why, paths in plan.unused.items()
+    },
     'settings': {
       **dataclasses.asdict(settings.encoding),
       'fold': settings.fold,
@@ -937,6 +1129,12 @@ def _report_lines(
     yield (
       f'left out {len(plan.duplicates)} videos whose id was there already: '
       f'{names}{more}; {SUMMARY} lists them'
+    )
+  for why, paths in plan.unused.items():
+    more = ', …' if len(paths) > 3 else ''
+    yield (
+      f'did not use {len(paths)} files ({why}): {", ".join(paths[:3])}{more}; '
+      f'{SUMMARY} lists them'
     )
   is_mini = settings.classes or settings.num_classes is not None
   published = summary['published_num_classes']

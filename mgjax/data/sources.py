@@ -40,6 +40,7 @@ class Example(NamedTuple):
   id: str
   actions: tuple[Action, ...] = ()
   form: Form | None = None  # Of the original, where this is a smaller copy.
+  in_order: Form | None = None  # See `mgjax.data.decode.Video`.
 
 
 class Source:

@@ -316,7 +316,7 @@ class EvalStream:
       if label is None:
         label = union_labels(example.actions, num_classes)
       read_ahead.decoding(example.id)
-      with Video(example.video) as video:
+      with Video(example.video, in_order=example.in_order) as video:
         form = example.form or video.form
         frames = sampling.view_frames(
           form.num_frames,

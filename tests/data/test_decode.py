@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 
+from mgjax.data import decode
 from mgjax.data.decode import Crop, DecodeError, Video
 
 NUM_FRAMES = 50
@@ -133,7 +134,7 @@ def test_frames_that_become_much_smaller_are_averaged():
 def test_pictures_that_nobody_refers_to_are_not_decoded():
   encoded = encode(g=50, bf=3)
   with Video(encoded) as video:
-    decoded = len(list(video._decode({video.pts[30]}, from_start=False)))
+    decoded = len(list(video.access({video.pts[30]})))
   assert decoded < 20
 
 
@@ -273,6 +274,30 @@ def in_new_process(function, *arguments):
 def resident_mib(pid: int | str = 'self') -> float:
   pages = int(pathlib.Path(f'/proc/{pid}/statm').read_text().split()[1])
   return pages * os.sysconf('SC_PAGE_SIZE') / 2**20
+
+
+@pytest.mark.parametrize('error', [TypeError, ValueError, KeyError])
+def test_a_mistake_of_the_program_is_no_damage(monkeypatch, error):
+  def mistaken(frame):
+    raise error('an argument is gone')
+
+  with Video(encode(num_frames=3)) as video:
+    monkeypatch.setattr(decode, 'orientation', mistaken)
+    with pytest.raises(error, match='is gone'):
+      video.frames(np.array([1]), 48, 64)
+
+
+def test_a_lack_of_memory_is_no_damage(monkeypatch):
+  def lacking(*unused, **options):
+    raise av.error.MemoryError(12, 'Cannot allocate memory')
+
+  monkeypatch.setattr(av, 'open', lacking)
+  # A damaged header can ask for more than there is.
+  with pytest.raises(DecodeError, match='Cannot allocate'):
+    Video(b'')
+  monkeypatch.setattr(decode, '_SPARE_BYTES', 2**62)
+  with pytest.raises(MemoryError, match='FFmpeg is out of memory'):
+    Video(b'')
 
 
 @pytest.mark.parametrize('junk', [b'', b'<html>404</html>', bytes(5000)])

@@ -240,6 +240,25 @@ def test_what_is_no_sound_video_is_refused(tmp_path, make, encoding):
     load(tmp_path, make(), encoding)
 
 
+@pytest.mark.parametrize(
+  'how', [{'format': 'matroska'}, {'format': 'webm', 'codec': 'libvpx'}]
+)
+@pytest.mark.parametrize('missing', [1, 100, 0.3])
+def test_a_matroska_file_that_was_cut_off_is_refused(tmp_path, how, missing):
+  encoded = videos.encode(num_frames=40, **how)
+  load(tmp_path, encoded)
+  count = missing if missing >= 1 else int(missing * len(encoded))
+  with pytest.raises(DecodeError, match=f'cut off: the last {count} bytes'):
+    load(tmp_path, encoded[:-count])
+
+
+def test_a_live_recording_does_not_say_how_long_it_is(tmp_path):
+  encoded = videos.encode(format='matroska')
+  start = encoded.index(b'\x18\x53\x80\x67') + 4
+  live = encoded[:start] + b'\1' + b'\xff' * 7 + encoded[start + 8 :]
+  assert load(tmp_path, live).scan.num_frames == 12
+
+
 def test_a_folder_of_two_kinds_of_frames_is_refused(tmp_path):
   videos.write_frames(tmp_path / 'v')
   (tmp_path / 'v' / '00009.png').write_bytes(b'')
