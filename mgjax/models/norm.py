@@ -6,6 +6,7 @@ is cut into groups, each normalised by its own mean and variance:
 
   1. each clip's mean and variance over T, H, W           [B, C], float32
   2. pooled inside a group by `pool`, a [B, B] matrix     [B, C]
+     of zeros and ones: summed, then divided by the size
   3. x * scale + shift, with one scale and shift per clip and channel
 
 The large tensor is read elementwise only; how clips are grouped lives in a
@@ -27,9 +28,10 @@ from jaxtyping import Array, Float, Int, PyTree
 def group_matrix(
   batch: int, groups: int | Int[Array, '']
 ) -> Float[Array, 'batch batch']:
-  """Averages over groups: entry 1 / size where two clips share a group.
+  """Says which clips share a group: entry 1 where two do, else 0.
 
-  Clip i belongs to group i % groups.
+  Clip i belongs to group i % groups. Zeros and ones are exact in every type;
+  1 / size would be rounded, and a float32 third spoils a float64 program.
 
   Args:
     batch: Clips in the batch.
@@ -49,7 +51,7 @@ def group_matrix(
     )
   group = jnp.arange(batch) % groups
   same = group[:, None] == group[None, :]
-  return same.astype(jnp.float32) * (groups / batch)
+  return same.astype(jnp.float32)
 
 
 @jax.custom_vjp
@@ -93,9 +95,17 @@ def pool_moments(
   var: Float[Array, 'B C'],
   pool: Float[Array, 'B B'],
 ) -> tuple[Float[Array, 'B C'], Float[Array, 'B C']]:
-  """Moments of each clip's group, by the law of total variance."""
-  average = lambda v: jnp.matmul(
-    pool.astype(v.dtype), v, precision=lax.Precision.HIGHEST
+  """Moments of each clip's group, by the law of total variance.
+
+  Args:
+    mean: Of each clip.
+    var: Of each clip, biased.
+    pool: `group_matrix`.
+  """
+  pool = pool.astype(mean.dtype)
+  size = pool.sum(1, keepdims=True)
+  average = lambda v: (
+    jnp.matmul(pool, v, precision=lax.Precision.HIGHEST) / size
   )
   group_mean = average(mean)
   return group_mean, average(var + jnp.square(mean - group_mean))
