@@ -6,7 +6,7 @@ is cut into groups, each normalised by its own mean and variance:
 
   1. each clip's mean and variance over T, H, W           [B, C], float32
   2. pooled inside a group by `pool`, a [B, B] matrix     [B, C]
-     of zeros and ones: summed, then divided by the size
+     of zeros and ones, which is divided by the size
   3. x * scale + shift, with one scale and shift per clip and channel
 
 The large tensor is read elementwise only; how clips are grouped lives in a
@@ -31,7 +31,8 @@ def group_matrix(
   """Says which clips share a group: entry 1 where two do, else 0.
 
   Clip i belongs to group i % groups. Zeros and ones are exact in every type;
-  1 / size would be rounded, and a float32 third spoils a float64 program.
+  1 / size is rounded, so that is made where the type is known: a float32 third
+  spoils a float64 program.
 
   Args:
     batch: Clips in the batch.
@@ -103,10 +104,10 @@ def pool_moments(
     pool: `group_matrix`.
   """
   pool = pool.astype(mean.dtype)
-  size = pool.sum(1, keepdims=True)
-  average = lambda v: (
-    jnp.matmul(pool, v, precision=lax.Precision.HIGHEST) / size
-  )
+  # The matrix is divided, not the sums: the compiler makes it once for all
+  # layers, and no division stands between a layer's other operations.
+  pool = pool / pool.sum(1, keepdims=True)
+  average = lambda v: jnp.matmul(pool, v, precision=lax.Precision.HIGHEST)
   group_mean = average(mean)
   return group_mean, average(var + jnp.square(mean - group_mean))
 
