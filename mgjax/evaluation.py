@@ -91,7 +91,7 @@ def load_state(
   abstract = checkpoint.abstract_state(
     lambda: train_step.create_state(
       model,
-      optim.make_optimizer(config.optim),
+      optim.make_optimizer(config.optim, config.norm.frozen),
       jax.random.key(0),
       example_video(config),
     ),

@@ -212,7 +212,8 @@ def make_train_step(
         mutable=[collection],
       )
       losses = clip_losses(logits, batch['label'], loss, label_smoothing)
-      return losses.mean(), (logits, updates[collection])
+      # Where all batch norms are frozen there are no moments.
+      return losses.mean(), (logits, updates.get(collection, {}))
 
     (mean_loss, (logits, statistics)), grads = jax.value_and_grad(
       loss_fn, has_aux=True
@@ -278,6 +279,9 @@ def make_train_step(
     ema = {}
     if ema_decay:
       ema = optim.update_average(state.ema, params, state.step, ema_decay)
+      # Averages of equal numbers, but exactly.
+      frozen = norm.frozen_parameters(params, model.norm_frozen)
+      ema = jax.tree.map(lambda f, a, p: p if f else a, frozen, ema, params)
     state = TrainState(
       step=state.step + 1,
       params=params,

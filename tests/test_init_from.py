@@ -8,6 +8,7 @@ import pytest
 
 from mgjax import checkpoint, evaluation, initial_state, train_step, training
 from mgjax.cli import ConfigError
+from tests import test_frozen_norm as frozen
 from tests import test_import_weights as weights
 
 
@@ -118,3 +119,22 @@ def test_a_run_does_not_start_in_the_folder_of_the_weights(config, tmp_path):
   config.init_from = ''
   with pytest.raises(ConfigError, match='holds imported weights, not a run'):
     training.train(config, tmp_path / 'out')
+
+
+def test_fine_tuning_keeps_the_statistics_that_it_started_from(
+  config, tmp_path
+):
+  """Also where those of the other layers are estimated before evaluations."""
+  config.norm.precise_batches = 1
+  config.norm.frozen = 'but_first'
+  config.optim.base_lr = 1e-3
+  before = initialised(config, tmp_path)
+  training.train(config, tmp_path / 'run')
+  after = final_variables(config, tmp_path / 'run')
+  moved = set()
+  for leaf in ('scale', 'bias', 'mean', 'var'):
+    collection = 'params' if leaf in ('scale', 'bias') else 'batch_stats'
+    old = frozen.layers(before[collection], leaf)
+    new = frozen.layers(after[collection], leaf)
+    moved |= {path for path in old if (old[path] != new[path]).any()}
+  assert moved == {frozen.FIRST}

@@ -424,7 +424,8 @@ _BOMBS = {
     + text('a')
     + call(
       'numpy._core.numeric._frombuffer',
-      b'\x8a\x05' + (10**11).to_bytes(5, 'little')
+      b'\x8a\x05'
+      + (10**11).to_bytes(5, 'little')
       # type f4, [10^11 / 4], C
       + call('numpy.dtype', text('f4'))
       + b'\x8a\x05'
@@ -435,7 +436,10 @@ _BOMBS = {
     + b's.',
     'an array is made of a int',
   ),
-  'bytearray': (b'}' + text('a') + b'\x96' + bytes(5) + b'\x01\0\0s.', 'EOF|Memory'),
+  'bytearray': (
+    b'}' + text('a') + b'\x96' + bytes(5) + b'\x01\0\0s.',
+    'EOF|Memory',
+  ),
   'shape': (
     tensor_of('0', 2, 'K\x02\x85')[:-5].replace(
       b'K\x02\x85', nested('tuple') + b'K\x01\x85'
