@@ -12,7 +12,9 @@ as .safetensors; PyTorch is not needed and nothing in a file is executed. Every
 tensor must find its place: anything left over on either side ends the import
 with exit code 2. The network then runs once: its logits must be those of the
 file, where mgjax wrote it, or of --logits, and finite in any case. --model=NAME
-is short for --config=configs/kinetics400.py:model=NAME.
+is short for --config=configs/kinetics400.py:model=NAME; PySlowFast's .pyth name
+their network themselves, in the configuration that they carry. Options that a
+file does not show are listed as unverified.
 
 The folder that it writes is one for mgjax.evaluate and mgjax.predict
 (--workdir) and for training from it (--config.init_from).

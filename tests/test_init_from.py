@@ -138,3 +138,31 @@ def test_fine_tuning_keeps_the_statistics_that_it_started_from(
     new = frozen.layers(after[collection], leaf)
     moved |= {path for path in old if (old[path] != new[path]).any()}
   assert moved == {frozen.FIRST}
+
+
+@pytest.mark.parametrize(
+  'path,number,words',
+  [
+    ('batch_stats/res3/block0/b/norm/var', -1e-3, 'some are negative'),
+    ('params/res3/block0/b/conv/kernel', np.nan, 'holds NaN or infinite'),
+    ('params/res3/block0/c/norm/scale', 3e38, 'features: those of res3/block0'),
+  ],
+)
+def test_scores_come_from_finite_features(
+  config, tmp_path, path, number, words
+):
+  variables = initialised(config, tmp_path)
+  node = variables = jax.tree.map(np.array, variables)
+  for key in path.split('/')[:-1]:
+    node = node[key]
+  node[path.split('/')[-1]][..., :1] = number
+  folder = tmp_path / 'changed'
+  checkpoints = checkpoint.Checkpoints(folder, config.train)
+  state = train_step.TrainState(
+    step=np.zeros((), np.int32), opt_state=(), **variables
+  )
+  checkpoints.save(state, 0, {'times': {}, 'bad_videos': {}})
+  checkpoints.close()
+  with pytest.raises(ConfigError, match=words):
+    evaluation.evaluate_checkpoint(config, folder, None)
+  assert not (folder / 'eval.json').exists()
