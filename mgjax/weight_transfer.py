@@ -434,8 +434,8 @@ def import_file(
   table = '\n'.join('  '.join(row) for row in result.report)
   if result.problems:
     print('\n'.join('  '.join(row) for row in result.problems[:20]))
-    hint = _fitting(file.state, config, inflate, new)
-    raise ConfigError(_explain(path, config, result, hint))
+    fitting = lambda: _fitting(file.state, config, inflate, new)
+    raise ConfigError(_explain(path, config, result, fitting))
   arrays = {p: np.float32(a) for p, a in result.arrays.items()}
   if new:
     # XLA drops all else.
@@ -568,12 +568,14 @@ def _notes(
   ]
   if file.facts:
     notes.append(
-      f'network and {len(file.facts)} fields agree with the cfg in the file'
+      'the network is that of the cfg in the file'
       + ''.join(f'; but {text}' for text in differing)
     )
   known = {fact.field for fact in file.facts}
   hidden = weight_inference.unverified(config, known)
-  if hidden and not is_compared:
+  if is_compared:  # Logits show the network's, but of normalised pixels.
+    hidden = {f: v for f, v in hidden.items() if f.startswith('data.')}
+  if hidden:
     listed = ', '.join(f'{field}={value}' for field, value in hidden.items())
     notes.append(f'unverified, the file does not show them: {listed}')
   return tuple(notes)
@@ -647,7 +649,12 @@ def _as_tuples(value: Any) -> Any:
   return value
 
 
-def _explain(path, config, result: Imported, hint: str) -> str:
+def _explain(
+  path: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  result: Imported,
+  fitting: Callable[[], str],
+) -> str:
   """One line about what does not fit, and what may help."""
   kinds = {_kind_of(tuple(row[1].split('/'))) for row in result.problems}
   name, path_in_model, shapes, words = result.problems[0]
@@ -657,7 +664,9 @@ def _explain(path, config, result: Imported, hint: str) -> str:
     f'{config.model.name!r} by names of {result.format}, such as '
     f'{path_in_model if name == "-" else name}: {shapes}, {words}'
   )
-  if hint and None in kinds:
+  if words.startswith('it holds'):  # Numbers that no network has.
+    return text
+  if None in kinds and (hint := fitting()):
     return f'{text}. The file is of {hint}'
   if kinds == {'head'}:
     text += (

@@ -749,7 +749,7 @@ def test_the_configuration_in_a_file_names_the_network(tmp_path, capsys):
   assert code == 0, printed.err
   saved = default.read_saved(out)
   assert (saved.model.alpha, saved.model.fusion_kernel) == (8, 5)
-  assert 'fields agree with the cfg' in printed.out
+  assert 'the network is that of the cfg' in printed.out
   assert 'unverified, the file does not show them: norm.eps=' in printed.out
   assert 'model.alpha' not in printed.out
   assert 'unverified' in (out / 'import.txt').read_text()
