@@ -163,9 +163,10 @@ class _Record(dict):
   __slots__ = ()
 
   def __init__(self, items=()):
-    pairs = list(items.items() if isinstance(items, dict) else items)
-    _check_keys([key for key, _ in pairs])
-    super().__init__(pairs)
+    if not isinstance(items, dict):  # Whose keys are checked.
+      items = list(items)
+      _check_keys([key for key, _ in items])
+    super().__init__(items)
 
   def __setstate__(self, state):
     """Drops what else the object held."""
