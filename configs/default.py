@@ -265,6 +265,10 @@ def base() -> ml_collections.ConfigDict:
   # Training batches at the phase's base grid from which the statistics are
   # estimated afresh before an evaluation; 0: keep the running ones.
   norm.precise_batches = 200
+  # Batch norms that keep the statistics, scales and biases of init_from: 'all',
+  # 'but_first' (all but the first of each pathway: TSN's "partial batch norm"),
+  # or '', none. For fine-tuning on batches too small for statistics.
+  norm.frozen = ''
 
   config.eval = evaluation = ml_collections.ConfigDict()
   evaluation.split = 'validation'
@@ -571,6 +575,11 @@ _RULES = (
   ('norm.momentum', 'in [0, 1]', lambda v: 0 <= v <= 1),
   ('norm.eps', 'positive', lambda v: v > 0),
   ('norm.precise_batches', '0 or more', lambda v: v >= 0),
+  (
+    'norm.frozen',
+    "'', 'all' or 'but_first'",
+    lambda v: v in ('', 'all', 'but_first'),
+  ),
   ('eval.every', '0 or more', lambda v: v >= 0),
   ('eval.num_views', '1 or more', lambda v: v >= 1),
   ('eval.num_crops', '1, 3, 5 or 10', lambda v: v in (1, 3, 5, 10)),

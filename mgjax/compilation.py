@@ -22,6 +22,25 @@ def compile_program(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
   return lowered.compile(compiler_options=options() or None)
 
 
+# What runs once takes longer to compile than to run.
+_ONCE_OPTIONS = {
+  'xla_backend_optimization_level': 0,
+  'xla_llvm_disable_expensive_passes': True,
+}
+
+
+@functools.cache
+def options_once() -> dict[str, int | bool]:
+  """What the compiler is told of a program that runs once."""
+  if jax.default_backend() != 'cpu':
+    return {}
+  return {
+    name: value
+    for name, value in _ONCE_OPTIONS.items()
+    if _is_accepted({name: value})
+  }
+
+
 @functools.cache
 def options() -> dict[str, str]:
   """What the default backend's compiler is told.
@@ -38,7 +57,7 @@ def options() -> dict[str, str]:
   }
 
 
-def _is_accepted(options: dict[str, str]) -> bool:
+def _is_accepted(options: dict[str, str | int | bool]) -> bool:
   try:
     jax.jit(lambda: 0).lower().compile(compiler_options=options)
   except jax.errors.JaxRuntimeError:

@@ -659,7 +659,15 @@ def _check_common(config: ml_collections.ConfigDict) -> None:
     f"norm.group_by is {config.norm.group_by!r}; use 'phase' or 'step'.",
   )
   _require(
-    config.norm.precise_batches or not optim.ema_decay,
+    config.init_from or not config.norm.frozen,
+    f'norm.frozen is {config.norm.frozen!r}, but there are no weights whose '
+    'batch norms could be kept: new ones have scales of zero, and no '
+    "statistics; set init_from, or norm.frozen=''.",
+  )
+  _require(
+    config.norm.precise_batches
+    or not optim.ema_decay
+    or config.norm.frozen == 'all',
     f'optim.ema_decay is {optim.ema_decay:g}, but norm.precise_batches is 0: '
     'running statistics belong to the current weights, so their average needs '
     'statistics of its own; set norm.precise_batches, such as 200.',

@@ -32,6 +32,7 @@ from mgjax import (
   run_folder,
   stop_signal,
   train_step,
+  weight_check,
 )
 from mgjax.cli import ConfigError, RunError
 from mgjax.data import description, sources, stream
@@ -99,7 +100,7 @@ def load_state(
   abstract = checkpoint.abstract_state(
     lambda: train_step.create_state(
       model,
-      optim.make_optimizer(config.optim),
+      optim.make_optimizer(config.optim, config.norm.frozen),
       jax.random.key(0),
       example_video(config),
     ),
@@ -110,6 +111,7 @@ def load_state(
     {name: getattr(abstract, name) for name in checkpoint.VARIABLES},
     instead=instead,
   )
+  weight_check.check_numbers(variables, path)
   return abstract.replace(**variables)
 
 
@@ -288,6 +290,12 @@ def score(
       state.eval_params, state.batch_stats, batch['video']
     )
     probabilities = parallel.to_host(probabilities)
+    if not np.isfinite(probabilities).all():
+      raise RunError(
+        f'the scores of evaluation batch {number + 1} of '
+        f'{eval_stream.num_batches} are not finite: the weights, or the '
+        'features that they make of these videos, are too large'
+      )
     index, label, weight, lost = (
       parallel.to_host(batch[name])
       for name in ('index', 'label', 'weight', 'lost')
@@ -596,6 +604,12 @@ def evaluate_checkpoint(
   path = checkpoints.directory / str(step)
   state = load_state(config, model, mesh, path, instead='--step={step}')
   state = state.replace(step=step)
+  weight_check.check_features(
+    model,
+    {'params': state.params, 'batch_stats': state.batch_stats},
+    config.data.num_frames,
+    path,
+  )
   program = compilation.compile_program(
     lower_eval_step(config, model, mesh, state)
   )

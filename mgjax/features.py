@@ -61,7 +61,7 @@ def make_feature_step(
     with nn.intercept_methods(keep_input):
       model.apply(
         {'params': params, 'batch_stats': batch_stats},
-        train_step.normalize(video, mean, std),
+        train_step.normalize(video, mean, std, model.dtype),
         pool=None,
       )
     kernel = params[models.HEAD]['classifier']['kernel']

@@ -12,7 +12,9 @@ as .safetensors; PyTorch is not needed and nothing in a file is executed. Every
 tensor must find its place: anything left over on either side ends the import
 with exit code 2. The network then runs once: its logits must be those of the
 file, where mgjax wrote it, or of --logits, and finite in any case. --model=NAME
-is short for --config=configs/kinetics400.py:model=NAME.
+is short for --config=configs/kinetics400.py:model=NAME; PySlowFast's .pyth name
+their network themselves, in the configuration that they carry. Options that a
+file does not show are listed as unverified.
 
 The folder that it writes is one for mgjax.evaluate and mgjax.predict
 (--workdir) and for training from it (--config.init_from).
@@ -24,8 +26,8 @@ import sys
 from absl import flags
 
 import configs
-from configs import default
-from mgjax import cli
+from configs import default, kinetics400
+from mgjax import cli, pyslowfast_cfg, torch_files
 from mgjax.cli import ConfigError
 
 # Frameworks that weights can be written for.
@@ -96,10 +98,28 @@ def find_config(values: flags.FlagValues, arguments: list[str]):
     return f'{file}:model={values.model}'
   if values.to and arguments:
     return default.read_saved(pathlib.Path(arguments[0]))
+  if len(arguments) == 1:
+    facts = _read_facts(pathlib.Path(arguments[0]))
+    if facts:
+      config = kinetics400.get_config(f'model={facts[0].value}')
+      pyslowfast_cfg.apply(config, facts)
+      return config
   raise ConfigError(
     'the model is not said; give --model=NAME (such as slowfast, slow, i3d, '
     'c2d) or --config=configs/FILE.py.'
   )
+
+
+def _read_facts(path: pathlib.Path) -> list[pyslowfast_cfg.Fact]:
+  """What the configuration in a file says; [] where there is none."""
+  try:
+    cfg = pyslowfast_cfg.read(torch_files.load(path).get('cfg'))
+  except ConfigError:
+    return []  # The import itself tells what is wrong with it.
+  try:
+    return pyslowfast_cfg.facts(cfg)
+  except ConfigError as error:
+    raise ConfigError(f'{path}: {error}') from error
 
 
 if __name__ == '__main__':

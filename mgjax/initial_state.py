@@ -4,7 +4,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from mgjax import checkpoint, evaluation, models, parallel, train_step
+from mgjax import (
+  checkpoint,
+  evaluation,
+  models,
+  parallel,
+  train_step,
+  weight_check,
+)
 from mgjax.cli import ConfigError
 
 
@@ -28,12 +35,14 @@ def initial_variables(
   path = checkpoint.find(config.init_from, 'init_from')
   wanted = {name: getattr(abstract, name) for name in checkpoint.VARIABLES}
   try:
-    return checkpoint.load_variables(
+    variables = checkpoint.load_variables(
       path,
       wanted,
       head=config.init_head == 'load',
       instead='--config.init_from={path}',
     )
+    weight_check.check_numbers(variables, path)
+    return variables
   except ConfigError as error:
     hint = ''
     if f'/{models.HEAD}/' in str(error):

@@ -95,7 +95,7 @@ def estimate(
   clips = -(-grid.batch // num_devices)
   # The state is a copy or two of the parameters, whatever their shapes.
   tensor = jax.ShapeDtypeStruct((100, 100), jnp.float32)
-  tx = optim.make_optimizer(config.optim)
+  tx = optim.make_optimizer(config.optim, config.norm.frozen)
   copies = sum(
     leaf.size // tensor.size
     for leaf in jax.tree.leaves(jax.eval_shape(tx.init, {'kernel': tensor}))

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from mgjax.models import norm
+
 
 def make_optimizer(
-  optim: ml_collections.ConfigDict,
+  optim: ml_collections.ConfigDict, frozen: str = ''
 ) -> optax.GradientTransformation:
   """Makes the optimizer `optim.name`, at learning rate 1.
 
@@ -19,7 +21,8 @@ def make_optimizer(
 
   Gradients are first scaled down to a norm of `optim.clip_norm`, over all
   parameters. Weight decay spares batch norm (`decayed`); the layer-wise rates
-  of LARS and LAMB spare batch norm and biases (`adapted`).
+  of LARS and LAMB spare batch norm and biases (`adapted`). Scales and biases of
+  frozen batch norms stay as they are, and their gradients count as zero.
 
   sgd    g + decay * p, then momentum, Nesterov's where asked.
   adamw  Adam's direction + decay * p.
@@ -29,6 +32,7 @@ def make_optimizer(
 
   Args:
     optim: config.optim.
+    frozen: config.norm.frozen.
 
   Returns:
     A transformation from gradients to descent directions (to be subtracted).
@@ -55,7 +59,29 @@ def make_optimizer(
   }[optim.name]()
   if optim.clip_norm:
     parts = (optax.clip_by_global_norm(optim.clip_norm), *parts)
-  return optax.chain(*parts)
+  return _sparing(optax.chain(*parts), frozen)
+
+
+def _sparing(
+  tx: optax.GradientTransformation, frozen: str
+) -> optax.GradientTransformation:
+  """An optimizer that leaves frozen batch norms alone, with the same state.
+
+  Their directions are set to zero as well as their gradients: the state may
+  have a momentum, of a time before they were frozen.
+  """
+  if not frozen:
+    return tx
+
+  def spare(tree):
+    marks = norm.frozen_parameters(tree, frozen)
+    return jax.tree.map(lambda m, x: jnp.zeros_like(x) if m else x, marks, tree)
+
+  def update(gradients, state, params):
+    directions, state = tx.update(spare(gradients), state, params)
+    return spare(directions), state
+
+  return optax.GradientTransformation(tx.init, update)
 
 
 def decayed(params: dict) -> dict:

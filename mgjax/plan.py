@@ -399,7 +399,10 @@ def compiled_bytes(
       f'{jax.device_count()}; use at most that.'
     )
   mesh = parallel.make_mesh(num_devices)
-  model, tx = models.from_config(config), optim.make_optimizer(config.optim)
+  model, tx = (
+    models.from_config(config),
+    optim.make_optimizer(config.optim, config.norm.frozen),
+  )
   abstract = checkpoint.abstract_state(
     initial_state.state_maker(config, model, tx), parallel.replicated(mesh)
   )

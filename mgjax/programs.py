@@ -120,10 +120,20 @@ def first_uses(
         Program('eval', evaluation.eval_grid(config)), step - 0.5
       )
       needs_statistics = step > first_step or statistics_due
-      if config.norm.precise_batches and needs_statistics:
+      if statistics_batches(config) and needs_statistics:
         base = schedule.phase(step - 1).base
         needed.setdefault(Program('stats', base), step - 0.5)
   return sorted(needed, key=needed.get)
+
+
+def statistics_batches(config: ml_collections.ConfigDict) -> int:
+  """Batches from which statistics are estimated before an evaluation.
+
+  None where all layers keep the statistics that they have.
+  """
+  if config.norm.frozen == 'all':
+    return 0
+  return config.norm.precise_batches
 
 
 def on_device(batch: dict) -> dict:

@@ -47,7 +47,7 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
   schedule = cycles.make_schedule(config, len(source), num_devices=mesh.size)
   clips = stream.TrainStream(config, schedule, source)
   model = models.from_config(config)
-  tx = optim.make_optimizer(config.optim)
+  tx = optim.make_optimizer(config.optim, config.norm.frozen)
   make_state = initial_state.state_maker(config, model, tx)
   replicated = parallel.replicated(mesh)
   abstract = checkpoint.abstract_state(make_state, replicated)

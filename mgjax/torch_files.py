@@ -8,19 +8,22 @@ Read: torch.save's zip format (1.6 and later) and the one before it (.pth,
 .safetensors. Pickles are programs; here they can only call the functions of
 `_GLOBALS`, all of them this file's own and none with an effect. Anything else
 that a file names is refused. Nothing is extracted to disk, no class of the
-file is imported, and tensors are read only when they are asked for.
+file is imported, and tensors are read only when they are asked for. What a file
+costs in time and memory is in proportion to its size: values that it shares
+and would unfold to more are refused (`_Unpickler`).
 """
 
 import dataclasses
 import io
 import json
 import math
+import os
 import pathlib
 import pickle
 import struct
 import types
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -33,6 +36,11 @@ from mgjax.cli import ConfigError
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 # The structure of a checkpoint of 10^4 tensors is about 2 MB.
 _MAX_STRUCTURE = 2**28
+_MAX_AXES = 64  # As NumPy.
+# What a file may unfold to, in items per byte. Real files stay below 1.
+_GROWTH = 16
+_MIN_ITEMS = 2**16  # Any file may unfold to that.
+_MAX_KEY = 256  # Digits and letters of a key that is no text.
 _STORAGES = {
   'FloatStorage': np.dtype('<f4'),
   'DoubleStorage': np.dtype('<f8'),
@@ -154,6 +162,12 @@ class _Record(dict):
 
   __slots__ = ()
 
+  def __init__(self, items=()):
+    if not isinstance(items, dict):  # Whose keys are checked.
+      items = list(items)
+      _check_keys([key for key, _ in items])
+    super().__init__(items)
+
   def __setstate__(self, state):
     """Drops what else the object held."""
 
@@ -171,7 +185,9 @@ class _DType:
 
   def numpy(self) -> np.dtype | None:
     """The type of numbers; None of texts and objects, which are no weights."""
-    dtype = np.dtype(str(self.code)).newbyteorder(self.order)
+    if not isinstance(self.code, str) or len(self.code) > 16:
+      raise _Damaged('a dtype without a code')
+    dtype = np.dtype(self.code).newbyteorder(self.order)
     return dtype if dtype.kind in 'fiub' else None
 
 
@@ -189,7 +205,11 @@ class _Array:
 
 def _bytes(data) -> bytes:
   """Bytes as Python 2 (decoded as latin-1) or 3 pickled them."""
-  return data.encode('latin-1') if isinstance(data, str) else bytes(data)
+  if isinstance(data, str):
+    return data.encode('latin-1')
+  if not isinstance(data, (bytes, bytearray)):  # bytes(n) makes n of them.
+    raise _Damaged(f'an array is made of a {type(data).__name__}')
+  return bytes(data)
 
 
 def _tensor_of_bytes(data, dtype, shape, order='C') -> Tensor | None:
@@ -204,9 +224,12 @@ def _tensor_of_bytes(data, dtype, shape, order='C') -> Tensor | None:
 
 
 def _sizes(shape) -> tuple[int, ...]:
+  if len(shape) > _MAX_AXES:
+    raise _Damaged(f'a tensor of {len(shape)} axes')
   shape = tuple(shape)
-  if not all(type(n) is int and n >= 0 for n in shape):
-    raise _Damaged(f'{shape} is not a shape')
+  if not all(type(n) is int and 0 <= n < 2**63 for n in shape):
+    # Such a value is not printed anywhere: it may unfold to any length.
+    raise _Damaged('a tensor of what is not a shape')
   return shape
 
 
@@ -237,7 +260,7 @@ def _rebuild_tensor(storage, offset, shape, strides, *unused) -> Tensor:
 def _encode(text: str, encoding: str) -> bytes:
   """_codecs.encode, as Python 3 writes bytes in old protocols."""
   if encoding != 'latin1':
-    raise _Damaged(f'bytes in encoding {encoding!r}')
+    raise _Damaged('bytes in another encoding than latin1')
   return text.encode('latin-1')
 
 
@@ -254,7 +277,7 @@ def _reconstruct(cls, base, items) -> _Record:
 
 
 def _array_of_buffer(data, dtype, shape, order) -> Tensor | None:
-  return _tensor_of_bytes(bytes(data), dtype.numpy(), shape, order)
+  return _tensor_of_bytes(data, dtype.numpy(), shape, order)
 
 
 def _left_out(*unused) -> None:
@@ -276,7 +299,7 @@ _GLOBALS = types.MappingProxyType(
     'torch._utils._rebuild_tensor': _Function(_rebuild_tensor),
     'torch._utils._rebuild_tensor_v2': _Function(_rebuild_tensor),
     'torch._utils._rebuild_parameter': _Function(lambda data, *unused: data),
-    'torch.Size': _Function(tuple),
+    'torch.Size': _Function(lambda shape=(): _sizes(shape)),
     # The persistent ids of torch name storages by these.
     **{f'torch.{name}': name for name in _STORAGES},
     **_NUMPY_GLOBALS,
@@ -313,36 +336,173 @@ _GLOBALS = types.MappingProxyType(
 )
 
 
-class _Unpickler(pickle.Unpickler):
-  """An unpickler that knows `_GLOBALS` and nothing else."""
+class _Unpickler(pickle._Unpickler):
+  """An unpickler that knows `_GLOBALS` and nothing else.
 
-  def __init__(self, file: io.BufferedIOBase, storage: Callable | None = None):
+  Pickles can name a value again, for two bytes. So a few hundred bytes make a
+  tree of 2^40 leaves (dicts or tuples that hold one another twice), and calls
+  that copy or hash a long value copy it as often as they stand there. Here
+
+  - calls may look at `_GROWTH` items per byte of the file, all together;
+  - keys, which are hashed, are texts, numbers or short flat tuples;
+  - the whole, all that is shared unfolded, has `_GROWTH` items per byte at
+    most (`_finished`), so that everything that walks through it is quick.
+
+  It is Python's own unpickler in Python, whose operations can be extended
+  (joblib does so, too); the one in C makes room for 2^32 memo entries where a
+  file names the last one.
+
+  Args:
+    file: Where a pickle starts.
+    size: Bytes of the file.
+    storage: Makes tensors of persistent ids; None: there are none.
+  """
+
+  dispatch = dict(pickle._Unpickler.dispatch)
+
+  def __init__(
+    self,
+    file: io.BufferedIOBase,
+    size: int,
+    storage: Callable | None = None,
+  ):
     # Python 2's strings, arrays' bytes among them, come out as latin-1.
     super().__init__(file, encoding='latin1')
     self._storage = storage
+    self._items_left = _max_items(size)
 
   def find_class(self, module: str, name: str):
     if f'{module}.{name}' not in _GLOBALS:
-      raise _Refused(f'{module}.{name}')
+      raise _Refused(f'{module}.{name}'[:100])
     return _GLOBALS[f'{module}.{name}']
 
   def persistent_load(self, pid):
     if self._storage is None:
       raise _Damaged('tensors are stored outside the file')
     kind, name, key, _, count, *view = pid
-    if kind != 'storage' or name not in _STORAGES or any(view):
-      raise _Damaged(f'a storage {pid} of an unknown kind')
+    if kind != 'storage' or any(v is not None for v in view):
+      raise _Damaged('a storage of an unknown kind')
+    if not isinstance(name, str) or name not in _STORAGES:
+      raise _Damaged('a storage of an unknown type')
     _sizes([count])
-    return self._storage(str(key), _STORAGES[name], count)
+    return self._storage(_text(key), _STORAGES[name], count)
+
+  def look_at(self, arguments) -> None:
+    """Counts what a call is given, before it is called."""
+    self._items_left -= _extent(arguments, depth=2)
+    if self._items_left < 0:
+      raise _Damaged('its calls unfold to more than the file')
+
+  def load_bytearray8(self) -> None:
+    # Python's own makes room for as many bytes as the file says it has.
+    (length,) = struct.unpack('<Q', self.read(8))
+    self.append(bytearray(self.read(length)))
+
+  dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
 
-def _finished(content):
-  """Puts a `Tensor` in the place of every array; the rest stays."""
-  if isinstance(content, _Array):
-    return content.tensor
-  if isinstance(content, dict):
-    return {key: _finished(value) for key, value in content.items()}
-  return content
+def _max_items(size: int) -> int:
+  """Items that a file of so many bytes may unfold to."""
+  return max(_GROWTH * size, _MIN_ITEMS)
+
+
+def _extent(value, depth: int) -> int:
+  """Items of a value, those inside of lists and tuples down to a depth."""
+  if not isinstance(value, (str, bytes, bytearray, dict, list, tuple)):
+    return 1
+  inside = value if depth and isinstance(value, (list, tuple)) else ()
+  return 1 + len(value) + sum(_extent(item, depth - 1) for item in inside)
+
+
+def _text(key) -> str:
+  """The key of a storage; any other value may unfold to any length."""
+  if not isinstance(key, (str, int)):
+    raise _Damaged('the key of a storage is no text')
+  return str(key)
+
+
+def _check_keys(keys: Sequence) -> None:
+  """Refuses keys that take long to hash: nested or long ones."""
+  for key in keys:
+    parts = key if isinstance(key, (tuple, frozenset)) else [key]
+    if not isinstance(key, str) and (
+      any(isinstance(part, (tuple, frozenset)) for part in parts)
+      or sum(map(_length, parts)) > _MAX_KEY
+    ):
+      raise _Damaged('a key that is neither a text nor a short tuple')
+
+
+def _length(part) -> int:
+  """Characters or digits of a part of a key."""
+  if isinstance(part, int):
+    return 1 + part.bit_length() // 3
+  return len(part) if isinstance(part, (str, bytes)) else 1
+
+
+def _checked(opcode: bytes, check: Callable[[_Unpickler], None]) -> None:
+  """Has `_Unpickler` check its stack before an operation."""
+  load = _Unpickler.dispatch[opcode[0]]
+
+  def checked(unpickler):
+    check(unpickler)
+    load(unpickler)
+
+  _Unpickler.dispatch[opcode[0]] = checked
+
+
+# `stack` is what stands behind the last mark.
+for _opcode, _check in (
+  (pickle.REDUCE, lambda u: u.look_at(u.stack[-1])),
+  (pickle.BUILD, lambda u: u.look_at(u.stack[-1])),
+  (pickle.NEWOBJ, lambda u: u.look_at(u.stack[-1])),
+  (pickle.NEWOBJ_EX, lambda u: u.look_at(u.stack[-2:])),
+  (pickle.INST, lambda u: u.look_at(u.stack)),
+  (pickle.OBJ, lambda u: u.look_at(u.stack)),
+  (pickle.SETITEM, lambda u: _check_keys(u.stack[-2:-1])),
+  (pickle.SETITEMS, lambda u: _check_keys(u.stack[::2])),
+  (pickle.DICT, lambda u: _check_keys(u.stack[::2])),
+  (pickle.ADDITEMS, lambda u: _check_keys(u.stack)),
+  (pickle.FROZENSET, lambda u: _check_keys(u.stack)),
+):
+  _checked(_opcode, _check)
+
+
+def _finished(content, size: int):
+  """Puts a `Tensor` in the place of every array in dicts; the rest stays.
+
+  Args:
+    content: What an unpickler made.
+    size: Bytes of the file.
+
+  Raises:
+    _Damaged: It holds itself, or has more than `_max_items` items where all
+      that is shared is unfolded.
+  """
+  known: dict[int, tuple[Any, int]] = {}  # By id; content keeps all alive.
+  under_way = (None, 0)
+
+  def finish(value) -> tuple[Any, int]:
+    if isinstance(value, _Array):
+      return value.tensor, 1
+    if not isinstance(value, (dict, list, tuple, set, frozenset)):
+      return value, 1
+    if id(value) in known:
+      if known[id(value)] is under_way:
+        raise _Damaged('a container holds itself')
+      return known[id(value)]
+    known[id(value)] = under_way
+    if isinstance(value, dict):
+      parts = {key: finish(item) for key, item in value.items()}
+      found = {key: item for key, (item, _) in parts.items()}
+      count = sum(n for _, n in parts.values())
+    else:
+      found, count = value, sum(finish(item)[1] for item in value)
+    if count > _max_items(size):
+      raise _Damaged('its containers unfold to more than the file')
+    known[id(value)] = found, 1 + count
+    return known[id(value)]
+
+  return finish(content)[0]
 
 
 # Formats.
@@ -380,7 +540,9 @@ def _load_zip(path: pathlib.Path):
 
     return Tensor((count,), dtype, read)
 
-  return _finished(_Unpickler(io.BytesIO(structure), storage).load())
+  size = len(structure)
+  unpickler = _Unpickler(io.BytesIO(structure), size, storage)
+  return _finished(unpickler.load(), size)
 
 
 def _load_pickles(file: io.BufferedIOBase):
@@ -391,15 +553,16 @@ def _load_pickles(file: io.BufferedIOBase):
     _, _, data = storages.setdefault(key, (dtype, count, []))
     return Tensor((count,), dtype, lambda: np.frombuffer(data[0], dtype))
 
-  first = _Unpickler(file, storage).load()
-  if first != _LEGACY_MAGIC:
-    return _finished(first)
-  _Unpickler(file).load()  # Version of the format.
-  if not _Unpickler(file).load().get('little_endian', True):
+  size = os.fstat(file.fileno()).st_size
+  first = _Unpickler(file, size, storage).load()
+  if type(first) is not int or first != _LEGACY_MAGIC:
+    return _finished(first, size)
+  _Unpickler(file, size).load()  # Version of the format.
+  if not _Unpickler(file, size).load().get('little_endian', True):
     raise _Damaged('written on a big-endian machine; save it again by torch')
-  content = _finished(_Unpickler(file, storage).load())
-  for key in _Unpickler(file).load():
-    dtype, count, data = storages[str(key)]
+  content = _finished(_Unpickler(file, size, storage).load(), size)
+  for key in _Unpickler(file, size).load():
+    dtype, count, data = storages[_text(key)]
     (written,) = struct.unpack('<q', file.read(8))
     data.append(file.read(count * dtype.itemsize))
     if written != count or len(data[0]) != count * dtype.itemsize:
@@ -416,12 +579,16 @@ def _load_safetensors(file: io.BufferedIOBase) -> dict:
   header = json.loads(file.read(length))
   data = file.read()
   content = {}
+  left = len(data)  # Tensors do not overlap.
   for name, entry in header.items():
     if name == '__metadata__':
       continue
     start, end = _sizes(entry['data_offsets'])
     if entry['dtype'] not in _SAFETENSORS or end > len(data):
       raise _Damaged(f'{name} is of an unknown type or incomplete')
+    left -= end - start
+    if end < start or left < 0:
+      raise _Damaged(f'{name} overlaps others')
     content[name] = _tensor_of_bytes(
       data[start:end], np.dtype(_SAFETENSORS[entry['dtype']]), entry['shape']
     )

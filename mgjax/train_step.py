@@ -78,12 +78,29 @@ def is_finite(state: TrainState) -> jax.Array:
 
 
 def normalize(
-  video: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
+  video: jax.Array,
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+  dtype: Any = jnp.float32,
 ) -> jax.Array:
-  """Turns uint8 RGB [B, T, H, W, 3] into float32, centred and scaled."""
-  mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
+  """Centres and scales pixels.
+
+  Args:
+    video: uint8 RGB [B, T, H, W, 3].
+    mean: Subtracted from RGB in [0, 1].
+    std: By which that is divided.
+    dtype: The network's compute type.
+
+  Returns:
+    Pixels of that type, but of float32 where it is a shorter one.
+  """
+  # Float32 pixels in a float64 program are not the same everywhere: whether
+  # XLA:CPU rounds once or twice here depends on what it fuses this with (since
+  # JAX 0.12 otherwise in the stem's forward pass than in its gradient).
+  dtype = jnp.promote_types(dtype, jnp.float32)
+  mean, std = jnp.asarray(mean, dtype), jnp.asarray(std, dtype)
   # One multiply-add per pixel.
-  return video.astype(jnp.float32) * (1 / (255 * std)) - mean / std
+  return video.astype(dtype) * (1 / (255 * std)) - mean / std
 
 
 def flip_clips(video: jax.Array, flip: jax.Array) -> jax.Array:
@@ -181,7 +198,8 @@ def make_train_step(
 
   def gradients(state, batch, groups, clips, dropout, collection):
     """Gradients, metrics and new statistics of (a part of) a batch."""
-    video = normalize(flip_clips(batch['video'], batch['flip']), mean, std)
+    video = flip_clips(batch['video'], batch['flip'])
+    video = normalize(video, mean, std, model.dtype)
     pool = norm.group_matrix(video.shape[0], groups)
 
     def loss_fn(params):
@@ -194,7 +212,8 @@ def make_train_step(
         mutable=[collection],
       )
       losses = clip_losses(logits, batch['label'], loss, label_smoothing)
-      return losses.mean(), (logits, updates[collection])
+      # Where all batch norms are frozen there are no moments.
+      return losses.mean(), (logits, updates.get(collection, {}))
 
     (mean_loss, (logits, statistics)), grads = jax.value_and_grad(
       loss_fn, has_aux=True
@@ -260,6 +279,9 @@ def make_train_step(
     ema = {}
     if ema_decay:
       ema = optim.update_average(state.ema, params, state.step, ema_decay)
+      # Averages of equal numbers, but exactly.
+      frozen = norm.frozen_parameters(params, model.norm_frozen)
+      ema = jax.tree.map(lambda f, a, p: p if f else a, frozen, ema, params)
     state = TrainState(
       step=state.step + 1,
       params=params,
@@ -284,7 +306,8 @@ def make_stats_step(
   """
 
   def stats_step(state, batch, groups, rng):
-    video = normalize(flip_clips(batch['video'], batch['flip']), mean, std)
+    video = flip_clips(batch['video'], batch['flip'])
+    video = normalize(video, mean, std, model.dtype)
     _, moments = model.apply(
       {'params': state.eval_params, 'batch_stats': state.batch_stats},
       video,
@@ -327,7 +350,7 @@ def make_eval_step(
   def eval_step(params, batch_stats, video):
     logits = model.apply(
       {'params': params, 'batch_stats': batch_stats},
-      normalize(video, mean, std),
+      normalize(video, mean, std, model.dtype),
       pool=None,
       **head,
     )

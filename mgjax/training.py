@@ -201,7 +201,7 @@ def make_job(
   evaluation.head_window(
     config, model
   )  # Refused now, or else at its first use.
-  tx = optim.make_optimizer(config.optim)
+  tx = optim.make_optimizer(config.optim, config.norm.frozen)
   make_state = initial_state.state_maker(config, model, tx)
   abstract = checkpoint.abstract_state(make_state, parallel.replicated(mesh))
   # A run that has checkpoints goes on from those.
@@ -496,7 +496,8 @@ class Training:
       self.state, values = program(self.state, *inputs, self._rng)
     self.done = step + 1
     self._statistics_due = (
-      self.done in self._eval_steps and job.config.norm.precise_batches > 0
+      self.done in self._eval_steps
+      and programs.statistics_batches(job.config) > 0
     )
     seen = job.peers.exchange(
       {
@@ -594,14 +595,17 @@ class Training:
     _, groups = programs.put_scalars(mesh, 0.0, phase.bn_groups[-1])
     moments = []
     for batch in self._job.train_stream.base_batches(
-      self.done, self._job.config.norm.precise_batches
+      self.done, programs.statistics_batches(self._job.config)
     ):
       batch = parallel.put_batch(mesh, programs.on_device(batch))
       jax.block_until_ready(moments[-2:-1])  # Few batches wait in its memory.
       moments.append(program(self.state, batch, groups, self._rng))
       self._stop_if_asked()
     statistics = jax.device_put(
-      norm.combine_statistics(moments), parallel.replicated(mesh)
+      norm.replace_statistics(
+        self.state.batch_stats, norm.combine_statistics(moments)
+      ),
+      parallel.replicated(mesh),
     )
     self.state = self.state.replace(batch_stats=statistics)
     self._statistics_due = False

@@ -14,7 +14,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from mgjax import compilation
 from mgjax.cli import ConfigError
+from mgjax.models import norm
 from mgjax.torch_files import Tensor
 
 # Where a file keeps them, and the clips' sides.
@@ -109,6 +111,77 @@ def run(
       'the network, with its options, that the weights are of?'
     )
   return f'logits agree with those of {source} to {difference:.1e}'
+
+
+def check_numbers(variables: dict, source: Any) -> None:
+  """Refuses variables that no training makes.
+
+  Args:
+    variables: 'params' and 'batch_stats'.
+    source: Where they are from, for the message.
+
+  Raises:
+    ConfigError: Some are NaN or infinite, or a variance is negative.
+  """
+  for keys, leaf in jax.tree.leaves_with_path(variables):
+    path = '/'.join(str(key.key) for key in keys)
+    array = np.asarray(leaf)
+    if not np.isfinite(array).all():
+      raise ConfigError(f'{source}: {path} holds NaN or infinite numbers')
+    if path.startswith('batch_stats/') and path.endswith('/var'):
+      if (array < 0).any():
+        raise ConfigError(
+          f'{source}: {path} holds variances, and some are negative'
+        )
+
+
+def check_features(
+  model: nn.Module, variables: dict, num_frames: int, source: Any
+) -> None:
+  """Refuses weights by which a layer's features are not finite.
+
+  Scores do not show it: a ReLU or a maximum that XLA:CPU fuses with what is
+  around it may turn NaN into a number. So every layer is looked at by itself,
+  in front of its ReLU, by a mean: a sum hides nothing.
+
+  Args:
+    model: The network.
+    variables: All of its variables.
+    num_frames: Of the clip, a wave.
+    source: Where the variables are from, for the message.
+
+  Raises:
+    ConfigError: Names the first layer that has such features.
+  """
+  # What is inside of a rematerialised block could not be taken out of it.
+  model = model.clone(remat=False)
+
+  names = []
+
+  def layer_means(variables, video):
+    means = {}
+
+    def keep_mean(call, args, kwargs, context):
+      y = call(*args, **kwargs)
+      if isinstance(context.module, norm.BatchNorm):
+        means['/'.join(context.module.path)] = y.astype(np.float32).mean()
+      return y
+
+    with nn.intercept_methods(keep_mean):
+      logits = model.apply(variables, video)
+    # A dict comes back in the order of its keys, not in that of the layers.
+    names[:] = [*means, 'the logits']
+    return [*means.values(), logits.mean()]
+
+  options = compilation.options_once() or None
+  run = jax.jit(layer_means, compiler_options=options)
+  means = jax.device_get(run(variables, clip(_shape(num_frames))))
+  for name, mean in zip(names, means, strict=True):
+    if not np.isfinite(mean):
+      raise ConfigError(
+        f'{source}: scores do not come from finite features: those of {name} '
+        'are NaN or infinite, for a clip of a sine wave'
+      )
 
 
 def _logits(model: nn.Module, variables: dict, video: np.ndarray) -> np.ndarray:

@@ -16,12 +16,15 @@ from mgjax import (
   checkpoint,
   evaluation,
   models,
+  pyslowfast_cfg,
   torch_files,
   train_step,
   weight_check,
+  weight_inference,
   weight_names,
 )
 from mgjax.cli import ConfigError
+from mgjax.models import resnet3d
 from mgjax.torch_files import Tensor
 from mgjax.weight_names import Path
 
@@ -48,11 +51,6 @@ _DENSE_OR_DEPTHWISE = {
   'tam': 'tam_depthwise',
   's3d_resnet': 'depthwise_temporal',
 }
-# A module that shifts wraps what comes behind it (TSM), by model.shift_place.
-_SHIFTED = {
-  'blockres': r'(conv1(?:\.conv)?)\.net\.',
-  'block': r'(\.\d+)\.net\.',
-}
 
 
 class File(NamedTuple):
@@ -62,12 +60,18 @@ class File(NamedTuple):
     state: Tensors by name, without wrappers' prefixes and with one set of
       statistics per batch norm.
     left_out: What else it holds, with the reason to leave it.
+    made: How tensors of `state` that the file does not hold were made.
     check: What `weight_check.make` made, where the file has it.
+    facts: What the configuration in the file says about ours.
+    notes: Lines about the file.
   """
 
   state: dict[str, Tensor]
   left_out: dict[str, str]
+  made: dict[str, str]
   check: dict[str, np.ndarray]
+  facts: list[pyslowfast_cfg.Fact] = []
+  notes: tuple[str, ...] = ()
 
 
 class Imported(NamedTuple):
@@ -80,6 +84,7 @@ class Imported(NamedTuple):
       everything in the file and the network.
     problems: The part of the report that forbids to use the arrays.
     checked: What a run of the network has shown.
+    notes: What else the user should know, in lines.
   """
 
   format: str
@@ -87,6 +92,7 @@ class Imported(NamedTuple):
   report: list[tuple[str, str, str, str]]
   problems: list[tuple[str, str, str, str]]
   checked: str = ''
+  notes: tuple[str, ...] = ()
 
 
 def to_ours(array: np.ndarray) -> np.ndarray:
@@ -113,6 +119,7 @@ def read(path: pathlib.Path) -> File:
   key = next((k for k in _STATE_KEYS if isinstance(content.get(k), dict)), None)
   if key:
     left_out = {str(k): 'not a weight' for k in content if k != key}
+    cfg = content.get('cfg')
     content = content[key]
   state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
   left_out |= {str(k): 'not a tensor' for k in content if str(k) not in state}
@@ -123,7 +130,22 @@ def read(path: pathlib.Path) -> File:
       state = {name.removeprefix(prefix): v for name, v in state.items()}
   for pattern, word in _RENAMED:
     state = {re.sub(f'^{pattern}', word, n): v for n, v in state.items()}
-  return File(merge_split_statistics(state), left_out, check)
+  made, dropped = _split_statistics(state)
+  facts, notes = [], ()
+  if 'cfg' in left_out:
+    try:
+      cfg = pyslowfast_cfg.read(cfg)
+    except ConfigError as error:
+      notes = (f'{error}: it is not used',)
+    else:
+      left_out['cfg'] = 'read'
+      try:
+        facts = pyslowfast_cfg.facts(cfg)
+      except ConfigError as error:
+        raise ConfigError(f'{path}: {error}') from error
+  return File(
+    merge_split_statistics(state), left_out | dropped, made, check, facts, notes
+  )
 
 
 def merge_split_statistics(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -134,23 +156,68 @@ def merge_split_statistics(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
   done so cannot be seen in a file, so that is done here: the mean of means,
   and the mean of variances plus the variance of means.
 
+  Raises:
+    ConfigError: A variance of a split is negative: their mean may hide it.
+
   Source: PySlowFast 287ec00, models/batchnorm_helper.py, aggregate_stats.
   """
-  merged = dict(state)
-  for name in state:
-    if match := re.fullmatch(r'(.*)\.split_bn\.running_var', name):
-      norm = match[1]
-      channels = state[f'{norm}.weight'].shape[0]
-      mean, var = (
-        state[f'{norm}.split_bn.running_{s}'].numpy().reshape(-1, channels)
-        for s in ('mean', 'var')
+  norms = _split_norms(state)
+  merged = {
+    name: tensor
+    for name, tensor in state.items()
+    if _part_of_split_norm(name, norms) is None
+  }
+  for norm, splits in norms.items():
+    mean, var = (
+      state[f'{norm}.split_bn.running_{s}'].numpy().reshape(splits, -1)
+      for s in ('mean', 'var')
+    )
+    if not (var >= 0).all():
+      raise ConfigError(
+        f'{norm}.split_bn.running_var holds variances that are negative or NaN'
       )
-      merged[f'{norm}.running_mean'] = _in_memory(mean.mean(0))
-      merged[f'{norm}.running_var'] = _in_memory(var.mean(0) + mean.var(0))
-      for entry in state:
-        if entry.startswith((f'{norm}.split_bn.', f'{norm}.bn.')):
-          del merged[entry]
+    merged[f'{norm}.running_mean'] = _in_memory(mean.mean(0))
+    merged[f'{norm}.running_var'] = _in_memory(var.mean(0) + mean.var(0))
   return merged
+
+
+def _split_norms(state: Mapping[str, Tensor]) -> dict[str, int]:
+  """Names of sub-batch norms, with their splits."""
+  found = {}
+  for name, tensor in state.items():
+    if name.endswith('.split_bn.running_var'):
+      norm = name.removesuffix('.split_bn.running_var')
+      channels = state[f'{norm}.weight'].shape[0]
+      found[norm] = tensor.shape[0] // max(channels, 1)
+  return found
+
+
+def _part_of_split_norm(name: str, norms: Mapping[str, int]) -> str | None:
+  """'split_bn' or 'bn', which hold a sub-batch norm's statistics; or None."""
+  norm, _, part = name.rpartition('.')[0].rpartition('.')
+  return part if norm in norms and part in ('split_bn', 'bn') else None
+
+
+def _split_statistics(
+  state: Mapping[str, Tensor],
+) -> tuple[dict[str, str], dict[str, str]]:
+  """Says what `merge_split_statistics` makes, and what becomes of the rest."""
+  norms = _split_norms(state)
+  made, rest = {}, {}
+  for norm, splits in norms.items():
+    made[f'{norm}.running_mean'] = f'recomputed: mean over {splits} splits'
+    made[f'{norm}.running_var'] = (
+      f'recomputed: mean of variances plus variance of means, {splits} splits'
+    )
+  for name in state:
+    part = _part_of_split_norm(name, norms)
+    if part and name.endswith('.num_batches_tracked'):
+      rest[name] = 'dropped: counts batches'
+    elif part == 'bn':
+      rest[name] = 'dropped: made of the splits, may be older than they are'
+    elif part:
+      rest[name] = 'replaced by what is recomputed of all splits'
+  return made, rest
 
 
 def _in_memory(array: np.ndarray) -> Tensor:
@@ -184,7 +251,7 @@ def match_state(
     (inflation by repetition).
   """
   if model == 'tsm':
-    shifted = _SHIFTED[shift_place]
+    shifted = weight_inference.SHIFTED[shift_place]
     state = {re.sub(shifted, r'\1.', name): v for name, v in state.items()}
   tables = {
     form: weight_names.names(
@@ -236,6 +303,8 @@ def match_state(
       # XLA's ReLU may hide a NaN, so that logits would not show it.
       if array is not None and not np.isfinite(array.astype(np.float32)).all():
         array, words = None, 'it holds NaN or infinite numbers'
+      if array is not None and path[-1] == 'var' and (array < 0).any():
+        array, words = None, 'it holds variances, and some are negative'
       if array is not None:
         result.arrays[path] = to_ours(array)
       note(name, path, theirs, ours, words, problem=array is None)
@@ -342,6 +411,7 @@ def import_file(
       f'--logits={logits}: what starts anew (--new_{new[0]}) gives other logits'
     )
   file = read(path)
+  _check_facts(path, config, file.facts, new)
   model = models.from_config(config)
   video = evaluation.example_video(config)
   init = lambda: model.init(jax.random.key(config.seed), video)
@@ -354,13 +424,18 @@ def import_file(
     new=new,
     shift_place=config.model.shift_place,
   )
+  result.report[:] = [
+    (name, ours, shapes, file.made.get(name, words))
+    for name, ours, shapes, words in result.report
+  ]
   result.report.extend(
     (name, '', '', why) for name, why in file.left_out.items()
   )
   table = '\n'.join('  '.join(row) for row in result.report)
   if result.problems:
     print('\n'.join('  '.join(row) for row in result.problems[:20]))
-    raise ConfigError(_explain(path, config, result))
+    fitting = lambda: _fitting(file.state, config, inflate, new)
+    raise ConfigError(_explain(path, config, result, fitting))
   arrays = {p: np.float32(a) for p, a in result.arrays.items()}
   if new:
     # XLA drops all else.
@@ -377,11 +452,13 @@ def import_file(
     path=path,
     reference=logits,
   )
-  result = result._replace(checked=checked)
+  notes = _notes(config, file, is_compared=bool(logits or file.check))
+  result = result._replace(checked=checked, notes=notes)
   try:
     out.mkdir(parents=True, exist_ok=True)
     (out / 'import.txt').write_text(
-      f'{path}: {result.format}\n{checked}\n\n{table}\n', 'utf-8'
+      '\n'.join([f'{path}: {result.format}', checked, *notes, '', table, '']),
+      'utf-8',
     )
     (out / 'config.json').write_text(
       json.dumps(json.loads(config.to_json_best_effort()), indent=1) + '\n'
@@ -412,7 +489,172 @@ def _leaves(tree: dict, chosen: Callable[[Path], bool]) -> dict[Path, Any]:
   return {path: leaf for path, leaf in paths.items() if chosen(path)}
 
 
-def _explain(path, config, result: Imported) -> str:
+def _check_facts(
+  path: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  facts: list[pyslowfast_cfg.Fact],
+  new: tuple[str, ...],
+) -> None:
+  """Refuses a config that contradicts what a file says about its network."""
+  wanted = ml_collections.ConfigDict(config.to_dict())
+  pyslowfast_cfg.apply(wanted, facts)
+  for field, value, source in facts:
+    skipped = (field == 'model.num_classes' and 'head' in new) or (
+      field.startswith('model.nonlocal') and 'nonlocal' in new
+    )
+    if skipped or not _must_agree(field):
+      continue
+    if _effect(config, field) != _effect(wanted, field):
+      given = _field(config, field)
+      if field == 'model.depth' and config.model.blocks:
+        given = f'{given} with model.blocks={tuple(config.model.blocks)}'
+      raise ConfigError(
+        f'{path}: its cfg has {source}={value}, but {field} is {given}; give '
+        f'--config.{field}={str(value).replace(" ", "")}, or neither --config '
+        'nor --model: then all is taken from the file'
+      )
+
+
+def _must_agree(field: str) -> bool:
+  """Whether weights give other scores where a field differs."""
+  return field.startswith('model.') or field in ('data.mean', 'data.std')
+
+
+def _field(config: ml_collections.ConfigDict, field: str) -> Any:
+  section, _, name = field.rpartition('.')
+  return config[section][name]
+
+
+def _effect(config: ml_collections.ConfigDict, field: str) -> Any:
+  """A field's value, the same for all spellings of one network."""
+  value, model = _field(config, field), config.model
+  if field in ('data.mean', 'data.std'):
+    return tuple(round(float(number), 6) for number in value)
+  if field == 'model.depth' or field == 'model.num_temporal':
+    known = resnet3d.BLOCKS.get(model.depth, ())
+    blocks = tuple(model.blocks or known)
+    if field == 'model.depth':
+      return blocks or model.depth
+    counts = value or blocks
+    return tuple(map(min, zip(counts, blocks, strict=False)))
+  if not field.startswith('model.nonlocal'):
+    return value
+  suffix = '_fast' if field.endswith('_fast') else ''
+  places = model[f'nonlocal_blocks{suffix}']
+  if not any(places):
+    return ()
+  if 'blocks' in field:
+    return tuple(map(tuple, places))
+  if 'mode' in field:
+    return value
+  if 'groups' in field:
+    value = value or (1,) * len(places)
+  else:
+    value = value or model.nonlocal_pool
+    value = value if isinstance(value[0], tuple) else (value,) * len(places)
+  # Of stages that have such blocks.
+  return tuple(v for v, blocks in zip(value, places, strict=False) if blocks)
+
+
+def _notes(
+  config: ml_collections.ConfigDict, file: File, *, is_compared: bool
+) -> tuple[str, ...]:
+  """What the user should know of options."""
+  notes = list(file.notes)
+  differing = [
+    f'{field}={_field(config, field)} (its cfg: {source}={value})'
+    for field, value, source in file.facts
+    if not _must_agree(field) and _field(config, field) != value
+  ]
+  if file.facts:
+    notes.append(
+      'the network is that of the cfg in the file'
+      + ''.join(f'; but {text}' for text in differing)
+    )
+  known = {fact.field for fact in file.facts}
+  hidden = weight_inference.unverified(config, known)
+  if is_compared:  # Logits show the network's, but of normalised pixels.
+    hidden = {f: v for f, v in hidden.items() if f.startswith('data.')}
+  if hidden:
+    listed = ', '.join(f'{field}={value}' for field, value in hidden.items())
+    notes.append(f'unverified, the file does not show them: {listed}')
+  return tuple(notes)
+
+
+def _fitting(
+  state: Mapping[str, Tensor],
+  config: ml_collections.ConfigDict,
+  inflate: str,
+  new: tuple[str, ...],
+) -> str:
+  """What to give so that a file's tensors fit; '' where nothing is known."""
+  # Ones, of the same shapes: the numbers do not matter, and take time to read.
+  blank = {
+    name: Tensor(t.shape, t.dtype, lambda s=t.shape: np.ones(s, np.float32))
+    for name, t in state.items()
+  }
+  others = [name for name in models.MODELS if name != config.model.name]
+  for name in (config.model.name, *others):
+    options = weight_inference.infer(state, name)
+    if options is None:
+      continue
+    wanted = ml_collections.ConfigDict(config.to_dict())
+    wanted.model.update(options)
+    if 'head' in new:
+      wanted.model.num_classes = config.model.num_classes
+    try:
+      model = models.from_config(wanted)
+      video = evaluation.example_video(wanted)
+      shapes = jax.eval_shape(model.init, jax.random.key(0), video)
+      result = match_state(
+        blank,
+        shapes,
+        name,
+        inflate=inflate,
+        new=new,
+        shift_place=wanted.model.shift_place,
+      )
+    except ValueError:  # No such network, or names of no format.
+      continue
+    inflated = any(
+      'repeated' in r[3] or 'in the mid' in r[3] for r in result.report
+    )
+    if result.problems or (inflated and name != config.model.name):
+      continue
+    return _overrides(config, wanted)
+  return ''
+
+
+def _overrides(config, wanted) -> str:
+  """How one config's model becomes another's, in words and flags."""
+  changed = {
+    name: wanted.model[name]
+    for name in wanted.model
+    if _as_tuples(wanted.model[name]) != _as_tuples(config.model[name])
+  }
+  words = ', '.join(
+    f'{name} {value} (not {config.model[name]})'
+    for name, value in changed.items()
+  )
+  flags_text = ' '.join(
+    f'--config.model.{name}={_as_tuples(value)!s}'.replace(' ', '')
+    for name, value in changed.items()
+  )
+  return f'{words}: give {flags_text}' if changed else ''
+
+
+def _as_tuples(value: Any) -> Any:
+  if isinstance(value, (list, tuple)):
+    return tuple(map(_as_tuples, value))
+  return value
+
+
+def _explain(
+  path: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  result: Imported,
+  fitting: Callable[[], str],
+) -> str:
   """One line about what does not fit, and what may help."""
   kinds = {_kind_of(tuple(row[1].split('/'))) for row in result.problems}
   name, path_in_model, shapes, words = result.problems[0]
@@ -422,6 +664,10 @@ def _explain(path, config, result: Imported) -> str:
     f'{config.model.name!r} by names of {result.format}, such as '
     f'{path_in_model if name == "-" else name}: {shapes}, {words}'
   )
+  if words.startswith('it holds'):  # Numbers that no network has.
+    return text
+  if None in kinds and (hint := fitting()):
+    return f'{text}. The file is of {hint}'
   if kinds == {'head'}:
     text += (
       f'. The model has {config.model.num_classes} classes; set '
@@ -515,5 +761,7 @@ def main(values: flags.FlagValues, *arguments: str) -> None:
   for words, count in sorted(kinds.items(), key=lambda item: -item[1]):
     print(f'{count:6d}  {words}')
   print(f'self-check            {result.checked}')
+  for note in result.notes:
+    print(f'options               {note}')
   print(f'table of all of them  {out}/import.txt')
   print(f'weights               {out}')

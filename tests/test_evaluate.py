@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any
 
 import cv2
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
@@ -512,6 +514,8 @@ def small_config(head):
 
 class ColourClassifier(nn.Module):
   """Its logits are the mean colour, of the clip or of windows of it."""
+
+  dtype: Any = jnp.float32
 
   def __call__(self, video, pool=None, *, window=None):
     return nn.avg_pool(video, window) if window else video.mean((1, 2, 3))

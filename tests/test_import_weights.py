@@ -4,6 +4,7 @@ The golden networks' weights come from a rule (golden/rule.py), so the files
 that are imported here are written by the tests themselves.
 """
 
+import ast
 import json
 import pathlib
 import re
@@ -24,6 +25,7 @@ from mgjax import (
   weight_transfer,
 )
 from mgjax.cli import ConfigError
+from tests import test_pyslowfast_cfg
 from tests.golden import rule
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
@@ -561,3 +563,264 @@ def test_an_imported_network_gives_the_logits_of_its_reference(
     wide = jax.tree.map(lambda a: np.asarray(a, np.float64), variables)
     logits = jax.jit(network.apply, compiler_options=quickly)(wide, video)
   np.testing.assert_allclose(logits, want, rtol=0, atol=1e-5 * want.std())
+
+
+# What a file says about its network.
+
+
+@pytest.mark.parametrize('number', [-1e-3, np.nan, np.inf])
+def test_a_variance_that_is_none_is_refused(config, tmp_path, number):
+  state = state_of(config)
+  name = 's2.pathway0_res0.branch2.b_bn.running_var'
+  state[name][1] = number
+  with pytest.raises(ConfigError, match=f'{name}: .*(negative|NaN)'):
+    import_state(config, state, tmp_path)
+  # Nor may the mean over splits hide it.
+  norm = name.removesuffix('.running_var')
+  state[name][1] = 1
+  split = split_state(state, norm)
+  split[f'{norm}.split_bn.running_var'][1] = number
+  with pytest.raises(
+    ConfigError, match=f'{norm}.split_bn.*negative or NaN|NaN'
+  ):
+    import_state(config, split, tmp_path)
+  assert not (tmp_path / 'out').exists()
+
+
+def split_state(state, norm, splits=2):
+  """The state with one norm as a sub-batch norm of equal splits."""
+  state = dict(state)
+  for leaf in ('running_mean', 'running_var'):
+    array = state.pop(f'{norm}.{leaf}')
+    state[f'{norm}.split_bn.{leaf}'] = np.tile(array, splits)
+    state[f'{norm}.bn.{leaf}'] = np.zeros_like(array)
+  for part in ('split_bn', 'bn'):
+    state[f'{norm}.{part}.num_batches_tracked'] = np.array(3)
+  return state
+
+
+def test_sub_batch_norms_say_what_is_recomputed_and_dropped(
+  config, tmp_path, capsys
+):
+  state = state_of(config)
+  norm = 's2.pathway0_res0.branch2.b_bn'
+  file, out = tmp_path / 'x.pyth', tmp_path / 'out'
+  torch_files.save(file, {'model_state': split_state(state, norm)})
+  code, printed = run(capsys, file, f'--out={out}', *SMALL_FLAGS)
+  assert code == 0, printed.err
+  variables = checkpoint.load_variables(
+    checkpoint.find(out, 'out'), shapes_of(config)
+  )
+  np.testing.assert_array_equal(
+    leaf(variables, 'batch_stats/res2/block0/b/norm/var'),
+    state[f'{norm}.running_var'],
+  )
+  table = (out / 'import.txt').read_text()
+  for name, words in (
+    ('running_mean', 'recomputed: mean over 2 splits'),
+    ('running_var', 'recomputed: mean of variances plus'),
+    ('bn.running_var', 'dropped: made of the splits'),
+    ('split_bn.running_var', 'replaced by what is recomputed'),
+    ('split_bn.num_batches_tracked', 'dropped: counts batches'),
+  ):
+    assert re.search(f'{norm}.{name} .*{words}', table)
+    assert words in printed.out
+
+
+SMALL_FLAGS = (
+  '--model=slow',
+  '--config.model.blocks=(1,1)',
+  '--config.model.width=8',
+  '--config.model.num_classes=7',
+)
+
+
+def narrow(argument):
+  """A published network of few channels."""
+  config = kinetics400.get_config(f'model={argument}')
+  config.model.width, config.model.num_classes = 8, 7
+  return config
+
+
+@pytest.mark.parametrize(
+  'form,given,changes,hint',
+  [
+    ('pyslowfast', 'slowfast', {'depth': 101}, 'depth 101 .not 50.'),
+    ('caffe2', 'slowfast', {'fusion_kernel': 5}, 'fusion_kernel 5 .not 7.'),
+    pytest.param(
+      'pytorchvideo',
+      'slowfast',
+      {'beta_inv': 4},
+      'beta_inv 4 .not 8.',
+      marks=pytest.mark.slow,
+    ),
+    (
+      'pyslowfast',
+      'slow',
+      {'depth': 101, 'num_temporal': (3, 4, 6, 3), 'num_classes': 5},
+      r'depth 101 .*num_temporal \(3, 4, 6, 3\) .*'
+      r'--config.model.num_temporal=\(3,4,6,3\)',
+    ),
+    ('pyslowfast', 'i3d', {'blocks': (1, 2)}, r'blocks \(1, 2\)'),
+    ('pyslowfast', 'slow', {'name': 'i3d'}, 'name i3d .not slow.'),
+    (
+      'pyslowfast',
+      'c2d',
+      {'nonlocal_blocks': ((), (1,), (), ())},
+      r'--config.model.nonlocal_blocks=\(\(\),\(1,\),\(\),\(\)\)',
+    ),
+    ('torchvision', 'tam_r50', {'tam_frames': 5}, 'tam_frames 5 .not 3.'),
+    pytest.param(
+      'torchvision',
+      'tsn_r50',
+      {'depth': 18},
+      'depth 18 .not 50.',
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      'torchvision',
+      'tsn_r50',
+      {'name': 's3d_resnet'},
+      'name s3d_resnet',
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      'biglittle',
+      'blvnet_tam_50',
+      {'depth': 101},
+      'depth 101 .not 50.',
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      'mmaction2',
+      'slow',
+      {'depth': 101},
+      'depth 101 .not 50.',
+      marks=pytest.mark.slow,
+    ),
+  ],
+)
+def test_a_file_of_another_network_names_the_options_that_fit(
+  form, given, changes, hint, tmp_path
+):
+  config, other = narrow(given), narrow(given)
+  other.model.update(changes)
+  state = state_of(other, form)
+  with pytest.raises(
+    ConfigError, match=f'do not fit .*is of .*{hint}'
+  ) as error:
+    import_state(config, state, tmp_path)
+  assert '\n' not in str(error.value)
+  # What it says to give makes the file's network of the one that was given.
+  for name, value in re.findall(
+    r'--config.model.(\w+)=(\S+)', str(error.value)
+  ):
+    config.model[name] = value if name == 'name' else ast.literal_eval(value)
+  assert config.model.to_dict() == other.model.to_dict()
+
+
+def test_where_a_file_shifts_is_told(tmp_path):
+  config = on_segments('tsm')
+  plain = state_of(config, 'torchvision')
+  state = {
+    re.sub(r'(layer\d\.\d)\.(conv\d)', r'\1.net.\2', name): array
+    for name, array in plain.items()
+  }
+  with pytest.raises(ConfigError, match='--config.model.shift_place=block$'):
+    import_state(config, state, tmp_path)
+
+
+def test_the_configuration_in_a_file_names_the_network(tmp_path, capsys):
+  """Nothing else needs to be given."""
+  changes = {
+    'RESNET_WIDTH_PER_GROUP': 8,
+    'SLOWFAST_ALPHA': 8,
+    'SLOWFAST_FUSION_KERNEL_SZ': 5,
+    'MODEL_NUM_CLASSES': 7,
+  }
+  config = narrow('slowfast_4x16')
+  file, out = tmp_path / 'x.pyth', tmp_path / 'out'
+  content = {
+    'model_state': state_of(config),
+    'cfg': test_pyslowfast_cfg.dump(**changes),
+  }
+  torch_files.save(file, content)
+  code, printed = run(capsys, file, f'--out={out}')
+  assert code == 0, printed.err
+  saved = default.read_saved(out)
+  assert (saved.model.alpha, saved.model.fusion_kernel) == (8, 5)
+  assert 'the network is that of the cfg' in printed.out
+  assert 'unverified, the file does not show them: norm.eps=' in printed.out
+  assert 'model.alpha' not in printed.out
+  assert 'unverified' in (out / 'import.txt').read_text()
+
+
+@pytest.mark.parametrize(
+  'flag,words',
+  [
+    ('--config.model.alpha=4', 'SLOWFAST.ALPHA=8, but model.alpha is 4; give'),
+    ('--config.model.depth=101', 'RESNET.DEPTH=50, but model.depth is 101'),
+    (
+      '--config.data.mean=(0.4,0.4,0.4)',
+      r'DATA.MEAN=\(0.45, 0.45, 0.45\), but',
+    ),
+    ('--config.model.name=slow', 'MODEL.ARCH=slowfast, but model.name is slow'),
+    ('--config.model.num_classes=9', 'MODEL.NUM_CLASSES=7, but'),
+    ('--config.data.stride_frames=4', None),
+    ('--config.model.num_temporal=(3,4,6,3)', None),
+  ],
+)
+def test_options_that_contradict_the_configuration_in_a_file_are_refused(
+  flag, words, tmp_path, capsys
+):
+  cfg = test_pyslowfast_cfg.dump(
+    RESNET_WIDTH_PER_GROUP=8,
+    SLOWFAST_ALPHA=8,
+    SLOWFAST_FUSION_KERNEL_SZ=5,
+    MODEL_NUM_CLASSES=7,
+  )
+  file, out = tmp_path / 'x.pyth', tmp_path / 'out'
+  state = state_of(narrow('slowfast_4x16'))
+  torch_files.save(file, {'model_state': state, 'cfg': cfg})
+  argv = (
+    file,
+    f'--out={out}',
+    '--model=slowfast_4x16',
+    '--config.model.width=8',
+    *([] if 'classes' in flag else ['--config.model.num_classes=7']),
+    flag,
+  )
+  code, printed = run(capsys, *argv)
+  if words is None:
+    assert code == 0, printed.err
+    assert ('SAMPLING_RATE=2' in printed.out) == ('stride' in flag)
+    return
+  assert code == 2
+  assert printed.err.count('\n') == 1 and re.search(words, printed.err)
+  if 'classes' in flag:
+    code, printed = run(capsys, *argv, '--new_head')
+    assert code == 0, printed.err
+
+
+def test_a_configuration_of_something_else_is_told_and_not_used(
+  config, tmp_path, capsys
+):
+  file, out = tmp_path / 'x.pyth', tmp_path / 'out'
+  torch_files.save(file, {'model_state': state_of(config), 'cfg': 'lr: [0.1'})
+  code, printed = run(capsys, file, f'--out={out}', *SMALL_FLAGS)
+  assert code == 0, printed.err
+  assert 'its cfg is not readable YAML' in printed.out
+  assert 'it is not used' in (out / 'import.txt').read_text()
+  code, printed = run(capsys, file, f'--out={tmp_path / "other"}')
+  assert code == 2 and 'the model is not said' in printed.err
+
+
+def test_options_that_a_file_does_not_show_are_listed(tmp_path, capsys):
+  config = on_segments('tsm')
+  file, out = tmp_path / 'x.pyth', tmp_path / 'out'
+  torch_files.save(file, state_of(config, 'torchvision'))
+  flags = ('--model=tsm', *SMALL_FLAGS[1:])
+  code, printed = run(capsys, file, f'--out={out}', *flags)
+  assert code == 0, printed.err
+  for text in (printed.out, (out / 'import.txt').read_text()):
+    assert re.search('unverified.*model.shift_div=8, .*norm.eps=1e-05', text)

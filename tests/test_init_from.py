@@ -8,6 +8,7 @@ import pytest
 
 from mgjax import checkpoint, evaluation, initial_state, train_step, training
 from mgjax.cli import ConfigError
+from tests import test_frozen_norm as frozen
 from tests import test_import_weights as weights
 
 
@@ -118,3 +119,50 @@ def test_a_run_does_not_start_in_the_folder_of_the_weights(config, tmp_path):
   config.init_from = ''
   with pytest.raises(ConfigError, match='holds imported weights, not a run'):
     training.train(config, tmp_path / 'out')
+
+
+def test_fine_tuning_keeps_the_statistics_that_it_started_from(
+  config, tmp_path
+):
+  """Also where those of the other layers are estimated before evaluations."""
+  config.norm.precise_batches = 1
+  config.norm.frozen = 'but_first'
+  config.optim.base_lr = 1e-3
+  before = initialised(config, tmp_path)
+  training.train(config, tmp_path / 'run')
+  after = final_variables(config, tmp_path / 'run')
+  moved = set()
+  for leaf in ('scale', 'bias', 'mean', 'var'):
+    collection = 'params' if leaf in ('scale', 'bias') else 'batch_stats'
+    old = frozen.layers(before[collection], leaf)
+    new = frozen.layers(after[collection], leaf)
+    moved |= {path for path in old if (old[path] != new[path]).any()}
+  assert moved == {frozen.FIRST}
+
+
+@pytest.mark.parametrize(
+  'path,number,words',
+  [
+    ('batch_stats/res3/block0/b/norm/var', -1e-3, 'some are negative'),
+    ('params/res3/block0/b/conv/kernel', np.nan, 'holds NaN or infinite'),
+    ('params/res3/block0/c/norm/scale', 3e38, 'features: those of res3/block0'),
+  ],
+)
+def test_scores_come_from_finite_features(
+  config, tmp_path, path, number, words
+):
+  variables = initialised(config, tmp_path)
+  node = variables = jax.tree.map(np.array, variables)
+  for key in path.split('/')[:-1]:
+    node = node[key]
+  node[path.split('/')[-1]][..., :1] = number
+  folder = tmp_path / 'changed'
+  checkpoints = checkpoint.Checkpoints(folder, config.train)
+  state = train_step.TrainState(
+    step=np.zeros((), np.int32), opt_state=(), **variables
+  )
+  checkpoints.save(state, 0, {'times': {}, 'bad_videos': {}})
+  checkpoints.close()
+  with pytest.raises(ConfigError, match=words):
+    evaluation.evaluate_checkpoint(config, folder, None)
+  assert not (folder / 'eval.json').exists()

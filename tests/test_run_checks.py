@@ -37,7 +37,8 @@ def test_the_known_options_of_a_network_are_the_fields_of_its_class(name):
   module, fixed = getattr(maker, 'func', maker), getattr(maker, 'keywords', {})
   fields = {field.name for field in dataclasses.fields(module)}
   # What every module has, and what other sections of the config say.
-  fields -= {'parent', 'name', 'norm_momentum', 'norm_eps', 'remat', *fixed}
+  norm = ('norm_momentum', 'norm_eps', 'norm_frozen')
+  fields -= {'parent', 'name', 'remat', *norm, *fixed}
   common = {'num_classes', 'dropout', 'dtype', 'depth', 'blocks', 'width'}
   assert {*common, *default.MODEL_OPTIONS[name]} == fields
   assert set(default.MODEL_OPTIONS) == set(models.MODELS)

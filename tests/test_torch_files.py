@@ -355,6 +355,144 @@ def test_tensors_stay_inside_their_own_storage(
       torch_files.load(path)
 
 
+def nested(kind: str, depth: int = 40) -> bytes:
+  """Opcodes of a container that holds another one twice, and so on."""
+  opcodes = {
+    'dict': b'}(K\x00h\x00K\x01h\x00u',
+    'list': b'](h\x00h\x00e',
+    'tuple': b'h\x00h\x00\x86',
+  }[kind]
+  return b'K\x00q\x000' + (opcodes + b'q\x000') * depth + b'h\x00'
+
+
+def text(value: str) -> bytes:
+  return b'X' + struct.pack('<I', len(value)) + value.encode()
+
+
+def call(name: str, arguments: bytes) -> bytes:
+  module, _, function = name.rpartition('.')
+  return f'c{module}\n{function}\n('.encode() + arguments + b'tR'
+
+
+_PAIR = nested('tuple')  # Can be hashed.
+_LONG = text('a' * 10**5) + b'q\x01'
+_TOO_MUCH = 'unfold to more than the file'
+_BOMBS = {
+  'dicts': (b'}' + text('a') + nested('dict') + b's.', _TOO_MUCH),
+  'lists': (b'}' + text('a') + nested('list') + b's.', _TOO_MUCH),
+  'tuples': (b'}' + text('a') + nested('tuple') + b's.', _TOO_MUCH),
+  'itself': (b'}q\x00' + text('a') + b'h\x00s.', 'holds itself'),
+  'key': (b'}' + _PAIR + b'K\x00s.', 'a key'),
+  'keys': (b'}(' + _PAIR + b'K\x00u.', 'a key'),
+  'dict of keys': (b'(' + _PAIR + b'K\x00d.', 'a key'),
+  'set': (b'}' + text('a') + b'\x8f(' + _PAIR + b'\x90s.', 'a key'),
+  'long key': (b'}' + _LONG + b'h\x01\x86K\x00s.', 'a key'),
+  'pairs': (
+    call('collections.OrderedDict', b'((' + _PAIR + b'K\x00ll') + b'.',
+    'a key',
+  ),
+  'copies of a text': (
+    b'}'
+    + text('a')
+    + b'('
+    + _LONG
+    + call('_codecs.encode', b'h\x01' + text('latin1')) * 100
+    + b'ls.',
+    'calls unfold to more than the file',
+  ),
+  'copies of a dict': (
+    b'}q\x01('
+    + b''.join(b'J' + struct.pack('<i', i) + b'N' for i in range(10**4))
+    + b'u'
+    + b'('
+    + call('collections.OrderedDict', b'h\x01') * 1000
+    + b'1.',
+    'calls unfold to more than the file',
+  ),
+  'dtype': (
+    b'\x80\x02}'
+    + text('a')
+    + call(
+      'numpy._core.multiarray.scalar',
+      call('numpy.dtype', nested('list')) + text('a'),
+    )
+    + b's.',
+    'dtype without a code',
+  ),
+  'zeros': (
+    b'}'
+    + text('a')
+    + call(
+      'numpy._core.numeric._frombuffer',
+      b'\x8a\x05'
+      + (10**11).to_bytes(5, 'little')
+      # type f4, [10^11 / 4], C
+      + call('numpy.dtype', text('f4'))
+      + b'\x8a\x05'
+      + (10**11 // 4).to_bytes(5, 'little')
+      + b'\x85'
+      + text('C'),
+    )
+    + b's.',
+    'an array is made of a int',
+  ),
+  'bytearray': (
+    b'}' + text('a') + b'\x96' + bytes(5) + b'\x01\0\0s.',
+    'EOF|Memory',
+  ),
+  'shape': (
+    tensor_of('0', 2, 'K\x02\x85')[:-5].replace(
+      b'K\x02\x85', nested('tuple') + b'K\x01\x85'
+    )
+    + b'\x89}tRs.',
+    'not a shape',
+  ),
+}
+
+
+@pytest.mark.parametrize('name', _BOMBS)
+def test_a_file_that_unfolds_to_more_than_itself_is_refused(tmp_path, name):
+  """A walk through the nested ones, or their hash or text, takes 2^40 steps."""
+  structure, words = _BOMBS[name]
+  path = tmp_path / 'x.pth'
+  zipped = lambda data: in_zip(data, path, **{'0': bytes(8)})
+  for write in (path.write_bytes, zipped):
+    write(structure)
+    with pytest.raises(ConfigError, match=words):
+      torch_files.load(path)
+
+
+def test_the_last_place_of_the_memo_needs_no_room_for_those_before_it(tmp_path):
+  path = tmp_path / 'x.pth'
+  path.write_bytes(b'}r\xff\xff\xff\x7f.')
+  assert torch_files.load(path) == {}
+
+
+def test_shared_values_are_read(tmp_path):
+  """Weights under two names, shared options, pairs as keys: all in use."""
+  weights = {f'{i}.weight': np.ones(2, np.float32) for i in range(50)}
+  betas = (0.9, 0.999)
+  content = {
+    'state_dict': weights,
+    'ema': weights,
+    'groups': [{'lr': 0.1, 'betas': betas} for _ in range(50)],
+    'seen': {(0, 'a'): 1},
+  }
+  path = tmp_path / 'x.pth'
+  path.write_bytes(pickle.dumps(content))
+  read = torch_files.load(path)
+  assert read['ema']['49.weight'].numpy().tolist() == [1, 1]
+  assert (read['groups'], read['seen']) == (content['groups'], {(0, 'a'): 1})
+
+
+def test_tensors_of_safetensors_do_not_overlap(tmp_path):
+  entry = {'dtype': 'F32', 'shape': [2], 'data_offsets': [0, 8]}
+  path = tmp_path / 'x.safetensors'
+  path.write_bytes(safetensors({'a': entry, 'b': entry}, bytes(8)))
+  with pytest.raises(ConfigError, match='b overlaps others'):
+    torch_files.load(path)
+
+
 def test_zips_that_torch_does_not_write_are_refused(tmp_path):
   inner, outer = tmp_path / 'inner.pth', tmp_path / 'outer.pth'
   in_zip(b'}.', inner)

@@ -108,6 +108,7 @@ def from_config(config: Any) -> nn.Module:
     **options,
     norm_momentum=config.norm.momentum,
     norm_eps=config.norm.eps,
+    norm_frozen=config.norm.frozen,
     remat=config.train.remat == 'block',
   )
 

@@ -201,6 +201,7 @@ class BLVNet(nn.Module):
     tam_frames: Frames that are aggregated, odd; 0: none.
     norm_momentum: Share of the running statistics that a step keeps.
     norm_eps: Added to variances.
+    norm_frozen: See `norm.is_frozen`.
     dtype: Compute type.
     remat: Whether the backward pass computes residual blocks again.
 
@@ -218,6 +219,7 @@ class BLVNet(nn.Module):
   tam_frames: int = 3
   norm_momentum: float = 0.9
   norm_eps: float = 1e-5
+  norm_frozen: str = ''
   dtype: Any = jnp.float32
   remat: bool = False
 

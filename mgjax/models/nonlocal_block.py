@@ -70,6 +70,7 @@ class NonLocalBlock(nn.Module):
       phi and g; (1, 1, 1) for none.
     norm_momentum: Share of the running statistics that a step keeps.
     norm_eps: Added to variances.
+    norm_frozen: See `norm.is_frozen`.
     dtype: Compute type; affinities are computed in float32 at least.
   """
 
@@ -78,6 +79,7 @@ class NonLocalBlock(nn.Module):
   pool_window: tuple[int, int, int] = (1, 2, 2)
   norm_momentum: float = 0.9
   norm_eps: float = 1e-5
+  norm_frozen: str = ''
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -124,6 +126,7 @@ class NonLocalBlock(nn.Module):
     y = norm.BatchNorm(
       momentum=self.norm_momentum,
       eps=self.norm_eps,
+      frozen=self.norm_frozen,
       zero_init=True,
       dtype=self.dtype,
       name='norm',

@@ -6,6 +6,7 @@ is cut into groups, each normalised by its own mean and variance:
 
   1. each clip's mean and variance over T, H, W           [B, C], float32
   2. pooled inside a group by `pool`, a [B, B] matrix     [B, C]
+     of zeros and ones, which is divided by the size
   3. x * scale + shift, with one scale and shift per clip and channel
 
 The large tensor is read elementwise only; how clips are grouped lives in a
@@ -27,9 +28,11 @@ from jaxtyping import Array, Float, Int, PyTree
 def group_matrix(
   batch: int, groups: int | Int[Array, '']
 ) -> Float[Array, 'batch batch']:
-  """Averages over groups: entry 1 / size where two clips share a group.
+  """Says which clips share a group: entry 1 where two do, else 0.
 
-  Clip i belongs to group i % groups.
+  Clip i belongs to group i % groups. Zeros and ones are exact in every type;
+  1 / size is rounded, so that is made where the type is known: a float32 third
+  spoils a float64 program.
 
   Args:
     batch: Clips in the batch.
@@ -49,7 +52,7 @@ def group_matrix(
     )
   group = jnp.arange(batch) % groups
   same = group[:, None] == group[None, :]
-  return same.astype(jnp.float32) * (groups / batch)
+  return same.astype(jnp.float32)
 
 
 @jax.custom_vjp
@@ -93,12 +96,52 @@ def pool_moments(
   var: Float[Array, 'B C'],
   pool: Float[Array, 'B B'],
 ) -> tuple[Float[Array, 'B C'], Float[Array, 'B C']]:
-  """Moments of each clip's group, by the law of total variance."""
-  average = lambda v: jnp.matmul(
-    pool.astype(v.dtype), v, precision=lax.Precision.HIGHEST
-  )
+  """Moments of each clip's group, by the law of total variance.
+
+  Args:
+    mean: Of each clip.
+    var: Of each clip, biased.
+    pool: `group_matrix`.
+  """
+  pool = pool.astype(mean.dtype)
+  # The matrix is divided, not the sums: the compiler makes it once for all
+  # layers, and no division stands between a layer's other operations.
+  pool = pool / pool.sum(1, keepdims=True)
+  average = lambda v: jnp.matmul(pool, v, precision=lax.Precision.HIGHEST)
   group_mean = average(mean)
   return group_mean, average(var + jnp.square(mean - group_mean))
+
+
+def is_frozen(path: Sequence[str], frozen: str) -> bool:
+  """Whether a batch norm keeps its statistics, scale and bias in training.
+
+  Args:
+    path: Names of the modules that lead to it, its own last.
+    frozen: config.norm.frozen: 'all'; 'but_first', all but the first of each
+      pathway, which adapts to the new videos; '', none.
+
+  Source: Wang et al. 2016 (arXiv:1608.00859), section 3.2 ("partial BN");
+    mit-han-lab/temporal-shift-module, ops/models.py, TSN.train.
+  """
+  *_, stem, layer, _ = ('', '', *path)
+  is_first = stem.endswith('stem') and layer == 'layer'
+  return frozen == 'all' or (frozen == 'but_first' and not is_first)
+
+
+def frozen_parameters(params: PyTree, frozen: str) -> PyTree:
+  """Marks the scales and biases of frozen batch norms: a tree of booleans.
+
+  A batch norm is recognized by its scale: no other layer has one.
+  """
+
+  def mark(tree: Mapping, path: tuple[str, ...]) -> dict:
+    marked = 'scale' in tree and is_frozen(path, frozen)
+    return {
+      name: mark(leaf, (*path, name)) if isinstance(leaf, Mapping) else marked
+      for name, leaf in tree.items()
+    }
+
+  return mark(params, ())
 
 
 class BatchNorm(nn.Module):
@@ -113,10 +156,14 @@ class BatchNorm(nn.Module):
   running statistics from several of those ("precise" batch norm), and
   `update_statistics` those of a step whose batch is computed in parts.
 
+  A frozen layer is the same in training as in evaluation: it normalises by the
+  running statistics, updates nothing, and its scale and bias have no gradient.
+
   Attributes:
     momentum: Share of the old running statistics that a step keeps.
     eps: Added to the variance.
     zero_init: Start with scale 0, so that a residual block starts as identity.
+    frozen: See `is_frozen`.
     dtype: Type of the result. Statistics and the affine map are computed in
       float32 at least.
 
@@ -130,6 +177,7 @@ class BatchNorm(nn.Module):
   momentum: float = 0.9
   eps: float = 1e-5
   zero_init: bool = False
+  frozen: str = ''
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -145,6 +193,9 @@ class BatchNorm(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, (c,))
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (c,))
     running_var = self.variable('batch_stats', 'var', jnp.ones, (c,))
+    if self.frozen and is_frozen(self.path, self.frozen):
+      pool = None
+      scale, bias = lax.stop_gradient((scale, bias))
     if pool is None:
       mean, var = running_mean.value[None], running_var.value[None]
     else:
@@ -188,7 +239,7 @@ def combine_statistics(moments: Sequence[PyTree]) -> PyTree:
 
   Returns:
     The tree of {'mean', 'var'}: mean of means; mean of variances plus
-    variance of means.
+    variance of means. See `replace_statistics` for layers without moments.
 
   Source: fvcore, nn/precise_bn.py (population statistics).
   """
@@ -207,6 +258,14 @@ def combine_statistics(moments: Sequence[PyTree]) -> PyTree:
   return jax.tree.map(combine, *moments, is_leaf=_is_layer)
 
 
+def replace_statistics(batch_stats: PyTree, new: PyTree) -> PyTree:
+  """Running statistics with those of `combine_statistics` where it has some.
+
+  Frozen layers have no moments, and keep theirs.
+  """
+  return _update_layers(lambda old, new: new, batch_stats, new)
+
+
 def update_statistics(
   batch_stats: PyTree, moments: Sequence[PyTree], momentum: float
 ) -> PyTree:
@@ -221,7 +280,7 @@ def update_statistics(
   """
   whole = combine_statistics(moments)
 
-  def update(moment, batch, old):
+  def update(old, moment, batch):
     count = len(moments) * moment['count'].astype(old['var'].dtype)
     unbiased = batch['var'] * (count / jnp.maximum(count - 1, 1))
     return {
@@ -229,7 +288,19 @@ def update_statistics(
       'var': momentum * old['var'] + (1 - momentum) * unbiased,
     }
 
-  return jax.tree.map(update, moments[0], whole, batch_stats, is_leaf=_is_layer)
+  return _update_layers(update, batch_stats, moments[0], whole)
+
+
+def _update_layers(update, batch_stats: Mapping, *moments: Mapping) -> dict:
+  """Calls update(old, *moments) for the layers that have moments."""
+  if _is_layer(batch_stats):
+    return update(batch_stats, *moments)
+  return {
+    name: _update_layers(update, old, *(tree[name] for tree in moments))
+    if name in moments[0]
+    else old
+    for name, old in batch_stats.items()
+  }
 
 
 def _is_layer(node: Mapping) -> bool:

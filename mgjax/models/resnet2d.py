@@ -143,6 +143,7 @@ class ResNet(nn.Module):
     temporal_strides: 1 or 2 for each stage, at its entrance; () for all 1.
     norm_momentum: Share of the running statistics that a step keeps.
     norm_eps: Added to variances.
+    norm_frozen: See `norm.is_frozen`.
     dtype: Compute type.
     remat: Whether the backward pass computes residual blocks again.
 
@@ -158,6 +159,7 @@ class ResNet(nn.Module):
   temporal_strides: tuple[int, ...] = ()
   norm_momentum: float = 0.9
   norm_eps: float = 1e-5
+  norm_frozen: str = ''
   dtype: Any = jnp.float32
   remat: bool = False
 

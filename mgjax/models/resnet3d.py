@@ -63,7 +63,7 @@ def layer_options(network: nn.Module) -> dict[str, Any]:
   """What all layers of a network take from its attributes."""
   return {
     name: getattr(network, name)
-    for name in ('norm_momentum', 'norm_eps', 'dtype')
+    for name in ('norm_momentum', 'norm_eps', 'norm_frozen', 'dtype')
   }
 
 
@@ -78,6 +78,7 @@ class Layer(nn.Module):
   zero_init: bool = False  # Of the batch norm's scale.
   norm_momentum: float = 0.9
   norm_eps: float = 1e-5
+  norm_frozen: str = ''
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -95,6 +96,7 @@ class Layer(nn.Module):
     x = norm.BatchNorm(
       momentum=self.norm_momentum,
       eps=self.norm_eps,
+      frozen=self.norm_frozen,
       zero_init=self.zero_init,
       dtype=self.dtype,
       name='norm',
@@ -367,6 +369,7 @@ class ResNet3D(nn.Module):
       act; () for 1.
     norm_momentum: Share of the running statistics that a step keeps.
     norm_eps: Added to variances.
+    norm_frozen: See `norm.is_frozen`.
     dtype: Compute type.
     remat: Whether the backward pass computes residual blocks again.
   """
@@ -384,6 +387,7 @@ class ResNet3D(nn.Module):
   nonlocal_groups: tuple[int, ...] = ()
   norm_momentum: float = 0.9
   norm_eps: float = 1e-5
+  norm_frozen: str = ''
   dtype: Any = jnp.float32
   remat: bool = False
 

@@ -57,6 +57,7 @@ class SlowFast(nn.Module):
     nonlocal_groups_fast: The same for the fast pathway.
     norm_momentum: Share of the running statistics that a step keeps.
     norm_eps: Added to variances.
+    norm_frozen: See `norm.is_frozen`.
     dtype: Compute type.
     remat: Whether the backward pass computes residual blocks again.
   """
@@ -80,6 +81,7 @@ class SlowFast(nn.Module):
   nonlocal_groups_fast: tuple[int, ...] = ()
   norm_momentum: float = 0.9
   norm_eps: float = 1e-5
+  norm_frozen: str = ''
   dtype: Any = jnp.float32
   remat: bool = False
 

@@ -3,6 +3,7 @@
 import functools
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 
 from configs import default
 from mgjax import models
-from mgjax.models import resnet3d, slowfast
+from mgjax.models import norm, resnet3d, slowfast
 from tests.data.test_sampling import GOLDEN
+from tests.models import test_norm
 
 SMALL = dict(
   num_classes=5, dropout=0.5, dtype='float32', blocks=(1, 1, 1, 1), width=8
@@ -117,6 +119,69 @@ def test_groups_of_a_batch_equal_separate_batches():
     # float32, the reductions run in another order.
     np.testing.assert_allclose(
       together[group::2], run(video[group::2], 1), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+  'name,shape,groups,blocks',
+  [
+    ('tsm', (3, 5, 32, 32), 1, (1, 1)),
+    ('slowfast', (6, 4, 79, 79), 2, (1, 1)),
+    pytest.param('tsm', (3, 5, 64, 64), 1, (), marks=pytest.mark.slow),
+    pytest.param('slowfast', (6, 8, 79, 79), 2, (), marks=pytest.mark.slow),
+  ],
+)
+def test_gradients_with_groups_of_three_are_those_of_plain_batch_norm(
+  name, shape, groups, blocks
+):
+  """In float64, where a rounded third would show; blocks (): a ResNet-50."""
+  width = 8 if blocks else 64
+  model = small(name, dtype='float64', blocks=blocks, width=width)
+
+  def plain(call, args, kwargs, context):
+    module = context.module
+    if not isinstance(module, norm.BatchNorm):
+      return call(*args, **kwargs)
+    params = module.variables['params']
+    return test_norm.reference(
+      args[0], groups, params['scale'], params['bias'], module.eps
+    )
+
+  @functools.partial(
+    jax.jit,
+    compiler_options={
+      'xla_backend_optimization_level': 0,
+      'xla_llvm_disable_expensive_passes': True,
+    },
+  )
+  @jax.grad
+  def gradients(params, stats, video):
+    logits = model.apply(
+      {'params': params, 'batch_stats': stats},
+      video,
+      pool=models.group_matrix(shape[0], groups),
+      deterministic=True,
+    )
+    return (jax.nn.log_softmax(logits) * jnp.arange(5)).sum()
+
+  rng = np.random.default_rng(0)
+  with jax.enable_x64(True):
+    video = jnp.asarray(rng.normal(size=(*shape, 3)))
+    # At random: some scales start at zero, and their branches would not count.
+    variables = jax.tree.map(
+      lambda v: rng.normal(size=v.shape) / np.prod(v.shape[:-1]) ** 0.5,
+      jax.eval_shape(model.init, jax.random.key(0), video),
+    )
+    params, stats = variables['params'], variables['batch_stats']
+    found = gradients(params, stats, video)
+    gradients.clear_cache()
+    with nn.intercept_methods(plain):
+      wanted = gradients(params, stats, video)
+  for (path, a), b in zip(
+    jax.tree.leaves_with_path(found), jax.tree.leaves(wanted), strict=True
+  ):
+    np.testing.assert_allclose(
+      a, b, rtol=0, atol=1e-9 * np.abs(b).max(), err_msg=str(path)
     )
 
 

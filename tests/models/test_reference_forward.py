@@ -268,7 +268,7 @@ def test_a_training_step_equals_the_reference(network, dtype):
       np.linalg.norm(grad), want['norm'], rtol=tolerances['norm'], err_msg=name
     )
     np.testing.assert_allclose(
-      rule.probe(name, grad, salt),
+      rule.probe(name, grad),
       want['probe'],
       rtol=0,
       atol=tolerances['probe'] * want['norm'] / np.sqrt(grad.size),

@@ -142,7 +142,7 @@ def test_features_of_the_first_stage_equal_the_reference(network):
   np.testing.assert_allclose(rms, want['rms'], rtol=1e-6)
   np.testing.assert_allclose(x.mean(), want['mean'], rtol=1e-6)
   np.testing.assert_allclose(
-    rule.probe(name, x, salt), want['probe'], rtol=0, atol=1e-6 * rms
+    rule.probe(name, x), want['probe'], rtol=0, atol=1e-6 * rms
   )
 
 
@@ -208,7 +208,7 @@ def test_evaluation_and_a_training_step_equal_the_reference(network, dtype):
       np.linalg.norm(grad), chosen['norm'], tolerance['one'], err_msg=name
     )
     np.testing.assert_allclose(
-      rule.probe(name, grad, salt),
+      rule.probe(name, grad),
       chosen['probe'],
       rtol=0,
       atol=tolerance['probe'] * chosen['norm'] / np.sqrt(grad.size),
