@@ -252,7 +252,8 @@ def test_every_reader_of_weights_names_its_way_to_the_one_before(
   (bad / 'state' / 'manifest.ocdbt').write_bytes(b'')
   video = tmp_path / 'x.mp4'
   video.write_bytes(sources.open_source(config, 'validation')[0].video)
-  config.init_from = str(folder)
+  starting = config.copy_and_resolve_references()
+  starting.init_from = str(folder)
   shapes = weights.shapes_of(config)
   state = TrainState(step=None, opt_state=None, **variables_of_dict(shapes))
   for way, read in (
@@ -266,7 +267,7 @@ def test_every_reader_of_weights_names_its_way_to_the_one_before(
     ),
     (
       f'--config.init_from={good}',
-      lambda: initial_state.initial_variables(config, state),
+      lambda: initial_state.initial_variables(starting, state),
     ),
     (
       f'can be used: {good}',
