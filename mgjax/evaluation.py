@@ -28,6 +28,7 @@ from mgjax import (
   models,
   optim,
   parallel,
+  plan,
   stop_signal,
   train_step,
 )
@@ -535,6 +536,7 @@ def evaluate_checkpoint(
   workdir: epath.PathLike,
   step: int | None,
   peers: Peers | None = None,
+  stop: stop_signal.Listener | None = None,
 ) -> dict:
   """Scores a checkpoint of a run and writes workdir/eval.json.
 
@@ -543,14 +545,19 @@ def evaluate_checkpoint(
     workdir: The run's folder.
     step: Checkpoint; None: the newest.
     peers: The processes that share the work; None: this one alone.
+    stop: Asked for signals after every batch; None: nobody.
 
   Returns:
     What `evaluate` returns, with 'step' and 'config_eval'.
+
+  Raises:
+    Stopped: There was a signal; what has been scored is kept.
   """
   peers = peers or Peers()
   workdir = epath.Path(workdir)
   mesh = parallel.make_mesh()
   check_batch(config, mesh.size)
+  plan.check_network(config, [eval_grid(config)])
   source = sources.open_source(config, config.eval.split)
   check_classes(config, source)
   eval_stream = stream.EvalStream(
@@ -585,7 +592,14 @@ def evaluate_checkpoint(
     unit='batch',
     quiet=not peers.is_first,
   )
-  report = lambda done, _: bar.update(done, bar.time_left(done))
+
+  def report(done, total):
+    bar.update(done, bar.time_left(done))
+    if stop:
+      stop.defer(lambda: 'the batch at hand; all scores are kept')
+      if done < total:
+        stop.check(peers)
+
   result = evaluate(program, state, eval_stream, mesh, report, partial, peers)
   bar.close()
   result = {'step': step, 'config_eval': config.eval.to_dict(), **result}
@@ -647,11 +661,23 @@ def main(values: flags.FlagValues) -> None:
   if not values.workdir:
     raise ConfigError('--workdir is missing; give the folder of a run.')
   cpu_memory.keep()
-  with contextlib.closing(parallel.start(values)) as peers:
-    with peers.guard():
+  with (
+    contextlib.closing(parallel.start(values)) as peers,
+    stop_signal.listening() as stop,
+    stop.at_end(peers.tell_stopped),
+    peers.guard(),
+  ):
+    try:
       result = evaluate_checkpoint(
-        values.config, values.workdir, values.step, peers
+        values.config, values.workdir, values.step, peers, stop
       )
+    except stop_signal.Stopped as stopped:
+      if peers.is_first:
+        print(
+          'Stopped; the same command goes on with the next batch.',
+          file=sys.stderr,
+        )
+      sys.exit(stop_signal.exit_code(stopped.args[0]))
   if not peers.is_first:
     return
   print(

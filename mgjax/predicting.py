@@ -21,6 +21,7 @@ from mgjax import (
   features,
   models,
   parallel,
+  plan,
   run_folder,
 )
 from mgjax.cli import ConfigError, RunError
@@ -78,6 +79,7 @@ class Predictor:
       ConfigError: There is no checkpoint, it is of another network, or none of
         the files can be used.
     """
+    plan.check_network(config, [evaluation.eval_grid(config)])
     path = checkpoint.find(folder, 'checkpoint')
     self._paths = paths
     self._errors = {p: reason for p in paths if (reason := _why_not(p))}
