@@ -19,6 +19,7 @@ import ml_collections
 from ml_collections import config_dict
 
 from mgjax.cli import ConfigError
+from mgjax.config_file import did_you_mean
 
 # Of `data`: how a machine feeds itself. No result depends on them.
 MACHINE_DATA_FIELDS = (
@@ -426,6 +427,59 @@ def _parse_value(key: str, text: str, kind: type) -> Any:
   )
 
 
+def check_fields(config: ml_collections.ConfigDict) -> None:
+  """Refuses a config that has not the fields of `base`, or other types.
+
+  ml_collections takes None and True for any number, and a config can be made
+  without `base`, or be unlocked.
+
+  Raises:
+    ConfigError: Names the first field that is missing, unknown or of another
+      type than its default.
+  """
+  _compare(config, base(), '')
+
+
+def _compare(
+  config: Any, defaults: ml_collections.ConfigDict, prefix: str
+) -> None:
+  absent = [name for name in defaults if name not in config]
+  if absent:
+    raise ConfigError(
+      f'the config has no field {prefix}{absent[0]}'
+      + (f' ({len(absent) - 1} more are missing)' if absent[1:] else '')
+      + '; start from configs.default.base(), which has all of them.'
+    )
+  for name, value in config.items():
+    if name not in defaults:
+      raise ConfigError(
+        f'there is no field {prefix}{name}.{did_you_mean(name, defaults)} '
+        'configs/default.py lists them all.'
+      )
+    default = defaults[name]
+    if isinstance(default, ml_collections.ConfigDict):
+      if not isinstance(value, ml_collections.ConfigDict):
+        raise ConfigError(
+          f'{prefix}{name} is {value!r}; it is a section of fields.'
+        )
+      _compare(value, default, f'{prefix}{name}.')
+      continue
+    wanted = defaults.get_type(name)
+    if value is None and default is None or _has_type(value, wanted):
+      continue
+    raise ConfigError(
+      f'{prefix}{name} is {value!r}, of type {type(value).__name__}; it must '
+      f'be of type {wanted.__name__}.'
+    )
+
+
+def _has_type(value: Any, wanted: type) -> bool:
+  if isinstance(value, bool) or wanted is bool:  # True is an int, too.
+    return isinstance(value, bool) and wanted is bool
+  accepted = {float: (float, int), tuple: (tuple, list)}
+  return isinstance(value, accepted.get(wanted, wanted))
+
+
 def _are_integers(value: Any) -> bool:
   return all(isinstance(item, int) for item in value)
 
@@ -456,6 +510,7 @@ _RULES = (
     "'float32' or 'bfloat16'",
     lambda v: v in ('float32', 'bfloat16'),
   ),
+  ('model.blocks', 'a tuple of integers, or ()', _are_integers),
   ('model.width', '1 or more', lambda v: v >= 1),
   ('model.alpha', '1 or more', lambda v: v >= 1),
   ('model.beta_inv', '1 or more', lambda v: v >= 1),

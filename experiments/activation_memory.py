@@ -7,6 +7,11 @@ of a training step's memory that grows with the clip. Measured memory is more
 (batch norm, ReLU, gradients), in about the same ratio.
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import pathlib
 import sys
 

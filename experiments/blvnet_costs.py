@@ -8,6 +8,11 @@ bLVNet takes frames in pairs: 8x2 are 16 frames. What temporal aggregation
 claims, 3 to 4 x fewer FLOPs and about 2 x less memory, stand beside the ratios.
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import sys
 
 from experiments import costs, tabulate

@@ -9,15 +9,14 @@ import csv
 import functools
 import pathlib
 from collections import Counter
-from typing import NamedTuple
-
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
+from typing import TYPE_CHECKING, NamedTuple
 
 from configs import _segments, default, published
-from mgjax import macs, models, plan
+from mgjax import plan
 from mgjax.schedule import Grid, GridSchedule
+
+if TYPE_CHECKING:  # Counts are at hand, and JAX takes a second to import.
+  import flax.linen as nn
 
 FILE = pathlib.Path(__file__).parent / 'costs.csv'
 
@@ -46,8 +45,10 @@ class Cost(NamedTuple):
   parameters: int
 
 
-def build(model: str, num_classes: int) -> nn.Module:
+def build(model: str, num_classes: int) -> 'nn.Module':
   """Makes the network."""
+  from mgjax import models
+
   config = default.base()
   if model in _NETWORKS:
     config.model.update(_NETWORKS[model])
@@ -61,6 +62,8 @@ def build(model: str, num_classes: int) -> nn.Module:
 
 def count(key: Key) -> Cost:
   """Counts, in about a second."""
+  from mgjax import macs
+
   forward = macs.forward_cost(
     build(key.model, key.num_classes), T=key.T, H=key.H, W=key.W
   )
@@ -69,6 +72,9 @@ def count(key: Key) -> Cost:
 
 @functools.cache
 def _parameters(model: str, num_classes: int) -> int:
+  import jax
+  import jax.numpy as jnp
+
   shapes = jax.eval_shape(
     build(model, num_classes).init,
     jax.random.key(0),

@@ -23,6 +23,11 @@ Differs: That converts and resizes in PyTorch; here NumPy and OpenCV do it.
   It moves the start to a whole time stamp; here the frames are mgjax's.
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import dataclasses
 import json
 import os
@@ -41,7 +46,7 @@ import numpy as np
 from experiments import record, tabulate
 from mgjax import cli, cycles, environment
 from mgjax.cli import ArgumentParser
-from mgjax.data import prepare, sampling, sources, stream
+from mgjax.data import prepare, sampling, sources
 from mgjax.schedule import Grid, GridSchedule
 
 CONFIG = 'configs/kinetics400.py:grid=both'
@@ -265,6 +270,8 @@ def measure(
     CPU and wall clock) and the largest and mean difference of uint8 pixels
     from the first method's.
   """
+  from mgjax.data import stream  # Takes a second, and bad flags need it not.
+
   schedule = cycles.make_schedule(config, _NUM_TRAIN)
   streams = {}
   for method, name in (
@@ -475,8 +482,8 @@ def main() -> None:
   }
   out.mkdir(parents=True, exist_ok=True)
   (out / 'result.json').write_text(json.dumps(result, indent=1) + '\n')
-  (out / 'README.md').write_text(format_report(result))
+  (out / 'README.md').write_text(format_report(result), encoding='utf-8')
 
 
 if __name__ == '__main__':
-  main()
+  sys.exit(cli.guard(main))

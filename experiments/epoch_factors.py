@@ -10,6 +10,11 @@ times the baseline's epochs. The network is the demo's, on smaller pictures, so
 that all runs of three seeds take less than two hours on two cores.
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import math
 import pathlib
 import statistics

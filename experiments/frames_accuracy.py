@@ -10,6 +10,11 @@ pictures, whose glyphs are harder to follow. The runs were made beside other
 work, so nothing here is about time.
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import pathlib
 import sys
 

@@ -9,6 +9,11 @@ generated videos of 34 frames: clips of 32 take all but two of them, and those
 of 16 cover the same time.
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import pathlib
 import sys
 

@@ -18,6 +18,11 @@ speed-up of a schedule is the time of all steps of its baseline over the time of
 all of its own; its deviation is that of the same ratio over turns.
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import datetime
 import json
 import os
@@ -28,29 +33,13 @@ import sys
 import time
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
 from experiments import record, settings, step_time, tabulate
-from mgjax import (
-  checkpoint,
-  cli,
-  compilation,
-  cpu_memory,
-  cycles,
-  initial_state,
-  models,
-  optim,
-  parallel,
-  plan,
-  plan_text,
-  programs,
-  train_step,
-)
+from mgjax import cli, cycles, plan, plan_text
 from mgjax.cli import ConfigError
 from mgjax.schedule import Grid
 
@@ -70,9 +59,26 @@ def measure(
     Seconds of each step, by grid, the full grid last where it is not one of
     the schedule's.
   """
+  # They take seconds to import, and bad flags need none of them.
+  import jax
+  import jax.numpy as jnp
+
+  from experiments import jax_side
+  from mgjax import (
+    checkpoint,
+    compilation,
+    initial_state,
+    models,
+    optim,
+    parallel,
+    programs,
+    train_step,
+  )
+
   schedule = settings.schedule(config)
   baseline = config.copy_and_resolve_references()
   baseline.grid.mode = 'none'
+  plan.check_network(config, [cycles.full_grid(config)])
   mesh = parallel.make_mesh()
   model, tx = models.from_config(config), optim.make_optimizer(config.optim)
   abstract = checkpoint.abstract_state(
@@ -89,7 +95,7 @@ def measure(
         print(f'compiled {program.grid}', file=sys.stderr, flush=True)
 
   grid = cycles.full_grid(config)
-  variables = step_time.random_variables(
+  variables = jax_side.random_variables(
     model, jax.ShapeDtypeStruct((1, *grid[:3], 3), jnp.float32)
   )
   state = parallel.put_replicated(
@@ -146,6 +152,8 @@ def main(values: flags.FlagValues) -> None:
   path = record.RECORDS / TABLE / f'{values.name or config.model.name}.json'
   if path.exists():
     raise ConfigError(f'{path} is there already; give another --name')
+  from mgjax import cpu_memory
+
   cpu_memory.keep()  # As training does.
   version, load = record.code_version(), os.getloadavg()[0]
   seconds = measure(config, turns=values.turns)

@@ -15,6 +15,11 @@ mgjax/step_seconds.py). The published results on SSv2 and Charades, and those of
 models on segments, start from other weights: --init_from names them.
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import argparse
 import concurrent.futures
 import contextlib
@@ -496,4 +501,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  sys.exit(cli.guard(main))

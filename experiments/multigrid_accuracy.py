@@ -4,6 +4,11 @@ python -m experiments.multigrid_accuracy
 python -m experiments.launch --table=moving_digits --seeds=3 --run=local
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import sys
 
 from experiments import measured, tabulate

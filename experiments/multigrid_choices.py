@@ -11,6 +11,11 @@ of the runs with cosine decay and of the 2-D network are those over a baseline
 of the same kind; of all others, over that of epoch_factors.
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import pathlib
 import sys
 

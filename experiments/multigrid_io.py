@@ -6,6 +6,11 @@ Totals say what a run reads; ratios per step say how much faster the loader
 must be where a step takes as long as the baseline's.
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import sys
 
 from experiments import costs, recipes, settings, tabulate

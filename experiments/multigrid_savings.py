@@ -8,6 +8,11 @@ its default schedule gives 3.4 x fewer iterations, each of about the baseline's
 multiply-adds. What is left, 1.3 x, must be time per multiply-add.
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import functools
 import pathlib
 import sys

@@ -3,6 +3,11 @@
 python -m experiments.multigrid_schedules
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import pathlib
 import sys
 

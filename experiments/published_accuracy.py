@@ -6,6 +6,11 @@ The multigrid paper with its independent reproductions, bLVNet-TAM, and the
 small sets of IBM's benchmark.
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import pathlib
 import sys
 

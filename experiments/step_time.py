@@ -25,6 +25,11 @@ agree. Each model's result is one record, in experiments/records/step_time, so
 that a stopped run goes on with --models=...
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import argparse
 import contextlib
 import datetime
@@ -36,26 +41,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from configs import default
 from experiments import costs, record
-from mgjax import (
-  compilation,
-  cpu_memory,
-  environment,
-  macs,
-  models,
-  optim,
-  train_step,
-)
+from mgjax import cli, environment
 from mgjax.cli import ArgumentParser
 
 EXPERIMENT = 'step_time'
@@ -147,6 +139,10 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
       f'--torch_python={args.torch_python}: this interpreter cannot import '
       'torch; give one where experiments/requirements-torch.txt is installed.'
     )
+  import jax  # Bad flags need none of the second that it takes.
+
+  from mgjax import cpu_memory
+
   # The formulation of convolutions follows the default backend. On a GPU both
   # processes need room, and JAX would take three quarters of it at once.
   os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
@@ -173,37 +169,6 @@ def _positive(text: str) -> int:
   return value
 
 
-def random_variables(model: nn.Module, video: Any) -> dict:
-  """Weights for which no layer is idle: no scale starts at zero.
-
-  Args:
-    model: Of `mgjax.models`.
-    video: The shape of a clip: an array or a jax.ShapeDtypeStruct.
-
-  Returns:
-    'params' and 'batch_stats' of float32 NumPy arrays. Kernels have variance
-    2 / fan-in; drawing them here saves the compilation of `model.init`.
-  """
-  shapes = jax.eval_shape(model.init, jax.random.key(0), video)
-  rng = np.random.default_rng(0)
-
-  def draw(path, leaf):
-    if path[-1].key == 'kernel':
-      x = rng.standard_normal(leaf.shape, np.float32)
-      return x * np.float32((2 / np.prod(leaf.shape[:-1])) ** 0.5)
-    return np.full(leaf.shape, path[-1].key in ('scale', 'var'), np.float32)
-
-  return jax.tree.map_with_path(draw, shapes)
-
-
-def by_name(variables: dict) -> dict[str, np.ndarray]:
-  """Joins the names of nested variables by dots, without the collection's."""
-  return {
-    '.'.join(key.key for key in path[1:]): np.asarray(leaf)
-    for path, leaf in jax.tree.leaves_with_path(variables)
-  }
-
-
 def full_environment() -> dict[str, Any]:
   """The machine and the versions that step times depend on."""
   return {
@@ -211,87 +176,6 @@ def full_environment() -> dict[str, Any]:
     'XLA_FLAGS': os.environ.get('XLA_FLAGS'),
     'GLIBC_TUNABLES': os.environ.get('GLIBC_TUNABLES'),
   }
-
-
-class JaxSide:
-  """mgjax's training step, compiled, with its state and its clips."""
-
-  def __init__(self, name: str, args: argparse.Namespace):
-    config = default.base()
-    self.optim = config.optim
-    self.model = models.build(
-      name, num_classes=_NUM_CLASSES, dropout=0.0, dtype=args.dtype
-    )
-    self.frames = args.frames * _FRAME_FACTORS.get(name, 1)
-    rng = np.random.default_rng(0)
-    shape = (args.batch, self.frames, args.crop_px, args.crop_px, 3)
-    video = rng.integers(0, 256, shape, np.uint8)
-    label = rng.integers(0, _NUM_CLASSES, args.batch)
-    mean, std = config.data.mean, config.data.std
-    self.variables = random_variables(
-      self.model, jax.ShapeDtypeStruct(shape, jnp.float32)
-    )
-    self.clips = {
-      'video': np.asarray(train_step.normalize(video, mean, std)),
-      'label': label.astype(np.int64),
-    }
-    self.macs = macs.forward_macs(
-      self.model, T=self.frames, H=args.crop_px, W=args.crop_px
-    )
-    tx = optim.make_optimizer(config.optim)
-    params, batch_stats = jax.device_put(
-      (self.variables['params'], self.variables['batch_stats'])
-    )
-    self.state = train_step.TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=params,
-      batch_stats=batch_stats,
-      opt_state=tx.init(params),
-    )
-    self.inputs = jax.device_put(
-      (
-        {
-          'video': video,
-          'label': label.astype(np.int32),
-          'flip': np.zeros(args.batch, bool),
-        },
-        np.float32(_LEARNING_RATE),
-        np.int32(1),
-        jax.random.key(0),
-      )
-    )
-    step = train_step.make_train_step(self.model, tx, mean=mean, std=std)
-    start = time.perf_counter()
-    self.step = compilation.compile_program(
-      jax.jit(step, donate_argnums=0).lower(self.state, *self.inputs)
-    )
-    self.compile_s = time.perf_counter() - start
-    plan = self.step.memory_analysis()
-    # The new state lies where the old one was (alias).
-    self.peak_bytes = (
-      plan.argument_size_in_bytes
-      + plan.output_size_in_bytes
-      + plan.temp_size_in_bytes
-      - plan.alias_size_in_bytes
-    )
-
-  def run(self, steps: int) -> dict:
-    """Takes a step, then `steps` that are timed together."""
-    losses = []
-    for i in range(steps + 1):
-      if i == 1:
-        jax.block_until_ready(self.state)
-        wall, cpu = time.perf_counter(), time.process_time()
-      self.state, metrics = self.step(self.state, *self.inputs)
-      losses.append(metrics['loss'])
-    jax.block_until_ready(self.state)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return {
-      'wall_s': wall,
-      'cpu_s': cpu,
-      'losses': [float(loss) for loss in losses],
-      'peak_bytes': self.peak_bytes,
-    }
 
 
 @contextlib.contextmanager
@@ -328,14 +212,23 @@ def measure(name: str, args: argparse.Namespace) -> dict:
   Raises:
     RuntimeError: The sides are not the same network, or PyTorch fails.
   """
-  side = JaxSide(name, args)
+  from experiments import jax_side
+  from mgjax import optim
+
+  side = jax_side.JaxSide(
+    name,
+    args,
+    frames=args.frames * _FRAME_FACTORS.get(name, 1),
+    num_classes=_NUM_CLASSES,
+    learning_rate=_LEARNING_RATE,
+  )
   names = {'JAX': None, **{_TORCH[p]: p for p in args.torch}}
   with (
     tempfile.TemporaryDirectory() as folder,
     torch_worker(args.torch_python) as ask,
   ):
     clips = pathlib.Path(folder) / 'clips.npz'
-    np.savez(clips, **side.clips, **by_name(side.variables))
+    np.savez(clips, **side.clips, **jax_side.by_name(side.variables))
     loaded = ask(
       {
         'load': {
@@ -540,4 +433,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  main(sys.argv[1:])
+  sys.exit(cli.guard(lambda: main(sys.argv[1:])))

@@ -8,6 +8,11 @@ authors report for their own networks. Only the grids are reproduced: none of
 the methods' other parts, and none of their accuracies.
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import collections
 import math
 import pathlib

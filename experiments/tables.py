@@ -6,6 +6,11 @@ python -m experiments.tables --check  exit code 1 where a table is not current
 Either way, it fails on a record whose config or data set is not known.
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import functools
 import pathlib
 import re
@@ -33,7 +38,7 @@ from experiments import (
   successors,
   tabulate,
 )
-from mgjax.cli import ArgumentParser
+from mgjax.cli import ArgumentParser, guard
 
 _FOLDER = pathlib.Path(__file__).parent
 README = _FOLDER.parent / 'README.md'
@@ -141,4 +146,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  sys.exit(guard(lambda: main(sys.argv[1:])))

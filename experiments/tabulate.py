@@ -19,7 +19,7 @@ import matplotlib
 from matplotlib import figure
 from matplotlib.backends import backend_agg
 
-from mgjax.cli import ArgumentParser
+from mgjax.cli import ArgumentParser, guard
 
 FOLDER = pathlib.Path(__file__).parent
 PUBLISHED = FOLDER / 'published.csv'
@@ -124,7 +124,17 @@ def main(
   Args:
     make: Makes the tables.
     picture: Writes the script's picture into the file it is given.
+
+  Returns:
+    Its exit code.
   """
+  return guard(lambda: _write(make, picture))
+
+
+def _write(
+  make: Callable[[], list[Table]],
+  picture: Callable[[pathlib.Path], None] | None,
+) -> None:
   name = pathlib.Path(sys.argv[0]).stem
   parser = ArgumentParser(
     prog=f'python -m experiments.{name}',
@@ -146,4 +156,3 @@ def main(
   if picture is not None:
     picture(out / f'{name}.png')
     print(f'wrote {out / f"{name}.png"}', file=sys.stderr)
-  return 0

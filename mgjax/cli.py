@@ -1,29 +1,37 @@
 """What every command shares: flags, and errors that a person can act on."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import pathlib
 import re
+import select
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-# The process may be started again, and then goes on: EX_TEMPFAIL of sysexits.h.
-EXIT_RESTART = 75
+from mgjax import config_file
+from mgjax.errors import ConfigError, RunError
+from mgjax.stop_signal import EXIT_INTERRUPTED, EXIT_RESTART
 
-
-class ConfigError(ValueError):
-  """A setting that cannot work; its message says which, why and what would."""
-
-
-class RunError(Exception):
-  """Something outside the program that ends a run that was well set up."""
+__all__ = [
+  'EXIT_RESTART',
+  'ArgumentParser',
+  'ConfigError',
+  'RunError',
+  'guard',
+  'interpreter',
+  'read_config',
+  'report',
+  'run',
+]
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -57,9 +65,7 @@ def run(
       sys.exit(cli.run('mgjax.training', define_flags))
 
   Every command takes --config=FILE.py[:arguments] and --config.field=value.
-  Bad input, be it flags or a ConfigError, ends with one line on stderr and
-  exit code 2; a RunError with one line and code 1. Anything else that goes
-  wrong is a bug and keeps its traceback.
+  It ends as `guard` says.
 
   Args:
     main: Gets the parsed flags, `config` among them a checked config, and the
@@ -79,13 +85,14 @@ def run(
     commands can import each other, and tests can call them.
   """
   argv = list(sys.argv if argv is None else argv)
-  try:
+
+  def command() -> None:
     if {'--help', '-h', '-help'} & set(argv[1:]):
-      values = _flags(define_flags, argv, None)
+      values = _flags(define_flags, argv)
       print(
         f'{sys.modules[define_flags.__module__].__doc__}\n{values.get_help()}'
       )
-      return 0
+      return
     found = None
     if find_config and not any(re.match('--?config(=|$)', a) for a in argv):
       found = _find_config(define_flags, argv, find_config)
@@ -94,16 +101,59 @@ def run(
       raise ConfigError(
         f'unexpected argument {rest[0]!r}; flags look like --config=FILE.'
       )
-    if isinstance(main, str):
-      main = importlib.import_module(main).main
-    main(values, *rest)
-    sys.stdout.flush()
-  except (ConfigError, RunError) as error:
+    body = importlib.import_module(main).main if isinstance(main, str) else main
+    body(values, *rest)
+
+  return guard(command)
+
+
+def guard(command: Callable[[], int | None]) -> int:
+  """Calls a command; whatever goes wrong in it ends in one line on stderr.
+
+  Bad input, a ConfigError, has code 2; what something outside the program has
+  done, such as a RunError or an error of the disk, has code 1. So has anything
+  else, which is a bug: its line says so, and where the traceback is.
+
+  Args:
+    command: Returns an exit code; None: 0.
+
+  Returns:
+    The exit code.
+
+  Raises:
+    SystemExit: The command has raised it.
+  """
+  for stream in (sys.stdout, sys.stderr):
+    # A terminal or pipe need not know all characters of a label.
+    with contextlib.suppress(AttributeError, ValueError):
+      stream.reconfigure(errors='backslashreplace')
+  try:
+    code = command() or 0
+    if sys.stdout:
+      sys.stdout.flush()
+    return code
+  except BrokenPipeError as error:
+    if not _nobody_reads():
+      return report(error)
+    _drop_output()  # `| head` has seen enough.
+    return 0
+  except (Exception, KeyboardInterrupt) as error:
     return report(error)
-  except BrokenPipeError:
-    # `| head` has seen enough. Python would complain once more as it ends.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-  return 0
+
+
+def _nobody_reads() -> bool:
+  """Whether stdout is a pipe whose other end is closed."""
+  poll = select.poll()
+  try:
+    poll.register(sys.stdout.fileno(), 0)  # Only errors are of interest.
+  except (AttributeError, OSError):
+    return False
+  return bool(poll.poll(0))
+
+
+def _drop_output() -> None:
+  """Lets Python end without another try to write what is left."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def read_config(
@@ -124,30 +174,168 @@ def read_config(
   return values.config
 
 
-def report(error: Exception) -> int:
-  """Tells what ended a command on stderr; returns its exit code."""
-  if not isinstance(error, ConfigError | RunError):
+def report(error: BaseException) -> int:
+  """Tells what ended a command on stderr, in one line.
+
+  With MGJAX_TRACEBACK=1 in the environment the traceback comes first; that of a
+  bug is otherwise in a file that the line names.
+
+  Returns:
+    The command's exit code.
+  """
+  code, text = _describe(error)
+  show = os.environ.get('MGJAX_TRACEBACK', '') not in ('', '0')
+  if show and not isinstance(error, ConfigError | RunError):
     traceback.print_exception(error)
-    return 1
-  print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
-  return 2 if isinstance(error, ConfigError) else 1
+  if text is None:
+    text = f'{_bug(error)}; {_keep_traceback(error, show)}'
+  with contextlib.suppress(OSError):  # There may be no stderr.
+    print(f'error: {" ".join(text.split())}', file=sys.stderr, flush=True)
+  return code
 
 
-def _flags(define_flags, argv: list[str], config: Any) -> flags.FlagValues:
-  """Defines a command's flags; `config` is the default of --config."""
-  values = flags.FlagValues()
-  options = {'lock_config': True, 'flag_values': values, 'sys_argv': argv}
-  if isinstance(config, ml_collections.ConfigDict):
-    config_flags.DEFINE_config_dict('config', config, **options)
-  else:
-    config_flags.DEFINE_config_file(
-      'config',
-      config,
-      'Config file, with arguments after a colon: '
-      'configs/kinetics400.py:grid=both,seed=1. Any of its fields can be '
-      'overridden by --config.field=value.',
-      **options,
+def _describe(error: BaseException) -> tuple[int, str | None]:
+  """Returns the exit code and what to say; None: it is a bug."""
+  text = str(error)
+  match error:
+    case ConfigError():
+      return 2, text
+    case RunError():
+      return 1, text
+    case KeyboardInterrupt():
+      return EXIT_INTERRUPTED, 'interrupted'
+    case OSError(strerror=str(reason)) if error.errno:
+      names = [n for n in (error.filename, error.filename2) if n is not None]
+      where = ' -> '.join(map(_path, names)) or 'a file that was open'
+      if not names and not _flush():
+        where = 'the output'
+        _drop_output()
+      return 1, f'{where}: {reason}'
+    case MemoryError():
+      detail = f' ({text})' if text else ''
+      return 1, f'the memory of this machine is used up{detail}'
+    # JAX has no classes of its own for the next two. An assertion fails where
+    # it was installed without the platform that is asked for.
+    case RuntimeError() | AssertionError() if _raised_in(error)[0].endswith(
+      'jax/_src/xla_bridge.py'
+    ):
+      reason = re.split(r' \((?:you may need|set JAX_PLATFORMS)', text)[0]
+      return 2, (
+        f'JAX finds no device for JAX_PLATFORMS='
+        f'{os.environ.get("JAX_PLATFORMS", "")!r}'
+        + (f' ({reason.strip().rstrip(".")})' if reason else '')
+        + '; leave it unset to use what there is, set it to cpu, or install '
+        'the driver and requirements-cuda.txt (GPUs) or requirements-tpu.txt'
+      )
+    case RuntimeError() if text.startswith('RESOURCE_EXHAUSTED'):
+      return 1, (
+        f'the memory of the device is used up: {text.splitlines()[0]}; '
+        "train.micro_batches, train.remat='block' and a smaller batch take less"
+      )
+  return 1, None
+
+
+def _flush() -> bool:
+  """Whether what has been printed reaches its end."""
+  try:
+    if sys.stdout:
+      sys.stdout.flush()
+  except OSError:
+    return False
+  return True
+
+
+def _path(name: Any) -> str:
+  return os.fsdecode(name) if isinstance(name, str | bytes) else str(name)
+
+
+def _raised_in(error: BaseException) -> tuple[str, int | None]:
+  """File and line that raised the error."""
+  frames = traceback.extract_tb(error.__traceback__)
+  return (frames[-1].filename, frames[-1].lineno) if frames else ('', None)
+
+
+def _bug(error: BaseException) -> str:
+  text = ' '.join(str(error).split())
+  if len(text) > 300:
+    text = f'{text[:297]}...'
+  file, line = _raised_in(error)
+  return (
+    f'{type(error).__name__} at {file}:{line}: {text or "no message"} (this '
+    'is a bug: mgjax should have refused its input or gone on)'
+  )
+
+
+def _keep_traceback(error: BaseException, shown: bool) -> str:
+  """Writes the traceback into a file; says where it is."""
+  if shown:
+    return 'its traceback is above'
+  try:
+    with tempfile.NamedTemporaryFile(
+      'w', prefix='mgjax-', suffix='.txt', delete=False, encoding='utf-8'
+    ) as file:
+      traceback.print_exception(error, file=file)
+  except OSError:
+    traceback.print_exception(error)
+    return 'its traceback is above'
+  return f'its traceback is in {file.name}, please report it'
+
+
+class _ConfigParser(flags.ArgumentParser):
+  """Reads config files with messages of one line; takes configs as they are."""
+
+  def __init__(self, argv: Sequence[str]):
+    self._argv = argv
+
+  def parse(self, argument: Any) -> ml_collections.ConfigDict:
+    config = argument
+    if not isinstance(argument, ml_collections.ConfigDict):
+      config = config_file.load(argument)
+      _check_fields(config, argument)
+    config.lock()
+    for word in self._argv:
+      override = re.match(r'--?(?:no)?config\.([^=]+)', word)
+      if override:
+        _check_override(config, override[1])
+    return config
+
+
+def _check_fields(config: ml_collections.ConfigDict, source: str) -> None:
+  # Configs import this module for its errors.
+  from configs import default
+
+  try:
+    default.check_fields(config)
+  except ConfigError as error:
+    raise ConfigError(f'{source}: {error}') from error
+
+
+def _check_override(config: ml_collections.ConfigDict, field: str) -> None:
+  missing = config_file.unknown_field(config, field)
+  if missing:
+    name, hint = missing
+    raise ConfigError(
+      f'--config.{field}: there is no such field.{hint} '
+      'configs/default.py lists them all.'
+      if name == field
+      else f'--config.{field}: there is no field {name!r}.{hint} '
+      'configs/default.py lists them all.'
     )
+
+
+def _flags(define_flags, argv: list[str]) -> flags.FlagValues:
+  """Defines a command's flags."""
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file(
+    'config',
+    None,
+    'Config file, with arguments after a colon: '
+    'configs/kinetics400.py:grid=both,seed=1. Any of its fields can be '
+    'overridden by --config.field=value.',
+    flag_values=values,
+    sys_argv=argv,
+  )
+  values['config'].parser = _ConfigParser(argv)
   define_flags(values)
   return values
 
@@ -180,79 +368,25 @@ def _parse(
     ConfigError: A flag is unknown or has a wrong value, a config cannot be
       read or refuses its arguments, or something else stands between flags.
   """
-  # Configs import this module for its error.
+  # Configs import this module for its errors.
   from configs import default
 
+  values = _flags(define_flags, argv)
   try:
-    # An error in a config that was found comes up here, others in parsing.
-    values = _flags(define_flags, argv, found)
+    if found is not None:
+      values.set_default('config', found)
     rest = values(list(argv))
-    config = values['config'].value
-    if config is None:
-      raise ConfigError('--config is missing; give --config=configs/FILE.py.')
-    # A config file that could not be read complains when it is used.
-    getattr(config, 'keys')  # noqa: B009
-  except OSError as error:
-    path = next((a for a in argv if re.match('--?config=', a)), '--config')
-    reason = str(error).strip().splitlines()[-1].strip()
-    raise ConfigError(
-      f'{path}: cannot read the config file ({reason}); give an existing one, '
-      'such as configs/moving_digits.py.'
-    ) from error
   except flags.Error as error:
-    raise ConfigError(_innermost(error)) from error
-  except (AttributeError, KeyError) as error:
-    # ml_collections' own are about the field names on the command line; any
-    # other is a bug in a config file.
-    if not _raised_in(error).startswith('ml_collections'):
-      raise
-    raise ConfigError(_unknown_field(error, argv)) from error
+    refused = error.__context__  # Flags wrap what their parsers raise.
+    if isinstance(refused, ConfigError):
+      raise refused from refused.__cause__
+    raise ConfigError(str(error)) from error
+  config = values['config'].value
+  if config is None:
+    raise ConfigError('--config is missing; give --config=configs/FILE.py.')
+  default.check_fields(config)
   default.validate(config)
   return values, rest[1:]
-
-
-def _innermost(error: flags.Error) -> str:
-  """Returns what a flag error is about, without the tracebacks in it."""
-  # ml_collections pastes the traceback of a failing config file in between:
-  # the first error of a chain is as it was raised, and the last line of the
-  # text says what happened.
-  config_errors = [e for e in _chain(error) if isinstance(e, ConfigError)]
-  if config_errors:
-    return str(config_errors[-1])
-  lines = str(error).strip().splitlines()
-  return f'{lines[0]} {lines[-1]}' if len(lines) > 2 else ' '.join(lines)
-
-
-def _unknown_field(error: Exception, argv: Sequence[str]) -> str:
-  """Says which override names a field that the config does not have."""
-  keys = [e.args[0] for e in _chain(error) if isinstance(e, KeyError)]
-  overrides = [re.match(r'--?(config\.[^=]*)', arg) for arg in argv]
-  fields = [match[1] for match in overrides if match]
-  # The error knows only the last part of a dotted name.
-  culprits = [f for f in fields if keys and keys[-1] in f.split('.')] or fields
-  similar = re.search(r'Did you mean "(\w+)"', str(error))
-  hint = f' Did you mean {similar[1]!r}?' if similar else ''
-  return (
-    f'--{culprits[0] if culprits else "config"}: there is no such field.{hint} '
-    'configs/default.py lists them all.'
-  )
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-  """Yields an error and those during whose handling it was raised."""
-  current: BaseException | None = error
-  while current is not None:
-    yield current
-    current = current.__context__
-
-
-def _raised_in(error: Exception) -> str:
-  """Returns the name of the module whose code raised the error."""
-  trace = error.__traceback__
-  assert trace is not None
-  while trace.tb_next is not None:
-    trace = trace.tb_next
-  return trace.tb_frame.f_globals.get('__name__', '')
 
 
 def interpreter() -> str:

@@ -91,7 +91,7 @@ def make_schedule(
   ]
   for i, phase in enumerate(phases, start=1):
     _check_phase(phase, f'phase {i} of {len(phases)}', config, num_devices)
-  return schedule_lib.lay_out(
+  schedule = schedule_lib.lay_out(
     phases,
     num_train=num_train,
     lr_at_epoch=_for_batch(
@@ -103,6 +103,8 @@ def make_schedule(
       config,
     ),
   )
+  _check_rates(schedule, config)
+  return schedule
 
 
 def full_grid(config: ml_collections.ConfigDict) -> Grid:
@@ -586,11 +588,17 @@ def _optax_schedule(text: str, field: str) -> LrFunction:
     schedule = read(call)
   except ConfigError:
     raise
-  # Not Python, or an argument that is not a literal.
-  except (SyntaxError, ValueError, TypeError, RecursionError) as error:
+  # Not Python, nested deeper than it can read, or no literal.
+  except (
+    SyntaxError,
+    ValueError,
+    TypeError,
+    RecursionError,
+    MemoryError,
+  ) as error:
     raise ConfigError(
-      f"{field} is {text!r}; use 'steps', 'cosine', 'constant' or a call such "
-      "as 'optax.linear_schedule(init_value=0.1, end_value=0.0, "
+      f"{field} is {_shortened(text)!r}; use 'steps', 'cosine', 'constant' or "
+      "a call such as 'optax.linear_schedule(init_value=0.1, end_value=0.0, "
       "transition_steps=20)' whose arguments are literals, or lists of them or "
       'of such calls.'
     ) from error
@@ -606,6 +614,33 @@ def _optax_schedule(text: str, field: str) -> LrFunction:
 
 
 # Checks. Each message says what is wrong, where, and what would be accepted.
+
+
+def _shortened(text: str) -> str:
+  return text if len(text) <= 200 else f'{text[:100]}...'
+
+
+def _check_rates(schedule: GridSchedule, config) -> None:
+  """Refuses learning rates that are negative or not finite.
+
+  Only a text of the user's can make them. It is asked at every thousandth of
+  the run and where phases begin: what is shorter than that may escape.
+  """
+  texts = {'optim.schedule': config.optim.schedule}
+  if config.grid.mode == 'ladder':
+    texts = {'grid.ladder': ' '.join(str(r[3]) for r in config.grid.ladder)}
+  ((field, text),) = texts.items()
+  if 'optax.' not in text:
+    return
+  end = schedule.total_epochs
+  starts = [phase.end_epoch for phase in schedule.phases[:-1]]
+  for epoch in sorted({*(end * k / 1000 for k in range(1001)), *starts}):
+    rate = schedule.lr_at_epoch(epoch)
+    _require(
+      math.isfinite(rate) and rate >= 0,
+      f'{field}: the learning rate is {rate:g} at epoch {epoch:g}; it must be '
+      'a finite number, 0 or more, from the first epoch to the last.',
+    )
 
 
 def _require(condition: Any, message: str) -> None:

@@ -22,6 +22,11 @@ killed goes on where it was when the same command is started again.
 Differs: IBM's scripts average logits over the views, not softmax scores.
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import sys
 
 from absl import flags

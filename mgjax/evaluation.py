@@ -28,6 +28,7 @@ from mgjax import (
   models,
   optim,
   parallel,
+  plan,
   run_checks,
   run_folder,
   stop_signal,
@@ -557,6 +558,7 @@ def evaluate_checkpoint(
   workdir: epath.PathLike,
   step: int | None,
   peers: Peers | None = None,
+  stop: stop_signal.Listener | None = None,
   *,
   allow_config_change: bool = False,
 ) -> dict:
@@ -569,6 +571,7 @@ def evaluate_checkpoint(
     peers: The processes that share the work; None: this one alone.
     allow_config_change: Whether also other settings than config.eval and the
       machine's own may differ from those of the run.
+    stop: Asked for signals after every batch; None: nobody.
 
   Returns:
     What `evaluate` returns, with 'step', 'config_eval' and 'overrides': the
@@ -577,12 +580,14 @@ def evaluate_checkpoint(
   Raises:
     ConfigError: The settings are those of another run, or cannot work, or
       there is no such checkpoint.
+    Stopped: There was a signal; what has been scored is kept.
   """
   peers = peers or Peers()
   workdir = epath.Path(workdir)
   overrides = run_folder.check_evaluation(config, workdir, allow_config_change)
   mesh = parallel.make_mesh()
   run_checks.check_evaluation(config, description.describe(config), mesh.size)
+  plan.check_network(config, [eval_grid(config)])
   source = sources.open_source(config, config.eval.split)
   eval_stream = stream.EvalStream(
     config,
@@ -623,7 +628,14 @@ def evaluate_checkpoint(
     unit='batch',
     quiet=not peers.is_first,
   )
-  report = lambda done, _: bar.update(done, bar.time_left(done))
+
+  def report(done, total):
+    bar.update(done, bar.time_left(done))
+    if stop:
+      stop.defer(lambda: 'the batch at hand; all scores are kept')
+      if done < total:
+        stop.check(peers)
+
   result = evaluate(program, state, eval_stream, mesh, report, partial, peers)
   bar.close()
   result = {
@@ -660,15 +672,28 @@ def example_video(config: ml_collections.ConfigDict):
 
 def main(values: flags.FlagValues) -> None:
   cpu_memory.keep()
-  with contextlib.closing(parallel.start(values)) as peers:
-    with peers.guard():
+  with (
+    contextlib.closing(parallel.start(values)) as peers,
+    stop_signal.listening() as stop,
+    stop.at_end(peers.tell_stopped),
+    peers.guard(),
+  ):
+    try:
       result = evaluate_checkpoint(
         values.config,
         values.workdir,
         values.step,
         peers,
+        stop,
         allow_config_change=values.allow_config_change,
       )
+    except stop_signal.Stopped as stopped:
+      if peers.is_first:
+        print(
+          'Stopped; the same command goes on with the next batch.',
+          file=sys.stderr,
+        )
+      sys.exit(stop_signal.exit_code(stopped.args[0]))
   if not peers.is_first:
     return
   print(

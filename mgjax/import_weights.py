@@ -20,6 +20,11 @@ The folder that it writes is one for mgjax.evaluate and mgjax.predict
 (--workdir) and for training from it (--config.init_from).
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import pathlib
 import sys
 

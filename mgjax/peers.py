@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import socket
 import sys
 import threading
@@ -22,7 +23,7 @@ from typing import Any, NoReturn
 
 from absl import flags
 
-from mgjax import cli
+from mgjax import cli, stop_signal
 from mgjax.cli import ConfigError, RunError
 
 
@@ -60,6 +61,13 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def _integer(text: str | None) -> int | None:
   return int(text) if text else None
+
+
+# Of a connection at the coordinator's port, before it is known whose it is.
+_HELLO_S = 10.0
+_MAX_HELLO_BYTES = 2**20
+_MAX_UNHEARD = 64
+_ACCEPT_S = 0.1
 
 
 class Peers:
@@ -142,6 +150,17 @@ class Peers:
     self._closed = True
     self._tell({'bye': True})
 
+  def tell_stopped(self, number: int) -> None:
+    """Ends the other processes where a signal ends this one at once.
+
+    Args:
+      number: Of the signal.
+    """
+    self._closed = True
+    name = f'process {self.index} of {self.count} ({socket.gethostname()})'
+    text = f'{name} was stopped by {signal.Signals(number).name}'
+    self._tell({'ended': text, 'code': stop_signal.exit_code(number)})
+
   def _tell(self, message: dict) -> None:
     for connection in self._connections.values():
       with contextlib.suppress(OSError):
@@ -214,6 +233,11 @@ def meet(
   if answer is None:
     connection.close()
     raise RunError(f'process 0 of {count} ({address}) closed the connection')
+  if not _has_types(answer, missing=str, differs=str):
+    connection.close()
+    raise RunError(
+      f'another program answers at {address}; choose another port for process 0'
+    )
   if answer['missing'] or answer['differs']:
     connection.close()
     _refuse(answer['missing'], answer['differs'])
@@ -226,18 +250,12 @@ def _gather(port, count, settings, timeout_s, deadline) -> Peers:
   connections: dict[int, _Connection] = {}
   differs = ''
   own = json.loads(json.dumps(dict(settings)))
-  with _listener(port) as server:
+  with _listener(port) as server, _Hellos(server) as hellos:
     while len(connections) < count - 1:
-      server.settimeout(max(deadline - time.monotonic(), 0.01))
       try:
-        accepted, _ = server.accept()
-      except TimeoutError:
+        connection, hello = hellos.get(max(deadline - time.monotonic(), 0.01))
+      except queue.Empty:
         break
-      connection = _Connection(accepted)
-      hello = connection.receive(10.0)
-      if hello is None or 'settings' not in hello:  # A port scanner.
-        connection.close()
-        continue
       index, connection.host = hello['index'], hello['host']
       who = f'process {index} ({connection.host})'
       if hello['count'] != count:
@@ -267,6 +285,79 @@ def _gather(port, count, settings, timeout_s, deadline) -> Peers:
   for connection in connections.values():
     connection.receive(10.0)
   return Peers(0, connections, count)
+
+
+class _Hellos:
+  """What the processes say that connect; whoever says anything else is ignored.
+
+  A port scanner may connect and say nothing, or any bytes, for ever: everyone
+  is heard in a thread of his own, and has the time and the length of a hello.
+  """
+
+  def __init__(self, server: socket.socket):
+    self._server = server
+    self._found: queue.SimpleQueue = queue.SimpleQueue()
+    self._unheard: dict[_Connection, None] = {}  # In the order of arrival.
+    self._closed = False
+
+  def __enter__(self) -> '_Hellos':
+    self._server.settimeout(_ACCEPT_S)
+    self._thread = threading.Thread(target=self._accept, daemon=True)
+    self._thread.start()
+    return self
+
+  def __exit__(self, *unused) -> None:
+    """Closes the connections of all that nobody has asked for."""
+    self._closed = True
+    self._thread.join()  # Then the port is free.
+    late = []
+    with contextlib.suppress(queue.Empty):
+      while True:
+        late.append(self._found.get_nowait()[0])
+    for connection in (*self._unheard.copy(), *late):
+      connection.close()
+
+  def get(self, timeout_s: float) -> tuple['_Connection', dict]:
+    """Returns the next one who belongs to the run.
+
+    Raises:
+      queue.Empty: Nobody has come in this time.
+    """
+    return self._found.get(timeout=timeout_s)
+
+  def _accept(self) -> None:
+    while not self._closed:
+      try:
+        accepted, _ = self._server.accept()
+        connection = _Connection(accepted)
+      except TimeoutError:
+        continue
+      except OSError:  # Gone again; or there are too many of them.
+        time.sleep(_ACCEPT_S)
+        continue
+      self._unheard[connection] = None
+      for oldest in list(self._unheard)[:-_MAX_UNHEARD]:
+        oldest.close()  # A process of a run would have spoken by now.
+      threading.Thread(
+        target=self._hear, args=(connection,), daemon=True
+      ).start()
+
+  def _hear(self, connection: '_Connection') -> None:
+    hello = connection.receive(_HELLO_S, max_bytes=_MAX_HELLO_BYTES)
+    self._unheard.pop(connection, None)
+    if self._closed or not _has_types(
+      hello, index=int, count=int, host=str, settings=dict
+    ):
+      connection.close()
+    else:
+      self._found.put((connection, hello))
+
+
+def _has_types(message: Any, **types: type) -> bool:
+  """Whether a message has these keys, with values of these types."""
+  return isinstance(message, dict) and all(
+    type(message.get(key)) is kind for key, kind in types.items()
+  )
 
 
 def _refuse(missing: str, differs: str) -> NoReturn:
@@ -322,6 +413,7 @@ class _Connection:
     self.host = host
     self._socket = connection
     self._lock = threading.Lock()
+    connection.settimeout(None)  # That of connecting.
     # A machine that lost its power or network never closes a connection:
     # after 10 + 4 * 5 silent seconds the kernel does.
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -340,17 +432,38 @@ class _Connection:
     with self._lock:
       self._socket.sendall(json.dumps(message).encode() + b'\n')
 
-  def receive(self, timeout_s: float | None = None) -> dict | None:
-    """Returns the next message, or None where there will be none."""
-    self._socket.settimeout(timeout_s)
+  def receive(
+    self, timeout_s: float | None = None, *, max_bytes: int = -1
+  ) -> dict | None:
+    """Returns the next message, or None where there will be none.
+
+    Args:
+      timeout_s: Seconds that it may take; None: any.
+      max_bytes: What is longer is no message; -1: any length.
+    """
+    timer = None
+    if timeout_s is not None:
+      # Not a timeout of the socket, which a byte now and then would renew.
+      timer = threading.Timer(timeout_s, self.close)
+      timer.daemon = True
+      timer.start()
     try:
-      line = self._lines.readline()
-      return json.loads(line) if line.endswith(b'\n') else None
-    except (OSError, ValueError):
+      line = self._lines.readline(max_bytes)
+      message = json.loads(line) if line.endswith(b'\n') else None
+    # Closed meanwhile; no JSON; or nested deeper than Python can read.
+    except (OSError, ValueError, RecursionError):
       return None
+    finally:
+      if timer:
+        timer.cancel()
+    return message if isinstance(message, dict) else None
 
   def close(self) -> None:
-    self._lines.close()
+    # Before the file: `readline` holds that, and ends with this.
+    with contextlib.suppress(OSError):
+      self._socket.shutdown(socket.SHUT_RDWR)
+    with contextlib.suppress(OSError):
+      self._lines.close()
     self._socket.close()
 
 

@@ -18,6 +18,11 @@ as much whatever the grid, so ratios are those of training; how fast a machine
 does them depends on the grid, so measured speed-ups differ.
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import gc
 import json
 import math
@@ -264,10 +269,7 @@ def gmacs_per_clip(
   # JAX takes most of a second to import, and bad flags need none of it.
   from mgjax import macs, models
 
-  try:
-    model = models.from_config(config)
-  except ValueError as error:
-    raise ConfigError(f'model: {error}') from error
+  model = models.from_config(config)
   found = {}
   for size in sorted({grid[:3] for grid in grids}):
     t, h, w = size
@@ -278,6 +280,26 @@ def gmacs_per_clip(
       where = _find_phase(size, phases) or f'grid {t}x{h}x{w}'
       raise ConfigError(f'{where}: model: {error}') from error
   return {grid: found[grid[:3]] for grid in grids}
+
+
+def check_network(
+  config: ml_collections.ConfigDict,
+  grids: Collection[Grid],
+  phases: Sequence[Phase] = (),
+) -> None:
+  """Refuses a network that cannot be built, or grids too small for it.
+
+  For every command, before it opens any data.
+
+  Args:
+    config: See configs/default.py; only the model is read.
+    grids: What the network is to take.
+    phases: Where the grids come from, for the message of an error.
+
+  Raises:
+    ConfigError: Says what is wrong with the network, and names the grid.
+  """
+  gmacs_per_clip(config, grids, phases)
 
 
 def _find_phase(size: tuple[int, ...], phases: Sequence[Phase]) -> str:
@@ -597,7 +619,7 @@ def _diff(values: flags.FlagValues, names: Sequence[str]) -> str:
 
 def _write(path: str | None, text: str) -> None:
   if path:
-    pathlib.Path(path).write_text(text + '\n')
+    pathlib.Path(path).write_text(text + '\n', encoding='utf-8')
   else:
     print(text)
 

@@ -22,6 +22,11 @@ Exit codes: 0 all files were used; 1 some could not be, the others are
 printed; 2 none could be, or a setting cannot work.
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import sys
 
 from absl import flags

@@ -23,6 +23,7 @@ from mgjax import (
   features,
   models,
   parallel,
+  plan,
   run_folder,
 )
 from mgjax.cli import ConfigError, RunError
@@ -91,6 +92,7 @@ class Predictor:
       ConfigError: There is no checkpoint, it is of another network, or none of
         the files can be used.
     """
+    plan.check_network(config, [evaluation.eval_grid(config)])
     path = checkpoint.find(folder, 'checkpoint')
     self._paths = paths
     self._in_order, self._errors = _look_at(paths)

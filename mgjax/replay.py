@@ -8,6 +8,11 @@ after it. Settings can be overridden to see what would have helped:
 --config.optim.clip_norm=1.
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import sys
 
 from absl import flags

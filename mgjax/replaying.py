@@ -15,6 +15,7 @@ from mgjax import (
   models,
   optim,
   parallel,
+  plan,
   programs,
   run_folder,
   train_step,
@@ -42,6 +43,7 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
     of the run.
   """
   failure = bundle.read_failure(epath.Path(folder))
+  plan.check_network(config, [cycles.full_grid(config)])
   source = sources.open_source(config, 'train')
   mesh = parallel.make_mesh()
   schedule = cycles.make_schedule(config, len(source), num_devices=mesh.size)

@@ -78,6 +78,18 @@ class StepCache:
     """Waits for a planned program; returns whether an access would not wait."""
     return program not in self._done or self._done[program].wait(timeout_s)
 
+  def describe_wait(self, program: Program) -> str:
+    """Says that a program is waited for, and how long that may take."""
+    ahead = [p for p, done in self._done.items() if not done.is_set()]
+    before = ahead.index(program) if program in ahead else 0
+    text = f'waiting for the compilation of {program}'
+    if before:
+      text += f', after {before} other program(s)'
+    if self.compile_s:
+      longest = max(self.compile_s.values())
+      return f'{text}; each of those so far took {longest:.0f} s at most'
+    return f'{text}; the first of a large network takes minutes'
+
   def __len__(self) -> int:
     return len(self._done)
 

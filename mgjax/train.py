@@ -10,8 +10,13 @@ every process runs this command (docs/running.md).
 Exit codes: 0 finished; 1 something outside failed, or the loss is not finite;
 2 a setting that cannot work; 75 start again to go on: stopped by SIGTERM after
 writing a checkpoint, or another process of the run has died; 130 the same for
-Ctrl-C.
+Ctrl-C. A second signal ends the run at once.
 """
+
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
 
 import sys
 

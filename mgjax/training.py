@@ -53,6 +53,7 @@ from mgjax.schedule import Grid, GridSchedule
 from mgjax.step_cache import Program
 
 POLL_S = 1.0  # So often a run that waits for a program looks for a signal.
+SAY_AFTER_S = 10.0  # So long a run waits for a program without a word.
 
 
 def train(
@@ -89,13 +90,19 @@ def train(
   step_cache.use_persistent_cache()
   try:
     # What must be closed, however the run ends, goes on the stack.
-    with lock, contextlib.ExitStack() as stack, peers.guard(), lock.explain():
+    with (
+      stop_signal.listening() as stop,
+      lock,
+      contextlib.ExitStack() as stack,
+      peers.guard(),
+      lock.explain(),
+    ):
+      stack.enter_context(stop.at_end(peers.tell_stopped))
       # Before anything that takes time; a folder is made when all is right.
       if peers.is_first and workdir.exists():
         lock.take()
       job = make_job(config, workdir, peers, allow_config_change)
       wandb = start_workdir(job, lock) if peers.is_first else None
-      stop = stop_signal.StopSignal()
       checkpoints = stack.enter_context(
         checkpoint.Checkpoints(workdir, config.train, peers)
       )
@@ -184,6 +191,8 @@ def make_job(
     device_bytes=memory.device_bytes(config),
   )
   run_checks.check(config, description.describe(config), mesh.size)
+  plan.check_network(config, planned.grids, planned.phases)
+  plan.check_network(config, [evaluation.eval_grid(config)])
   source = sources.open_source(config, 'train')
   eval_source = sources.open_source(config, config.eval.split)
   schedule = cycles.make_schedule(config, len(source), num_devices=mesh.size)
@@ -267,7 +276,7 @@ class Training:
     job: Job,
     stack: contextlib.ExitStack,
     checkpoints: checkpoint.Checkpoints,
-    stop: stop_signal.StopSignal,
+    stop: stop_signal.Listener,
     lock: run_lock.RunLock,
     *,
     wandb: Any = None,
@@ -306,6 +315,8 @@ class Training:
       progress |= restored[1]
     self.times = metrics.Times(**progress['times'])
     self.bad_videos = progress['bad_videos']
+    # What a signal's first answer names; see `_waits_for`.
+    self._doing = ''
     # Whether the batch-norm statistics of the evaluation after this step are
     # still to be taken; a signal may come between the two.
     self._statistics_due = progress['statistics_due']
@@ -329,11 +340,6 @@ class Training:
     )
     stack.callback(self._programs.close)
     self._ready = set()  # Programs that all processes have.
-    self.state = (
-      restored[0]
-      if restored
-      else initial_state.first_state(job.make_state, job.initial, job.mesh)
-    )
 
     self._writer = metrics.NoWriter()
     if job.peers.is_first:
@@ -366,6 +372,13 @@ class Training:
       peak_gflops=1e3 * config.train.peak_tflops * job.mesh.size,
       fail=self._fail,
     )
+    self._say_start()
+    # Compiles, too: a minute for a large network.
+    self.state = (
+      restored[0]
+      if restored
+      else initial_state.first_state(job.make_state, job.initial, job.mesh)
+    )
 
   def run(self) -> float:
     """Trains to the end.
@@ -378,7 +391,6 @@ class Training:
         something outside the program failed.
       SystemExit: A signal stopped the run; a checkpoint has been written.
     """
-    self._say_start()
     try:
       if self.done in self._eval_steps:
         # The run stopped between this checkpoint and its evaluation.
@@ -431,7 +443,7 @@ class Training:
     self._bar.say(
       f'{len(schedule.grids)} grids, {schedule.total_steps} steps, '
       f'{schedule.total_epochs} epochs of {schedule.num_train} videos; '
-      f'{optim.num_parameters(self.state.params):,} parameters; '
+      f'{optim.num_parameters(job.abstract.params):,} parameters; '
       f'{job.mesh.size} {jax.default_backend()} device(s)'
       + (f' in {job.peers.count} processes' if job.peers.count > 1 else '')
       + (f'; resuming at step {self.done}' if self.done else '')
@@ -492,6 +504,8 @@ class Training:
       *programs.put_scalars(job.mesh, lr, groups),
     )
     called = time.perf_counter()
+    self._doing = f'step {step + 1}'
+    self._stop.defer(self._waits_for)  # Now there is something to lose.
     with jax.profiler.StepTraceAnnotation('train', step_num=step):
       self.state, values = program(self.state, *inputs, self._rng)
     self.done = step + 1
@@ -530,7 +544,13 @@ class Training:
   def _program(self, kind: str, grid: Grid) -> Callable:
     """Returns a program once all processes have it."""
     program = Program(kind, grid)
+    began = time.monotonic()
+    said = False
     while program not in self._ready:
+      self._doing = f'{POLL_S:g} s at most (no compilation is waited for)'
+      if not said and time.monotonic() - began > SAY_AFTER_S:
+        said = True
+        self._bar.say(self._programs.describe_wait(program))
       there = self._programs.wait(
         program, 0.0 if self._stop.received else POLL_S
       )
@@ -540,11 +560,12 @@ class Training:
         self._stop_if_asked()
     return self._programs[program]
 
+  def _waits_for(self) -> str:
+    return f'{self._doing} and the checkpoint'
+
   def _stop_if_asked(self) -> None:
     # All processes call this after the same batch, and stop together.
-    signals = [s for s in self._job.peers.exchange(self._stop.received) if s]
-    if signals:
-      raise stop_signal.Stopped(signals[0])
+    self._stop.check(self._job.peers)
 
   def _save(self, replace: bool = False) -> None:
     """Starts to write a checkpoint.
@@ -554,6 +575,7 @@ class Training:
         state is not finite, or the checkpoint before could not be written.
     """
     begin = time.perf_counter()
+    self._stop.defer(self._waits_for)
     self._lock.check()
     # What the loss of the next step would show, but that comes too late.
     if not train_step.is_finite(self.state):
@@ -594,6 +616,7 @@ class Training:
     program = self._program('stats', phase.base)
     _, groups = programs.put_scalars(mesh, 0.0, phase.bn_groups[-1])
     moments = []
+    self._doing = 'a batch of the batch-norm statistics'
     for batch in self._job.train_stream.base_batches(
       self.done, programs.statistics_batches(self._job.config)
     ):
@@ -622,6 +645,8 @@ class Training:
     )
 
     def report_batch(number, total):
+      self._doing = f'batch {number + 1} of the evaluation'
+      self._stop.defer(self._waits_for)
       self._bar.update(step, f'evaluation {number}/{total}')
       if number < total:
         self._stop_if_asked()

@@ -14,8 +14,10 @@ from absl import flags
 
 from mgjax import (
   checkpoint,
+  cycles,
   evaluation,
   models,
+  plan,
   pyslowfast_cfg,
   torch_files,
   train_step,
@@ -410,6 +412,7 @@ def import_file(
     raise ConfigError(
       f'--logits={logits}: what starts anew (--new_{new[0]}) gives other logits'
     )
+  plan.check_network(config, [cycles.full_grid(config)])
   file = read(path)
   _check_facts(path, config, file.facts, new)
   model = models.from_config(config)
@@ -709,6 +712,7 @@ def export(
   """
   if out.exists():
     raise ConfigError(f'--out={out} exists already; use another')
+  plan.check_network(config, [cycles.full_grid(config)])
   model = models.from_config(config)
   video = evaluation.example_video(config)
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), video))

@@ -391,6 +391,24 @@ def test_schedules_of_optax_can_be_nested(text, mode):
     ('optax.join_schedules([0.1, 0.2], [100])', 'fails: TypeError'),
     ("optax.sgdr_schedule([{'init_value': 0.1}])", 'fails: TypeError'),
     ('optax.constant_schedule(1e999)', 'starts at inf'),
+    pytest.param(
+      'optax.constant_schedule(' + '-' * 100_000 + '1)',
+      'use .steps.',
+      id='signs in a call',
+    ),
+    pytest.param('-' * 100_000 + '1', 'use .steps.', id='signs'),
+    pytest.param('(' * 100_000, 'use .steps.', id='brackets'),
+    ('optax.constant_schedule(-0.1)', 'the learning rate is -0.*at epoch 0'),
+    (
+      'optax.linear_schedule(0.1, -0.1, 239)',
+      r'the learning rate is -[0-9.e-]+ at epoch 1\d\d.*; it must be a finite',
+    ),
+    (
+      'optax.join_schedules([optax.constant_schedule(0.2), '
+      'optax.constant_schedule(-0.2), optax.constant_schedule(0.2)], '
+      '[100, 110])',
+      'the learning rate is -[0-9.]+ at epoch 1',
+    ),
   ],
 )
 def test_a_schedule_that_is_not_a_call_of_optax_is_refused(text, message, mode):

@@ -6,6 +6,7 @@ import json
 import os
 import queue
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from mgjax import (
   checkpoint,
   cli,
   cycles,
+  evaluate,
   evaluation,
   files,
   metrics,
@@ -36,6 +38,7 @@ from mgjax import (
   run_folder,
   step_cache,
   step_log,
+  stop_signal,
   train,
   training,
 )
@@ -254,6 +257,15 @@ def test_a_bundle_is_complete_before_any_process_goes_on(tmp_path, monkeypatch):
 # Signals: whatever a run is doing, it stops, and nothing is lost.
 
 
+def send_and_wait(number) -> None:
+  """Sends this process a signal that a run in it is to note."""
+  os.kill(os.getpid(), number)
+  deadline = time.monotonic() + 60
+  while stop_signal._listener.received is None:
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+
+
 def launch(data_dir, workdir, *flags):
   argv = [
     'train',
@@ -310,7 +322,6 @@ def test_a_run_is_traced(undisturbed):
 def test_sigterm_stops_a_run_whatever_it_is_doing(
   undisturbed, data_dir, tmp_path, doing, monkeypatch, capsys
 ):
-  handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
   monkeypatch.setattr(training.cpu_memory, 'keep', lambda: None)
   ended = []
   monkeypatch.setattr(parallel, 'end', ended.append)
@@ -320,7 +331,7 @@ def test_sigterm_stops_a_run_whatever_it_is_doing(
 
   def ask():
     asked_at.append(time.monotonic())
-    os.kill(os.getpid(), signal.SIGTERM)
+    send_and_wait(signal.SIGTERM)
 
   def score_batch(partial, number, scores):
     if asked_at:
@@ -363,8 +374,6 @@ def test_sigterm_stops_a_run_whatever_it_is_doing(
       took_s = time.monotonic() - asked_at[0]
     finally:
       release.set()
-      for number, handler in handlers.items():
-        signal.signal(number, handler)
   assert stopped.value.code == 75
   assert not after
   assert took_s < 60  # A check every second; the machine may be busy.
@@ -374,13 +383,51 @@ def test_sigterm_stops_a_run_whatever_it_is_doing(
   assert (tmp_path / 'checkpoints' / '10').is_dir()
   assert (tmp_path / 'eval.partial.npz').exists() == (doing == 'evaluation')
   assert 'Stopped at step 10; the same command' in capsys.readouterr().err
-  try:
-    assert launch(data_dir, tmp_path) == 0
-  finally:
-    for number, handler in handlers.items():
-      signal.signal(number, handler)
+  assert launch(data_dir, tmp_path) == 0
   assert final(tmp_path) == final(undisturbed)
   assert '1 distinct grids, 0 of them compiled' in capsys.readouterr().out
+
+
+def test_an_evaluation_that_a_signal_stops_goes_on_where_it_was(
+  undisturbed, data_dir, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(evaluation.cpu_memory, 'keep', lambda: None)
+  workdir = tmp_path / 'run'
+  shutil.copytree(undisturbed, workdir)
+  argv = [
+    'evaluate',
+    '--config=tests/speck.py:grid=none',
+    f'--config.data.dir={data_dir}',
+    '--config.eval.batch_size=16',
+    f'--workdir={workdir}',
+  ]
+  run = lambda: cli.run(evaluation.main, evaluate.define_flags, argv)
+  assert run() == 0
+  want = json.loads((workdir / 'eval.json').read_text())
+
+  def ask(partial, number, scores):
+    if number == 2:
+      send_and_wait(signal.SIGTERM)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(evaluation.Partial, 'save_sometimes', ask)
+    with pytest.raises(SystemExit) as stopped:
+      run()
+  assert stopped.value.code == 75
+  said = capsys.readouterr().err
+  assert 'Stopped; the same command goes on with the next batch.' in said
+  assert (workdir / 'eval.partial.npz').exists()
+  made = []
+  batches = stream.EvalStream.batches
+  monkeypatch.setattr(
+    stream.EvalStream,
+    'batches',
+    lambda self, first=0: made.append(first) or batches(self, first),
+  )
+  assert run() == 0
+  assert made == [2]
+  got = json.loads((workdir / 'eval.json').read_text())
+  assert {**got, 'seconds': 0} == {**want, 'seconds': 0}
 
 
 def test_a_changed_config_is_named_and_needs_consent(tmp_path):

@@ -1,6 +1,7 @@
 """Processes of a run, played by threads of this one."""
 
 import concurrent.futures
+import signal
 import socket
 import threading
 import time
@@ -97,6 +98,121 @@ def test_a_stranger_at_the_port_does_no_harm(address):
   futures.update(together(address, 2, present=(1,)))
   stranger.close()
   close([f.result() for f in futures.values()])
+
+
+STRANGERS = [
+  b'5\n',
+  b'"settings"\n',
+  b'[]\n',
+  b'null\n',
+  b'{}\n',
+  b'{"settings": 5, "index": 1, "count": 2, "host": "x"}\n',
+  b'{"settings": {}, "index": "1", "count": 2, "host": "x"}\n',
+  b'{"settings": {}, "index": true, "count": 2, "host": "x"}\n',
+  b'[' * 100_000 + b'\n',
+  b'\xff\x00\n',
+  b'GET / HTTP/1.1\r\n\r\n',
+  b'\x16\x03\x01 a client of TLS',
+  b'',
+]
+
+
+def connect(address) -> socket.socket:
+  """Connects as soon as somebody listens."""
+  host, port = address.split(':')
+  deadline = time.monotonic() + 10
+  while True:
+    try:
+      return socket.create_connection((host, int(port)))
+    except OSError:
+      assert time.monotonic() < deadline
+      time.sleep(0.01)
+
+
+@pytest.mark.parametrize('leaves', [True, False], ids=['leaves', 'stays'])
+def test_whatever_comes_to_the_port_a_run_starts(address, leaves):
+  futures = together(address, 2, present=(0,), timeout_s=60.0)
+  strangers = []
+  for said in STRANGERS:
+    stranger = connect(address)
+    stranger.sendall(said)
+    strangers.append(stranger)
+    if leaves:
+      stranger.close()
+  began = time.monotonic()
+  futures.update(together(address, 2, present=(1,), timeout_s=60.0))
+  group = [f.result() for f in futures.values()]
+  # None of those who stay silent is waited for.
+  assert time.monotonic() - began < peers._HELLO_S
+  for stranger in strangers:
+    stranger.close()
+  close(group)
+
+
+def test_more_silent_connections_than_are_kept_do_no_harm(address, monkeypatch):
+  monkeypatch.setattr(peers, '_MAX_UNHEARD', 3)
+  futures = together(address, 2, present=(0,), timeout_s=60.0)
+  strangers = [connect(address) for _ in range(8)]
+  # The five oldest are closed.
+  for stranger in strangers[:5]:
+    stranger.settimeout(10)
+    assert stranger.recv(1) == b''
+  futures.update(together(address, 2, present=(1,), timeout_s=60.0))
+  close([f.result() for f in futures.values()])
+  for stranger in strangers:
+    stranger.close()
+
+
+def test_a_byte_now_and_then_is_no_hello(address, monkeypatch):
+  monkeypatch.setattr(peers, '_HELLO_S', 0.3)
+  futures = together(address, 2, present=(0,), timeout_s=60.0)
+  stranger = connect(address)
+  with pytest.raises(OSError):
+    for _ in range(600):
+      stranger.sendall(b' ')
+      time.sleep(0.05)
+  stranger.close()
+  futures.update(together(address, 2, present=(1,), timeout_s=60.0))
+  close([f.result() for f in futures.values()])
+
+
+def test_a_line_without_end_is_cut_off(address, monkeypatch):
+  monkeypatch.setattr(peers, '_MAX_HELLO_BYTES', 1000)
+  futures = together(address, 2, present=(0,), timeout_s=60.0)
+  stranger = connect(address)
+  with pytest.raises(OSError):
+    for _ in range(600):
+      stranger.sendall(b'x' * 1000)
+      time.sleep(0.01)
+  stranger.close()
+  monkeypatch.setattr(peers, '_MAX_HELLO_BYTES', 2**20)
+  futures.update(together(address, 2, present=(1,), timeout_s=60.0))
+  close([f.result() for f in futures.values()])
+
+
+def test_another_program_at_the_address_is_named(address):
+  server = socket.create_server(('', int(address.rpartition(':')[2])))
+  (future,) = together(address, 2, present=(1,)).values()
+  accepted, _ = server.accept()
+  accepted.sendall(b'{"hello": "world"}\n')
+  with pytest.raises(RunError, match='another program answers at localhost'):
+    future.result()
+  accepted.close()
+  server.close()
+
+
+def test_a_process_that_a_signal_ends_at_once_ends_the_others(
+  address, endings, capsys
+):
+  first, second = (f.result() for f in together(address, 2).values())
+  second.tell_stopped(signal.SIGTERM)
+  deadline = time.monotonic() + 10
+  while not endings and time.monotonic() < deadline:
+    time.sleep(0.01)
+  assert endings[0] == 75
+  assert 'process 1 of 2 (' in (said := capsys.readouterr().err)
+  assert 'was stopped by SIGTERM' in said
+  close([first, second])
 
 
 @pytest.fixture

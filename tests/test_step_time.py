@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from configs import default
-from experiments import step_time
+from experiments import jax_side, step_time
 from mgjax import models
 
 TORCH_PYTHON = os.environ.get('MGJAX_TORCH_PYTHON')
@@ -68,12 +68,12 @@ def test_the_torch_network_is_the_same_function(name, num_parameters, tmp_path):
   video = rng.normal(size=(2, FRAMES, 48, 40, 3)).astype(np.float32)
   options = dict(num_classes=NUM_CLASSES, dropout=0.0)
   variables = random_statistics(
-    step_time.random_variables(
+    jax_side.random_variables(
       models.build(name, dtype='float32', **options), video
     )
   )
   np.savez(
-    tmp_path / 'variables.npz', video=video, **step_time.by_name(variables)
+    tmp_path / 'variables.npz', video=video, **jax_side.by_name(variables)
   )
   result = subprocess.run(
     [TORCH_PYTHON, '-c', TORCH_LOGITS]
@@ -192,10 +192,10 @@ for line in sys.stdin:
 class FakeSide:
   """What `measure` needs of `JaxSide`; nothing is compiled."""
 
-  def __init__(self, name, args):
+  def __init__(self, name, args, *, frames, num_classes, learning_rate):
     self.variables = {'params': {'a': np.zeros(5)}, 'batch_stats': {}}
     self.clips = {'video': np.zeros(1), 'label': np.zeros(1)}
-    self.macs, self.compile_s, self.frames = 7, 1.0, args.frames
+    self.macs, self.compile_s, self.frames = 7, 1.0, frames
     self.optim = default.base().optim
 
   def run(self, steps):
@@ -213,7 +213,7 @@ def fake_measure(tmp_path, monkeypatch, *, parameters=5, loss=6.0):
     FAKE_WORKER.format(python=sys.executable, parameters=parameters, loss=loss)
   )
   worker.chmod(0o755)
-  monkeypatch.setattr(step_time, 'JaxSide', FakeSide)
+  monkeypatch.setattr(jax_side, 'JaxSide', FakeSide)
   args = argparse.Namespace(
     torch_python=str(worker),
     torch=['default', 'channels_last'],

@@ -4,6 +4,20 @@ import multiprocessing
 import os
 import signal
 import threading
+from multiprocessing import resource_tracker
+
+from mgjax import stop_signal
+
+
+def before_start() -> None:
+  """To be called by the thread that starts processes, before it does.
+
+  A command blocks Ctrl-C for them (mgjax/stop_signal.py), but Python lets it
+  through again when it starts the process that watches over shared memory.
+  """
+  if stop_signal.is_installed():
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def start() -> None:

@@ -22,6 +22,11 @@ reversal, so neither a frame nor an unordered set of frames tells a pair apart:
       does not give the number away; span and enough frames do.
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import contextlib
 import dataclasses
 import functools
@@ -43,7 +48,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float, Int, UInt8
 
 from mgjax import environment
-from mgjax.cli import ArgumentParser, ConfigError
+from mgjax.cli import ArgumentParser, ConfigError, guard
 from mgjax.data import child_process
 from mgjax.progress import Progress
 
@@ -546,6 +551,7 @@ def _example_map(num_workers: int):
     return
   # Not fork: the parent may have threads (TFDS, JAX), which a fork breaks.
   context = multiprocessing.get_context('spawn')
+  child_process.before_start()
   with context.Pool(num_workers, initializer=_start_worker) as pool:
     yield functools.partial(pool.imap, _make_example_of, chunksize=8)
 
@@ -677,4 +683,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-  main()
+  sys.exit(guard(main))

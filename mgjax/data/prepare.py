@@ -19,6 +19,11 @@ With --dataset=folder, the classes are folders ([train|validation|test/]CLASS/
 VIDEO), or --annotations names a CSV file with path,label[,split].
 """
 
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
 import collections
 import concurrent.futures
 import contextlib
@@ -50,7 +55,7 @@ from tensorflow_datasets.core import example_serializer, naming
 from tensorflow_datasets.core import splits as tfds_splits
 
 from mgjax import environment
-from mgjax.cli import ArgumentParser, ConfigError, RunError
+from mgjax.cli import ArgumentParser, ConfigError, RunError, guard
 from mgjax.data import annotations as annotations_lib
 from mgjax.data import child_process, transcode
 from mgjax.data.annotations import VIDEO_SETS, Annotated, Annotations
@@ -788,6 +793,7 @@ def _write_in_processes(
   # Not fork: the parent may have threads (TFDS), which a fork breaks.
   context = multiprocessing.get_context('spawn')
   counts = context.Array('q', 3)  # Videos done, damaged; whether to stop.
+  child_process.before_start()
   pool = concurrent.futures.ProcessPoolExecutor(
     min(num_workers, len(todo)),
     mp_context=context,
@@ -1356,15 +1362,11 @@ def _is_short_side(value: int) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Prepares the data set that the arguments describe; returns a code."""
-  try:
+
+  def command() -> None:
     prepare(_parse(argv))
-  except (ConfigError, RunError) as error:
-    print(f'error: {" ".join(str(error).split())}', file=sys.stderr)
-    return 2 if isinstance(error, ConfigError) else 1
-  except KeyboardInterrupt:
-    print('interrupted; start again to continue', file=sys.stderr)
-    return 130
-  return 0
+
+  return guard(command)
 
 
 if __name__ == '__main__':

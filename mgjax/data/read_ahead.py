@@ -94,6 +94,7 @@ def _in_processes(
   """`read_ahead` in processes; where one has died, all are started anew."""
   if not flags.FLAGS.is_parsed():  # Grain asks for flags of its own there.
     flags.FLAGS.mark_as_parsed()
+  child_process.before_start()
   processes = data.worker_processes
   done = deaths = 0
   while done < len(numbers):
@@ -173,6 +174,7 @@ def _find_crash(
   receiver, sender = context.Pipe(duplex=False)
   # Schedules hold functions, which pickle alone refuses.
   task = cloudpickle.dumps(make_batch)
+  child_process.before_start()
   process = context.Process(
     target=_make_and_tell, args=(task, numbers, sender), daemon=True
   )

@@ -19,6 +19,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from mgjax.errors import ConfigError
 from mgjax.models.blvnet import BLVNet
 from mgjax.models.ibm_resnet3d import I3DResNet, S3DResNet
 from mgjax.models.norm import combine_statistics, group_matrix
@@ -98,19 +99,25 @@ def from_config(config: Any) -> nn.Module:
 
   Fields of `config.model` that this model does not have are left out (a Slow
   network has no alpha).
+
+  Raises:
+    ConfigError: The name or an option is unknown.
   """
   model = config.model
-  options = {
-    k: _as_tuple(v) for k, v in model.items() if k in _options(model.name)
-  }
-  return build(
-    model.name,
-    **options,
-    norm_momentum=config.norm.momentum,
-    norm_eps=config.norm.eps,
-    norm_frozen=config.norm.frozen,
-    remat=config.train.remat == 'block',
-  )
+  try:
+    options = {
+      k: _as_tuple(v) for k, v in model.items() if k in _options(model.name)
+    }
+    return build(
+      model.name,
+      **options,
+      norm_momentum=config.norm.momentum,
+      norm_eps=config.norm.eps,
+      norm_frozen=config.norm.frozen,
+      remat=config.train.remat == 'block',
+    )
+  except ValueError as error:
+    raise ConfigError(f'model: {error}') from error
 
 
 def _as_tuple(value: Any) -> Any:

@@ -50,6 +50,15 @@ def stage_blocks(
   return tuple(blocks)
 
 
+def check_num_temporal(num_temporal: tuple, blocks: tuple) -> None:
+  """Raises ValueError where `num_temporal` has not an entry per stage."""
+  if num_temporal and len(num_temporal) != len(blocks):
+    raise ValueError(
+      f'num_temporal {num_temporal} needs one entry for each of the '
+      f'{len(blocks)} stages, or must be ().'
+    )
+
+
 def maybe_remat(block: type[nn.Module], remat: bool) -> type[nn.Module]:
   """The class of a block, whose inside the backward pass may compute again.
 
@@ -415,6 +424,7 @@ class ResNet3D(nn.Module):
     options = layer_options(self)
     layer = functools.partial(Layer, **options)
     blocks = stage_blocks(self.depth, self.blocks)
+    check_num_temporal(self.num_temporal, blocks)
     pools_time = self.arch in ('c2d', 'i3d')
     x = video.astype(self.dtype)
     x = Stem(self.width, STEM_KERNELS[self.arch], layer, name='stem')(x, pool)

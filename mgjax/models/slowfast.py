@@ -158,6 +158,7 @@ class SlowFast(nn.Module):
     }
     x = fuse(x, 'fuse_stem')
     blocks = resnet3d.stage_blocks(self.depth, self.blocks)
+    resnet3d.check_num_temporal(self.num_temporal, blocks)
     for i, num_blocks in enumerate(blocks):
       x = {
         path: resnet3d.Stage(

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mgjax import cli, cycles, plan
-from mgjax.data import bench, read_ahead, sources, stream
+from mgjax.data import bench, decode_rates, read_ahead, sources, stream
 
 
 @pytest.fixture
@@ -14,14 +14,16 @@ def schedule(tiny_config):
 
 
 def draws_of(schedule):
-  return dict.fromkeys(d for p in schedule.phases for d in bench.draws_of(p))
+  return dict.fromkeys(
+    d for p in schedule.phases for d in decode_rates.draws_of(p)
+  )
 
 
 def a_report(
   config, schedule, *, clips_per_s, step_s, num_cpus=8, copies=(), **kwargs
 ):
   rate = {'cpu_ms': 1.0, 'one_worker': 1.0, 'all_workers': clips_per_s}
-  return bench.report(
+  return decode_rates.report(
     config,
     schedule,
     {draw: rate for draw in draws_of(schedule)},
@@ -98,7 +100,7 @@ def test_a_published_rate_comes_with_what_it_includes(tiny_config, schedule):
   rates = {'clips_per_s': 101.0, 'step_s': 0.01}
   assert 'note' not in a_report(tiny_config, schedule, **rates)
   result = a_report(tiny_config, schedule, **rates, device='v100x8')
-  text = bench.format_report(result)
+  text = decode_rates.format_report(result)
   assert 'v100x8 were measured with data loading included' in text
 
 
@@ -118,7 +120,7 @@ def test_clips_come_as_training_gets_them(tiny_config, monkeypatch, processes):
 
   monkeypatch.setattr(read_ahead, '_in_processes', in_processes)
   draw = next(iter(draws_of(schedule)))
-  rates = bench.measure(clips, [draw], num_clips=4)
+  rates = decode_rates.measure(clips, [draw], num_clips=4)
   assert rates[draw]['all_workers'] > 0
   # 2 x (3 + 3) that may be ready, 2 under way, 4 x 2 timed.
   assert made == ([1] * 22 if processes else [])
@@ -132,7 +134,10 @@ def test_every_grid_of_a_schedule_is_measured(tiny_config, capsys):
     '--num_clips=2',
     '--step_ms=5',
   ]
-  assert cli.run(bench.main, bench.define_flags, [*argv, '--format=json']) == 0
+  assert (
+    cli.run(decode_rates.main, bench.define_flags, [*argv, '--format=json'])
+    == 0
+  )
   result = json.loads(capsys.readouterr().out)
   schedule = cycles.make_schedule(tiny_config, 240)
   shapes = {(g['T'], g['H'], g['W']) for g in result['grids']}
@@ -140,7 +145,7 @@ def test_every_grid_of_a_schedule_is_measured(tiny_config, capsys):
   assert all(g['one_worker'] > 0 for g in result['grids'])
   made = plan.make_plan(tiny_config, schedule)
   assert len(result['phases']) == len(made['phases'])
-  lines = bench.format_report(result).splitlines()
+  lines = decode_rates.format_report(result).splitlines()
   assert sum(line.startswith('phase ') for line in lines) == len(
     schedule.phases
   )

@@ -1,0 +1,306 @@
+"""Clips per second that this machine decodes, and what a run needs."""
+
+import contextlib
+import functools
+import itertools
+import json
+import math
+import re
+import time
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+from absl import flags
+
+from mgjax import cycles, environment, plan, step_seconds
+from mgjax.data import read_ahead, sources, stream
+from mgjax.schedule import Grid, GridSchedule
+
+
+class Draw(NamedTuple):
+  """What determines the cost of a clip: its shape and what it draws from."""
+
+  T: int
+  H: int
+  W: int
+  stride_frames: tuple[int, int]
+  jitter_px: tuple[int, int]
+
+
+def draws_of(phase) -> list[Draw]:
+  """Those of a phase's short cycle, step by step."""
+  return [
+    Draw(*grid[:3], phase.stride_frames, jitter)
+    for grid, jitter in zip(phase.cycle, phase.jitter_px, strict=True)
+  ]
+
+
+def measure(
+  clips: stream.TrainStream, draws: list[Draw], *, num_clips: int
+) -> dict[Draw, dict[str, float]]:
+  """Decodes clips of each kind.
+
+  Args:
+    clips: The stream of the run.
+    draws: What to measure.
+    num_clips: Clips that each worker decodes.
+
+  Returns:
+    'cpu_ms' of one clip; 'one_worker' and 'all_workers', clips per second of
+    wall clock.
+  """
+  rates = {}
+  for draw in draws:
+    _make_batch(0, clips, draw, 1)  # Opens files.
+    cpu, wall = time.process_time(), time.perf_counter()
+    for number in range(num_clips):
+      _make_batch(number, clips, draw, 1)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    rates[draw] = {
+      'cpu_ms': 1e3 * cpu / num_clips,
+      'one_worker': num_clips / wall,
+      'all_workers': _rate_together(clips, draw, num_clips),
+    }
+  return rates
+
+
+def _make_batch(
+  number: int, clips: stream.TrainStream, draw: Draw, batch_size: int
+) -> dict:
+  """Makes batch `number` of those that have one size."""
+  return clips.clips_from(
+    number * batch_size,
+    Grid(draw.T, draw.H, draw.W, batch_size),
+    stride_frames=draw.stride_frames,
+    jitter_px=draw.jitter_px,
+  )
+
+
+def _rate_together(
+  clips: stream.TrainStream, draw: Draw, num_clips: int
+) -> float:
+  """Clips per second as training gets them, once its workers are at work.
+
+  Args:
+    clips: The stream of the run.
+    draw: What to measure.
+    num_clips: Clips that each worker decodes, in batches of a quarter of them.
+  """
+  data = clips.config.data
+  batch_size = -(-num_clips // 4)
+  together = read_ahead.num_together(data)
+  # While processes start, some get ahead of others: what they have made until
+  # then would come in no time.
+  untimed = read_ahead.num_ahead(data) + together
+  timed = 4 * together
+  batches = read_ahead.read_ahead(
+    functools.partial(
+      _make_batch, clips=clips, draw=draw, batch_size=batch_size
+    ),
+    range(untimed + timed),
+    data,
+  )
+  with contextlib.closing(batches):
+    for _ in itertools.islice(batches, untimed):
+      pass
+    begin = time.perf_counter()
+    for _ in itertools.islice(batches, timed):
+      pass
+    # Without the end of the processes.
+    return timed * batch_size / (time.perf_counter() - begin)
+
+
+def report(
+  config: ml_collections.ConfigDict,
+  schedule: GridSchedule,
+  rates: dict[Draw, dict[str, float]],
+  step_s: dict[Grid, float] | None,
+  *,
+  copies: tuple[str, ...],
+  num_cpus: int,
+  prepared: bool,
+  device: str | None = None,
+) -> dict[str, Any]:
+  """What was measured, and what it means for each phase, as JSON data.
+
+  Args:
+    config: Of the run.
+    schedule: Of the run.
+    rates: Of `measure`, for every draw of the schedule.
+    step_s: Of `step_seconds`.
+    copies: Names of the smaller copies of the data set.
+    num_cpus: Of this machine.
+    prepared: Whether the data set is one of `mgjax.data.prepare`, which could
+      write smaller ones.
+    device: Whose published rate `step_s` is from, if it is.
+  """
+  num_workers = read_ahead.num_workers(config.data)
+  phases = []
+  for phase in schedule.phases:
+    clips = sum(grid.batch for grid in phase.cycle)
+    decode_s = sum(
+      grid.batch / rates[draw]['all_workers']
+      for grid, draw in zip(phase.cycle, draws_of(phase), strict=True)
+    )
+    row = {
+      'base': phase.base._asdict(),
+      'end_epoch': phase.end_epoch,
+      'clips_per_s': clips / decode_s,
+    }
+    if step_s:
+      device_s = sum(step_s[grid] for grid in phase.cycle)
+      row |= {
+        'step_ms': 1e3 * device_s / len(phase.cycle),
+        'clips_per_s_needed': clips / device_s,
+        'wait_fraction': max(0.0, 1 - device_s / decode_s),
+        # Less a rounding error of the division.
+        'workers_needed': math.ceil(
+          read_ahead.num_together(config.data) * decode_s / device_s - 1e-6
+        ),
+      }
+    phases.append(row)
+  result = {
+    'data': config.data.name,
+    'copies': list(copies),
+    'num_workers': num_workers,
+    'worker_processes': config.data.worker_processes,
+    'num_cpus': num_cpus,
+    'grids': [{**draw._asdict(), **rate} for draw, rate in rates.items()],
+    'phases': phases,
+  }
+  if step_s:
+    result['advice'] = _advice(config, phases, copies, num_cpus, prepared)
+  if device:
+    result['note'] = (
+      f'Rates of {device} were measured with data loading included: the device '
+      'alone takes at least that many clips, and where it takes more, "enough" '
+      'here is not enough.'
+    )
+  return result
+
+
+def _advice(
+  config: ml_collections.ConfigDict,
+  phases: list[dict[str, Any]],
+  copies: tuple[str, ...],
+  num_cpus: int,
+  prepared: bool,
+) -> list[str]:
+  """What would keep the accelerator busy, the cheapest first."""
+  needed = max(phase['workers_needed'] for phase in phases)
+  together = read_ahead.num_together(config.data)
+  if needed <= together:
+    return ['no phase waits for data']
+  if needed <= num_cpus:
+    return [_workers(config.data, needed)]
+  advice = []
+  if together < num_cpus:
+    advice.append(f'{_workers(config.data, num_cpus)}, all the CPUs there are')
+  # Names that prepare gives: NAME, NAME/short256.
+  family, _, form = config.data.name.partition('/')
+  short = re.fullmatch(r'short(\d+)', form)
+  if prepared and not form:
+    advice.append(
+      'short groups of pictures: python -m mgjax.data.prepare '
+      f'--short_side_px=256 --name={family}/short256, then '
+      f'--config.data.name={family}/short256'
+    )
+  if prepared and not copies and (not form or short and int(short[1]) > 192):
+    advice.append(
+      'a smaller copy for coarse grids: python -m mgjax.data.prepare '
+      f'--short_side_px=192 --name={family}/short192; it is used by itself'
+    )
+  advice.append(
+    f'hosts: decoding as fast as the accelerator takes {needed} workers, '
+    f'{math.ceil(needed / num_cpus)} machines with {num_cpus} CPUs'
+  )
+  return advice
+
+
+def _workers(data: ml_collections.ConfigDict, count: int) -> str:
+  """The flags for so many workers; each makes a batch of its own."""
+  flags = f'--config.data.num_workers={count}'
+  if data.prefetch_batches < count:
+    flags += f' --config.data.prefetch_batches={count}'
+  return flags
+
+
+def format_report(result: dict[str, Any]) -> str:
+  """The report as text."""
+  workers = f'{result["num_workers"]} workers'
+  if result['worker_processes']:
+    workers += f' in {result["worker_processes"]} processes'
+  lines = [
+    f'{result["data"]}, copies: {", ".join(result["copies"]) or "none"}; '
+    f'{workers} on {result["num_cpus"]} CPUs',
+    '',
+    f'{"grid":>14}  {"stride":>6}  {"jitter":>7}  {"CPU ms":>7}  '
+    f'{"clips/s, 1 worker":>17}  {"all workers":>11}',
+  ]
+  for g in result['grids']:
+    shape = f'{g["T"]} x {g["H"]} x {g["W"]}'
+    stride, jitter = (
+      '-'.join(map(str, dict.fromkeys(g[name])))
+      for name in ('stride_frames', 'jitter_px')
+    )
+    lines.append(
+      f'{shape:>14}  {stride:>6}  {jitter:>7}  {g["cpu_ms"]:7.1f}  '
+      f'{g["one_worker"]:17.1f}  {g["all_workers"]:11.1f}'
+    )
+  lines.append('')
+  for i, p in enumerate(result['phases'], start=1):
+    base = p['base']
+    text = (
+      f'phase {i}, {base["batch"]} x {base["T"]} x {base["H"]} x {base["W"]}, '
+      f'to epoch {p["end_epoch"]:g}: {p["clips_per_s"]:.1f} clips/s'
+    )
+    if 'step_ms' in p:
+      verdict = 'enough'
+      if p['wait_fraction'] > 0:
+        verdict = (
+          f'the accelerator waits {p["wait_fraction"]:.0%} of the time; '
+          f'{p["workers_needed"]} workers'
+        )
+      text += f' of {p["clips_per_s_needed"]:.1f} needed: {verdict}'
+    lines.append(text)
+  lines.append('')
+  lines += result.get(
+    'advice',
+    [f'Give {step_seconds.NAMES} to learn which phases would wait.'],
+  )
+  if 'note' in result:
+    lines.append(result['note'])
+  return '\n'.join(lines)
+
+
+def main(values: flags.FlagValues) -> None:
+  # Counting multiply-adds takes no accelerator.
+  jax.config.update('jax_platforms', 'cpu')
+  config = values.config
+  plan.check_network(config, [cycles.full_grid(config)])
+  source = sources.open_source(config, 'train')
+  schedule = cycles.make_schedule(config, len(source))
+  full = cycles.full_grid(config)
+  gmacs = plan.gmacs_per_clip(config, {full, *schedule.grids})
+  step_s = step_seconds.step_seconds(values, gmacs, full, config.model.name)
+  draws = dict.fromkeys(d for p in schedule.phases for d in draws_of(p))
+  rates = measure(
+    stream.TrainStream(config, schedule, source),
+    list(draws),
+    num_clips=values.num_clips,
+  )
+  result = report(
+    config,
+    schedule,
+    rates,
+    step_s,
+    copies=tuple(c.name for c in source.copies.copies) if source.copies else (),
+    num_cpus=environment.num_cpus(),
+    prepared=source.manifest_sha256 is not None,
+    device=values.device,
+  )
+  if values.format == 'json':
+    print(json.dumps(result, indent=1))
+  else:
+    print(format_report(result))
