@@ -9,7 +9,6 @@ training set, `num_*` counts. An empty tuple, an empty string or None means
 "not set" and the comment says what happens then.
 """
 
-import json
 import pathlib
 import types
 from collections.abc import Mapping, MutableMapping
@@ -18,6 +17,7 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
+from mgjax import files
 from mgjax.cli import ConfigError
 from mgjax.config_file import did_you_mean
 
@@ -329,18 +329,35 @@ def read_saved(workdir: pathlib.Path) -> ml_collections.ConfigDict:
   Raises:
     ConfigError: There is no such file, or it is not one of this program.
   """
-  path = workdir / 'config.json'
+  saved = read_settings(workdir)
   config = base()
   try:
-    saved = json.loads(path.read_text())
     _update(config, saved)
     reset_unused_options(config.model)
-  except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+  except (ValueError, AttributeError, KeyError, TypeError) as error:
     raise ConfigError(
-      f'{path}: cannot read the config of a run ({error}); give '
-      '--config=FILE.py'
+      f'{workdir / "config.json"} is not the config of a run: {error}.'
     ) from error
   return config
+
+
+def read_settings(workdir: pathlib.Path) -> dict[str, Any]:
+  """Reads workdir/config.json as it is.
+
+  Raises:
+    ConfigError: There is no such file, or it is not that of a run.
+  """
+  path = workdir / 'config.json'
+  saved = files.read_json(path)
+  # Those that every version of this program has written.
+  for section in ('model', 'data', 'optim', 'grid', 'norm', 'eval'):
+    if not isinstance(saved.get(section), dict):
+      raise ConfigError(
+        f'{path} is not the config of a run: it has no section {section!r}.'
+      )
+  if not isinstance(saved['model'].get('name'), str):
+    raise ConfigError(f'{path} is not the config of a run: no model.name.')
+  return saved
 
 
 def _update(config: ml_collections.ConfigDict, saved: dict) -> None:

@@ -44,7 +44,7 @@ import ml_collections
 import numpy as np
 
 from experiments import record, tabulate
-from mgjax import cli, cycles, environment
+from mgjax import cli, cycles, environment, files
 from mgjax.cli import ArgumentParser
 from mgjax.data import prepare, sampling, sources
 from mgjax.schedule import Grid, GridSchedule
@@ -386,7 +386,7 @@ def format_report(result: dict) -> str:
 def _load() -> dict[str, dict]:
   """The records there are, by the names of their folders."""
   return {
-    path.parent.name: json.loads(path.read_text())
+    path.parent.name: files.read_json(path)
     for path in sorted(record.RECORDS.glob('decode_speed*/result.json'))
   }
 

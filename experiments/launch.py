@@ -488,6 +488,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ConfigError(f'--only={args.only} is none of {", ".join(names)}.')
       runs = [r for r in runs if r.record.split('/')[1] == args.only]
     if args.run == 'local':
+      files.make_folder(args.workdir, f'--workdir={args.workdir}')
       return run_here(runs, args.workdir, args.jobs)
   except ConfigError as error:
     parser.error(str(error))

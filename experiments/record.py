@@ -15,7 +15,7 @@ import ml_collections
 from etils import epath
 
 from experiments import settings
-from mgjax import cli
+from mgjax import cli, files
 from mgjax.cli import ConfigError
 
 RECORDS = pathlib.Path(__file__).parent / 'records'
@@ -77,7 +77,7 @@ def run(
   folder.mkdir(parents=True, exist_ok=True)
   for file in _FILES:
     (folder / file).write_bytes((workdir / file).read_bytes())
-  stored = json.loads((folder / 'config.json').read_text())
+  stored = files.read_json(folder / 'config.json')
   record = {
     'command': text,
     'config': config,
@@ -89,7 +89,7 @@ def run(
     },
     **version,
     'load_average': load,
-    'summary': json.loads((workdir / 'summary.json').read_text()),
+    'summary': files.read_json(workdir / 'summary.json'),
   }
   (folder / 'record.json').write_text(json.dumps(record, indent=1) + '\n')
   return folder
@@ -130,7 +130,7 @@ def load(pattern: str) -> list[dict]:
   return [
     {
       'name': str(path.parent.relative_to(RECORDS)),
-      **json.loads(path.read_text()),
+      **files.read_json(path),
     }
     for path in sorted(RECORDS.glob(f'{pattern}/record.json'))
   ]
@@ -138,12 +138,12 @@ def load(pattern: str) -> list[dict]:
 
 def config_of(entry: dict) -> dict:
   """The config that a loaded record was trained with."""
-  return json.loads((RECORDS / entry['name'] / 'config.json').read_text())
+  return files.read_json(RECORDS / entry['name'] / 'config.json')
 
 
 def plan_of(entry: dict) -> dict:
   """The plan of a loaded record."""
-  return json.loads((RECORDS / entry['name'] / 'plan.json').read_text())
+  return files.read_json(RECORDS / entry['name'] / 'plan.json')
 
 
 def machine_of(entry: dict) -> tuple:
@@ -171,7 +171,7 @@ def machine_of(entry: dict) -> tuple:
 def load_files(experiment: str) -> dict[str, dict]:
   """Records that are one file each, EXPERIMENT/NAME.json, by name."""
   return {
-    path.stem: json.loads(path.read_text())
+    path.stem: files.read_json(path)
     for path in sorted((RECORDS / experiment).glob('*.json'))
   }
 
@@ -183,7 +183,7 @@ def data_fingerprint(folder: pathlib.Path) -> str:
   the manifest, where there is one. Bytes stand for contents: videos that
   differ have other lengths when encoded, and hashing a large set takes hours.
   """
-  info = json.loads((folder / 'dataset_info.json').read_text())
+  info = files.read_json(folder / 'dataset_info.json')
   splits = [
     (split['name'], split['shardLengths'], split['numBytes'])
     for split in info['splits']

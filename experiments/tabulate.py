@@ -19,7 +19,8 @@ import matplotlib
 from matplotlib import figure
 from matplotlib.backends import backend_agg
 
-from mgjax.cli import ArgumentParser, guard
+from mgjax import files
+from mgjax.cli import ArgumentParser, ConfigError, guard
 
 FOLDER = pathlib.Path(__file__).parent
 PUBLISHED = FOLDER / 'published.csv'
@@ -147,9 +148,10 @@ def _write(
     help='folder of the CSV files and pictures (default: %(default)s)',
   )
   out = parser.parse_args().out
-  if out.exists() and not out.is_dir():
-    parser.error(f'--out={out} is not a folder')
-  out.mkdir(parents=True, exist_ok=True)
+  try:
+    files.make_folder(out, f'--out={out}')
+  except ConfigError as error:
+    parser.error(str(error))
   for table in make():
     print(f'{table.name}\n\n{markdown(table)}\n')
     print(f'wrote {write_csv(table, out)}', file=sys.stderr)

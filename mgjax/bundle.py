@@ -8,8 +8,8 @@ import jaxlib
 import ml_collections
 from etils import epath
 
-from mgjax import checkpoint, cli
-from mgjax.cli import RunError
+from mgjax import checkpoint, cli, files
+from mgjax.cli import ConfigError, RunError
 from mgjax.peers import Peers
 from mgjax.schedule import GridSchedule
 
@@ -125,4 +125,8 @@ def _copy_tree(source: epath.Path, target: epath.Path) -> None:
 
 def read_failure(folder: epath.Path) -> dict:
   """Reads the record of the failing step."""
-  return json.loads((folder / 'failure.json').read_text())
+  path = folder / 'failure.json'
+  failure = files.read_json(path)
+  if type(failure.get('step')) is not int or 'ids' not in failure:
+    raise ConfigError(f'{path} is not the record of a failed step')
+  return failure

@@ -6,6 +6,7 @@ import functools
 import inspect
 import json
 import logging as std_logging
+import os
 import sys
 import warnings
 import zlib
@@ -20,7 +21,7 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from mgjax import models
+from mgjax import files, models
 from mgjax.cli import ConfigError, RunError
 from mgjax.peers import Peers
 from mgjax.train_step import TrainState
@@ -58,6 +59,10 @@ class _NewestAndBest(checkpoint_managers.PreservationPolicy):
     ranked = sorted(scored, key=lambda step: (self.scores[step], step))
     kept = {*steps[-self.newest :], *ranked[len(ranked) - self.best :]}
     return [step in kept for step in steps]
+
+
+class NotWrittenError(RunError):
+  """A checkpoint that could not be written."""
 
 
 class Checkpoints:
@@ -252,7 +257,7 @@ class Checkpoints:
 
   def _not_written(self, error: Exception) -> RunError:
     kept = [f'step {step}' for step in self.steps()[-1:]] or ['the beginning']
-    return RunError(
+    return NotWrittenError(
       f'a checkpoint could not be written to {self.directory} '
       f'({_reason(error)}). '
       f'Complete checkpoints are kept: the same command goes on from {kept[0]}'
@@ -290,8 +295,12 @@ class Checkpoints:
     except RunError as error:
       if exc_type is None or exc_type is SystemExit:
         raise
-      # What ended the run is the news; this came on top of it.
-      print(error, file=sys.stderr)
+      # What ended the run is the news. This came on top of it, if it is not the
+      # same: a disk that is full.
+      if not (
+        isinstance(exc_value, NotWrittenError) or files.is_of_disk(exc_value)
+      ):
+        print(error, file=sys.stderr)
 
 
 def describe_arrays(tree: Any) -> dict[str, dict]:
@@ -408,6 +417,13 @@ def _hush() -> None:
       previous(unraisable)
 
   sys.unraisablehook = hook
+  # A write that fails is hundreds of lines from several threads.
+  logging.get_absl_logger().addFilter(
+    lambda record: (
+      record.levelno < std_logging.ERROR
+      or f'{os.sep}orbax{os.sep}' not in record.pathname
+    )
+  )
   std_logging.getLogger('asyncio').setLevel(std_logging.CRITICAL)
   warnings.filterwarnings('ignore', 'coroutine .* was never awaited')
 

@@ -1,5 +1,6 @@
 """Pictures of predictions: the frames that a network saw, and its answer."""
 
+import io
 import pathlib
 from collections.abc import Sequence
 
@@ -10,9 +11,12 @@ from jaxtyping import Float, UInt8
 from matplotlib import figure
 from matplotlib.backends import backend_agg
 
+from mgjax import files, picture_text
+
 # So many frames of a clip are drawn at most, and so wide.
 _MAX_COLUMNS = 8
 _FRAME_PX = 128
+_CHARACTER_PX = 8  # Of a title, on average.
 
 
 def overlay(
@@ -49,6 +53,9 @@ def draw(
     clips: RGB; of long ones evenly spread frames are shown.
     title: Of the picture.
     predictions: Label and probability, the most likely first.
+
+  Raises:
+    OSError: The file cannot be written.
   """
   rows = []
   for clip in clips:
@@ -69,7 +76,14 @@ def draw(
   height_px = max(mosaic.shape[0], 30 * len(predictions) + 10) + top_px
   width_px = mosaic.shape[1] + side_px
   fig = figure.Figure(figsize=(width_px / dpi, height_px / dpi), dpi=dpi)
-  fig.text(0.5, 1 - top_px / 2 / height_px, title, ha='center', va='center')
+  fig.text(
+    0.5,
+    1 - top_px / 2 / height_px,
+    picture_text.printable(title, width_px // _CHARACTER_PX),
+    ha='center',
+    va='center',
+    **picture_text.PLAIN,
+  )
   picture = fig.add_axes(
     (
       0,
@@ -92,9 +106,11 @@ def draw(
   places = range(len(predictions))
   bars.barh(places, [p for _, p in predictions], color='tab:blue', alpha=0.35)
   for i, (label, probability) in enumerate(predictions):
-    # '$' would begin a formula.
-    text = f'{100 * probability:.1f} %  {label}'.replace('$', r'\$')
-    bars.text(0.01, i, text, va='center', fontsize=9)
+    text = f'{100 * probability:.1f} %  {picture_text.printable(label)}'
+    bars.text(0.01, i, text, va='center', fontsize=9, **picture_text.PLAIN)
   bars.set(xlim=(0, 1), ylim=(len(predictions) - 0.5, -0.5))
   bars.set_axis_off()
-  backend_agg.FigureCanvasAgg(fig).print_png(str(path))
+  picture = io.BytesIO()
+  with picture_text.any_characters():
+    backend_agg.FigureCanvasAgg(fig).print_png(picture)
+  files.write_bytes(path, picture.getvalue())

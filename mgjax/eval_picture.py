@@ -8,10 +8,15 @@ import numpy as np
 from etils import epath
 from matplotlib import colors, figure
 
+from mgjax import picture_text
+
 # More classes than that have numbers instead of names.
 _MAX_NAMES = 40
 
 _MAX_PAIRS = 25
+
+# How names of classes are written beside an axis.
+_NAMES = {'fontsize': 8, **picture_text.PLAIN}
 
 
 def draw(path: epath.PathLike, result: dict, *, title: str) -> None:
@@ -36,9 +41,10 @@ def draw(path: epath.PathLike, result: dict, *, title: str) -> None:
     else:
       classes = right.subplots()
     draw_classes(classes, result)
-    fig.suptitle(title)
+    fig.suptitle(picture_text.printable(title), **picture_text.PLAIN)
     picture = io.BytesIO()
-    fig.savefig(picture, format='png')
+    with picture_text.any_characters():
+      fig.savefig(picture, format='png')
     epath.Path(path).write_bytes(picture.getvalue())
 
 
@@ -61,8 +67,9 @@ def draw_confusion(axis: matplotlib.axes.Axes, result: dict) -> None:
   axis.set(title='Confusion', xlabel='taken for', ylabel='true class')
   if len(names) <= _MAX_NAMES:
     ticks = range(len(names))
-    axis.set_xticks(ticks, names, rotation=90, fontsize=8)
-    axis.set_yticks(ticks, names, fontsize=8)
+    shown = list(map(_short, names))
+    axis.set_xticks(ticks, shown, rotation=90, **_NAMES)
+    axis.set_yticks(ticks, shown, **_NAMES)
 
 
 def draw_classes(axis: matplotlib.axes.Axes, result: dict) -> None:
@@ -81,7 +88,8 @@ def draw_classes(axis: matplotlib.axes.Axes, result: dict) -> None:
     xlim=(-0.5, len(names) - 0.5),
   )
   if len(names) <= _MAX_NAMES:
-    axis.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    shown = list(map(_short, names))
+    axis.set_xticks(range(len(names)), shown, rotation=90, **_NAMES)
   else:
     axis.set_xlabel('classes, best to worst')
 
@@ -98,7 +106,7 @@ def _draw_pairs(axis: matplotlib.axes.Axes, result: dict) -> None:
   axis.set_yticks(
     range(len(pairs)),
     [f'{_short(names[i])} ▸ {_short(names[j])}' for i, j in pairs],
-    fontsize=8,
+    **_NAMES,
   )
   axis.invert_yaxis()
   axis.xaxis.get_major_locator().set_params(integer=True)
@@ -113,7 +121,7 @@ def _draw_extremes(axis: matplotlib.axes.Axes, per_class: dict) -> None:
   if len(names) > _MAX_NAMES:
     names = [*names[:half], '…', *names[-half:]]
   axis.barh(range(len(names)), [known.get(name, 0) for name in names])
-  axis.set_yticks(range(len(names)), map(_short, names), fontsize=8)
+  axis.set_yticks(range(len(names)), map(_short, names), **_NAMES)
   axis.invert_yaxis()
   title = 'Best and worst classes' if '…' in names else 'Classes'
   axis.set(title=title, xlabel='average precision [%]', xlim=(0, 100))
@@ -124,4 +132,4 @@ def _known(per_class: dict) -> dict:
 
 
 def _short(name: str) -> str:
-  return name if len(name) <= 36 else f'{name[:35]}…'
+  return picture_text.printable(name, 36)

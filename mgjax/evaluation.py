@@ -6,6 +6,7 @@ import inspect
 import io
 import itertools
 import json
+import os
 import sys
 import time
 import zlib
@@ -135,6 +136,8 @@ def lower_eval_step(config, model, mesh, state):
     state.eval_params, state.batch_stats, video
   )
 
+
+_RESULT = 'eval.json'
 
 # So many videos with lost views are listed; the others are only counted.
 _MAX_LOST = 100
@@ -589,6 +592,16 @@ def evaluate_checkpoint(
   run_checks.check_evaluation(config, description.describe(config), mesh.size)
   plan.check_network(config, [eval_grid(config)])
   source = sources.open_source(config, config.eval.split)
+  if other := run_folder.other_labels(workdir, source.label_names):
+    if not allow_config_change:
+      raise ConfigError(
+        f'{source.name} has other names of the classes than the run in '
+        f'{workdir}, such as {other}: prepare it as it was, or give '
+        '--allow_config_change'
+      )
+    overrides['the names of the classes'] = other
+  if peers.is_first:
+    files.check_output(workdir / _RESULT, os.fspath(workdir / _RESULT))
   eval_stream = stream.EvalStream(
     config,
     source,
@@ -661,7 +674,7 @@ def write_result(workdir: epath.PathLike, result: dict) -> None:
     for k, v in result.items()
   ]
   text = '{\n' + ',\n'.join(lines) + '\n}\n'
-  files.write_text(epath.Path(workdir) / 'eval.json', text)
+  files.write_text(epath.Path(workdir) / _RESULT, text)
 
 
 def example_video(config: ml_collections.ConfigDict):

@@ -19,7 +19,7 @@ from etils import epath
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
 
-from mgjax import files
+from mgjax import files, run_folder
 from mgjax.cli import ConfigError
 
 
@@ -170,10 +170,10 @@ class Writer:
         one, are dropped: a resumed run writes them again.
       wandb: A run of Weights & Biases that gets everything too.
     """
-    self._path = epath.Path(workdir) / 'metrics.jsonl'
+    self._path = epath.Path(workdir) / run_folder.METRICS
     kept = [
       m
-      for m in read_metrics(workdir)
+      for m in run_folder.read_metrics(workdir)
       if m['step'] < step or (m['step'] == step and 'eval_num_scored' not in m)
     ]
     self._text = ''.join(json.dumps(m) + '\n' for m in kept)
@@ -282,7 +282,13 @@ class _Events:
     self._flushed = time.monotonic()
 
   def close(self) -> None:
-    self._file.close()
+    try:
+      self._file.close()
+    except OSError:
+      # Or else Python tries, and tells, once more when it ends.
+      with contextlib.suppress(OSError):
+        self._file._py_recordio_writer.close()
+      raise
 
 
 class NoWriter:
@@ -416,17 +422,3 @@ class Trace:
     except Exception as error:
       return f'The trace could not be written: {error}'
     return f'Trace of steps from {self._first_step}: {self._workdir}/plugins'
-
-
-def read_metrics(workdir: epath.PathLike) -> list[dict]:
-  """Reads metrics.jsonl; a half-written last line is left out."""
-  path = epath.Path(workdir) / 'metrics.jsonl'
-  if not path.exists():
-    return []
-  lines = []
-  for text in path.read_text().splitlines():
-    try:
-      lines.append(json.loads(text))
-    except json.JSONDecodeError:
-      break
-  return lines

@@ -36,7 +36,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from mgjax import cli, cycles, plan_text, run_checks, step_seconds
+from mgjax import cli, cycles, files, plan_text, run_checks, step_seconds
 from mgjax.cli import ConfigError
 from mgjax.data import description
 from mgjax.schedule import Grid, GridSchedule, Phase
@@ -505,8 +505,8 @@ def main(values: flags.FlagValues, *configs: str) -> None:
     # Planning takes no accelerator, nor the seconds of finding one.
     os.environ['JAX_PLATFORMS'] = 'cpu'
   output = pathlib.Path(values.output or 'plan.png')
-  if not output.parent.is_dir():
-    raise ConfigError(f'--output={output}: {output.parent} is not a folder.')
+  if values.output or values.format == 'png':
+    files.check_output(output, f'--output={output}')
   if values.diff and values.budget_hours:
     raise ConfigError('give one of --diff and --budget_hours')
   if values.format == 'png' and (values.diff or values.budget_hours):

@@ -3,10 +3,11 @@ r"""Names what video files show.
 python -m mgjax.predict --workdir=runs/digits VIDEO [VIDEO ...]
 
 The videos are cut into the views of config.eval, as in an evaluation; the
-scores of a video's views are averaged, or the greatest taken, as
-eval.ensemble says. The configuration is the one
-that the run was trained (or the weights were imported) with; fields such as
---config.eval.num_views=3 can be overridden, --config=FILE.py replaces it.
+scores of a video's views are averaged, or the greatest taken, as eval.ensemble
+says. The settings are those that the run was trained (or the weights were
+imported) with. Fields of config.eval, such as --config.eval.num_views=3, and
+those that only say how a machine works can be overridden; other differences,
+and a --config=FILE.py that is not the run's, need --allow_config_change.
 
 The labels have the names that the run was trained with (its labels.json), else
 those of the data set, if it is here; imported weights have none of their own.
@@ -18,8 +19,11 @@ those of the data set, if it is here; imported weights have none of their own.
   --features=FILE  an .npz of 'features' [N, D], what the classifier gets,
                    averaged over a video's clips; 'scores' [N, K]; 'files' [N]
 
-Exit codes: 0 all files were used; 1 some could not be, the others are
-printed; 2 none could be, or a setting cannot work.
+Predictions are printed before pictures are drawn and features computed.
+
+Exit codes: 0 all files were used; 1 some could not be, or a picture or the
+features could not be written, and the predictions are printed; 2 no file could
+be used, or a setting cannot work.
 """
 
 from mgjax import stop_signal
@@ -53,6 +57,12 @@ def define_flags(values: flags.FlagValues) -> None:
   )
   flags.DEFINE_enum(
     'format', 'text', ['text', 'json'], 'What is printed.', flag_values=values
+  )
+  flags.DEFINE_bool(
+    'allow_config_change',
+    False,
+    "Predict though other settings than those of eval are not the run's.",
+    flag_values=values,
   )
   for name, what in (
     ('labels', 'File with the names of the labels'),

@@ -1,7 +1,9 @@
 """Names what video files show, with a checkpoint."""
 
+import io
 import itertools
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from concurrent import futures
@@ -21,14 +23,19 @@ from mgjax import (
   environment,
   evaluation,
   features,
+  files,
   models,
   parallel,
+  picture_text,
   plan,
   run_folder,
 )
 from mgjax.cli import ConfigError, RunError
-from mgjax.data import sources, stream, transcode
+from mgjax.data import copies, description, sources, stream, transcode
 from mgjax.data.decode import DecodeError, Form
+
+# Bytes of a file's name that its picture's has, too: file systems take 255.
+_MAX_STEM = 180
 
 
 class _Files(sources.Source):
@@ -192,7 +199,7 @@ def write_explained(
   sheets: pathlib.Path | None,
   heatmaps: pathlib.Path | None,
   npz: pathlib.Path | None,
-) -> None:
+) -> list[str]:
   """Writes pictures and features of the files that were scored.
 
   Args:
@@ -201,10 +208,14 @@ def write_explained(
     sheets: Folder of contact sheets, or None.
     heatmaps: Folder of heat maps, or None.
     npz: File of features, or None.
+
+  Returns:
+    What could not be written, and why; all else is.
   """
   usable = {r['file']: r for r in results if 'scores' in r}
   labels = {f: r['predictions'][0]['class'] for f, r in usable.items()}
   rows = []
+  problems = []
   names = set()
   by_file = itertools.groupby(predictor.explain(labels), lambda c: c.file)
   for file, clips in by_file:
@@ -214,28 +225,38 @@ def write_explained(
       (p['label'], p['probability']) for p in usable[file]['predictions']
     ]
     stem = pathlib.Path(file).stem
+    while len(os.fsencode(stem)) > _MAX_STEM:
+      stem = stem[:-1]
     # Files of one name from several folders are numbered.
     numbered = (f'{stem}-{i}' for i in itertools.count(2))
     name = next(n for n in itertools.chain([stem], numbered) if n not in names)
     names.add(name)
+    pictures = []
     if sheets:
-      contact_sheet.draw(
-        sheets / f'{name}.png', [c.clip for c in clips], file, predictions
-      )
+      pictures.append((sheets, [c.clip for c in clips], file))
     if heatmaps:
-      contact_sheet.draw(
-        heatmaps / f'{name}.png',
-        [contact_sheet.overlay(c.clip, c.heat) for c in clips],
-        f'{file}: what makes it {predictions[0][0]!r}',
-        predictions,
-      )
+      overlaid = [contact_sheet.overlay(c.clip, c.heat) for c in clips]
+      what = f'{file}: what makes it {predictions[0][0]!r}'
+      pictures.append((heatmaps, overlaid, what))
+    for folder, frames, title in pictures:
+      path = folder / f'{name}.png'
+      try:
+        contact_sheet.draw(path, frames, title, predictions)
+      except OSError as error:
+        problems.append(f'{path} cannot be written: {error.strerror or error}')
   if npz:
+    content = io.BytesIO()
     np.savez(
-      npz,
+      content,
       files=np.array(list(usable)),
       features=np.stack(rows),
       scores=np.stack([r['scores'] for r in usable.values()]),
     )
+    try:
+      files.write_bytes(npz, content.getvalue())
+    except OSError as error:
+      problems.append(f'{npz} cannot be written: {error.strerror or error}')
+  return problems
 
 
 def _none_usable(errors: dict[pathlib.Path, str]) -> str:
@@ -289,70 +310,44 @@ def label_names(
   if file is None and (folder / run_folder.LABELS).exists():
     file = folder / run_folder.LABELS
   if file is not None:
-    names = _read_labels(file)
+    names = run_folder.read_labels(file)
     if len(names) != len(numbers):
       raise ConfigError(
         f'{file} has {len(names)} names, but the network '
         f'{len(numbers)} classes; give one name for each'
       )
     return names
-  try:
-    folder = sources.builder_dir(config)
-  except ConfigError:
+  if description.describe(config) is None:  # Or is damaged, which it says.
     return numbers
-  features = tfds.builder_from_directory(str(folder)).info.features
-  features = features['actions'] if 'actions' in features else features
-  names = list(features['label'].names)
+  builder = tfds.builder_from_directory(str(sources.builder_dir(config)))
+  names = list(copies.labels_of(builder))
   return names if len(names) == len(numbers) else numbers
-
-
-def _read_labels(file: pathlib.Path) -> list[str]:
-  """Reads names: a list in a .json file, or one name per line."""
-  try:
-    text = file.read_text(encoding='utf-8-sig')
-    if file.suffix != '.json':
-      return [line.strip() for line in text.splitlines() if line.strip()]
-    names = json.loads(text)
-  except OSError as error:
-    raise ConfigError(f'{file}: {error.strerror}') from error
-  except ValueError as error:
-    raise ConfigError(f'{file} cannot be read: {error}') from error
-  if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-    raise ConfigError(
-      f'{file} holds no list of names; use ["NAME", ...], in order of the '
-      'class numbers, or a text file with one name per line'
-    )
-  return names
 
 
 def _made_folder(flag: str, name: str | None) -> pathlib.Path | None:
   """Makes the folder that a flag names, if it names one."""
   if not name:
     return None
-  folder = pathlib.Path(name)
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise ConfigError(f'--{flag}={name}: {error.strerror}') from error
-  return folder
+  files.make_folder(name, f'--{flag}={name}')
+  return pathlib.Path(name)
 
 
 def main(values: flags.FlagValues, *videos: str) -> None:
   folder = run_folder.weights(values)
   if not videos:
     raise ConfigError('no video is given; name one file or more.')
+  run = run_folder.of_weights(values)
+  run_folder.check_evaluation(values.config, run, values.allow_config_change)
   sheets, heatmaps = (
     _made_folder(name, values[name].value) for name in ('sheet', 'heatmap')
   )
   npz = pathlib.Path(values.features) if values.features else None
-  if npz and (npz.suffix != '.npz' or not npz.absolute().parent.is_dir()):
-    raise ConfigError(
-      f'--features={npz}: give the name of an .npz file in a folder that exists'
-    )
+  if npz:
+    if npz.suffix != '.npz':
+      raise ConfigError(f'--features={npz}: give the name of an .npz file')
+    files.check_output(npz, f'--features={npz}')
   names = label_names(
-    values.config,
-    run_folder.of_weights(values),
-    pathlib.Path(values.labels) if values.labels else None,
+    values.config, run, pathlib.Path(values.labels) if values.labels else None
   )
   cpu_memory.keep()
   predictor = Predictor(
@@ -367,29 +362,37 @@ def main(values: flags.FlagValues, *videos: str) -> None:
         {'label': names[k], 'class': int(k), 'probability': float(scores[k])}
         for k in best
       ]
+  # At once: what comes later may fail.
+  print(_printed(results, values.format), flush=True)
+  problems = []
   if sheets or heatmaps or npz:
-    write_explained(
+    problems = write_explained(
       predictor, results, sheets=sheets, heatmaps=heatmaps, npz=npz
     )
-  for result in results:
-    result.pop('scores', None)
-  if values.format == 'json':
-    print(json.dumps(results, indent=1))
-  else:
-    print('\n'.join(line for result in results for line in _lines(result)))
   bad = [r for r in results if 'error' in r]
   if bad:
-    raise RunError(
+    problems.insert(
+      0,
       f'{len(bad)} of {len(results)} files could not be used: '
-      + '; '.join(f'{r["file"]}: {r["error"]}' for r in bad)
+      + '; '.join(f'{r["file"]}: {r["error"]}' for r in bad),
     )
+  if problems:
+    raise RunError('; '.join(problems))
+
+
+def _printed(results: Sequence[dict], form: str) -> str:
+  """The predictions as text or JSON."""
+  if form == 'json':
+    shown = [{k: v for k, v in r.items() if k != 'scores'} for r in results]
+    return json.dumps(shown, indent=1)
+  return '\n'.join(line for result in results for line in _lines(result))
 
 
 def _lines(result: dict) -> list[str]:
   """A file's predictions as text."""
   if 'error' in result:
     return []
-  return [result['file']] + [
+  return [picture_text.printable(result['file'])] + [
     f'  {100 * p["probability"]:6.2f} %  {p["label"]}'
     for p in result['predictions']
   ]

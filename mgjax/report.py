@@ -1,7 +1,6 @@
 """report.png: one picture of a run, drawn from what the run wrote."""
 
 import io
-import json
 
 import matplotlib
 import numpy as np
@@ -9,7 +8,7 @@ from etils import epath
 from matplotlib import figure
 from matplotlib.backends import backend_agg
 
-from mgjax import eval_picture, evaluation, metrics
+from mgjax import eval_picture, evaluation, files, picture_text, run_folder
 from mgjax.schedule import GridSchedule
 
 
@@ -24,10 +23,10 @@ def draw(workdir: epath.PathLike, schedule: GridSchedule) -> np.ndarray:
     The picture, uint8 [H, W, 3].
   """
   workdir = epath.Path(workdir)
-  lines = metrics.read_metrics(workdir)
+  lines = run_folder.read_metrics(workdir)
   steps = [m for m in lines if 'loss' in m]
   evals = [m for m in lines if 'eval_num_scored' in m]
-  result = json.loads((workdir / 'eval.json').read_text())
+  result = files.read_json(workdir / 'eval.json')
   minutes = np.array([m['train_s'] for m in steps]) / 60
 
   with matplotlib.rc_context({'font.size': 9, 'axes.titlesize': 10}):
@@ -55,12 +54,14 @@ def draw(workdir: epath.PathLike, schedule: GridSchedule) -> np.ndarray:
       axes[name].set_xlim(0, minutes.max() if len(minutes) else 1)
       axes[name].grid(alpha=0.3)
     fig.suptitle(
-      f'{workdir.name}: {evaluation.describe(result)} after '
-      f'{schedule.total_steps} steps, {schedule.total_clips} clips'
+      f'{picture_text.printable(workdir.name)}: {evaluation.describe(result)} '
+      f'after {schedule.total_steps} steps, {schedule.total_clips} clips',
+      **picture_text.PLAIN,
     )
-    canvas.draw()
     picture = io.BytesIO()
-    fig.savefig(picture, format='png')
+    with picture_text.any_characters():
+      canvas.draw()
+      fig.savefig(picture, format='png')
     (workdir / 'report.png').write_bytes(picture.getvalue())
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -78,7 +79,8 @@ def confusion(result: dict) -> np.ndarray:
     fig = figure.Figure(figsize=(6, 6), dpi=100, layout='constrained')
     canvas = backend_agg.FigureCanvasAgg(fig)
     eval_picture.draw_confusion(fig.subplots(), result)
-    canvas.draw()
+    with picture_text.any_characters():
+      canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 

@@ -62,7 +62,7 @@ def check_evaluation(
       f"optim.loss='softmax', but the videos of {data.name} have any number "
       "of labels; use 'sigmoid'"
     )
-  _check_split(evaluation.split, data)
+  _check_split(evaluation.split, data, field=f'eval.split={evaluation.split}: ')
 
 
 def check_crops(config: ml_collections.ConfigDict) -> None:
@@ -75,9 +75,9 @@ def check_crops(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def _check_split(split: str, data: Description) -> None:
+def _check_split(split: str, data: Description, field: str = '') -> None:
   if not data.splits.get(split):
     raise ConfigError(
-      f'{data.name} has no video in a split {split!r}; it has '
+      f'{field}{data.name} has no video in a split {split!r}; it has '
       + (', '.join(f'{k} ({n})' for k, n in data.splits.items()) or 'none')
     )

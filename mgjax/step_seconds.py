@@ -11,7 +11,7 @@ All but --workdir give one rate of multiply-adds, which is taken for every
 grid; a backward pass counts as two forward passes.
 """
 
-import json
+import math
 import pathlib
 import statistics
 from collections.abc import Mapping
@@ -19,6 +19,7 @@ from typing import Any
 
 from absl import flags
 
+from mgjax import files, run_folder
 from mgjax.cli import ConfigError
 from mgjax.schedule import Grid
 
@@ -141,30 +142,30 @@ def step_seconds(
 
 
 def _network(workdir: pathlib.Path) -> str | None:
-  """The network of a run or of a file of step times, if it can be read."""
-  try:
-    if workdir.is_file():
-      config = json.loads(workdir.read_text())['settings']
-    else:
-      config = json.loads((workdir / 'config.json').read_text())
-    return config['model']['name']
-  except (OSError, ValueError, KeyError, TypeError):
+  """The network of a run or of a file of step times, if it is said."""
+  if workdir.is_file():
+    settings = _file_of_times(workdir).get('settings')
+  elif (workdir / run_folder.CONFIG).exists():
+    settings = files.read_json(workdir / run_folder.CONFIG)
+  else:
     return None
+  model = settings.get('model') if isinstance(settings, dict) else None
+  return model.get('name') if isinstance(model, dict) else None
 
 
 def _recorded(workdir: pathlib.Path) -> dict[Grid, float]:
   """Median step time of each grid of a run, or in a file of step times."""
   times: dict[Grid, list[float]] = {}
   if workdir.is_file():
-    for line in _grid_lines(workdir):
-      times[_grid(line)] = line['wall_s']
-  elif (workdir / 'metrics.jsonl').is_file():
-    # Imports JAX, which planning does without where it can.
-    from mgjax import metrics
-
-    for line in metrics.read_metrics(workdir):
+    for number, line in enumerate(_file_of_times(workdir)['grids'], 1):
+      where = f'--workdir={workdir}, grid {number}'
+      times[_grid(line, where)] = _seconds(line, 'wall_s', where)
+  elif (workdir / run_folder.METRICS).is_file():
+    for line in run_folder.read_metrics(workdir):
+      where = f'{workdir / run_folder.METRICS}, step {line["step"]}'
       if 'step_s' in line:
-        times.setdefault(_grid(line), []).append(line['step_s'])
+        seconds = _seconds(line, 'step_s', where)
+        times.setdefault(_grid(line, where), []).extend(seconds)
   else:
     raise ConfigError(
       f'--workdir={workdir} holds no metrics.jsonl of a run, and is no file of '
@@ -173,15 +174,47 @@ def _recorded(workdir: pathlib.Path) -> dict[Grid, float]:
   return {grid: statistics.median(values) for grid, values in times.items()}
 
 
-def _grid(line: Mapping[str, Any]) -> Grid:
-  return Grid(*(line[name] for name in Grid._fields))
+def _grid(line: Any, where: str) -> Grid:
+  """The grid of a line.
 
-
-def _grid_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-  """The grids of a record of experiments/grid_step_times.py, with times."""
+  Raises:
+    ConfigError: It has none.
+  """
   try:
-    return json.loads(path.read_text())['grids']
-  except (ValueError, KeyError, TypeError) as error:
-    raise ConfigError(
-      f'--workdir={path} is no record of experiments/grid_step_times.py'
-    ) from error
+    grid = Grid(*(line[name] for name in Grid._fields))
+  except (KeyError, TypeError) as error:
+    raise ConfigError(f'{where}: there is no grid {Grid._fields}') from error
+  if not all(type(n) is int and n > 0 for n in grid):
+    raise ConfigError(f'{where}: {tuple(grid)} is no grid')
+  return grid
+
+
+def _seconds(line: dict[str, Any], name: str, where: str) -> list[float]:
+  """The seconds of a line, one number or several, in a list.
+
+  Raises:
+    ConfigError: They are none.
+  """
+  found = line.get(name)
+  seconds = found if isinstance(found, list) else [found]
+  if not seconds or not all(
+    isinstance(s, int | float) and 0 < s < math.inf for s in seconds
+  ):
+    raise ConfigError(f'{where}: {name} is {found!r}, no time of a step')
+  return seconds
+
+
+def _file_of_times(path: pathlib.Path) -> dict[str, Any]:
+  """A record of experiments/grid_step_times.py.
+
+  Raises:
+    ConfigError: It is another file.
+  """
+  what = f'--workdir={path} is no record of experiments/grid_step_times.py'
+  try:
+    content = files.read_json(path)
+  except ConfigError as error:
+    raise ConfigError(f'{what}: {error}') from error
+  if not isinstance(content.get('grids'), list):
+    raise ConfigError(f'{what}: it has no list of grids')
+  return content

@@ -23,6 +23,7 @@ from mgjax import (
   checkpoint,
   cpu_memory,
   cycles,
+  disk_space,
   evaluation,
   files,
   initial_state,
@@ -109,7 +110,7 @@ def train(
       finished = workdir / 'summary.json'
       if finished.exists() and job.schedule.total_steps in checkpoints.steps():
         print(f'{workdir}: this run has finished already', file=sys.stderr)
-        return json.loads(finished.read_text())
+        return files.read_json(finished)
       training = Training(
         job,
         stack,
@@ -213,6 +214,14 @@ def make_job(
   tx = optim.make_optimizer(config.optim, config.norm.frozen)
   make_state = initial_state.state_maker(config, model, tx)
   abstract = checkpoint.abstract_state(make_state, parallel.replicated(mesh))
+  if peers.is_first:
+    disk_space.check(
+      workdir,
+      config.train,
+      abstract,
+      num_steps=schedule.total_steps,
+      num_evaluations=len(evaluation_steps(schedule, config.eval.every)),
+    )
   # A run that has checkpoints goes on from those.
   initial = {}
   if config.init_from and not any((workdir / 'checkpoints').glob('[0-9]*')):

@@ -191,7 +191,7 @@ def test_metrics_on_a_full_disk_raise_and_do_not_block(tmp_path):
   thread.start()
   thread.join(60)
   assert ended
-  lines = metrics.read_metrics(tmp_path)
+  lines = run_folder.read_metrics(tmp_path)
   assert [m['step'] for m in lines] == list(range(1, len(lines) + 1))
 
 
@@ -307,7 +307,7 @@ def test_a_checkpoint_is_written_when_its_time_has_come(undisturbed):
 
 
 def test_lines_have_the_share_of_the_peak(undisturbed):
-  lines = [m for m in metrics.read_metrics(undisturbed) if 'loss' in m]
+  lines = [m for m in run_folder.read_metrics(undisturbed) if 'loss' in m]
   assert len(lines) == 10
   for line in lines:
     peak_gflops = 500 * jax.device_count()
@@ -516,9 +516,9 @@ def test_small_files_and_metrics_go_to_an_object_store(monkeypatch):
   assert files.epath.Path(workdir + '/config.json').read_text() == '{}'
   writer = metrics.Writer(workdir, 0)
   writer.write({'step': 1, 'loss': 2.0})
-  assert metrics.read_metrics(workdir) == []
+  assert run_folder.read_metrics(workdir) == []
   writer.flush()
-  assert metrics.read_metrics(workdir) == [{'step': 1, 'loss': 2.0}]
+  assert run_folder.read_metrics(workdir) == [{'step': 1, 'loss': 2.0}]
   writer.close()
 
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from mgjax import metrics, parallel
+from mgjax import parallel, run_folder
 from tests.run_state import final_state
 
 TIMEOUT_S = 900  # For machines that do much else.
@@ -80,7 +80,7 @@ def stop(*args, at: int, **kwargs) -> None:
 def lines(workdir, *names) -> list[tuple]:
   return [
     tuple(m[name] for name in names)
-    for m in metrics.read_metrics(workdir)
+    for m in run_folder.read_metrics(workdir)
     if 'loss' in m
   ]
 

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from mgjax import metrics
+from mgjax import run_folder
 from tests.run_state import final_state
 
 CONFIG = 'configs/moving_digits.py:size=tiny,grid=both'
@@ -58,7 +58,7 @@ def wait_until(process: subprocess.Popen, condition) -> None:
 
 
 def last_step(workdir: pathlib.Path) -> int:
-  lines = metrics.read_metrics(workdir)
+  lines = run_folder.read_metrics(workdir)
   return lines[-1]['step'] if lines else 0
 
 
@@ -100,7 +100,7 @@ def kill_at(step: int, workdir, data_dir) -> int:
 def losses_and_clips(workdir: pathlib.Path) -> list[tuple]:
   return [
     (m['step'], m['loss'], m['grad_norm'], m['ids_crc32'])
-    for m in metrics.read_metrics(workdir)
+    for m in run_folder.read_metrics(workdir)
     if 'loss' in m
   ]
 

@@ -65,7 +65,7 @@ def test_a_file_of_step_times_tells_the_median_of_its_turns(tmp_path):
 
 
 def test_step_times_of_another_network_are_refused(tmp_path):
-  line = {**SMALL._asdict(), 'step_s': 0.5, 'wall_s': [0.5]}
+  line = {'step': 1, **SMALL._asdict(), 'step_s': 0.5, 'wall_s': [0.5]}
   other = {'model': {'name': 'slowfast'}}
   path = tmp_path / 'times.json'
   path.write_text(json.dumps({'grids': [line], 'settings': other}))
@@ -91,7 +91,7 @@ def test_two_speeds_or_a_folder_without_a_run_are_refused(tmp_path):
 
 
 def test_a_run_of_other_grids_is_refused(tmp_path):
-  line = {**Grid(1, 1, 1, 1)._asdict(), 'step_s': 1.0}
+  line = {'step': 1, **Grid(1, 1, 1, 1)._asdict(), 'step_s': 1.0}
   (tmp_path / 'metrics.jsonl').write_text(json.dumps(line) + '\n')
   with pytest.raises(ConfigError, match='no step of a grid of this schedule'):
     seconds(f'--workdir={tmp_path}')

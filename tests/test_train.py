@@ -12,7 +12,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from configs import moving_digits as config_file
-from mgjax import cli, cycles, evaluation, metrics, train, training
+from mgjax import cli, cycles, evaluation, run_folder, train, training
 from mgjax.cli import ConfigError, RunError
 from mgjax.data import sources
 from mgjax.run_summary import tell
@@ -43,7 +43,7 @@ def run(data_dir, tmp_path_factory):
 
 
 def lines(workdir: pathlib.Path, kind: str) -> list[dict]:
-  return [m for m in metrics.read_metrics(workdir) if kind in m]
+  return [m for m in run_folder.read_metrics(workdir) if kind in m]
 
 
 def test_each_grid_is_compiled_exactly_once(run):

@@ -5,12 +5,11 @@ for each video its id, split, label (or actions, where a video has several)
 and the names under which its file is looked for. Nothing here opens a video.
 """
 
-import codecs
 import csv
 import difflib
 import hashlib
 import io
-import json
+import math
 import pathlib
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 from mgjax.cli import ConfigError
 from mgjax.data.transcode import without_suffix
+from mgjax.files import read_json, read_text
 
 
 class Action(NamedTuple):
@@ -240,6 +240,12 @@ def from_csv(
 
 # ---- Formats ----
 
+_KINETICS_CSV = 'the columns are label,youtube_id,time_start,time_end,split.'
+_KINETICS_JSON = (
+  'the form is {"annotations": {"label": "…", "segment": [1.0, 11.0]}, '
+  '"subset": "train"}.'
+)
+
 
 def _kinetics(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """CSV with a header, or JSON; clips are ID_000012_000022."""
@@ -254,14 +260,12 @@ def _kinetics(files: Sequence[pathlib.Path], fold: int) -> Annotations:
         num_unlabelled += 1
         continue
       try:
-        start, end = (float(row[f]) for f in ('time_start', 'time_end'))
+        start, end = _times(row['time_start'], row['time_end'])
         clip = f'{row["youtube_id"]}_{int(start):06d}_{int(end):06d}'
         label = _text_of(row['label'])
-      except (KeyError, OverflowError, TypeError, ValueError) as error:
-        raise ConfigError(
-          f'{where}: {error!r}; the columns are label,youtube_id,time_start,'
-          'time_end,split.'
-        ) from error
+      except (KeyError, TypeError, ValueError) as error:
+        form = _KINETICS_CSV if path.suffix == '.csv' else _KINETICS_JSON
+        raise ConfigError(f'{where}: {_wrong(error)}; {form}') from error
       split = row.get('split')
       split = _split(str(split), where) if split else _split_of_file(path)
       if split is None:
@@ -274,7 +278,7 @@ def _kinetics_rows(path: pathlib.Path) -> list[tuple[str, dict]]:
   if path.suffix == '.csv':
     return _named_rows(path)
   rows = []
-  for youtube_id, entry in _json(path, dict).items():
+  for youtube_id, entry in read_json(path, dict).items():
     where = f'{path}, entry {youtube_id!r}'
     try:
       notes = entry.get('annotations', {})
@@ -287,10 +291,7 @@ def _kinetics_rows(path: pathlib.Path) -> list[tuple[str, dict]]:
         'split': entry.get('subset'),
       }
     except (AttributeError, TypeError, ValueError) as error:
-      raise ConfigError(
-        f'{where}: {error}; the form is {{"annotations": {{"label": "…", '
-        '"segment": [1.0, 11.0]}, "subset": "train"}.'
-      ) from error
+      raise ConfigError(f'{where}: {error}; {_KINETICS_JSON}') from error
     rows.append((where, row))
   return rows
 
@@ -301,7 +302,8 @@ def _something_v1(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   path = _companion(
     files, r'labels?\.csv$', 'something-something-v1-labels.csv'
   )
-  class_names = [row[0] for _, row in _rows(path, delimiter=';')]
+  names = [(where, row[0]) for where, row in _rows(path, delimiter=';')]
+  class_names = _classes((*name, k) for k, name in enumerate(names))
   check = _label_check(class_names, path)
   videos = []
   num_unlabelled = 0
@@ -319,21 +321,21 @@ def _something_v2(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """JSON lists with templates, and a JSON list of labels with indices."""
   del fold
   path = _companion(files, r'labels\.json$', 'labels.json')
-  labels = {}
-  for name, index in _json(path, dict).items():
+  labels = []
+  for name, index in read_json(path, dict).items():
+    where = f'{path}, entry {name!r}'
     try:
-      labels[name] = int(index)
+      labels.append((where, name, int(index)))
     except (TypeError, ValueError) as error:
       raise ConfigError(
-        f'{path}, entry {name!r}: the index is {index!r}; it must be a whole '
-        'number.'
+        f'{where}: the index is {index!r}; it must be a whole number.'
       ) from error
-  class_names = sorted(labels, key=labels.__getitem__)
+  class_names = _classes(labels)
   check = _label_check(class_names, path)
   videos = []
   num_unlabelled = 0
   for path in _lists(files, r'(train|val|validation|test)\.json$'):
-    for number, entry in enumerate(_json(path, list), 1):
+    for number, entry in enumerate(read_json(path, list), 1):
       where = f'{path}, entry {number}'
       try:
         name = str(entry['id'])
@@ -344,8 +346,8 @@ def _something_v2(files: Sequence[pathlib.Path], fold: int) -> Annotations:
         label = re.sub(r'[\[\]]', '', template)
       except (AttributeError, KeyError, TypeError) as error:
         raise ConfigError(
-          f'{where}: {error!r}; the form is {{"id": "1", "template": "Holding '
-          '[something]"}.'
+          f'{where}: {_wrong(error)}; the form is {{"id": "1", "template": '
+          '"Holding [something]"}.'
         ) from error
       label = check(label, where)
       videos.append(Annotated(name, _named_split(path), label, (name,)))
@@ -356,12 +358,16 @@ def _charades(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """CSV with `c092 11.90 21.20;...`; the test list is the validation split."""
   del fold
   path = _companion(files, r'_v1_classes\.txt$', 'Charades_v1_classes.txt')
-  names = {}
+  names = []
   for where, line in _lines(path):
     code, _, name = line.partition(' ')
     if not name:
       raise ConfigError(f"{where}: {line!r}; the form is 'c000 class'.")
-    names[code] = name
+    names.append((where, code, name))
+  # Codes are numbered, and name the classes, too.
+  codes = _classes((w, code, k) for k, (w, code, _) in enumerate(names))
+  class_names = _classes((w, name, k) for k, (w, _, name) in enumerate(names))
+  label_of = dict(zip(codes, class_names, strict=True))
   videos = []
   for path in _lists(files, r'_v1_(train|test)\.csv$'):
     for where, row in _named_rows(path):
@@ -369,32 +375,32 @@ def _charades(files: Sequence[pathlib.Path], fold: int) -> Annotations:
         actions = []
         for part in filter(None, row['actions'].split(';')):
           code, start, end = part.split()
-          actions.append(Action(names[code], float(start), float(end)))
+          actions.append(Action(label_of[code], *_times(start, end)))
         name = row['id']
       except (AttributeError, KeyError, ValueError) as error:
         raise ConfigError(
-          f'{where}: {error!r}; the columns are id,...,actions,length with '
-          "actions such as 'c092 11.90 21.20;c147 0.00 12.60'."
+          f'{where}: {_wrong(error)}; the columns are id,...,actions,length '
+          "with actions such as 'c092 11.90 21.20;c147 0.00 12.60'."
         ) from error
       split = _only_test_is_validation(_named_split(path))
       videos.append(Annotated(name, split, None, (name,), tuple(actions)))
-  return Annotations(tuple(names.values()), tuple(videos), has_actions=True)
+  return Annotations(class_names, tuple(videos), has_actions=True)
 
 
 def _moments(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """CSV `class/video.mp4,class,votes,votes` and `class,index` categories."""
   del fold
   path = _companion(files, r'categories\.txt$', 'moments_categories.txt')
-  indices = {}
+  indices = []
   for where, row in _rows(path):
     try:
       name, index = row
-      indices[name] = int(index)
+      indices.append((where, name, int(index)))
     except ValueError as error:
       raise ConfigError(
         f'{where}: {",".join(row)!r}; the form is class,index.'
       ) from error
-  class_names = sorted(indices, key=indices.__getitem__)
+  class_names = _classes(indices)
   check = _label_check(class_names, path)
   videos = []
   for path in _lists(files, r'(training|validation)Set\.csv$'):
@@ -413,14 +419,14 @@ def _moments(files: Sequence[pathlib.Path], fold: int) -> Annotations:
 def _ucf101(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """trainlist01.txt, testlist01.txt and classInd.txt."""
   path = _companion(files, r'^classInd\.txt$', 'classInd.txt')
-  indices = {}
+  indices = []
   for where, line in _lines(path):
     try:
       index, name = line.split(' ', 1)
-      indices[name] = int(index)
+      indices.append((where, name, int(index)))
     except ValueError as error:
       raise ConfigError(f"{where}: {line!r}; the form is '1 class'.") from error
-  class_names = sorted(indices, key=indices.__getitem__)
+  class_names = _classes(indices)
   check = _label_check(class_names, path)
   videos = []
   for path in _lists(files, rf'^(train|test)list{fold:02d}\.txt$'):
@@ -482,6 +488,52 @@ def _single_label(
   return Annotations(
     tuple(class_names), tuple(videos), num_unlabelled=num_unlabelled
   )
+
+
+def _classes(entries: Iterable[tuple[str, str, int]]) -> tuple[str, ...]:
+  """Returns the names of the classes in the order of their numbers.
+
+  Args:
+    entries: Where it stands, name and number of every class.
+
+  Raises:
+    ConfigError: A name or a number is there twice: labels would be shifted
+      against those of the publisher.
+  """
+  names: dict[int, str] = {}
+  numbers: dict[str, int] = {}
+  for where, name, number in entries:
+    if number in names:
+      raise ConfigError(
+        f'{where}: class {name!r} has the number {number}, and so has '
+        f'{names[number]!r}; give every class a number of its own.'
+      )
+    if name in numbers:
+      raise ConfigError(
+        f'{where}: the class {name!r} is there twice; name it once.'
+      )
+    names[number], numbers[name] = name, number
+  return tuple(sorted(numbers, key=numbers.__getitem__))
+
+
+def _times(start: object, end: object) -> tuple[float, float]:
+  """Start and end in seconds.
+
+  Raises:
+    TypeError, ValueError: They are no times, or not in this order.
+  """
+  times = float(start), float(end)
+  # Written so that it does not hold for nan.
+  if not 0 <= times[0] <= times[1] < math.inf:
+    raise ValueError(f'{start} to {end} is no span of time in seconds')
+  return times
+
+
+def _wrong(error: Exception) -> str:
+  """What an error says of an entry."""
+  if isinstance(error, KeyError):
+    return f'there is no {error.args[0]!r}'
+  return str(error)
 
 
 def _label_check(
@@ -579,31 +631,6 @@ def _text_of(value: object) -> str:
   return value
 
 
-def read_text(path: pathlib.Path) -> str:
-  """Reads a text file.
-
-  Raises:
-    ConfigError: It cannot be read, or is no text in UTF-8.
-  """
-  try:
-    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-  except OSError as error:
-    raise ConfigError(f'{path} cannot be read: {error.strerror}.') from error
-  # UTF-8 can have this byte; it is UTF-16 that does.
-  bad = content.find(b'\0')
-  try:
-    text = content.decode()
-  except UnicodeDecodeError as error:
-    bad = error.start
-  if bad >= 0:
-    line = content.count(b'\n', 0, bad) + 1
-    raise ConfigError(
-      f'{path}, line {line}: byte {content[bad]:#04x} is no text; save the '
-      'file as UTF-8.'
-    )
-  return text
-
-
 def _rows(
   path: pathlib.Path, delimiter: str = ','
 ) -> list[tuple[str, list[str]]]:
@@ -644,13 +671,3 @@ def _lines(path: pathlib.Path) -> list[tuple[str, str]]:
     for number, line in enumerate(read_text(path).splitlines(), 1)
     if line.strip()
   ]
-
-
-def _json(path: pathlib.Path, kind: type) -> dict | list:
-  try:
-    content = json.loads(read_text(path))
-  except json.JSONDecodeError as error:
-    raise ConfigError(f'{path} is not JSON: {error}.') from error
-  if not isinstance(content, kind):
-    raise ConfigError(f'{path} is not the JSON {kind.__name__} it should be.')
-  return content

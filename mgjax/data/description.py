@@ -4,13 +4,13 @@ Two small files tell it. Reading them takes neither JAX nor TFDS, so that a plan
 can say at once what a training would say minutes later.
 """
 
-import json
 import os
 from typing import NamedTuple
 
 import ml_collections
 from etils import epath
 
+from mgjax import files
 from mgjax.cli import ConfigError
 
 
@@ -62,23 +62,25 @@ def describe(config: ml_collections.ConfigDict) -> Description | None:
   if folder is None:
     return None
   try:
-    info = json.loads((folder / 'dataset_info.json').read_text())
+    info = files.read_json(folder / 'dataset_info.json')
     splits = {
       split['name']: sum(map(int, split['shardLengths']))
       for split in info['splits']
     }
     if not (folder / 'features.json').exists():
       return Description(config.data.name, splits, None, False)
-    features = json.loads((folder / 'features.json').read_text())
+    features = files.read_json(folder / 'features.json')
     fields = features['featuresDict']['features']
     has_actions = 'actions' in fields
     if has_actions:
       sequence = fields['actions']['sequence']['feature']
       fields = sequence['featuresDict']['features']
     num_classes = int(fields['label']['classLabel']['numClasses'])
-  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    if isinstance(error, ConfigError):
+      raise
     raise ConfigError(
-      f'{folder} cannot be read as a data set of mgjax '
+      f'{folder}: dataset_info.json or features.json is not that of a data set '
       f'({type(error).__name__}: {error}); prepare it again'
     ) from error
   return Description(config.data.name, splits, num_classes, has_actions)

@@ -32,6 +32,7 @@ import fcntl
 import hashlib
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import pathlib
@@ -61,6 +62,7 @@ from mgjax.data import child_process, transcode
 from mgjax.data.annotations import VIDEO_SETS, Annotated, Annotations
 from mgjax.data.decode import DecodeError
 from mgjax.data.transcode import Encoding, without_suffix
+from mgjax.files import read_json, read_text
 from mgjax.progress import Progress
 
 VERSION = '1.0.0'
@@ -103,6 +105,7 @@ class Settings:
   encoding: Encoding
   videos_per_shard: int
   max_bad_fraction: float
+  max_missing_fraction: float
   num_workers: int
   beam_runner: str
   beam_options: str
@@ -209,6 +212,7 @@ def prepare(settings: Settings, *, progress: bool = True) -> pathlib.Path:
       )
     report(f'{plan.name} is already prepared: {plan.folder}')
     return plan.folder
+  _check_missing(plan, settings)
   with _locked(plan.folder):
     todo = _clean(plan)
     if plan.misnamed:
@@ -397,7 +401,7 @@ def _choose_classes(
   if settings.classes:
     if not settings.classes.is_file():
       raise ConfigError(f'--classes: there is no file {settings.classes}.')
-    lines = annotations_lib.read_text(settings.classes).splitlines()
+    lines = read_text(settings.classes).splitlines()
     class_names = [line.strip() for line in lines if line.strip()]
   elif settings.num_classes is not None:
     class_names = annotations_lib.sample_classes(
@@ -934,6 +938,29 @@ def _write_on_beam(todo: Sequence[Shard], settings: Settings) -> None:
     ) from error
 
 
+def _check_missing(plan: Plan, settings: Settings) -> None:
+  """Refuses a split too much of which has no file: --videos may be wrong.
+
+  Raises:
+    ConfigError: Names the split, the numbers, and how to accept them.
+  """
+  there = collections.Counter()
+  for shard in plan.shards:
+    there[shard.split] += len(shard.items)
+  missing = collections.Counter(video.split for video in plan.missing)
+  for split, count in missing.items():
+    annotated = there[split] + count
+    if count > settings.max_missing_fraction * annotated:
+      first = next(v for v in plan.missing if v.split == split)
+      share = math.ceil(100 * count / annotated) / 100
+      raise ConfigError(
+        f'--videos: {count} of the {annotated} videos of the {split} split '
+        f'have no file under {settings.videos}, such as {first.names[0]}.*, '
+        f'more than --max_missing_fraction={settings.max_missing_fraction:g} '
+        f'allows; get them, or accept it with --max_missing_fraction={share:g}.'
+      )
+
+
 def _check_bad(num_bad: int, plan: Plan, settings: Settings) -> None:
   if num_bad > settings.max_bad_fraction * plan.num_items:
     raise RunError(
@@ -1054,6 +1081,7 @@ def _summarize(
       'fold': settings.fold,
       'validation_fraction': settings.validation_fraction,
       'max_bad_fraction': settings.max_bad_fraction,
+      'max_missing_fraction': settings.max_missing_fraction,
     },
     'annotations': {
       path.name: hashlib.sha256(path.read_bytes()).hexdigest()
@@ -1230,10 +1258,8 @@ def _num_quarantined(shards: Iterable[Shard]) -> int:
 
 
 def _read_summary(folder: pathlib.Path) -> dict[str, Any]:
-  try:
-    return json.loads((folder / SUMMARY).read_text())
-  except FileNotFoundError:
-    return {}
+  path = folder / SUMMARY
+  return read_json(path) if path.exists() else {}
 
 
 def _count(records: Iterable[dict[str, Any]], **wanted: Any) -> int:
@@ -1305,6 +1331,12 @@ def _parse(argv: Sequence[str] | None) -> Settings:
     help='share of damaged files that is tolerated (0.01)',
   )
   add(
+    '--max_missing_fraction',
+    type=float,
+    default=0.3,
+    help="share of a split's annotated videos that may have no file (0.3)",
+  )
+  add(
     '--num_workers',
     type=int,
     default=0,
@@ -1323,6 +1355,7 @@ def _parse(argv: Sequence[str] | None) -> Settings:
     ('frame_fps', 'above 0', lambda v: v is None or 0 < v < 1000),
     ('videos_per_shard', '1 or more', lambda v: v >= 1),
     ('max_bad_fraction', 'from 0 to 1', lambda v: 0 <= v <= 1),
+    ('max_missing_fraction', 'from 0 to 1', lambda v: 0 <= v <= 1),
     ('num_workers', '0 or more', lambda v: v >= 0),
   ):
     if not is_right(getattr(args, flag)):
@@ -1350,6 +1383,7 @@ def _parse(argv: Sequence[str] | None) -> Settings:
     encoding=Encoding(args.short_side_px, args.gop, args.crf, frame_fps),
     videos_per_shard=args.videos_per_shard,
     max_bad_fraction=args.max_bad_fraction,
+    max_missing_fraction=args.max_missing_fraction,
     num_workers=args.num_workers,
     beam_runner=args.beam_runner,
     beam_options=args.beam_options,

@@ -349,12 +349,12 @@ def test_charades_classes_drop_actions_of_others(tmp_path):
     (
       'kinetics400',
       {'a__json': {'v1': {'annotations': {'label': [1], 'segment': [1, 2]}}}},
-      "a.json, entry 'v1': .*is not a text.*the columns are",
+      "a.json, entry 'v1': .*is not a text.*the form is",
     ),
     (
       'kinetics400',
       {'a__csv': KINETICS.replace('84', 'inf')},
-      'a.csv, line 2: OverflowError.*the columns are',
+      'a.csv, line 2: inf to 94 is no span of time.*the columns are',
     ),
     (
       'kinetics400',
