@@ -20,7 +20,7 @@ from matplotlib import figure
 from matplotlib.backends import backend_agg
 
 from mgjax import files
-from mgjax.cli import ArgumentParser, ConfigError, guard
+from mgjax.cli import ArgumentParser, guard
 
 FOLDER = pathlib.Path(__file__).parent
 PUBLISHED = FOLDER / 'published.csv'
@@ -148,10 +148,7 @@ def _write(
     help='folder of the CSV files and pictures (default: %(default)s)',
   )
   out = parser.parse_args().out
-  try:
-    files.make_folder(out, f'--out={out}')
-  except ConfigError as error:
-    parser.error(str(error))
+  files.make_folder(out, f'--out={out}')
   for table in make():
     print(f'{table.name}\n\n{markdown(table)}\n')
     print(f'wrote {write_csv(table, out)}', file=sys.stderr)
