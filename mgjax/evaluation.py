@@ -561,9 +561,9 @@ def evaluate_checkpoint(
   workdir: epath.PathLike,
   step: int | None,
   peers: Peers | None = None,
-  stop: stop_signal.Listener | None = None,
   *,
   allow_config_change: bool = False,
+  stop: stop_signal.Listener | None = None,
 ) -> dict:
   """Scores a checkpoint of a run and writes workdir/eval.json.
 
@@ -697,8 +697,8 @@ def main(values: flags.FlagValues) -> None:
         values.workdir,
         values.step,
         peers,
-        stop,
         allow_config_change=values.allow_config_change,
+        stop=stop,
       )
     except stop_signal.Stopped as stopped:
       if peers.is_first:

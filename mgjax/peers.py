@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
 from absl import flags
@@ -467,19 +467,7 @@ class _Connection:
     self._socket.close()
 
 
-_before_end: list[Callable[[], None]] = []
-
-
-def before_end(callback: Callable[[], None]) -> None:
-  """Has `end` call a function, which must not wait for other threads."""
-  _before_end.append(callback)
-
-
 def end(code: int) -> None:
   """Ends the process, whatever its other threads are waiting for."""
-  for callback in _before_end:
-    with contextlib.suppress(Exception):
-      callback()
-  sys.stdout.flush()
-  sys.stderr.flush()
+  stop_signal.last_words()
   os._exit(code)

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from mgjax import files, peers
+from mgjax import files, stop_signal
 from mgjax.cli import ConfigError, RunError
 
 NAME = 'run.lock'
@@ -74,7 +74,7 @@ class RunLock:
         f'--workdir={self._workdir} cannot be written: '
         f'{error.strerror or error}'
       ) from error
-    peers.before_end(self.release)
+    stop_signal.before_end(self.release)
     threading.Thread(target=self._beat, name='run-lock', daemon=True).start()
 
   def _acquire(self) -> None:

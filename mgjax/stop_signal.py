@@ -22,7 +22,7 @@ EXIT_INTERRUPTED = 130
 EXIT_RESTART = 75
 
 _NAMES = {signal.SIGINT: 'Ctrl-C', signal.SIGTERM: 'SIGTERM'}
-# So long the callbacks of `at_end` have in a process that ends at once.
+# So long callbacks have in a process that ends at once.
 _LAST_WORDS_S = 1.0
 
 
@@ -96,7 +96,7 @@ class Listener:
 
   @contextlib.contextmanager
   def at_end(self, callback: Callable[[int], None]) -> Iterator[None]:
-    """Calls back where a signal ends the process at once.
+    """Calls back where a signal ends the process at once, before `last_words`.
 
     Args:
       callback: Gets the signal's number. It is called in another thread, has a
@@ -134,9 +134,7 @@ class Listener:
       for callback in self._callbacks:
         with contextlib.suppress(Exception):
           callback(number)
-      for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-          stream.flush()
+      last_words()
 
     _say(text)
     thread = threading.Thread(target=say_last_words, daemon=True)
@@ -144,6 +142,28 @@ class Listener:
       thread.start()
       thread.join(_LAST_WORDS_S)
     os._exit(exit_code(number))
+
+
+_before_end: list[Callable[[], None]] = []
+
+
+def before_end(callback: Callable[[], None]) -> None:
+  """Has a function called where the process ends without Python's own way out.
+
+  Args:
+    callback: May be called in any thread, and must not wait for others.
+  """
+  _before_end.append(callback)
+
+
+def last_words() -> None:
+  """What is to be done before `os._exit`."""
+  for callback in _before_end:
+    with contextlib.suppress(Exception):
+      callback()
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(Exception):
+      stream.flush()
 
 
 # The one that has started in this process.

@@ -93,12 +93,12 @@ def train(
     # What must be closed, however the run ends, goes on the stack.
     with (
       stop_signal.listening() as stop,
+      stop.at_end(peers.tell_stopped),
       lock,
       contextlib.ExitStack() as stack,
       peers.guard(),
       lock.explain(),
     ):
-      stack.enter_context(stop.at_end(peers.tell_stopped))
       # Before anything that takes time; a folder is made when all is right.
       if peers.is_first and workdir.exists():
         lock.take()
@@ -584,8 +584,8 @@ class Training:
         state is not finite, or the checkpoint before could not be written.
     """
     begin = time.perf_counter()
-    self._stop.defer(self._waits_for)
     self._lock.check()
+    self._stop.defer(self._waits_for)
     # What the loss of the next step would show, but that comes too late.
     if not train_step.is_finite(self.state):
       self._fail('The state', self.done - 1, self._ids)
