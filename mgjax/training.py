@@ -102,8 +102,9 @@ def train(
       )
       finished = workdir / 'summary.json'
       if finished.exists() and job.schedule.total_steps in checkpoints.steps():
+        summary = files.read_json(finished)
         print(f'{workdir}: this run has finished already', file=sys.stderr)
-        return files.read_json(finished)
+        return summary
       training = Training(
         job,
         stack,

@@ -12,6 +12,7 @@ from etils import epath
 from mgjax import (
   checkpoint,
   cli,
+  contact_sheet,
   models,
   predict,
   predicting,
@@ -199,7 +200,7 @@ def test_bad_flags_end_in_one_line_and_code_2(folder, tmp_path, capsys):
     ([video], f'--workdir={tmp_path}', 'config.json'),
     ([video], '--top=3', 'give --workdir'),
     ([video], '--top=0', 'top'),
-    ([video, '--config.model.width=16'], '--workdir={}/out', 'such as'),
+    ([video, '--config.model.width=16'], '--workdir={}/out', 'model.width'),
     ([video, '--config.eval.views=3'], '--workdir={}/out', 'no such field'),
     ([video, '--features=f.csv'], '--workdir={}/out', '.npz'),
     ([video, f'--sheet={video}'], '--workdir={}/out', '--sheet='),
@@ -270,6 +271,68 @@ def test_pictures_of_files_with_one_name_are_numbered(tmp_path):
   assert names == {'a.png', 'a-2.png', 'a-3.png', 'a-4.png'}
 
 
+ODD_NAMES = [
+  r'$\frac{$',
+  '$a_{b^c$',
+  'two\nlines',
+  '\udcff\udcfe not UTF-8',  # Bytes that are none.
+  '東京 🎥',
+  246 * 'x',
+]
+
+
+@pytest.mark.parametrize('name', ODD_NAMES, ids=range(len(ODD_NAMES)))
+def test_names_may_have_any_characters(folder, tmp_path, capsys, name):
+  video = tmp_path / f'{name}.mp4'
+  video.write_bytes((folder / 'a.mp4').read_bytes())
+  labels = tmp_path / 'labels.txt'
+  labels.write_text('\n'.join(f'$_{{ {k} 東' for k in range(7)), 'utf-8')
+  sheets, npz = tmp_path / 'sheets', tmp_path / 'f.npz'
+  code, printed = run(
+    capsys,
+    folder,
+    video,
+    f'--labels={labels}',
+    f'--sheet={sheets}',
+    f'--features={npz}',
+  )
+  assert code == 0, printed.err
+  assert printed.err == ''
+  # The name, in one line, and five labels.
+  assert len(printed.out.splitlines()) == 6
+  assert '$_{ ' in printed.out
+  (picture,) = sheets.iterdir()
+  assert cv2.imdecode(np.fromfile(picture, np.uint8), 1).std() > 1
+  with np.load(npz) as file:
+    assert file['files'].tolist() == [str(video)]
+
+
+def test_predictions_are_printed_whatever_becomes_of_pictures(
+  folder, tmp_path, capsys, monkeypatch
+):
+  videos = [folder / 'a.mp4', folder / 'b.mp4', folder / 'text.mp4']
+  draw = contact_sheet.draw
+
+  def draw_or_fail(path, *args):
+    if path.stem == 'a':
+      raise OSError(28, 'No space left on device')
+    draw(path, *args)
+
+  monkeypatch.setattr(contact_sheet, 'draw', draw_or_fail)
+  sheets = tmp_path / 'sheets'
+  code, printed = run(
+    capsys, folder, *videos, f'--sheet={sheets}', '--format=json'
+  )
+  assert code == 1
+  results = json.loads(printed.out)
+  assert [len(r.get('predictions', ())) for r in results] == [5, 5, 0]
+  assert printed.err.count('\n') == 1
+  assert 'a.png cannot be written: No space left' in printed.err
+  assert 'text.mp4' in printed.err
+  # The others are drawn.
+  assert [p.name for p in sheets.iterdir()] == ['b.png']
+
+
 def test_labels_are_those_of_the_data_set(tiny_config, tmp_path):
   source = sources.open_source(tiny_config, 'validation')
   names = predicting.label_names(tiny_config, tmp_path, None)
@@ -305,9 +368,9 @@ def test_labels_can_be_given(folder, tmp_path, capsys):
   [
     ('f.txt', 'a\nb\n', '2 names, but the network 7 classes'),
     ('f.json', '["a"]', '1 names, but the network 7 classes'),
-    ('f.json', '{"a": 0}', 'no list of names'),
+    ('f.json', '{"a": 0}', 'must be a list'),
     ('f.json', '[1, 2]', 'no list of names'),
-    ('f.json', '["a"', 'cannot be read'),
+    ('f.json', '["a"', 'is not JSON'),
     ('f.txt', None, 'No such file'),
   ],
 )

@@ -94,7 +94,7 @@ def test_a_damaged_description_is_one_line(tiny_config, tmp_path):
   folder.mkdir(parents=True)
   (folder / 'dataset_info.json').write_text('{"splits": [')
   tiny_config.data.dir = str(tmp_path)
-  with pytest.raises(ConfigError, match='1.0.0 cannot be read as a data set'):
+  with pytest.raises(ConfigError, match='1.0.0/dataset_info.json is not JSON'):
     description.describe(tiny_config)
 
 
@@ -158,7 +158,8 @@ def run(tiny_config, tmp_path):
     jax.random.key(0),
     evaluation.example_video(tiny_config),
   )
-  run_folder.prepare(tiny_config, tmp_path, ['a'])
+  names = sources.open_source(tiny_config, 'validation').label_names
+  run_folder.prepare(tiny_config, tmp_path, names)
   with checkpoint.Checkpoints(tmp_path, tiny_config.train) as checkpoints:
     checkpoints.save(state, 7, {})
   return tmp_path

@@ -13,6 +13,7 @@ import runpy
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -373,7 +374,8 @@ ROWS = [
       ),
       (
         'a head larger than its clip',
-        '--config.eval.head=fully_conv --config.data.crop_px=64',
+        '--config.eval.head=fully_conv --config.data.crop_px=64 '
+        '--config.data.jitter_px=64,80',
         ('eval.head', 'eval.crop_px'),
       ),
       ('mirrored crops', '--config.eval.num_crops=10', ('eval.num_crops=10',)),
@@ -408,7 +410,7 @@ ROWS = [
       f'{name}, {command}',
       command,
       f'{OWN_DATA} {more}',
-      (file,),
+      (file.split('/')[-1],),
       files={file: content},
     )
     for command, more in (('train', '--workdir=new'), ('plan', ''))
@@ -618,7 +620,6 @@ ROWS = [
     'predict',
     '--features=f.npz v.mp4',
     ('f.npz',),
-    1,
     files={'f.npz/x': 'x'},
   ),
   # ---- plan, bench: step times.
@@ -1002,6 +1003,60 @@ ROWS = [
   ),
 ]
 
+# What flags and config files say.
+FLAGS = [
+  *(
+    Row(f'{name}, {command}', command, args, words)
+    for command in ('train', 'plan', 'data.bench')
+    for name, args, words in (
+      ('a misspelt flag', '--wrkdir=run', ('wrkdir', 'workdir')),
+      (
+        'a field that is not there',
+        '--config.optim.base_lrr=1',
+        ('--config.optim.base_lrr', 'base_lr'),
+      ),
+      (
+        'text for a number',
+        '--config.data.batch_size=many',
+        ('data.batch_size',),
+      ),
+      (
+        'a fraction for a count',
+        '--config.data.crop_px=1.5',
+        ('data.crop_px',),
+      ),
+      ('a value out of range', '--config.model.dropout=2', ('model.dropout',)),
+      ('no such mode', '--config.grid.mode=all', ('grid.mode',)),
+      ('a word too many', 'json', ("'json'",)),
+    )
+  ),
+  *(
+    Row('no config', command, '--workdir=run', ('--config',), base=False)
+    for command in ('train', 'plan')
+  ),
+  *(
+    Row(
+      'no such config',
+      command,
+      '--config=no.py --workdir=run',
+      ('--config=no.py',),
+      base=False,
+    )
+    for command in ('train', 'evaluate', 'predict', 'plan', 'data.bench')
+  ),
+  Row('a negative step', 'train', '--profile=-1', ('--profile',)),
+  Row('text for a step', 'evaluate', '--step=last', ('--step', 'last')),
+  Row('no labels at all', 'predict', '--top=0 v.mp4', ('--top',)),
+  Row('no such format', 'predict', '--format=xml v.mp4', ('--format', 'xml')),
+  Row('no such device', 'plan', '--device=abacus', ('--device', 'abacus')),
+  Row('two speeds', 'plan', '--step_ms=1 --gmacs_per_s=1', ('--step_ms',)),
+  Row('steps in no time', 'plan', '--step_ms=0', ('--step_ms',)),
+  Row('no clips', 'data.bench', '--num_clips=0', ('--num_clips',)),
+  Row('no such data set', 'data.prepare', '--dataset=no', ('--dataset',)),
+  Row('no such fold', 'data.prepare', '--dataset=ucf101 --fold=4', ('--fold',)),
+]
+ROWS += FLAGS
+
 
 @pytest.fixture(scope='module')
 def run(data_dir, tmp_path_factory):
@@ -1103,3 +1158,27 @@ def test_a_wrong_input_ends_in_one_line(
   capfd.readouterr()
   code = call(module, argv, monkeypatch)
   assert_one_line(row, code, capfd.readouterr().err)
+
+
+# One of each kind, as a user has it.
+AS_PROCESSES = (
+  'train: half a config.json',
+  'evaluate: a damaged newest checkpoint',
+  'predict: deep labels',
+  'plan: no data set, plan',
+  'data.prepare: times 5 2',
+)
+
+
+@pytest.mark.parametrize('name', AS_PROCESSES)
+def test_a_wrong_input_ends_the_process_in_one_line(name, place, data_dir):
+  row = ROWS[IDS.index(name)]
+  put(place, row.files)
+  module, argv = arguments(row, data_dir)
+  ended = subprocess.run(
+    [sys.executable, '-m', module, *argv],
+    capture_output=True,
+    text=True,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+  )
+  assert_one_line(row, ended.returncode, ended.stderr)
