@@ -13,6 +13,7 @@ import runpy
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
