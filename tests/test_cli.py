@@ -412,7 +412,12 @@ def test_an_error_in_the_flags_is_told_before_jax_is_imported():
   'name,main,define_flags,arguments',
   [
     ('train', training.main, train.define_flags, ['--workdir=W']),
-    ('evaluate', evaluation.main, evaluate.define_flags, ['--workdir=W']),
+    (
+      'evaluate',
+      evaluation.main,
+      evaluate.define_flags,
+      ['--workdir=W', '--allow_config_change'],
+    ),
     ('plan', plan.main, plan.define_flags, []),
     ('bench', decode_rates.main, bench.define_flags, []),
     (
@@ -426,13 +431,13 @@ def test_an_error_in_the_flags_is_told_before_jax_is_imported():
 @pytest.mark.parametrize(
   'overrides,words',
   [
-    (['model.depth=200', 'model.blocks=()'], 'model: No network of depth 200'),
+    (['model.depth=200', 'model.blocks=()'], 'model.depth is 200; .* has 50 or 101'),
     (['model.width=6'], 'model: width 6 is not divisible by beta_inv 4'),
     (
       ['model.num_temporal=(1,)'],
       r'model: num_temporal \(1,\) needs one entry',
     ),
-    (['model.name=vit'], "model: Unknown model 'vit'; accepted are"),
+    (['model.name=vit'], "model.name is 'vit'; it must be one of"),
   ],
 )
 def test_a_network_that_cannot_be_is_refused_before_data_is_opened(

@@ -178,7 +178,7 @@ def test_metrics_on_a_full_disk_raise_and_do_not_block(tmp_path):
     try:
       with pytest.raises(OSError, match='File too large') as caught:
         for step in range(1, 2000):
-          writer.write({'step': step, 'loss': 1.0})
+          writer.write({'step': step, 'train_s': 1.0})
       assert files.disk_error(caught.value, tmp_path)
       with pytest.raises(OSError, match='File too large'):
         writer.close()
@@ -396,12 +396,16 @@ def test_an_evaluation_that_a_signal_stops_goes_on_where_it_was(
   shutil.copytree(undisturbed, workdir)
   argv = [
     'evaluate',
-    '--config=tests/speck.py:grid=none',
     f'--config.data.dir={data_dir}',
     '--config.eval.batch_size=16',
     f'--workdir={workdir}',
   ]
-  run = lambda: cli.run(evaluation.main, evaluate.define_flags, argv)
+  run = lambda: cli.run(
+    evaluation.main,
+    evaluate.define_flags,
+    argv,
+    find_config=evaluate.find_config,
+  )
   assert run() == 0
   want = json.loads((workdir / 'eval.json').read_text())
 
@@ -447,11 +451,11 @@ def test_a_run_goes_on_with_fields_that_are_younger_than_it(tmp_path):
   run_folder.prepare(config, workdir, [])
   path = tmp_path / 'config.json'
   saved = json.loads(path.read_text())
-  del saved['model']['tam_blend']
+  del saved['model']['nonlocal_mode']
   path.write_text(json.dumps(saved))
   assert run_folder.check(config, workdir, False, []) == []
-  config.model.tam_blend = 'max'
-  with pytest.raises(ConfigError, match='tam_blend: sum -> max'):
+  config.model.nonlocal_mode = 'dot_product'
+  with pytest.raises(ConfigError, match='softmax -> dot_product'):
     run_folder.check(config, workdir, False, [])
 
 
@@ -515,10 +519,10 @@ def test_small_files_and_metrics_go_to_an_object_store(monkeypatch):
   files.write_text(workdir + '/config.json', '{}')
   assert files.epath.Path(workdir + '/config.json').read_text() == '{}'
   writer = metrics.Writer(workdir, 0)
-  writer.write({'step': 1, 'loss': 2.0})
+  writer.write({'step': 1, 'train_s': 2.0})
   assert run_folder.read_metrics(workdir) == []
   writer.flush()
-  assert run_folder.read_metrics(workdir) == [{'step': 1, 'loss': 2.0}]
+  assert run_folder.read_metrics(workdir) == [{'step': 1, 'train_s': 2.0}]
   writer.close()
 
 
