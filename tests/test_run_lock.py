@@ -317,11 +317,12 @@ def test_a_folder_that_is_moved_between_checkpoints_is_named(
   """The first thing that fails then is some file that is not found."""
   old, new = tmp_path / 'old', tmp_path / 'new'
 
-  def move_and_draw(*args):
+  def move_and_finish(self, startup_s):
+    self._checkpoints.wait()  # Or 10 may never be complete.
     old.rename(new)
     raise FileNotFoundError(errno.ENOENT, 'No such file', str(old / 'x'))
 
-  monkeypatch.setattr(training.report, 'draw', move_and_draw)
+  monkeypatch.setattr(training.Training, 'finish', move_and_finish)
   with pytest.raises(RunError, match=f'moved to {new} .*checkpoints/10: '):
     training.train(config, old)
 
