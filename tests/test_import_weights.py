@@ -764,7 +764,7 @@ def test_the_configuration_in_a_file_names_the_network(tmp_path, capsys):
       '--config.data.mean=(0.4,0.4,0.4)',
       r'DATA.MEAN=\(0.45, 0.45, 0.45\), but',
     ),
-    ('--config.model.name=slow', 'MODEL.ARCH=slowfast, but model.name is slow'),
+    ('--model=slow', 'MODEL.ARCH=slowfast, but model.name is slow'),
     ('--config.model.num_classes=9', 'MODEL.NUM_CLASSES=7, but'),
     ('--config.data.stride_frames=4', None),
     ('--config.model.num_temporal=(3,4,6,3)', None),
