@@ -431,7 +431,10 @@ def test_an_error_in_the_flags_is_told_before_jax_is_imported():
 @pytest.mark.parametrize(
   'overrides,words',
   [
-    (['model.depth=200', 'model.blocks=()'], 'model.depth is 200; .* has 50 or 101'),
+    (
+      ['model.depth=200', 'model.blocks=()'],
+      'model.depth is 200; .* has 50 or 101',
+    ),
     (['model.width=6'], 'model: width 6 is not divisible by beta_inv 4'),
     (
       ['model.num_temporal=(1,)'],

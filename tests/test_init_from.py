@@ -164,5 +164,7 @@ def test_scores_come_from_finite_features(
   checkpoints.save(state, 0, {'times': {}, 'bad_videos': {}})
   checkpoints.close()
   with pytest.raises(ConfigError, match=words):
-    evaluation.evaluate_checkpoint(config, folder, None)
+    evaluation.evaluate_checkpoint(
+      config, folder, None, allow_config_change=True
+    )
   assert not (folder / 'eval.json').exists()

@@ -209,7 +209,9 @@ def test_a_batch_that_devices_cannot_share_is_refused_before_data_is_opened(
   match = 'eval.batch_size=7 is not a multiple of the 2'
   refused(tiny_config, tmp_path, match)
   with pytest.raises(ConfigError, match=match):
-    evaluation.evaluate_checkpoint(tiny_config, tmp_path, None)
+    evaluation.evaluate_checkpoint(
+      tiny_config, tmp_path, None, allow_config_change=True
+    )
   tiny_config.grid.mode = 'none'
   tiny_config.data.batch_size = 9
   tiny_config.norm.group_clips = 3
