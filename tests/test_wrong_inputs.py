@@ -1055,7 +1055,96 @@ FLAGS = [
   Row('no such data set', 'data.prepare', '--dataset=no', ('--dataset',)),
   Row('no such fold', 'data.prepare', '--dataset=ucf101 --fold=4', ('--fold',)),
 ]
-ROWS += FLAGS
+HEAD = 'from configs import default\n\ndef get_config():\n'
+OWN = HEAD + '  c = default.base()\n'
+
+
+def own(name: str, content: str, *words: str) -> Row:
+  """A wrong config file of the user's."""
+  command = '--config=c.py --workdir=new'
+  return Row(name, 'train', command, words, files={'c.py': content}, base=False)
+
+
+CONFIG_FILES = [
+  own('a syntax error', 'def get_config(:\n', 'c.py', 'c.py:1'),
+  own('an indentation error', HEAD + '  a = 1\n    b = 2\n', 'c.py', 'c.py:5'),
+  own('a byte that is no text', 'x = 1\0\n', 'c.py'),
+  own('no get_config', 'x = 1\n', 'c.py', 'get_config'),
+  own('nothing returned', OWN, 'c.py', 'return'),
+  own('a number returned', HEAD + '  return 3\n', 'c.py'),
+  own(
+    'a misspelt field',
+    OWN + '  c.optim.base_lrr = 1\n  return c\n',
+    'c.py',
+    'c.py:5',
+    'base_lrr',
+    'base_lr',
+  ),
+  own(
+    'a fraction for a count',
+    OWN + '  c.data.batch_size = 8.0\n  return c\n',
+    'c.py',
+    'batch_size',
+  ),
+  own('an error of its own', OWN + '  1 / 0\n', 'c.py', 'c.py:5'),
+  own('an import of nothing', 'import nothing_at_all\n', 'c.py', 'c.py:1'),
+  own(
+    'a config that is not from base()',
+    'import ml_collections\n'
+    'def get_config():\n  return ml_collections.ConfigDict({"seed": 1})\n',
+    'c.py',
+    'base()',
+  ),
+  own('a config without end', HEAD + '  return get_config()\n', 'c.py'),
+  Row(
+    'a page for a config',
+    'plan',
+    f'--config={ROOT}/README.md',
+    ('README.md',),
+    base=False,
+  ),
+  Row(
+    'a folder for a config',
+    'plan',
+    f'--config={ROOT}',
+    ('--config',),
+    base=False,
+  ),
+  Row(
+    'no such argument',
+    'plan',
+    f'--config={ROOT}/configs/moving_digits.py:colour=red',
+    ("'colour=red'",),
+    base=False,
+  ),
+  *(
+    Row(f'{name}, {command}', command, args, words)
+    for command in ('train', 'plan')
+    for name, args, words in (
+      (
+        'a depth that no network has',
+        '--config.model.depth=200',
+        ('model.depth', '200'),
+      ),
+      (
+        'a schedule of minus signs',
+        f'--config.optim.schedule={100_000 * "-"}1',
+        ('optim.schedule',),
+      ),
+      (
+        'a schedule below zero',
+        "'--config.optim.schedule=optax.linear_schedule(0.1,-0.1,3)'",
+        ('optim.schedule',),
+      ),
+      (
+        'a schedule that is a program',
+        '"--config.optim.schedule=__import__(\'os\').getcwd()"',
+        ('optim.schedule',),
+      ),
+    )
+  ),
+]
+ROWS += FLAGS + CONFIG_FILES
 
 
 @pytest.fixture(scope='module')

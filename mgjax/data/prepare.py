@@ -629,7 +629,8 @@ def write_shard(
     before_video: Called with every video before it is read.
 
   Raises:
-    RunError: A file cannot be read (a damaged one is none of these).
+    RunError: A file cannot be read (a damaged one is none of these), or the
+      disk is full.
   """
   folder = pathlib.Path(shard.folder)
   features = make_features(shard.class_names, shard.has_actions)
@@ -639,7 +640,8 @@ def write_shard(
   deaths = _read_deaths(folder)
   records = []
   # A name of its own: Beam may run the same shard twice at once.
-  with _replacing(folder / shard.file_name) as temporary:
+  path = folder / shard.file_name
+  with _replacing(path) as temporary:
     writer = array_record_module.ArrayRecordWriter(
       str(temporary), 'group_size:1'
     )
@@ -651,7 +653,8 @@ def write_shard(
           record['shard'] = shard.index
           example = {'video': video, 'id': item.id, **_annotation(item, shard)}
           encoded = features.encode_example(example)
-          writer.write(serializer.serialize_example(encoded))
+          with _writing(path):
+            writer.write(serializer.serialize_example(encoded))
         else:
           # At once: a run that stops for too many of them should say why.
           with (folder / _PARTS / _QUARANTINED).open('a') as log:
@@ -659,13 +662,27 @@ def write_shard(
         records.append(record)
         on_video(video is None)
     finally:
-      writer.close()
+      with _writing(path):
+        writer.close()
   header = {
     'fingerprint': shard.fingerprint(),
     'num_bytes': (folder / shard.file_name).stat().st_size,
   }
   with _replacing(shard.part) as temporary:
     temporary.write_text(_json_lines([header, *records]))
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[None]:
+  """Says in a line of ours what ArrayRecord says where it cannot write."""
+  try:
+    yield
+  except RuntimeError as error:
+    reason = str(error).split(';')[0]
+    raise RunError(
+      f'{path} cannot be written: {reason}. Finished shards are kept; once '
+      'there is room, the same command goes on.'
+    ) from error
 
 
 def _load(
@@ -863,7 +880,8 @@ def _read_deaths(folder: pathlib.Path) -> list[dict[str, Any]]:
     lines = (folder / _PARTS / _DEATHS).read_text().splitlines()
   except FileNotFoundError:
     return []
-  return [json.loads(line) for line in lines]
+  # A kill leaves half a line.
+  return [json.loads(line) for line in lines if line.endswith('}')]
 
 
 class _StoppedError(Exception):

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -162,6 +163,22 @@ def test_manifest_tells_every_annotated_video(kinetics):
   digest = hashlib.sha256((folder / 'manifest.jsonl').read_bytes()).hexdigest()
   assert source.manifest_sha256 == summary['manifest_sha256'] == digest
   assert len(source) == 2
+
+
+def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on(
+  kinetics, capsys
+):
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  # No file may grow further, as on a full disk.
+  resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+  try:
+    assert prepare.main(arguments(kinetics)) == 1
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  told = [t for t in capsys.readouterr().err.splitlines() if 'error' in t]
+  assert len(told) == 1 and told[0].startswith('error: ')
+  assert 'array_record' in told[0] and 'cannot be written' in told[0]
+  assert prepare.main(arguments(kinetics)) == 0
 
 
 def test_a_shard_may_be_empty(kinetics):
