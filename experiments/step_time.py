@@ -47,7 +47,7 @@ from typing import Any
 import numpy as np
 
 from experiments import costs, record
-from mgjax import cli, environment
+from mgjax import cli, environment, files
 from mgjax.cli import ArgumentParser
 
 EXPERIMENT = 'step_time'
@@ -421,11 +421,11 @@ def _circumstances(group: list[dict]) -> str:
 
 def main(argv: list[str]) -> None:
   args = parse_flags(argv)
+  files.make_folder(args.records, f'--records={args.records}')
   results = []
   for name in args.models:
     result = measure(name, args)
     results.append(result)
-    args.records.mkdir(parents=True, exist_ok=True)
     path = args.records / f'{args.device}-{args.dtype}-{name}.json'
     path.write_text(json.dumps(result, indent=1) + '\n')
     print(f'{table([result])}\n', flush=True)

@@ -94,7 +94,8 @@ def read_text(path: epath.PathLike) -> str:
   """
   path = epath.Path(path)
   try:
-    if not is_remote(path) and path.exists() and not path.is_file():
+    # Asked of the system: to some versions of etils a device is a file.
+    if not is_remote(path) and path.exists() and not os.path.isfile(path):
       raise ConfigError(f'{path} is no file; give a text file.')
     if path.stat().length > _MAX_BYTES:
       raise ConfigError(

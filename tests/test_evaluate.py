@@ -471,7 +471,8 @@ def wait_for_batch(process, path: pathlib.Path, number: int) -> None:
 
 def random_result(num_classes, *, multi_label=False):
   rng = np.random.default_rng(0)
-  names = tuple(f'class number {k}' for k in range(num_classes))
+  # Names that are no formulas, and that the font lacks.
+  names = tuple(f'$_{{ 東 class number {k}' for k in range(num_classes))
   n = 20 * num_classes
   labels = rng.integers(0, num_classes, n)
   scores = rng.normal(size=(n, num_classes))
@@ -491,7 +492,7 @@ def random_result(num_classes, *, multi_label=False):
 def test_pictures_are_drawn(tmp_path, num_classes, multi_label):
   result = random_result(num_classes, multi_label=multi_label)
   path = tmp_path / 'eval.png'
-  eval_picture.draw(path, result, title='run')
+  eval_picture.draw(path, result, title=r'run $\frac{$')
   height, width = cv2.imread(str(path)).shape[:2]
   assert (height, width) == (1000, 1700)
 
