@@ -12,7 +12,6 @@ import pathlib
 import runpy
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import traceback
@@ -30,6 +29,7 @@ from mgjax import (
   models,
   optim,
   run_folder,
+  stop_signal,
 )
 from mgjax.data import moving_digits
 from tests import speck
@@ -1207,7 +1207,8 @@ def arguments(row: Row, data_dir: pathlib.Path) -> tuple[str, list[str]]:
 def call(module: str, argv: list[str], monkeypatch) -> int:
   """Runs a command in this process, as `python -m` does; returns its code."""
   monkeypatch.setattr(sys, 'argv', [module, *argv])
-  handlers = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+  # That is for the rest of a process.
+  monkeypatch.setattr(stop_signal, 'install', lambda: None)
   environment = dict(os.environ)
   try:
     if module in DIRECT:
@@ -1222,8 +1223,6 @@ def call(module: str, argv: list[str], monkeypatch) -> int:
     gc.enable()
     os.environ.clear()
     os.environ.update(environment)
-    for number, handler in handlers.items():
-      signal.signal(number, handler)
   return 0
 
 
