@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import tempfile
+import uuid
 from typing import Any
 
 from etils import epath
@@ -37,8 +38,9 @@ def write_bytes(path: epath.PathLike, content: bytes) -> None:
   if is_remote(path):  # A file appears there once it is complete.
     path.write_bytes(content)
     return
-  # Several processes may write it, such as two evaluations of a run.
-  own = f'{socket.gethostname()}-{os.getpid()}'
+  # Several processes may write it, such as two evaluations of a run; those of
+  # two containers can have the same name and number.
+  own = f'{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}'
   beside = path.with_name(f'{path.name}.{own}.tmp')
   beside.write_bytes(content)
   beside.replace(path)

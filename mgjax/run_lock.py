@@ -79,8 +79,9 @@ class RunLock:
 
   def _acquire(self) -> None:
     self._workdir.mkdir(parents=True, exist_ok=True)
+    was_there = self._path.exists()
     is_locked = not files.is_remote(self._path) and self._lock_file()
-    self._wait_for_others(is_locked)
+    self._wait_for_others(is_locked, was_there)
     self._entry = {
       'host': socket.gethostname(),
       'pid': os.getpid(),
@@ -183,18 +184,19 @@ class RunLock:
       os.close(self._file)
       self._file = None
 
-  def _wait_for_others(self, is_locked: bool) -> None:
+  def _wait_for_others(self, is_locked: bool, was_there: bool) -> None:
     """Waits until it is certain that who is in the file has died.
 
     Args:
       is_locked: Whether the system says that no process of this machine has
         the folder.
+      was_there: Whether there was a file before this process tried to lock it.
 
     Raises:
       ConfigError: The other process lives.
     """
     found = self._read()
-    if found is None:
+    if found is None or (not found and not was_there):
       return
     if is_locked and (not found or found.get('machine') == _machine()):
       return

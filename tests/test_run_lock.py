@@ -205,8 +205,8 @@ def test_of_two_starts_at_the_same_moment_one_gets_the_folder(
   both = threading.Barrier(2, timeout=60)
   wait = RunLock._wait_for_others
 
-  def wait_and_meet(self, is_locked):
-    wait(self, is_locked)
+  def wait_and_meet(self, *args):
+    wait(self, *args)
     both.wait()
 
   monkeypatch.setattr(RunLock, '_wait_for_others', wait_and_meet)
@@ -214,6 +214,13 @@ def test_of_two_starts_at_the_same_moment_one_gets_the_folder(
   assert len(locks) == 1
   locks[0].check()
   locks[0].release()
+
+
+def test_a_new_folder_is_not_waited_for(shared, capsys):
+  with RunLock(shared) as lock:
+    lock.take()
+    lock.check()
+  assert 'waiting' not in capsys.readouterr().err
 
 
 def test_one_of_two_starts_gets_a_folder_on_a_disk(tmp_path):
