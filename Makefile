@@ -49,7 +49,7 @@ smoke:
 	$(RUN) -m pytest $(PARALLEL) -m "not slow" tests/data/test_decode.py tests/data/test_transcode.py tests/data/test_bad_videos.py
 
 chaos: $(INSTALLED)
-	MGJAX_CHAOS_SIGNALS=$(CHAOS) $(RUN) -m pytest tests/test_resume.py -k random_kills
+	MGJAX_CHAOS_SIGNALS=$(CHAOS) $(RUN) -m pytest tests/run/test_resume.py -k random_kills
 
 records: $(INSTALLED)
 	$(RUN) -m mgjax.data.moving_digits --out=data --config=motion

@@ -5,8 +5,8 @@ python -m mgjax.train --config=configs/charades.py:grid=both,seed=0 \
 
 Arguments after the colon: grid=none|short|long|both|ladder|progressive,
 model=slowfast|slow|i3d|c2d or a longer name such as slowfast_r101_8x8 (see
-configs/published.py; 16x8 where the name does not say), seed=N. The published
-results start from weights trained on Kinetics-400.
+mgjax/recipes/published.py; 16x8 where the name does not say), seed=N. The
+published results start from weights trained on Kinetics-400.
 
 Expected mean average precision, in percent, 10 x 3 views: 38.9 with grid=none,
 38.6 with grid=both (PySlowFast's MODEL_ZOO.md). Hours: none are published; 4.9
@@ -18,7 +18,8 @@ Source: PySlowFast 287ec00, configs/Charades/SLOWFAST_16x8_R50.yaml.
 
 import ml_collections
 
-from configs import default, published
+from mgjax.config import fields
+from mgjax.recipes import published
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
@@ -41,4 +42,4 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.eval.num_views = 10
   config.eval.num_crops = 3
   config.eval.ensemble = 'max'
-  return default.validate(config)
+  return fields.validate(config)

@@ -18,15 +18,16 @@ Differs: TSM's README gives these settings for UCF101; here they are taken for
 
 import ml_collections
 
-from configs import _segments, default
+from mgjax.config import fields
+from mgjax.recipes import segments
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
-  args = default.parse_args(arg, grid='none', model='tsm_r50', seed=0)
-  config = default.base()
+  args = fields.parse_args(arg, grid='none', model='tsm_r50', seed=0)
+  config = fields.base()
   config.seed = args.seed
   config.grid.mode = args.grid
   config.model.num_classes = 51
   config.data.name = 'hmdb51'
-  _segments.fine_tune(config, args.model)
-  return default.validate(config)
+  segments.fine_tune(config, args.model)
+  return fields.validate(config)

@@ -7,7 +7,7 @@ Arguments after the colon: grid=none|short|long|both|ladder|progressive, seed=N,
 recipe=steps|cosine and model:
   slowfast, slow, i3d, c2d        dense clips; longer names such as
                                   slowfast_r101_16x8_50_50 or i3d_nln_r50_8x8 as
-                                  in configs/published.py
+                                  in mgjax/recipes/published.py
   tsn_r50, tsm_r50, tam_r50       8 segments, TSM's recipe; so have i3d_resnet,
                                   s3d_resnet, blresnet and other depths
   blvnet_tam_50, blvnet_tam_101   16 x 2 segments; with grid=ladder 8 x 2 first
@@ -34,33 +34,34 @@ Expected hours: slowfast, 5 to 7 days for 200 epochs on eight GPUs (its authors,
 
 Source: PySlowFast 287ec00, configs/Kinetics/SLOWFAST_8x8_R50_stepwise.yaml;
   recipe=cosine and the frames of the other models from C2D_8x8_R50.yaml and its
-  neighbours. Models on segments: see configs/_segments.py.
+  neighbours. Models on segments: see mgjax/recipes/segments.py.
 Differs: PySlowFast tests its multigrid models at 224 pixels and its baselines
   at 256; here both are tested at 256.
 """
 
 import ml_collections
 
-from configs import _segments, default, published
 from mgjax.cli import ConfigError
+from mgjax.config import fields
+from mgjax.recipes import published, segments
 
 _RECIPES = ('steps', 'cosine')
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
-  args = default.parse_args(
+  args = fields.parse_args(
     arg, grid='both', model='slowfast', seed=0, recipe='steps'
   )
   if args.recipe not in _RECIPES:
     raise ConfigError(f'recipe={args.recipe!r}; accepted are {_RECIPES}')
-  config = default.base()
+  config = fields.base()
   config.seed = args.seed
   config.grid.mode = args.grid
   config.model.num_classes = 400
   config.data.name = 'kinetics400'
   config.data.crop_px = 224
   config.eval.every = 10.0
-  if args.model in _segments.MODELS:
+  if args.model in segments.MODELS:
     if args.recipe != 'steps':
       raise ConfigError(
         f'recipe={args.recipe} is one of dense clips; model={args.model} has '
@@ -69,7 +70,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     _sparse(config, args.model)
   else:
     _dense(config, args.model, args.recipe)
-  return default.validate(config)
+  return fields.validate(config)
 
 
 def _dense(config: ml_collections.ConfigDict, model: str, recipe: str) -> None:
@@ -95,9 +96,9 @@ def _dense(config: ml_collections.ConfigDict, model: str, recipe: str) -> None:
 
 
 def _sparse(config: ml_collections.ConfigDict, model: str) -> None:
-  _segments.use(config, model)
+  segments.use(config, model)
   if config.model.name == 'blvnet_tam':
-    config.grid.ladder = _segments.ladder(16, lr=0.005)
+    config.grid.ladder = segments.ladder(16, lr=0.005)
     config.eval.num_views = 3
     config.eval.num_crops = 3
     config.eval.crop_px = 256

@@ -17,8 +17,8 @@ Arguments after the colon:
 
 import ml_collections
 
-from configs import default
 from mgjax.cli import ConfigError
+from mgjax.config import fields
 
 _MODELS = ('slowfast', 'slow', 'tsn', 'tsm', 'tam', 'blvnet_tam')
 _FRAMES = (2, 4, 8, 16, 32)
@@ -27,7 +27,7 @@ _SIZES = {'demo': 16, 'medium': 16, 'small': 8, 'tiny': 8}  # And their frames.
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
-  args = default.parse_args(
+  args = fields.parse_args(
     arg,
     grid='both',
     seed=0,
@@ -49,7 +49,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     raise ConfigError(f'model={args.model!r}; accepted are {_MODELS}')
   if frames not in _FRAMES:
     raise ConfigError(f'frames={args.frames}; accepted are 0, {_FRAMES}')
-  config = default.base()
+  config = fields.base()
   config.seed = args.seed
   config.grid.mode = args.grid
 

@@ -6,7 +6,7 @@ python -m mgjax.train --config=configs/ssv1.py:model=blvnet_tam_50,grid=ladder \
 Arguments after the colon: grid=none|short|long|both|ladder|progressive, seed=N
 and model:
   tsn_r50, tsm_r50, tam_r50       8 segments, TSM's recipe (and other networks
-                                  and depths of configs/_segments.py)
+                                  and depths of mgjax/recipes/segments.py)
   blvnet_tam_50, blvnet_tam_101   16 x 2 segments, with grid=ladder 8 x 2 first
 All as for V2 (configs/ssv2.py). The published results start from ImageNet.
 
@@ -17,23 +17,24 @@ Expected top-1, in percent, one view:
 Expected hours: none are published; tsm_r50 6 with grid=none, blvnet_tam_50 8
   with grid=ladder by the plan for eight V100 (mgjax.plan --device=v100x8).
 
-Source: See configs/_segments.py.
+Source: See mgjax/recipes/segments.py.
 Differs: As configs/ssv2.py.
 """
 
 import ml_collections
 
-from configs import _segments, default
+from mgjax.config import fields
+from mgjax.recipes import segments
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
-  args = default.parse_args(arg, grid='both', model='tsm_r50', seed=0)
-  config = default.base()
+  args = fields.parse_args(arg, grid='both', model='tsm_r50', seed=0)
+  config = fields.base()
   config.seed = args.seed
   config.grid.mode = args.grid
   config.model.num_classes = 174
   config.data.name = 'something_something_v1'
-  _segments.use(config, args.model)
+  segments.use(config, args.model)
   config.data.flip = False  # Left and right are part of the labels.
   config.eval.every = 2.0
-  return default.validate(config)
+  return fields.validate(config)

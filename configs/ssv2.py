@@ -8,7 +8,7 @@ and model:
   slowfast, slow, i3d, c2d        64 segments; the published results start from
                                   weights trained on Kinetics-400
   tsn_r50, tsm_r50, tam_r50       8 segments, TSM's recipe (and other networks
-                                  and depths of configs/_segments.py), and
+                                  and depths of mgjax/recipes/segments.py), and
   blvnet_tam_50, blvnet_tam_101   16 x 2 segments, with grid=ladder 8 x 2 first;
                                   the published results start from ImageNet
 
@@ -22,7 +22,7 @@ Expected hours: none are published; slowfast 40 with grid=none, 12 with
   grid=both by the plan for eight V100 (mgjax.plan --device=v100x8).
 
 Source: PySlowFast 287ec00, configs/SSv2/SLOWFAST_16x8_R50.yaml; of the others,
-  see configs/_segments.py.
+  see mgjax/recipes/segments.py.
 Differs: PySlowFast tests its multigrid model at 224 pixels, its baseline at
   256, and takes the left of the frame; here both see the centre at 256. The
   code of bLVNet-TAM flips clips, although left and right are part of the
@@ -31,12 +31,13 @@ Differs: PySlowFast tests its multigrid model at 224 pixels, its baseline at
 
 import ml_collections
 
-from configs import _segments, default, published
+from mgjax.config import fields
+from mgjax.recipes import published, segments
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
-  args = default.parse_args(arg, grid='both', model='slowfast', seed=0)
-  config = default.base()
+  args = fields.parse_args(arg, grid='both', model='slowfast', seed=0)
+  config = fields.base()
   config.seed = args.seed
   config.grid.mode = args.grid
   config.model.num_classes = 174
@@ -47,11 +48,11 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.eval.every = 2.0
   config.eval.num_views = 1
   config.eval.num_crops = 1
-  if args.model in _segments.MODELS:
-    _segments.use(config, args.model)
+  if args.model in segments.MODELS:
+    segments.use(config, args.model)
   else:
     _dense(config, args.model)
-  return default.validate(config)
+  return fields.validate(config)
 
 
 def _dense(config: ml_collections.ConfigDict, model: str) -> None:

@@ -11,9 +11,10 @@ import pathlib
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from configs import _segments, default, published
-from mgjax import plan
-from mgjax.schedule import Grid, GridSchedule
+from mgjax.config import fields
+from mgjax.grids.schedule import Grid, GridSchedule
+from mgjax.planning import plan
+from mgjax.recipes import published, segments
 
 if TYPE_CHECKING:  # Counts are at hand, and JAX takes a second to import.
   import flax.linen as nn
@@ -49,11 +50,11 @@ def build(model: str, num_classes: int) -> 'nn.Module':
   """Makes the network."""
   from mgjax import models
 
-  config = default.base()
+  config = fields.base()
   if model in _NETWORKS:
     config.model.update(_NETWORKS[model])
-  elif model in _segments.MODELS:
-    _segments.use(config, model)
+  elif model in segments.MODELS:
+    segments.use(config, model)
   else:
     published.set_network(config, model, frames='8x8')
   config.model.num_classes = num_classes
@@ -62,7 +63,7 @@ def build(model: str, num_classes: int) -> 'nn.Module':
 
 def count(key: Key) -> Cost:
   """Counts, in about a second."""
-  from mgjax import macs
+  from mgjax.planning import macs
 
   forward = macs.forward_cost(
     build(key.model, key.num_classes), T=key.T, H=key.H, W=key.W

@@ -44,10 +44,11 @@ import ml_collections
 import numpy as np
 
 from experiments import record, tabulate
-from mgjax import cli, cycles, environment, files
+from mgjax import cli, environment, files
 from mgjax.cli import ArgumentParser
 from mgjax.data import prepare, sampling, sources
-from mgjax.schedule import Grid, GridSchedule
+from mgjax.grids import cycles
+from mgjax.grids.schedule import Grid, GridSchedule
 
 CONFIG = 'configs/kinetics400.py:grid=both'
 

@@ -39,9 +39,11 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import record, settings, step_time, tabulate
-from mgjax import cli, cycles, plan, plan_text
+from mgjax import cli
 from mgjax.cli import ConfigError
-from mgjax.schedule import Grid
+from mgjax.grids import cycles
+from mgjax.grids.schedule import Grid
+from mgjax.planning import plan, plan_text
 
 TABLE = record.STEP_TIMES
 
@@ -64,16 +66,11 @@ def measure(
   import jax.numpy as jnp
 
   from experiments import jax_side
-  from mgjax import (
-    checkpoint,
-    compilation,
-    initial_state,
-    models,
-    optim,
-    parallel,
-    programs,
-    train_step,
-  )
+  from mgjax import models
+  from mgjax.cpu import compilation
+  from mgjax.hosts import parallel
+  from mgjax.run import checkpoint
+  from mgjax.step import initial_state, optim, programs, train_step
 
   schedule = settings.schedule(config)
   baseline = config.copy_and_resolve_references()
@@ -152,9 +149,9 @@ def main(values: flags.FlagValues) -> None:
   path = record.RECORDS / TABLE / f'{values.name or config.model.name}.json'
   if path.exists():
     raise ConfigError(f'{path} is there already; give another --name')
-  from mgjax import cpu_memory
+  from mgjax.cpu import allocator
 
-  cpu_memory.keep()  # As training does.
+  allocator.keep()  # As training does.
   version, load = record.code_version(), os.getloadavg()[0]
   seconds = measure(config, turns=values.turns)
   entry = {

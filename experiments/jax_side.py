@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import default
-from mgjax import compilation, macs, models, optim, train_step
+from mgjax import models
+from mgjax.config import fields
+from mgjax.cpu import compilation
+from mgjax.planning import macs
+from mgjax.step import optim, train_step
 
 
 def random_variables(model: nn.Module, video: Any) -> dict:
@@ -56,7 +59,7 @@ class JaxSide:
     num_classes: int,
     learning_rate: float,
   ):
-    config = default.base()
+    config = fields.base()
     self.optim = config.optim
     self.model = models.build(
       name, num_classes=num_classes, dropout=0.0, dtype=args.dtype

@@ -11,7 +11,8 @@ Runs that have a record in experiments/records are skipped. Hours are those of
 training steps: 3 x the plan's multiply-adds (a backward pass takes twice the
 forward pass's) over a rate, which is yours (--gmacs_per_s), that of a record
 (--record), or that of a published measurement (--device=v100x8; those of
-mgjax/step_seconds.py). The published results on SSv2 and Charades, and those of
+mgjax/planning/step_seconds.py). The
+published results on SSv2 and Charades, and those of
 models on segments, start from other weights: --init_from names them.
 """
 
@@ -35,7 +36,6 @@ from typing import NamedTuple
 
 from etils import epath
 
-from configs import _segments
 from experiments import (
   costs,
   epoch_factors,
@@ -48,8 +48,10 @@ from experiments import (
   tabulate,
 )
 from experiments.measured import Run
-from mgjax import cli, environment, files, plan, step_seconds
+from mgjax import cli, environment, files
 from mgjax.cli import ArgumentParser, ConfigError
+from mgjax.planning import plan, step_seconds
+from mgjax.recipes import segments
 
 
 def _both_modes(file: str, model: str, row: str) -> list[Run]:
@@ -103,7 +105,7 @@ def _on_segments(
         lr = 0.005 if file == 'kinetics400' else 0.01
         overrides = (
           f'--config.data.num_frames={frames}',
-          f'--config.grid.ladder={_segments.ladder(frames // 2, lr)}',
+          f'--config.grid.ladder={segments.ladder(frames // 2, lr)}',
         )
     elif frames != 8:
       overrides = (f'--config.data.num_frames={frames}',)

@@ -12,7 +12,8 @@ import pathlib
 import sys
 
 from experiments import costs, recipes, settings, tabulate
-from mgjax import cycles, plan_text
+from mgjax.grids import cycles
+from mgjax.planning import plan_text
 
 _TABLE = 'multigrid_grids'
 _MODES = ('none', 'short', 'long', 'both')

@@ -14,7 +14,7 @@ if __name__ == '__main__':
 import sys
 
 from experiments import costs, recipes, settings, tabulate
-from mgjax import cycles
+from mgjax.grids import cycles
 
 
 def make() -> list[tabulate.Table]:

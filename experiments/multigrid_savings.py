@@ -18,7 +18,7 @@ import pathlib
 import sys
 
 from experiments import costs, measured, recipes, settings, tabulate
-from mgjax import cycles
+from mgjax.grids import cycles
 
 _TABLE = 'multigrid_savings'
 _MODES = ('short', 'long', 'both')

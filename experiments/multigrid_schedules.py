@@ -14,7 +14,8 @@ import sys
 import numpy as np
 
 from experiments import recipes, settings, tabulate
-from mgjax import cycles, plan_text
+from mgjax.grids import cycles
+from mgjax.planning import plan_text
 
 _TABLE = 'multigrid_schedules'
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import ml_collections
 
-from configs import default
-from mgjax import cycles, plan
-from mgjax.schedule import GridSchedule
+from mgjax.config import fields
+from mgjax.grids import cycles
+from mgjax.grids.schedule import GridSchedule
+from mgjax.planning import plan
 
 
 def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def without_unused(config: dict[str, Any]) -> dict[str, Any]:
   Records of earlier versions have others, which did nothing.
   """
   config = copy.deepcopy(config)
-  default.reset_unused_options(config['model'])
+  fields.reset_unused_options(config['model'])
   return config
 
 

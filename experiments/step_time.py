@@ -6,10 +6,10 @@ python -m experiments.step_time --torch_python=torchenv/bin/python \\
   --torch=channels_last,compiled --peak_tflops=989
 
 A step is forward, backward and SGD with Nesterov momentum. JAX runs
-mgjax.train_step as training does: uint8 clips in, normalised and mirrored on
-the device, gradient norm out. PyTorch starts from normalised clips and does
-neither, so the comparison does not favour JAX. On CPUs mgjax has glibc keep
-freed memory (mgjax/cpu_memory.py); MALLOC_MMAP_MAX_=0 and
+mgjax.step.train_step as training does: uint8 clips in, normalised and
+mirrored on the device, gradient norm out. PyTorch starts from normalised clips
+and does neither, so the comparison does not favour JAX. On CPUs mgjax has glibc
+keep freed memory (mgjax/cpu/allocator.py); MALLOC_MMAP_MAX_=0 and
 MALLOC_TRIM_THRESHOLD_=2147483647 in the environment give PyTorch the same.
 
 JAX and the layouts of PyTorch take turns, a few steps each, so that whatever
@@ -141,14 +141,14 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
     )
   import jax  # Bad flags need none of the second that it takes.
 
-  from mgjax import cpu_memory
+  from mgjax.cpu import allocator
 
   # The formulation of convolutions follows the default backend. On a GPU both
   # processes need room, and JAX would take three quarters of it at once.
   os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
   if args.device == 'cpu':
     jax.config.update('jax_platforms', 'cpu')
-  cpu_memory.keep()  # As training does.
+  allocator.keep()  # As training does.
   if jax.default_backend() != args.device:
     parser.error(f'--device=gpu: JAX finds only {jax.devices()}.')
   return args
@@ -213,7 +213,7 @@ def measure(name: str, args: argparse.Namespace) -> dict:
     RuntimeError: The sides are not the same network, or PyTorch fails.
   """
   from experiments import jax_side
-  from mgjax import optim
+  from mgjax.step import optim
 
   side = jax_side.JaxSide(
     name,

@@ -22,7 +22,8 @@ from typing import NamedTuple
 import ml_collections
 
 from experiments import costs, settings, tabulate
-from mgjax import cli, cycles
+from mgjax import cli
+from mgjax.grids import cycles
 
 _TABLE = 'successors'
 _KINETICS = 'configs/kinetics400.py'

@@ -17,7 +17,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from mgjax import config_file
+from mgjax.config import config_file
 from mgjax.errors import ConfigError, RunError
 from mgjax.stop_signal import EXIT_INTERRUPTED, EXIT_RESTART
 
@@ -62,7 +62,7 @@ def run(
   """Parses the flags of a command, calls it and returns its exit code.
 
     if __name__ == '__main__':
-      sys.exit(cli.run('mgjax.training', define_flags))
+      sys.exit(cli.run('mgjax.run.loop', define_flags))
 
   Every command takes --config=FILE.py[:arguments] and --config.field=value.
   It ends as `guard` says.
@@ -302,10 +302,10 @@ class _ConfigParser(flags.ArgumentParser):
 
 def _check_fields(config: ml_collections.ConfigDict, source: str) -> None:
   # Configs import this module for its errors.
-  from configs import default
+  from mgjax.config import fields
 
   try:
-    default.check_fields(config)
+    fields.check_fields(config)
   except ConfigError as error:
     raise ConfigError(f'{source}: {error}') from error
 
@@ -316,10 +316,10 @@ def _check_override(config: ml_collections.ConfigDict, field: str) -> None:
     name, hint = missing
     raise ConfigError(
       f'--config.{field}: there is no such field.{hint} '
-      'configs/default.py lists them all.'
+      'mgjax/config/fields.py lists them all.'
       if name == field
       else f'--config.{field}: there is no field {name!r}.{hint} '
-      'configs/default.py lists them all.'
+      'mgjax/config/fields.py lists them all.'
     )
 
 
@@ -369,7 +369,7 @@ def _parse(
       read or refuses its arguments, or something else stands between flags.
   """
   # Configs import this module for its errors.
-  from configs import default
+  from mgjax.config import fields
 
   values = _flags(define_flags, argv)
   try:
@@ -384,8 +384,8 @@ def _parse(
   config = values['config'].value
   if config is None:
     raise ConfigError('--config is missing; give --config=configs/FILE.py.')
-  default.check_fields(config)
-  default.validate(config)
+  fields.check_fields(config)
+  fields.validate(config)
   return values, rest[1:]
 
 

@@ -31,8 +31,10 @@ import sys
 
 from absl import flags
 
-from configs import default
-from mgjax import cli, peers, run_folder
+from mgjax import cli
+from mgjax.config import fields
+from mgjax.hosts import peers
+from mgjax.run import run_folder
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -55,8 +57,10 @@ def define_flags(values: flags.FlagValues) -> None:
 def find_config(values: flags.FlagValues, arguments: list[str]):
   """The run's own config."""
   del arguments
-  return default.read_saved(run_folder.given(values))
+  return fields.read_saved(run_folder.given(values))
 
 
 if __name__ == '__main__':
-  sys.exit(cli.run('mgjax.evaluation', define_flags, find_config=find_config))
+  sys.exit(
+    cli.run('mgjax.evaluation.scoring', define_flags, find_config=find_config)
+  )

@@ -30,10 +30,10 @@ import sys
 
 from absl import flags
 
-import configs
-from configs import default, kinetics400
-from mgjax import cli, pyslowfast_cfg, torch_files
+from mgjax import cli
 from mgjax.cli import ConfigError
+from mgjax.config import config_file, fields
+from mgjax.weights import pyslowfast_cfg, torch_files
 
 # Frameworks that weights can be written for.
 EXPORTS = ('pyslowfast', 'pytorchvideo')
@@ -99,14 +99,13 @@ def define_flags(values: flags.FlagValues) -> None:
 def find_config(values: flags.FlagValues, arguments: list[str]):
   """The config where --config is not given."""
   if values.model:
-    file = pathlib.Path(configs.__file__).parent / 'kinetics400.py'
-    return f'{file}:model={values.model}'
+    return f'kinetics400:model={values.model}'
   if values.to and arguments:
-    return default.read_saved(pathlib.Path(arguments[0]))
+    return fields.read_saved(pathlib.Path(arguments[0]))
   if len(arguments) == 1:
     facts = _read_facts(pathlib.Path(arguments[0]))
     if facts:
-      config = kinetics400.get_config(f'model={facts[0].value}')
+      config = config_file.load(f'kinetics400:model={facts[0].value}')
       pyslowfast_cfg.apply(config, facts)
       return config
   raise ConfigError(
@@ -130,7 +129,7 @@ def _read_facts(path: pathlib.Path) -> list[pyslowfast_cfg.Fact]:
 if __name__ == '__main__':
   sys.exit(
     cli.run(
-      'mgjax.weight_transfer',
+      'mgjax.weights.weight_transfer',
       define_flags,
       arguments='FILE',
       find_config=find_config,

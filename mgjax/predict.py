@@ -35,8 +35,9 @@ import sys
 
 from absl import flags
 
-from configs import default
-from mgjax import cli, run_folder
+from mgjax import cli
+from mgjax.config import fields
+from mgjax.run import run_folder
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -75,13 +76,13 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def find_config(values: flags.FlagValues, arguments: list[str]):
   """The run's own config."""
-  return default.read_saved(run_folder.of_weights(values))
+  return fields.read_saved(run_folder.of_weights(values))
 
 
 if __name__ == '__main__':
   sys.exit(
     cli.run(
-      'mgjax.predicting',
+      'mgjax.predicting.labelling',
       define_flags,
       arguments='VIDEO',
       find_config=find_config,

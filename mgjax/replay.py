@@ -17,8 +17,9 @@ import sys
 
 from absl import flags
 
-from configs import default
-from mgjax import cli, run_folder
+from mgjax import cli
+from mgjax.config import fields
+from mgjax.run import run_folder
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -32,8 +33,10 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def find_config(values: flags.FlagValues, arguments: list[str]):
   """The failed run's own config."""
-  return default.read_saved(run_folder.bundle(values))
+  return fields.read_saved(run_folder.bundle(values))
 
 
 if __name__ == '__main__':
-  sys.exit(cli.run('mgjax.replaying', define_flags, find_config=find_config))
+  sys.exit(
+    cli.run('mgjax.run.replaying', define_flags, find_config=find_config)
+  )

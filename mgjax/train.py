@@ -22,7 +22,8 @@ import sys
 
 from absl import flags
 
-from mgjax import cli, peers
+from mgjax import cli
+from mgjax.hosts import peers
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -49,4 +50,4 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 if __name__ == '__main__':
-  sys.exit(cli.run('mgjax.training', define_flags))
+  sys.exit(cli.run('mgjax.run.loop', define_flags))

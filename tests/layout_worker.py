@@ -17,7 +17,10 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from mgjax import bundle, cli, cycles, programs, train, train_step, training
+from mgjax import cli, train
+from mgjax.grids import cycles
+from mgjax.run import failure, loop
+from mgjax.step import programs, train_step
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -55,13 +58,13 @@ def end_after_one_step() -> None:
 
 
 def write_bundles_slowly() -> None:
-  write = bundle._write
+  write = failure._write
 
   def write_slowly(*args):
     time.sleep(3)
     write(*args)
 
-  bundle._write = write_slowly
+  failure._write = write_slowly
 
 
 def send_signal(number: int, at: int) -> None:
@@ -85,7 +88,7 @@ def main(values: flags.FlagValues) -> None:
     write_bundles_slowly()
   if values.signal:
     send_signal(values.signal, values.signal_at)
-  training.main(values)
+  loop.main(values)
 
 
 if __name__ == '__main__':

@@ -11,8 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from configs import moving_digits
-from mgjax import compilation, cpu_memory, memory, models, optim, train_step
-from mgjax.schedule import Grid
+from mgjax import models
+from mgjax.cpu import allocator, compilation
+from mgjax.grids.schedule import Grid
+from mgjax.planning import memory
+from mgjax.step import optim, train_step
 
 
 def status(name: str) -> int:
@@ -24,7 +27,7 @@ def status(name: str) -> int:
 def main(
   name: str, T: int, side: int, num_clips: int, parts: int, remat: int
 ) -> None:
-  cpu_memory.keep()
+  allocator.keep()
   model = models.build(
     name,
     num_classes=16,

@@ -9,27 +9,22 @@ import sys
 
 import pytest
 
-from configs import default
-from mgjax import (
-  cli,
-  evaluate,
-  evaluation,
-  import_weights,
-  plan,
-  train,
-  training,
-  weight_transfer,
-)
+from mgjax import cli, evaluate, import_weights, train
+from mgjax import plan as plan_flags
 from mgjax.cli import ConfigError, RunError
 from mgjax.data import bench, decode_rates
+from mgjax.evaluation import scoring
+from mgjax.planning import command
+from mgjax.run import loop
+from mgjax.weights import weight_transfer
 
-FOLDER = pathlib.Path(default.__file__).parent.parent
+FOLDER = pathlib.Path(__file__).parents[1]
 DIGITS = 'configs/moving_digits.py:size=tiny'
 
-BASE = """from configs import default
+BASE = """from mgjax.config import fields
 
 def get_config():
-  config = default.base()
+  config = fields.base()
 """
 
 
@@ -105,7 +100,7 @@ def get_config():
     ),
     (
       BASE + '  config.unlock()\n  del config.data.flip\n  return config',
-      r'FILE: the config has no field data.flip; start from configs.default.b',
+      r'FILE: the config has no field data.flip; start from mgjax.config.fi',
     ),
     (
       'import ml_collections\n'
@@ -411,14 +406,14 @@ def test_an_error_in_the_flags_is_told_before_jax_is_imported():
 @pytest.mark.parametrize(
   'name,main,define_flags,arguments',
   [
-    ('train', training.main, train.define_flags, ['--workdir=W']),
+    ('train', loop.main, train.define_flags, ['--workdir=W']),
     (
       'evaluate',
-      evaluation.main,
+      scoring.main,
       evaluate.define_flags,
       ['--workdir=W', '--allow_config_change'],
     ),
-    ('plan', plan.main, plan.define_flags, []),
+    ('plan', command.main, plan_flags.define_flags, []),
     ('bench', decode_rates.main, bench.define_flags, []),
     (
       'import_weights',

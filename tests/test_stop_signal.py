@@ -10,10 +10,9 @@ import time
 
 import pytest
 
-from configs import default
 from mgjax import stop_signal
 
-FOLDER = pathlib.Path(default.__file__).parent.parent
+FOLDER = pathlib.Path(__file__).parents[1]
 DIGITS = 'configs/moving_digits.py:size=tiny'
 
 pytestmark = pytest.mark.skipif(

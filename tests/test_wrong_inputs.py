@@ -23,15 +23,10 @@ import jax.numpy as jnp
 import pytest
 from etils import epath
 
-from mgjax import (
-  checkpoint,
-  initial_state,
-  models,
-  optim,
-  run_folder,
-  stop_signal,
-)
+from mgjax import models, stop_signal
 from mgjax.data import moving_digits
+from mgjax.run import checkpoint, run_folder
+from mgjax.step import initial_state, optim
 from tests import speck
 
 pytestmark = [
@@ -1055,8 +1050,8 @@ FLAGS = [
   Row('no such data set', 'data.prepare', '--dataset=no', ('--dataset',)),
   Row('no such fold', 'data.prepare', '--dataset=ucf101 --fold=4', ('--fold',)),
 ]
-HEAD = 'from configs import default\n\ndef get_config():\n'
-OWN = HEAD + '  c = default.base()\n'
+HEAD = 'from mgjax.config import fields\n\ndef get_config():\n'
+OWN = HEAD + '  c = fields.base()\n'
 
 
 def own(name: str, content: str, *words: str) -> Row:

@@ -13,9 +13,11 @@ import jax
 import ml_collections
 from absl import flags
 
-from mgjax import cycles, environment, plan, step_seconds
+from mgjax import environment
 from mgjax.data import read_ahead, sources, stream
-from mgjax.schedule import Grid, GridSchedule
+from mgjax.grids import cycles
+from mgjax.grids.schedule import Grid, GridSchedule
+from mgjax.planning import plan, step_seconds
 
 
 class Draw(NamedTuple):

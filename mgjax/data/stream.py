@@ -18,12 +18,12 @@ import ml_collections
 import numpy as np
 from grain import experimental as grain_experimental
 
-from mgjax import run_checks
 from mgjax.cli import RunError
 from mgjax.data import read_ahead, sampling
 from mgjax.data.decode import Crop, DecodeError, Video
 from mgjax.data.sources import Example, Source, union_labels
-from mgjax.schedule import Grid, GridSchedule
+from mgjax.grids.schedule import Grid, GridSchedule
+from mgjax.setup import run_checks
 
 # A video is replaced at most so often; then the data set is not usable.
 _MAX_ATTEMPTS = 10

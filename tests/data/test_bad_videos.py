@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from mgjax import training
 from mgjax.cli import RunError
 from mgjax.data import sources
+from mgjax.run import loop
 
 
 def test_each_is_counted_once_and_named(tiny_config, capsys):
@@ -18,7 +18,7 @@ def test_each_is_counted_once_and_named(tiny_config, capsys):
     [],
     [('a', 'cut off'), ('b', 'no frames')],
   ):
-    training.note_bad_videos(bad, skipped, 100, tiny_config)
+    loop.note_bad_videos(bad, skipped, 100, tiny_config)
   assert bad == {'a': 'cut off', 'b': 'no frames'}
   told = capsys.readouterr().err
   assert told.count('cannot decode') == 2
@@ -29,7 +29,7 @@ def test_ids_with_colons_are_different_videos(tiny_config):
   tiny_config.data.max_bad_fraction = 0.02
   bad = {}
   skipped = [('run/take: 1.mp4', 'cut off'), ('run/take: 2.mp4', 'cut off')]
-  training.note_bad_videos(bad, skipped, 100, tiny_config)
+  loop.note_bad_videos(bad, skipped, 100, tiny_config)
   assert bad == dict(skipped)
 
 
@@ -37,13 +37,13 @@ def test_too_many_stop_the_run(tiny_config):
   tiny_config.data.max_bad_fraction = 0.01
   bad = {'a': 'cut off'}
   with pytest.raises(RunError, match='2 of 100 .*max_bad_fraction=0.01.*b: no'):
-    training.note_bad_videos(bad, [('b', 'no frames')], 100, tiny_config)
+    loop.note_bad_videos(bad, [('b', 'no frames')], 100, tiny_config)
 
 
 def test_a_resumed_run_with_a_lower_limit_stops_at_once(tiny_config):
   tiny_config.data.max_bad_fraction = 0.0
   with pytest.raises(RunError, match='the last is a: cut off'):
-    training.note_bad_videos({'a': 'cut off'}, [], 100, tiny_config)
+    loop.note_bad_videos({'a': 'cut off'}, [], 100, tiny_config)
 
 
 def test_the_runs_record_names_them(tiny_config, tmp_path, monkeypatch):
@@ -68,7 +68,7 @@ def test_the_runs_record_names_them(tiny_config, tmp_path, monkeypatch):
   tiny_config.optim.total_epochs = 1
   tiny_config.optim.schedule = 'constant'
   tiny_config.optim.warmup_epochs = 0.0
-  training.train(tiny_config, tmp_path / 'run')
+  loop.train(tiny_config, tmp_path / 'run')
   source = sources.open_source(tiny_config, 'train')
   names = {source.name_of(i) for i in range(len(source))}
   (damaged,) = (name for name in names if name.startswith(path.name))

@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from mgjax import cli, cycles, plan
+from mgjax import cli
 from mgjax.data import bench, decode_rates, read_ahead, sources, stream
+from mgjax.grids import cycles
+from mgjax.planning import plan
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
-from configs import default
-from mgjax import cycles
 from mgjax.cli import ConfigError
+from mgjax.config import fields
 from mgjax.data import prepare, sources, stream
 from mgjax.data.records import DamagedRecordError
+from mgjax.grids import cycles
 from tests.data import videos
 
 
@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
 
 
 def config_for(folder, name='clips', copies=True):
-  config = default.base()
+  config = fields.base()
   config.data.dir, config.data.name = str(folder), name
   config.data.copies = copies
   config.data.num_frames, config.data.stride_frames = 4, 2

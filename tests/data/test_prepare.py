@@ -18,8 +18,8 @@ import av
 import pytest
 import tensorflow_datasets as tfds
 
-from configs import default
 from mgjax.cli import ConfigError
+from mgjax.config import fields
 from mgjax.data import prepare, sources, transcode
 from tests.data import videos
 from tests.data.test_annotations import charades
@@ -88,7 +88,7 @@ def assert_same(folder, other):
 
 
 def open_source(out, name, split):
-  config = default.base()
+  config = fields.base()
   config.data.dir = str(out)
   config.data.name = name
   return sources.open_source(config, split)

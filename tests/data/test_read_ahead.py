@@ -12,9 +12,9 @@ import time
 import numpy as np
 import pytest
 
-from mgjax import cycles
 from mgjax.cli import RunError
 from mgjax.data import read_ahead, sources, stream
+from mgjax.grids import cycles
 from tests.data.test_stream import Few
 
 
@@ -158,12 +158,12 @@ def test_an_error_in_a_process_ends_the_run_with_its_cause(two_processes):
 
 _PARENT = """
 import multiprocessing, os, signal, sys
-from configs import default
+from mgjax.config import fields
 from tests.data import test_read_ahead
 from mgjax.data import read_ahead
 
 if __name__ == '__main__':
-  data = default.base().data
+  data = fields.base().data
   data.worker_processes = 2
   batches = read_ahead.read_ahead(test_read_ahead.failing, range(1), data)
   next(batches)

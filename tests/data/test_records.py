@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from mgjax import cycles, evaluation, parallel, training
 from mgjax.cli import RunError
 from mgjax.data import records, sources, stream
-from tests.test_evaluate import NO_STATE, first_pixels
+from mgjax.evaluation import scoring
+from mgjax.grids import cycles
+from mgjax.hosts import parallel
+from mgjax.run import loop
+from tests.evaluation.test_evaluate import NO_STATE, first_pixels
 
 
 @pytest.fixture
@@ -98,7 +101,7 @@ def test_a_damaged_record_is_replaced_by_the_same_other_video_and_named(config):
     assert same == (i != clip - starts[step])
   config.data.max_bad_fraction = 0.0
   with pytest.raises(RunError, match=f'1 of 240 .* the last is {name}: .*byte'):
-    training.note_bad_videos({}, first['skipped'], len(source), config)
+    loop.note_bad_videos({}, first['skipped'], len(source), config)
 
 
 def test_an_evaluation_names_a_damaged_record_and_scores_the_others(config):
@@ -106,7 +109,7 @@ def test_an_evaluation_names_a_damaged_record_and_scores_the_others(config):
   flip_a_bit(path, path.stat().st_size // 2)
   source = sources.open_source(config, 'validation')
   bad = damaged_index(source)
-  result = evaluation.evaluate(
+  result = scoring.evaluate(
     first_pixels,
     NO_STATE,
     stream.EvalStream(config, source, 16),
@@ -137,7 +140,7 @@ def test_a_view_that_cannot_be_read_does_not_take_the_label_of_the_others(
 
   monkeypatch.setattr(sources.Source, 'read', damaged)
   config.data.num_workers = 1
-  got = evaluation.score(
+  got = scoring.score(
     first_pixels,
     NO_STATE,
     stream.EvalStream(config, source, 2),

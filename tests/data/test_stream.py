@@ -7,10 +7,10 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from mgjax import cycles
 from mgjax.cli import ConfigError, RunError
 from mgjax.data import sources, stream
 from mgjax.data.sources import Action, Example
+from mgjax.grids import cycles
 from tests.data.test_decode import in_new_process, resident_mib
 
 

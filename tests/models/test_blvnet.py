@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mgjax import macs, models
+from mgjax import models
 from mgjax.models import blvnet, resnet3d
+from mgjax.planning import macs
 from tests.models import reference_2d
 
 SMALL = dict(num_classes=5, dropout=0.5, dtype='float32', width=8)

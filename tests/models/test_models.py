@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import default
 from mgjax import models
+from mgjax.config import fields
 from mgjax.models import norm, resnet3d, slowfast
 from tests.data.test_sampling import GOLDEN
 from tests.models import test_norm
@@ -60,7 +60,7 @@ def test_a_bad_depth_or_block_count_is_an_error():
 
 @pytest.mark.parametrize('name', sorted(models.MODELS))
 def test_every_model_is_made_from_the_default_config(name):
-  config = default.base()
+  config = fields.base()
   config.model.name = name
   config.norm.momentum = 0.75
   model = models.from_config(config)

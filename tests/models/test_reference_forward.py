@@ -17,8 +17,10 @@ import numpy as np
 import optax
 import pytest
 
-from configs import default, published
-from mgjax import models, train_step
+from mgjax import models
+from mgjax.config import fields
+from mgjax.recipes import published
+from mgjax.step import train_step
 from tests.golden import rule
 from tests.models import reference
 
@@ -103,7 +105,7 @@ def load(network):
 
 
 def config_of(network, dtype):
-  config = default.base()
+  config = fields.base()
   published.set_network(config, NETWORKS[network], frames='8x8')
   config.data.crop_px = 224 if network.endswith('hub224') else 64
   config.model.dropout = 0.0

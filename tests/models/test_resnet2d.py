@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import default
-from mgjax import cycles, macs, models
+from mgjax import models
 from mgjax.cli import ConfigError
+from mgjax.config import fields
+from mgjax.grids import cycles
 from mgjax.models import resnet2d
+from mgjax.planning import macs
 from tests.models import reference_2d
 
 NAMES = ('tsn', 'tsm', 'tam', 'i3d_resnet', 's3d_resnet')
@@ -125,7 +127,7 @@ def test_one_tree_serves_odd_crops_and_few_frames(name):
 
 
 def test_one_tree_serves_every_grid_of_a_multigrid_schedule():
-  config = default.base()
+  config = fields.base()
   config.model.name = 'tam'
   config.grid.mode = 'both'
   config.data.num_frames = 8
@@ -275,10 +277,10 @@ def test_options_that_cannot_work_are_refused_at_once(name, options, message):
   ],
 )
 def test_fields_that_cannot_work_are_refused_by_name(field, value):
-  config = default.base()
+  config = fields.base()
   config.update_from_flattened_dict({field: value})
   with pytest.raises(ConfigError, match=f'^{field} is .*; it must be'):
-    default.validate(config)
+    fields.validate(config)
 
 
 @pytest.mark.parametrize('name', ['tam', 's3d_resnet'])

@@ -1,0 +1,1 @@
+"""Every setting: its meaning, default and accepted values; config files."""

@@ -1,0 +1,1 @@
+"""The grid of every step: schedules and what makes them. No JAX."""

@@ -1,0 +1,205 @@
+"""Devices and processes: the start of a run on several hosts, and the mesh."""
+
+import os
+import sys
+import threading
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import flags
+
+# Not public, but `jax.distributed.initialize` offers no way to know who would
+# take part before it waits for them, and aborts the process where one is late.
+from jax._src.clusters import ClusterEnv
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from mgjax.cli import ConfigError
+from mgjax.config import fields as default
+from mgjax.hosts.peers import Peers, end, meet
+
+# The mesh has one axis: clips of a batch.
+BATCH_AXIS = 'data'
+
+
+def start(values: flags.FlagValues) -> Peers:
+  """Joins the processes of a run; must come before any use of a device.
+
+  Without a cluster around it and without flags, a process is alone, and
+  nothing happens.
+
+  Args:
+    values: Parsed flags, those of `peers.define_flags` and `config` among them.
+
+  Returns:
+    The processes; `close` it at the end.
+
+  Raises:
+    ConfigError: The flags contradict each other, or the processes were
+      started with different configs.
+    RunError: Processes are missing.
+  """
+  address, count, index, local_devices = _find_cluster(values)
+  if count == 1:
+    return Peers()
+  timeout_s = float(values.start_timeout_s)
+  settings = _settings(values.config)
+  settings['the version of JAX'] = jax.__version__
+  peers = meet(address, count, index, settings=settings, timeout_s=timeout_s)
+  # Its handler would swallow SIGTERM; train.py has its own.
+  jax.config.update('jax_enable_preemption_service', False)
+  with peers.guard():
+    jax.distributed.initialize(
+      address,
+      count,
+      index,
+      local_devices,
+      initialization_timeout=values.start_timeout_s,
+    )
+    _try_collective(peers, timeout_s)
+  return peers
+
+
+def leave(peers: Peers, code: int) -> None:
+  """Ends the process at once, though threads of it are at work.
+
+  Python's own way out would take away what they work with.
+
+  Args:
+    peers: The processes of the run, all of which end.
+    code: Exit code.
+  """
+  peers.close()
+  if peers.count > 1:  # JAX's service ends once all processes have left it.
+    jax.distributed.shutdown()
+  end(code)
+
+
+def _find_cluster(values: flags.FlagValues) -> tuple:
+  """Returns address, number of processes, own number and local devices."""
+  names = ('coordinator_address', 'num_processes', 'process_id')
+  given = {name: getattr(values, name) for name in names}
+  if given['num_processes'] == 1:
+    return None, 1, 0, None
+  if all(value is not None for value in given.values()):
+    address, count, index = given.values()
+    if not address.rpartition(':')[2].isdigit():
+      raise ConfigError(
+        f"--coordinator_address={address!r} must have the form 'host:port'"
+      )
+    if index >= count:
+      raise ConfigError(
+        f'--process_id={index} must be below --num_processes={count}'
+      )
+    return address, count, index, None
+  if any(value is not None for value in given.values()):
+    absent = [f'--{name}' for name, value in given.items() if value is None]
+    raise ConfigError(
+      f'{" and ".join(absent)} missing: give all of --coordinator_address, '
+      '--num_processes and --process_id, or none of them'
+    )
+  address, count, index, local = (
+    ClusterEnv.auto_detect_unset_distributed_params(
+      None, None, None, None, None, values.start_timeout_s
+    )
+  )
+  return address, count or 1, index, local
+
+
+def _try_collective(peers: Peers, timeout_s: float) -> None:
+  """Adds a number over all devices, so that a broken network shows here."""
+
+  def give_up():
+    print(
+      f'error: a first sum over the devices of {peers.count} processes has not '
+      f'ended within {timeout_s:g} s, though all processes are there: can the '
+      'hosts reach each other at all ports?',
+      file=sys.stderr,
+      flush=True,
+    )
+    os._exit(1)
+
+  timer = threading.Timer(timeout_s, give_up)
+  timer.daemon = True
+  timer.start()
+  multihost_utils.sync_global_devices('start')
+  timer.cancel()
+
+
+def _settings(config: ml_collections.ConfigDict, prefix: str = '') -> dict:
+  """Fields by dotted name, as text, without those that are a host's own."""
+  own = [f'data.{name}' for name in default.MACHINE_DATA_FIELDS]
+  fields: dict[str, Any] = {}
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      fields.update(_settings(value, f'{prefix}{name}.'))
+    elif prefix + name not in own:
+      fields[prefix + name] = str(value)
+  return fields
+
+
+def make_mesh(num_devices: int | None = None) -> Mesh:
+  """A one-axis mesh over all devices of all processes, or the first few.
+
+  Process after process, so that each holds consecutive clips of a batch: the
+  order of clips, hence batch-norm groups and dropout, is the same everywhere.
+  """
+  devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+  return Mesh(
+    np.array(devices[:num_devices]), (BATCH_AXIS,), axis_types=(AxisType.Auto,)
+  )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """Sharding of an array that every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def sharded(mesh: Mesh) -> NamedSharding:
+  """Sharding of an array whose first axis is cut over the devices."""
+  return NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
+
+
+def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+  """Moves this host's share of a batch to its devices.
+
+  Args:
+    mesh: The mesh.
+    batch: NumPy arrays whose first axis is this host's share of the clips.
+
+  Returns:
+    Global arrays, sharded along their first axis.
+  """
+  sharding = sharded(mesh)
+  return {
+    name: jax.make_array_from_process_local_data(sharding, array)
+    for name, array in batch.items()
+  }
+
+
+def put_replicated(mesh: Mesh, tree: Any) -> Any:
+  """Moves arrays that all processes have alike to every device.
+
+  Differs: jax.device_put compares them between the processes first, which
+    costs a collective every time.
+  """
+  sharding = replicated(mesh)
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
+    tree,
+  )
+
+
+def make_key(mesh: Mesh, seed: int) -> jax.Array:
+  """Makes a random key that every device has."""
+  make = jax.jit(lambda: jax.random.key(seed), out_shardings=replicated(mesh))
+  return make()
+
+
+def to_host(array: jax.Array) -> np.ndarray:
+  """Copies a global array to every host, the shards of others included."""
+  if jax.process_count() == 1:
+    return np.asarray(array)
+  return multihost_utils.process_allgather(array, tiled=True)

@@ -1,0 +1,271 @@
+"""Plans as text for people, in the paper's terms."""
+
+import difflib
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from mgjax.grids.schedule import Grid
+
+
+def table(plan: dict[str, Any]) -> str:
+  """Returns the plan as text, in the paper's terms."""
+  full, io = plan['baseline']['grid'], plan['io']
+  size = 'S²' if full['H'] == full['W'] else 'H x W'
+  lines = [
+    f'{plan["data"]}, {plan["model"]}, grid.mode={plan["mode"]}',
+    f'{plan["dataset_size"]:,} training videos ({plan["dataset_size_source"]})',
+    f'full grid: B x T x {size} = '
+    f'{full["batch"]} x {full["T"]} x {_side_text(full)}',
+    '',
+    *_cost_table(plan),
+    '',
+    f'loader: {io["clips_per_gmac_ratio_mean"]:.2f} x the clips per '
+    f'multiply-add of the baseline, at most '
+    f'{io["clips_per_gmac_ratio_peak"]:.2f} x; '
+    f'{io["clips_per_step_mean"]:.0f} clips per step, at most '
+    f'{io["clips_per_step_peak"]}',
+    f'programs to compile: {plan["num_train_programs"]}, one for each grid',
+    _memory_text(plan),
+    *_time_text(plan),
+    '',
+    *aligned(
+      [
+        ('', *_PHASE_COLUMNS),
+        *((f'{i}', *row) for i, row in enumerate(_phase_rows(plan), start=1)),
+      ],
+      left=_PHASE_LEFT,
+    ),
+  ]
+  return '\n'.join(line.rstrip() for line in lines)
+
+
+def _memory_text(plan: dict[str, Any]) -> str:
+  """Says what the largest grid takes of a device, and whether all fit."""
+  memory = plan['memory']
+  sizes = memory['grids']
+  most = max(range(len(sizes)), key=lambda i: sizes[i]['total'])
+  gib = lambda size: f'{size / 2**30:.2f} GiB'
+  parts = ', '.join(
+    f'{k} {gib(v)}' for k, v in sizes[most].items() if k != 'total'
+  )
+  text = (
+    f'memory: about {gib(sizes[most]["total"])} on each of '
+    f'{memory["num_devices"]} device(s) at '
+    f'{Grid(**plan["grids"][most])} ({parts})'
+  )
+  if 'compiled_bytes' in memory:
+    text += f'; compiled: {gib(max(memory["compiled_bytes"]))} at most'
+  if limit := memory['device_bytes']:
+    fit = sum(size['total'] <= limit for size in sizes)
+    text += f'; {fit} of {len(sizes)} grids fit {gib(limit)}'
+  return text
+
+
+def _time_text(plan: dict[str, Any]) -> list[str]:
+  """Says how long training takes, where the plan knows."""
+  if 'time' not in plan:
+    return []
+  hours, base = plan['time']['hours'], plan['time']['baseline_hours']
+  return [
+    f'time: {hours:.3g} hours of training steps, the baseline {base:.3g} '
+    f'({base / hours:.2f} x as long)'
+  ]
+
+
+def _cost_table(plan: dict[str, Any]) -> list[str]:
+  base, speedup = plan['baseline'], plan['speedup']
+  run = {
+    'epochs': plan['total_epochs'],
+    'steps': plan['total_steps'],
+    'clips': plan['total_clips'],
+    'gmacs': plan['total_gmacs'],
+  }
+  rows = [['', 'epochs', 'steps', 'clips', 'multiply-adds']]
+  for name, cost in (('baseline', base), ('this run', run)):
+    rows.append(
+      [
+        name,
+        f'{cost["epochs"]:g}',
+        f'{cost["steps"]:,}',
+        f'{cost["clips"]:,}',
+        _macs_text(cost['gmacs']),
+      ]
+    )
+  more_clips = f'{plan["io"]["clips_ratio"]:.2f} x more'
+  fewer = [f'{speedup[what]:.2f} x fewer' for what in ('steps', 'macs')]
+  rows.append(['', '', fewer[0], more_clips, fewer[1]])
+  return aligned(rows, left=(0,))
+
+
+_PHASE_COLUMNS = (
+  *('LR', 'long cycle', 'short cycle', 'epochs', 'steps', 'compute'),
+  *('LR x', 'learning rate', 'BN groups', 'stride', 'jitter'),
+)
+
+
+_PHASE_LEFT = (2, 3, 11)  # Columns that are aligned to the left.
+
+
+def _phase_rows(plan: dict[str, Any]) -> list[tuple[str, ...]]:
+  """One row per phase, of _PHASE_COLUMNS."""
+  rows = []
+  full = plan['baseline']['grid']
+  start = 0
+  for phase in plan['phases']:
+    first, last = _lr_ends(plan, start, phase['end_epoch'])
+    short_cycle = [f'{g["batch"]} x {_side_text(g)}' for g in phase['cycle']]
+    lows = dict.fromkeys(str(low) for low, _ in phase['jitter_px'])
+    rows.append(
+      (
+        f'{phase["lr_stage"]}',
+        shape_text(phase['base'], full),
+        '  '.join(short_cycle),
+        f'{start:g} - {phase["end_epoch"]:g}',
+        f'{phase["steps"]:,}',
+        f'{phase["gmacs"] / plan["total_gmacs"]:.1%}',
+        f'{phase["lr_scale"]:g}',
+        f'{first:.3g}' if first == last else f'{first:.3g} .. {last:.3g}',
+        '/'.join(dict.fromkeys(map(str, phase['bn_groups_cycle']))),
+        '-'.join(map(str, dict.fromkeys(phase['stride_frames']))),
+        f'{"/".join(lows)}-{phase["jitter_px"][0][1]}',
+      )
+    )
+    start = phase['end_epoch']
+  return rows
+
+
+def _lr_ends(
+  plan: dict[str, Any], start: int | float, end: int | float
+) -> tuple[float, float]:
+  """Returns the first and the last listed learning rate of some epochs."""
+  values, every = plan['lr']['values'], plan['lr']['every_epochs']
+  first = min(math.ceil(start / every), len(values) - 1)
+  last = max(first, math.ceil(end / every) - 1)
+  return values[first], values[last]
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
+  """Aligns columns: those in `left` to the left, the others to the right."""
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  return [
+    '  '.join(
+      cell.ljust(width) if i in left else cell.rjust(width)
+      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+    )
+    for row in rows
+  ]
+
+
+def _macs_text(gmacs: int | float) -> str:
+  """Writes 1e9 multiply-adds with a prefix: 2.891 E."""
+  exponent = min(max(int(math.log10(max(gmacs, 1)) // 3), 0), 3)
+  return f'{gmacs / 1000**exponent:.4g} {"GTPE"[exponent]}'
+
+
+def _side_text(grid: dict[str, Any]) -> str:
+  if grid['H'] == grid['W']:
+    return f'{grid["H"]}²'
+  return f'{grid["H"]}x{grid["W"]}'
+
+
+def shape_text(grid: dict[str, Any], full: dict[str, Any]) -> str:
+  """Names a grid relative to the full one: 8B x T/4 x (S/√2)²."""
+  ratio = grid['batch'] / full['batch']
+  factor = '' if ratio == 1 else f'{ratio:g}'
+  frames = _part('T', grid['T'] / full['T'])
+  if full['H'] != full['W']:
+    height = _part('H', grid['H'] / full['H'])
+    return (
+      f'{factor}B x {frames} x {height} x {_part("W", grid["W"] / full["W"])}'
+    )
+  side = _part('S', grid['H'] / full['H'])
+  return f'{factor}B x {frames} x {side if side == "S" else f"({side})"}²'
+
+
+def _part(letter: str, ratio: float) -> str:
+  """Names a part of a side: T/4, S/√2, 0.6S."""
+  known = {1: '', 0.5**0.5: '/√2', 0.5: '/2', 0.125**0.5: '/√8', 0.25: '/4'}
+  for value, text in known.items():
+    # Sides are whole pixels: 158 / 224 is 0.3 % from 1 / √2.
+    if math.isclose(ratio, value, rel_tol=0.015):
+      return letter + text
+  return f'{ratio:.3g}{letter}'
+
+
+# Two plans.
+
+
+def diff(
+  fields: dict[str, tuple[Any, Any]], a: dict[str, Any], b: dict[str, Any]
+) -> str:
+  """What two plans differ in.
+
+  Args:
+    fields: Of `differing_fields` of their configs.
+    a: Of `plan.make_plan`.
+    b: The other one.
+
+  Returns:
+    The fields, the costs side by side, and the phases: those of the first alone
+    with '-', of the second alone with '+'.
+  """
+  field_rows = [(name, *map(repr, values)) for name, values in fields.items()]
+  cost_rows = [_cost_row(name, get(a), get(b)) for name, get in _COSTS.items()]
+  lines = [
+    *aligned([('config', 'A', 'B'), *field_rows], left=(0, 1, 2)),
+    '',
+    *aligned([('schedule', 'A', 'B', 'B / A'), *cost_rows], left=(0,)),
+    '',
+    *_phase_diff(a, b),
+  ]
+  return '\n'.join(line.rstrip() for line in lines)
+
+
+# What a run costs: name, and how to find it in a plan.
+_COSTS = {
+  'epochs': lambda plan: plan['total_epochs'],
+  'steps': lambda plan: plan['total_steps'],
+  'clips': lambda plan: plan['total_clips'],
+  '1e9 multiply-adds': lambda plan: plan['total_gmacs'],
+  'programs to compile': lambda plan: plan['num_train_programs'],
+  'clips per step, at most': lambda plan: max(
+    grid['batch'] for grid in plan['grids']
+  ),
+}
+
+
+def _cost_row(
+  name: str, a: int | float, b: int | float
+) -> tuple[str, str, str, str]:
+  write = lambda value: f'{value:,.10g}' if value < 1e6 else f'{value:,.0f}'
+  return name, write(a), write(b), f'{b / a:.3f}'
+
+
+def differing_fields(
+  a: dict[str, Any], b: dict[str, Any], prefix: str = ''
+) -> dict[str, tuple[Any, Any]]:
+  """Fields of two nested dictionaries, with their values where they differ."""
+  found = {}
+  for key in dict.fromkeys([*a, *b]):
+    one, other = a.get(key), b.get(key)
+    if isinstance(one, dict) and isinstance(other, dict):
+      found |= differing_fields(one, other, f'{prefix}{key}.')
+    elif one != other:
+      found[prefix + key] = (one, other)
+  return found
+
+
+def _phase_diff(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+  rows, others = _phase_rows(a), _phase_rows(b)
+  if rows == others:
+    return ['the same phases']
+  marked: list[tuple[str, ...]] = [('', *_PHASE_COLUMNS)]
+  matcher = difflib.SequenceMatcher(None, rows, others, autojunk=False)
+  for _, start, end, other_start, other_end in matcher.get_opcodes():
+    if rows[start:end] == others[other_start:other_end]:
+      marked += [(' ', *row) for row in rows[start:end]]
+      continue
+    marked += [('-', *row) for row in rows[start:end]]
+    marked += [('+', *row) for row in others[other_start:other_end]]
+  return aligned(marked, left=_PHASE_LEFT)

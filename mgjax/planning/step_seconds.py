@@ -1,0 +1,221 @@
+"""How long a training step of each grid takes, as far as something tells.
+
+  --workdir=DIR      a run (of any length) or a record of the same network: its
+                     step times; or the file of a record of
+                     experiments/grid_step_times.py
+  --step_ms=MS       a step of the full grid
+  --gmacs_per_s=N    1e9 multiply-adds per second in training
+  --device=NAME      a published measurement; see DEVICES below
+
+All but --workdir give one rate of multiply-adds, which is taken for every
+grid; a backward pass counts as two forward passes.
+"""
+
+import math
+import pathlib
+import statistics
+from collections.abc import Mapping
+from typing import Any
+
+from absl import flags
+
+from mgjax import files
+from mgjax.cli import ConfigError
+from mgjax.grids.schedule import Grid
+from mgjax.run import run_folder
+
+
+def _rate(batch: int, gmacs_per_clip: float, step_s: float) -> float:
+  """1e9 multiply-adds per second of training: three times the forward pass."""
+  return 3 * batch * gmacs_per_clip / step_s
+
+
+# Rates of networks with ResNet-50 by device, data loading included.
+DEVICES = {
+  # 8 V100, PyTorch, 64 clips of 224 x 224 in a step: SlowFast 4x16, Slow 4x16
+  # and I3D 8x8 from videos, TSM 8 from frames. Source: open-mmlab/mmaction2
+  # 0c8af1f, docs/benchmark.md. (PaddleVideo's SlowFast 8x8 makes 7300 on eight
+  # V100: docs/zh-CN/model_zoo/recognition/slowfast.md.)
+  'v100x8': {
+    'slowfast': _rate(64, 27.64, 0.68),
+    'slow': _rate(64, 20.87, 0.25),
+    'i3d': _rate(64, 28.41, 0.35),
+    'tsm': _rate(64, 32.70, 0.31),
+  },
+}
+# Networks that nobody has timed there, by the most similar one.
+_SIMILAR = {
+  'c2d': 'slow',
+  'i3d_resnet': 'i3d',
+  's3d_resnet': 'i3d',
+  'tsn': 'tsm',
+  'blresnet': 'tsm',
+  'tam': 'tsm',
+  'blvnet_tam': 'tsm',
+}
+
+FLAGS = ('workdir', 'step_ms', 'gmacs_per_s', 'device')
+NAMES = '--workdir, --step_ms, --gmacs_per_s or --device'
+
+
+def define_flags(values: flags.FlagValues) -> None:
+  flags.DEFINE_string(
+    'workdir',
+    None,
+    'Folder of a run or of a record, or file of recorded step times.',
+    flag_values=values,
+  )
+  for name, what in (
+    ('step_ms', 'Milliseconds of a step of the full grid.'),
+    ('gmacs_per_s', '1e9 multiply-adds per second in training.'),
+  ):
+    flags.DEFINE_float(name, None, what, lower_bound=1e-9, flag_values=values)
+  flags.DEFINE_enum(
+    'device',
+    None,
+    sorted(DEVICES),
+    'Measured device; data loading was included.',
+    flag_values=values,
+  )
+
+
+def device_rate(device: str, network: str) -> float:
+  """1e9 multiply-adds per second of training on one of DEVICES.
+
+  Args:
+    device: Its name.
+    network: config.model.name; one that was not timed there has the rate of
+      the most similar one that was.
+  """
+  rates = DEVICES[device]
+  return rates[network if network in rates else _SIMILAR[network]]
+
+
+def step_seconds(
+  values: flags.FlagValues,
+  gmacs_per_clip: Mapping[Grid, float],
+  full: Grid,
+  network: str,
+) -> dict[Grid, float] | None:
+  """How long the accelerator takes for a step of each grid.
+
+  Args:
+    values: Has the flags of `define_flags`.
+    gmacs_per_clip: 1e9 multiply-adds of a forward pass, for each grid.
+    full: The full grid, one of them.
+    network: config.model.name.
+
+  Returns:
+    Seconds by grid; None where nothing tells.
+
+  Raises:
+    ConfigError: More than one is given, or the run has no step times.
+  """
+  given = [name for name in FLAGS if values[name].value is not None]
+  if len(given) > 1:
+    raise ConfigError(f'give one of {NAMES}')
+  if not given:
+    return None
+  gmacs = {g: 3 * g.batch * cost for g, cost in gmacs_per_clip.items()}
+  known = {}
+  if values.workdir is not None:
+    theirs = _network(pathlib.Path(values.workdir))
+    if theirs not in (None, network):
+      raise ConfigError(
+        f'--workdir={values.workdir} has the step times of {theirs}, not of '
+        f'{network}'
+      )
+    known = _recorded(pathlib.Path(values.workdir))
+    rates = [gmacs[g] / s for g, s in known.items() if g in gmacs]
+    if not rates:
+      raise ConfigError(
+        f'--workdir={values.workdir} has no step of a grid of this schedule; '
+        'use a run of the same config'
+      )
+    gmacs_per_s = statistics.median(rates)
+  elif values.step_ms is not None:
+    gmacs_per_s = gmacs[full] / (values.step_ms / 1e3)
+  elif values.device is not None:
+    gmacs_per_s = device_rate(values.device, network)
+  else:
+    gmacs_per_s = values.gmacs_per_s
+  return {g: known.get(g, cost / gmacs_per_s) for g, cost in gmacs.items()}
+
+
+def _network(workdir: pathlib.Path) -> str | None:
+  """The network of a run or of a file of step times, if it is said."""
+  if workdir.is_file():
+    settings = _file_of_times(workdir).get('settings')
+  elif (workdir / run_folder.CONFIG).exists():
+    settings = files.read_json(workdir / run_folder.CONFIG)
+  else:
+    return None
+  model = settings.get('model') if isinstance(settings, dict) else None
+  return model.get('name') if isinstance(model, dict) else None
+
+
+def _recorded(workdir: pathlib.Path) -> dict[Grid, float]:
+  """Median step time of each grid of a run, or in a file of step times."""
+  times: dict[Grid, list[float]] = {}
+  if workdir.is_file():
+    for number, line in enumerate(_file_of_times(workdir)['grids'], 1):
+      where = f'--workdir={workdir}, grid {number}'
+      times[_grid(line, where)] = _seconds(line, 'wall_s', where)
+  elif (workdir / run_folder.METRICS).is_file():
+    for line in run_folder.read_metrics(workdir):
+      where = f'{workdir / run_folder.METRICS}, step {line["step"]}'
+      if 'step_s' in line:
+        seconds = _seconds(line, 'step_s', where)
+        times.setdefault(_grid(line, where), []).extend(seconds)
+  else:
+    raise ConfigError(
+      f'--workdir={workdir} holds no metrics.jsonl of a run, and is no file of '
+      'recorded step times'
+    )
+  return {grid: statistics.median(values) for grid, values in times.items()}
+
+
+def _grid(line: Any, where: str) -> Grid:
+  """The grid of a line.
+
+  Raises:
+    ConfigError: It has none.
+  """
+  try:
+    grid = Grid(*(line[name] for name in Grid._fields))
+  except (KeyError, TypeError) as error:
+    raise ConfigError(f'{where}: there is no grid {Grid._fields}') from error
+  if not all(type(n) is int and n > 0 for n in grid):
+    raise ConfigError(f'{where}: {tuple(grid)} is no grid')
+  return grid
+
+
+def _seconds(line: dict[str, Any], name: str, where: str) -> list[float]:
+  """The seconds of a line, one number or several, in a list.
+
+  Raises:
+    ConfigError: They are none.
+  """
+  found = line.get(name)
+  seconds = found if isinstance(found, list) else [found]
+  if not seconds or not all(
+    isinstance(s, int | float) and 0 < s < math.inf for s in seconds
+  ):
+    raise ConfigError(f'{where}: {name} is {found!r}, no time of a step')
+  return seconds
+
+
+def _file_of_times(path: pathlib.Path) -> dict[str, Any]:
+  """A record of experiments/grid_step_times.py.
+
+  Raises:
+    ConfigError: It is another file.
+  """
+  what = f'--workdir={path} is no record of experiments/grid_step_times.py'
+  try:
+    content = files.read_json(path)
+  except ConfigError as error:
+    raise ConfigError(f'{what}: {error}') from error
+  if not isinstance(content.get('grids'), list):
+    raise ConfigError(f'{what}: it has no list of grids')
+  return content

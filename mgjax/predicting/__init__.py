@@ -1,0 +1,1 @@
+"""Labels for videos of your own."""

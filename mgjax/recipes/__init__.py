@@ -1,0 +1,1 @@
+"""What recipes share: published networks and their settings."""

@@ -1,0 +1,133 @@
+"""What a run leaves behind when a step goes wrong: enough to run it again."""
+
+import json
+from typing import NoReturn
+
+import jax
+import jaxlib
+import ml_collections
+from etils import epath
+
+from mgjax import cli, files
+from mgjax.cli import ConfigError, RunError
+from mgjax.grids.schedule import GridSchedule
+from mgjax.hosts.peers import Peers
+from mgjax.run import checkpoint
+
+
+def fail(
+  what: str,
+  *,
+  step: int,
+  ids: list[str],
+  schedule: GridSchedule,
+  config: ml_collections.ConfigDict,
+  workdir: epath.Path,
+  checkpoints: checkpoint.Checkpoints,
+  peers: Peers,
+) -> NoReturn:
+  """Writes what replays a step that is not finite, and stops the run.
+
+  Args:
+    what: What is not finite: the first words of the message.
+    step: The step.
+    ids: Of its clips.
+    schedule: The run's schedule.
+    config: The run's configuration.
+    workdir: The bundle becomes its folder failure-STEP.
+    checkpoints: Of the run; all of them are from before the step.
+    peers: Its processes, all of which must come here.
+
+  Raises:
+    RunError: Always.
+  """
+  grid, lr = schedule(step), schedule.lr(step)
+  folder = workdir / f'failure-{step}'
+  write(
+    folder,
+    config,
+    checkpoints,
+    {
+      'step': step,
+      'what': what,
+      'lr': lr,
+      'grid': grid._asdict(),
+      'ids': ids,
+    },
+    peers,
+  )
+  last = max(checkpoints.steps(), default=0)
+  raise RunError(
+    f'{what} of step {step} is not finite (grid {grid}, learning rate {lr:g}). '
+    f'The newest checkpoint is of step {last}; lower optim.base_lr, raise '
+    f'optim.warmup_epochs or set optim.clip_norm. {cli.interpreter()} -m '
+    f'mgjax.replay --bundle={folder} runs the step again.'
+  )
+
+
+def write(
+  folder: epath.Path,
+  config: ml_collections.ConfigDict,
+  checkpoints: checkpoint.Checkpoints,
+  failure: dict,
+  peers: Peers,
+) -> None:
+  """Writes a bundle; every process returns once it is complete.
+
+  A run is a function of its step, so a checkpoint from before the failure is
+  all that is needed to reach the failing step again, with the same clips.
+
+  Args:
+    folder: Where; laid out like the folder of a run: config.json,
+      failure.json and checkpoints/, which holds the newest checkpoint from
+      before the failing step, if there is one.
+    config: The run's configuration.
+    checkpoints: The run's checkpoints.
+    failure: JSON record of the failing step, with 'step' and 'ids'.
+    peers: The processes of the run; the first one writes.
+  """
+  checkpoints.wait()
+  if peers.is_first:
+    _write(folder, config, checkpoints, failure)
+  # A process that fails ends the others: not before all of it is there.
+  peers.exchange(None)
+
+
+def _write(folder, config, checkpoints, failure) -> None:
+  before = [s for s in checkpoints.steps() if s <= failure['step']]
+  if folder.exists():
+    folder.rmtree()
+  (folder / 'checkpoints').mkdir(parents=True)
+  for step in before[-1:]:
+    _copy_tree(
+      checkpoints.directory / str(step), folder / 'checkpoints' / str(step)
+    )
+  (folder / 'config.json').write_text(config.to_json_best_effort(indent=1))
+  record = {
+    **failure,
+    'backend': jax.default_backend(),
+    'num_devices': jax.device_count(),
+    'jax': jax.__version__,
+    'jaxlib': jaxlib.__version__,
+  }
+  # Last: a folder with this file is complete.
+  (folder / 'failure.json').write_text(json.dumps(record, indent=1) + '\n')
+
+
+def _copy_tree(source: epath.Path, target: epath.Path) -> None:
+  """Copies a folder, on a disk or in an object store."""
+  target.mkdir()
+  for path in source.iterdir():
+    if path.is_dir():
+      _copy_tree(path, target / path.name)
+    else:
+      path.copy(target / path.name)
+
+
+def read_failure(folder: epath.Path) -> dict:
+  """Reads the record of the failing step."""
+  path = folder / 'failure.json'
+  failure = files.read_json(path)
+  if type(failure.get('step')) is not int or 'ids' not in failure:
+    raise ConfigError(f'{path} is not the record of a failed step')
+  return failure

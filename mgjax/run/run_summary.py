@@ -1,0 +1,98 @@
+"""The end of a run: its record, and its closing words."""
+
+import shlex
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from mgjax import cli, environment
+from mgjax.evaluation import scoring
+
+
+def summarize(
+  config, schedule, run_plan, programs, times, result, bad_videos, *, startup_s
+) -> dict:
+  """What a record keeps of a finished run."""
+  return {
+    'mode': config.grid.mode,
+    'seed': config.seed,
+    **{k: result[k] for k in scoring.METRICS if k in result},
+    'num_videos': result['num_videos'],
+    'num_scored': result['num_scored'],
+    'num_lost_views': result['num_lost_views'],
+    'steps': schedule.total_steps,
+    'epochs': schedule.total_epochs,
+    'clips': schedule.total_clips,
+    'num_grids': len(schedule.grids),
+    'num_compiled': programs.compiled('train'),
+    'num_from_disk': sum(p.kind == 'train' for p in programs.from_disk),
+    'baseline_steps': run_plan['baseline']['steps'],
+    'predicted_speedup': run_plan['speedup'],
+    'startup_s': startup_s,
+    # Of all threads of this launch, evaluation and compilation included; less
+    # sensitive than the other times to what else the machine does.
+    'cpu_s': time.process_time(),
+    'compile_s': sum(programs.compile_s.values()),
+    'compile_wait_s': times.compile_s,
+    'train_s': times.train_s,
+    **{
+      name: getattr(times, name)
+      for name in ('step_s', 'data_s', 'other_s', 'eval_s', 'checkpoint_s')
+    },
+    'wait_fraction': times.wait_fraction,
+    'bad_videos': bad_videos,
+    'environment': environment.describe(),
+  }
+
+
+def tell(
+  summary: dict,
+  workdir: epath.PathLike,
+  config_arg: str,
+  overrides: Mapping[str, Any] | None = None,
+) -> str:
+  """The closing words of a run.
+
+  Args:
+    summary: What `train` returns.
+    workdir: The run's folder.
+    config_arg: Value of --config.
+    overrides: Fields of the config that the command line set, by dotted name.
+  """
+  s = summary
+  programs = f'{s["num_compiled"]} compilations'
+  if s['num_compiled'] < s['num_grids']:  # The launch went on with a run.
+    programs = f'{s["num_compiled"]} of them compiled by this launch'
+  file, _, arguments = config_arg.partition(':')
+  other = 'both' if s['mode'] == 'none' else 'none'
+  kept = [a for a in arguments.split(',') if a and not a.startswith('grid=')]
+  other_config = f'{file}:{",".join([f"grid={other}", *kept])}'
+
+  def command(name: str, config_arg: str, *flags: str) -> str:
+    words = [f'--config={config_arg}', *flags]
+    return f'{cli.interpreter()} -m mgjax.{name} {shlex.join(words)}'
+
+  fields = {f'--config.{k}': v for k, v in (overrides or {}).items()}
+  given = [f'{name}={value}' for name, value in fields.items()]
+  other_given = [g for g in given if not g.startswith('--config.grid.mode=')]
+  to = f'--workdir={workdir}'
+  return f"""
+{scoring.describe(s)}
+{s['num_grids']} distinct grids, {programs} \
+({s['num_from_disk']} of them read from the cache on disk)
+{s['compile_s']:.0f} s compiling in the background ({s['compile_wait_s']:.0f} s\
+ waited for), {s['data_s']:.0f} s waiting for data, {s['step_s']:.0f} s\
+ stepping, {s['eval_s']:.0f} s evaluating
+{s['steps']} steps ({s['baseline_steps']} without multigrid), {s['clips']} clips
+
+checkpoint   {workdir}/checkpoints/{s['steps']}
+metrics      {workdir}/metrics.jsonl
+TensorBoard  {workdir}/events.out.tfevents.*
+picture      {workdir}/report.png
+
+Next:
+  {command('plan', config_arg, *given)}
+  {command('evaluate', config_arg, to, *given, '--config.eval.num_views=3')}
+  {command('train', other_config, f'{to}-{other}', *other_given)}"""

@@ -1,0 +1,142 @@
+"""What a run says of its steps: metrics lines and the progress text."""
+
+import math
+import zlib
+from collections.abc import Callable
+
+from mgjax.evaluation import scoring
+from mgjax.grids.schedule import Grid, GridSchedule
+from mgjax.progress import Progress, duration
+from mgjax.run import metrics
+
+
+def position(schedule: GridSchedule, step: int) -> dict:
+  """Where a run is after `step` steps: the start of every metrics line."""
+  grid = schedule(step - 1)
+  return {
+    'step': step,
+    'epoch': schedule.epoch(step),
+    'clips': schedule.clips_before(step),
+    **grid._asdict(),
+  }
+
+
+def step_gflop(run_plan: dict, schedule: GridSchedule) -> dict[Grid, float]:
+  """Floating-point operations of a training step of each grid, in 1e9.
+
+  Two for each multiply-add of the forward pass, and twice as many again in
+  the backward pass: for the gradients of inputs and of parameters.
+  """
+  gmacs = run_plan['gmacs_per_clip']
+  return {
+    grid: 6 * gmacs_per_clip * grid.batch
+    for grid, gmacs_per_clip in zip(schedule.grids, gmacs, strict=True)
+  }
+
+
+class StepLog:
+  """Turns finished steps into metrics lines and the progress text."""
+
+  def __init__(
+    self,
+    schedule: GridSchedule,
+    writer: metrics.Writer | metrics.NoWriter,
+    bar: Progress,
+    times: metrics.Times,
+    *,
+    every: int,
+    step_gflop: dict[Grid, float],
+    peak_gflops: float,
+    fail: Callable[[str, int, list[str]], None],
+  ):
+    """Starts the first window.
+
+    Args:
+      schedule: The run's schedule.
+      writer: Gets a line for every window and every evaluation.
+      bar: Shows the newest step.
+      times: The run's, which others count on.
+      every: Steps of a window.
+      step_gflop: Of `step_gflop`.
+      peak_gflops: Of all devices; 0: not known.
+      fail: Called with what is not finite, the step and the ids of its clips.
+    """
+    self._schedule = schedule
+    self._writer = writer
+    self._bar = bar
+    self._times = times
+    self._every = every
+    self._step_gflop = step_gflop
+    self._peak_gflops = peak_gflops
+    self._fail = fail
+    self._start = metrics.Times(**vars(times))
+    self._clips = 0
+    self._steps = 0
+
+  def write_evaluation(self, step: int, result: dict) -> None:
+    """Writes the line of an evaluation after `step` steps."""
+    self._writer.write(
+      {
+        **position(self._schedule, step),
+        'train_s': self._times.train_s,
+        'wait_fraction': self._times.wait_fraction,
+        **{
+          f'eval_{k}': result[k]
+          for k in (*scoring.METRICS, 'num_scored')
+          if k in result
+        },
+      }
+    )
+
+  def reporter(
+    self, step: int, lr: float, groups: int, ids: list[str]
+  ) -> Callable[[dict, float], None]:
+    """Returns what the clock calls once `step` has finished."""
+    grid = self._schedule(step)
+
+    def report_step(values: dict, step_s: float) -> None:
+      done = step + 1
+      self._clips += grid.batch
+      self._steps += 1
+      schedule = self._schedule
+      recent = self._times - self._start
+      # Read up to two steps late (StepClock), so that the device never waits
+      # for it; checkpoints wait for all steps before them.
+      for name, text in (('loss', 'loss'), ('grad_norm', 'gradient norm')):
+        if not math.isfinite(values[name]):
+          self._fail(f'The {text}', step, ids)
+      clips_per_s = self._clips / max(recent.train_s, 1e-9)
+      left = self._times.train_s * (schedule.total_steps - done) / done
+      self._bar.update(
+        done,
+        f'grid {grid}  loss {values["loss"]:.3f}  {clips_per_s:.0f} clips/s  '
+        f'waiting for data {100 * recent.wait_fraction:.0f} %  '
+        f'left {duration(left)}',
+      )
+      if done % self._every == 0 or done == schedule.total_steps:
+        # Of this step alone, hence of its grid.
+        gflops = self._step_gflop[grid] / max(step_s, 1e-9)
+        usage = {'gflops': gflops}
+        if self._peak_gflops:
+          usage['mfu'] = gflops / self._peak_gflops
+        self._writer.write(
+          {
+            **position(schedule, done),
+            'train_s': self._times.train_s,
+            'wait_fraction': recent.wait_fraction,
+            'compile_wait_s': self._times.compile_s,
+            'step_s': step_s,
+            'steps_per_s': self._steps / max(recent.train_s, 1e-9),
+            'clips_per_s': clips_per_s,
+            **usage,
+            'lr': lr,
+            'bn_groups': groups,
+            # Two runs that show the same number saw the same videos.
+            'ids_crc32': zlib.crc32(' '.join(ids).encode()),
+            **values,
+          }
+        )
+        self._start = metrics.Times(**vars(self._times))
+        self._clips = self._steps = 0
+
+    return report_step

@@ -1,0 +1,1 @@
+"""From settings to what a run is made of."""

@@ -1,0 +1,153 @@
+"""Compiles every program of a run ahead of its use, once.
+
+A multigrid run needs one program per grid. All grids are known before step 0,
+so a background thread compiles them in the order of their first use while
+training already runs on the first. Nothing is ever traced again: a program
+that was not planned is an error, not a silent recompilation.
+"""
+
+import os
+import pathlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+
+from mgjax.cpu import compilation
+from mgjax.grids.schedule import Grid
+
+_THREAD = 'compile'
+
+
+class Program(NamedTuple):
+  """Names a compiled program."""
+
+  kind: str  # 'train', 'stats' or 'eval'.
+  grid: Grid
+
+  def __str__(self) -> str:
+    return f'{self.kind} {self.grid}'
+
+
+class StepCache:
+  """Executables by program; an access waits until its compilation is done.
+
+  Attributes:
+    compile_s: Seconds spent lowering and compiling, by program.
+    from_disk: Programs that the persistent cache already held.
+  """
+
+  def __init__(self, programs: Mapping[Program, Callable]):
+    """Starts compiling.
+
+    Args:
+      programs: For each program, in order of first use, a function without
+        arguments that returns it lowered (`jax.jit(f).lower(...)`).
+    """
+    self.compile_s: dict[Program, float] = {}
+    self.from_disk: set[Program] = set()
+    self._done = {program: threading.Event() for program in programs}
+    self._results = {}
+    self._closed = False
+    self._current = None
+    compilation.options()  # Here: its trials are not a program's.
+    self._thread = threading.Thread(
+      target=self._compile, args=(dict(programs),), name=_THREAD, daemon=True
+    )
+    jax.monitoring.register_event_listener(self._count_cache_hits)
+    self._thread.start()
+
+  def __getitem__(self, program: Program) -> Callable:
+    """Returns the executable, once it is there.
+
+    Raises:
+      KeyError: The program was not planned.
+    """
+    if program not in self._done:
+      planned = ', '.join(str(p) for p in self._done)
+      raise KeyError(f'{program} was not planned; planned are: {planned}')
+    self._done[program].wait()
+    result = self._results[program]
+    if isinstance(result, BaseException):
+      raise result
+    return result
+
+  def wait(self, program: Program, timeout_s: float) -> bool:
+    """Waits for a planned program; returns whether an access would not wait."""
+    return program not in self._done or self._done[program].wait(timeout_s)
+
+  def describe_wait(self, program: Program) -> str:
+    """Says that a program is waited for, and how long that may take."""
+    ahead = [p for p, done in self._done.items() if not done.is_set()]
+    before = ahead.index(program) if program in ahead else 0
+    text = f'waiting for the compilation of {program}'
+    if before:
+      text += f', after {before} other program(s)'
+    if self.compile_s:
+      longest = max(self.compile_s.values())
+      return f'{text}; each of those so far took {longest:.0f} s at most'
+    return f'{text}; the first of a large network takes minutes'
+
+  def __len__(self) -> int:
+    return len(self._done)
+
+  def compiled(self, kind: str) -> int:
+    """Number of finished programs of a kind."""
+    return sum(program.kind == kind for program in self.compile_s)
+
+  def close(self, *, wait: bool = True) -> None:
+    """Stops after the program that is being compiled.
+
+    Args:
+      wait: Whether to wait for that; without, the thread may outlive this.
+    """
+    if self._closed:
+      return
+    self._closed = True
+    if wait:
+      self._thread.join()
+    jax.monitoring.unregister_event_listener(self._count_cache_hits)
+
+  def _compile(self, programs: dict[Program, Callable]) -> None:
+    for program, lower in programs.items():
+      if self._closed:
+        return
+      self._current = program
+      start = time.perf_counter()
+      try:
+        self._results[program] = compilation.compile_program(lower())
+        self.compile_s[program] = time.perf_counter() - start
+      except BaseException as error:  # Raised where the program is needed.
+        self._results[program] = error
+      self._done[program].set()
+
+  def _count_cache_hits(self, event: str, **unused) -> None:
+    if event == '/jax/compilation_cache/cache_hits':
+      # JAX reports in the thread that compiles.
+      if threading.current_thread() is self._thread and self._current:
+        self.from_disk.add(self._current)
+
+
+def is_compiling() -> bool:
+  """Whether a compilation goes on, possibly of a cache that was closed."""
+  return any(thread.name == _THREAD for thread in threading.enumerate())
+
+
+def use_persistent_cache() -> pathlib.Path:
+  """Keeps compiled programs on disk, for later launches.
+
+  Returns:
+    The folder: $JAX_COMPILATION_CACHE_DIR, else ~/.cache/mgjax/programs.
+  """
+  folder = pathlib.Path(
+    os.environ.get('JAX_COMPILATION_CACHE_DIR')
+    or pathlib.Path.home() / '.cache' / 'mgjax' / 'programs'
+  )
+  jax.config.update('jax_compilation_cache_dir', str(folder))
+  # The default leaves out programs that compile within a second; a small
+  # model's whole schedule would be compiled again.
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', 0)
+  return folder

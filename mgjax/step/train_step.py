@@ -1,0 +1,360 @@
+"""The state of a training run and the pure functions that act on it.
+
+The model and the optimizer are closed over; everything that changes from step
+to step is an argument, so one compiled program serves every step of a grid.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from mgjax.models import norm
+from mgjax.step import optim
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that a checkpoint holds. Its tree is the same at every grid.
+
+  Attributes:
+    step: int32 [], steps taken; the only clock of a run.
+    params: Trained parameters.
+    batch_stats: Running means and variances, of use in evaluation only.
+    opt_state: The optimizer's state.
+    ema: Average of the parameters over the steps; {} where it is off.
+  """
+
+  step: Any
+  params: dict
+  batch_stats: dict
+  opt_state: optax.OptState
+  ema: Any = flax.struct.field(default_factory=dict)
+
+  @property
+  def eval_params(self) -> dict:
+    """The parameters that evaluation uses: the average, where there is one."""
+    return self.ema or self.params
+
+
+def create_state(
+  model: nn.Module,
+  tx: optax.GradientTransformation,
+  rng: jax.Array,
+  video,
+  *,
+  average: bool = False,
+) -> TrainState:
+  """Makes the state before the first step.
+
+  Args:
+    model: The network.
+    tx: The optimizer.
+    rng: Key of the initial parameters.
+    video: float [B, T, H, W, 3]; its shape does not matter.
+    average: Whether the state has an average of the parameters (`ema`).
+  """
+  variables = model.init(rng, video, pool=None)
+  return TrainState(
+    step=jnp.zeros((), jnp.int32),
+    params=variables['params'],
+    batch_stats=variables['batch_stats'],
+    opt_state=tx.init(variables['params']),
+    # A copy: the step donates both.
+    ema=jax.tree.map(jnp.copy, variables['params']) if average else {},
+  )
+
+
+@jax.jit
+def is_finite(state: TrainState) -> jax.Array:
+  """Whether a state holds neither a NaN nor an infinity, bool []."""
+  return jnp.stack(
+    [jnp.isfinite(x).all() for x in jax.tree.leaves(state)]
+  ).all()
+
+
+def normalize(
+  video: jax.Array,
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+  dtype: Any = jnp.float32,
+) -> jax.Array:
+  """Centres and scales pixels.
+
+  Args:
+    video: uint8 RGB [B, T, H, W, 3].
+    mean: Subtracted from RGB in [0, 1].
+    std: By which that is divided.
+    dtype: The network's compute type.
+
+  Returns:
+    Pixels of that type, but of float32 where it is a shorter one.
+  """
+  # Float32 pixels in a float64 program are not the same everywhere: whether
+  # XLA:CPU rounds once or twice here depends on what it fuses this with (since
+  # JAX 0.12 otherwise in the stem's forward pass than in its gradient).
+  dtype = jnp.promote_types(dtype, jnp.float32)
+  mean, std = jnp.asarray(mean, dtype), jnp.asarray(std, dtype)
+  # One multiply-add per pixel.
+  return video.astype(dtype) * (1 / (255 * std)) - mean / std
+
+
+def flip_clips(video: jax.Array, flip: jax.Array) -> jax.Array:
+  """Mirrors the clips of [B, T, H, W, 3] whose entry of bool [B] is set."""
+  return jnp.where(flip[:, None, None, None, None], video[:, :, :, ::-1], video)
+
+
+def clip_losses(
+  logits: jax.Array, label: jax.Array, loss: str, smoothing: float = 0.0
+) -> jax.Array:
+  """The loss of each clip, [B].
+
+  Args:
+    logits: [B, K].
+    label: int [B], or weights of the classes, [B, K].
+    loss: 'softmax': cross-entropy. 'sigmoid': binary cross-entropy of every
+      class by itself, averaged over the classes; takes weights only.
+    smoothing: 'softmax': share of the target that is spread over all K classes,
+      that of the label included, as in
+      torch.nn.CrossEntropyLoss(label_smoothing=).
+
+  Source: PySlowFast 287ec00, models/losses.py (cross_entropy, bce_logit).
+  """
+  if loss == 'sigmoid':
+    return optax.sigmoid_binary_cross_entropy(logits, label).mean(-1)
+  if label.ndim == 1:
+    if not smoothing:
+      return optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    label = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
+  return optax.softmax_cross_entropy(
+    logits, optax.smooth_labels(label, smoothing)
+  )
+
+
+def hits(logits: jax.Array, label: jax.Array) -> jax.Array:
+  """Whether the likeliest class of each clip is right, bool [B].
+
+  Args:
+    logits: [B, K].
+    label: int [B], or weights of the classes, [B, K]: then a class of the
+      greatest weight is right, and none is where all are 0.
+  """
+  best = logits.argmax(-1)
+  if label.ndim == 1:
+    return best == label
+  weight = jnp.take_along_axis(label, best[:, None], 1)[:, 0]
+  return (weight == label.max(-1)) & (weight > 0)
+
+
+def make_train_step(
+  model: nn.Module,
+  tx: optax.GradientTransformation,
+  *,
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+  loss: str = 'softmax',
+  label_smoothing: float = 0.0,
+  ema_decay: float = 0.0,
+  micro_batches: int = 1,
+  augment: Callable | None = None,
+) -> Callable:
+  """Returns train_step(state, batch, lr, groups, rng) -> (state, metrics).
+
+  Its arguments:
+    state: TrainState.
+    batch: 'video' uint8 [B, T, H, W, 3], 'label' int32 [B] or weights of the
+      classes, float32 [B, K], 'flip' bool [B].
+    lr: float32 [], the learning rate.
+    groups: int32 [], batch-norm groups; divides B.
+    rng: Key of the run; the step's keys of dropout and augmentation are folded
+      from it.
+
+  The metrics are float32 []: 'loss' (mean over the clips), 'top1' (share of
+  clips whose likeliest class is right, see `hits`), 'grad_norm' (before it is
+  clipped).
+
+  With micro-batches, part m of M consists of the clips m, m + M, m + 2 M, ...
+  of the batch. Clip i belongs to batch-norm group i % groups, so these are
+  whole groups wherever M divides `groups` (which must be so, and is not
+  checked here: `groups` is a value of the program). Then the sum over the
+  parts is exact: gradients, running statistics and dropout masks are those of
+  the whole batch, up to the order of summation.
+
+  Args:
+    model: The network.
+    tx: The optimizer.
+    mean: Subtracted from RGB in [0, 1].
+    std: By which that is divided.
+    loss: See `clip_losses`.
+    label_smoothing: See `clip_losses`.
+    ema_decay: See `optim.update_average`; 0: no average.
+    micro_batches: M, parts of the batch that are computed one by one.
+    augment: From a batch and a key to a batch (data/augment.py); None: off.
+  """
+
+  def gradients(state, batch, groups, clips, dropout, collection):
+    """Gradients, metrics and new statistics of (a part of) a batch."""
+    video = flip_clips(batch['video'], batch['flip'])
+    video = normalize(video, mean, std, model.dtype)
+    pool = norm.group_matrix(video.shape[0], groups)
+
+    def loss_fn(params):
+      logits, updates = model.apply(
+        {'params': params, 'batch_stats': state.batch_stats},
+        video,
+        pool=pool,
+        clips=clips,
+        rngs={'dropout': dropout},
+        mutable=[collection],
+      )
+      losses = clip_losses(logits, batch['label'], loss, label_smoothing)
+      # Where all batch norms are frozen there are no moments.
+      return losses.mean(), (logits, updates.get(collection, {}))
+
+    (mean_loss, (logits, statistics)), grads = jax.value_and_grad(
+      loss_fn, has_aux=True
+    )(state.params)
+    right = hits(logits, batch['label'])
+    metrics = {'loss': mean_loss, 'top1': right.mean(dtype=jnp.float32)}
+    return grads, metrics, statistics
+
+  def accumulated_gradients(state, batch, groups, dropout):
+    """The same for the whole batch, part by part."""
+    parts = jax.tree.map(
+      lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1),
+      {**batch, 'clips': jnp.arange(batch['label'].shape[0])},
+    )
+
+    def add_part(total, part):
+      # A part starts when the one before is added: unrolled parts would all
+      # run forwards first, and keep the activations of the whole batch.
+      total, part = jax.lax.optimization_barrier((total, part))
+      clips = part.pop('clips')
+      grads, metrics, moments = gradients(
+        state, part, groups // micro_batches, clips, dropout, 'batch_moments'
+      )
+      return jax.tree.map(jnp.add, total, (grads, metrics)), moments
+
+    zeros = jax.tree.map(
+      jnp.zeros_like, (state.params, {'loss': 0.0, 'top1': 0.0})
+    )
+    # XLA:CPU is at its slowest inside a loop: a small SlowFast in 4 parts had
+    # not compiled after 150 s; unrolled, it takes 1.65 times the compile time
+    # of the whole batch and as long per step.
+    total, moments = jax.lax.scan(
+      add_part, zeros, parts, unroll=jax.default_backend() == 'cpu'
+    )
+    grads, metrics = jax.tree.map(lambda x: x / micro_batches, total)
+    statistics = norm.update_statistics(
+      state.batch_stats,
+      [
+        jax.tree.map(lambda x, m=m: x[m], moments) for m in range(micro_batches)
+      ],
+      model.norm_momentum,
+    )
+    return grads, metrics, statistics
+
+  def train_step(state, batch, lr, groups, rng):
+    dropout = jax.random.fold_in(rng, state.step)
+    if augment is not None:
+      # The whole batch, before it is cut; and another key than dropout's, which
+      # stays that of a run without.
+      batch = augment(batch, jax.random.fold_in(dropout, 1))
+    if micro_batches == 1:
+      grads, metrics, batch_stats = gradients(
+        state, batch, groups, None, dropout, 'batch_stats'
+      )
+    else:
+      grads, metrics, batch_stats = accumulated_gradients(
+        state, batch, groups, dropout
+      )
+    direction, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = jax.tree.map(
+      lambda p, d: p - lr.astype(p.dtype) * d, state.params, direction
+    )
+    ema = {}
+    if ema_decay:
+      ema = optim.update_average(state.ema, params, state.step, ema_decay)
+      # Averages of equal numbers, but exactly.
+      frozen = norm.frozen_parameters(params, model.norm_frozen)
+      ema = jax.tree.map(lambda f, a, p: p if f else a, frozen, ema, params)
+    state = TrainState(
+      step=state.step + 1,
+      params=params,
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+      ema=ema,
+    )
+    return state, {**metrics, 'grad_norm': optax.tree.norm(grads)}
+
+  return train_step
+
+
+def make_stats_step(
+  model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Callable:
+  """Returns stats_step(state, batch, groups, rng) -> batch moments.
+
+  These are means and variances of this batch alone, a tree like
+  state.batch_stats with counts; `norm.combine_statistics` pools those of
+  several batches. The parameters are those that evaluation uses; dropout is on,
+  as in training.
+  """
+
+  def stats_step(state, batch, groups, rng):
+    video = flip_clips(batch['video'], batch['flip'])
+    video = normalize(video, mean, std, model.dtype)
+    _, moments = model.apply(
+      {'params': state.eval_params, 'batch_stats': state.batch_stats},
+      video,
+      pool=norm.group_matrix(video.shape[0], groups),
+      rngs={'dropout': jax.random.fold_in(rng, state.step)},
+      mutable=['batch_moments'],
+    )
+    return moments['batch_moments']
+
+  return stats_step
+
+
+def make_eval_step(
+  model: nn.Module,
+  *,
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+  window: tuple[int, int, int] | None = None,
+  loss: str = 'softmax',
+) -> Callable:
+  """Returns eval_step(params, batch_stats, video) -> scores.
+
+  The scores are float32 [B, K], probabilities of the classes in each view.
+
+  Args:
+    model: The network.
+    mean: Subtracted from RGB in [0, 1].
+    std: By which that is divided.
+    window: Frames, height and width of the training clip, for the fully
+      convolutional head: the scores are the average of the probabilities at
+      all positions of a window of that size. None: the global average.
+    loss: That of the training: 'softmax', or 'sigmoid' for probabilities of
+      every class by itself.
+
+  Source: PySlowFast 287ec00, models/head_helper.py, ResNetBasicHead.
+  """
+  head = {} if window is None else {'window': window}
+  activation = {'softmax': jax.nn.softmax, 'sigmoid': jax.nn.sigmoid}[loss]
+
+  def eval_step(params, batch_stats, video):
+    logits = model.apply(
+      {'params': params, 'batch_stats': batch_stats},
+      normalize(video, mean, std, model.dtype),
+      pool=None,
+      **head,
+    )
+    probabilities = activation(logits.astype(jnp.float32))
+    return probabilities.mean(tuple(range(1, probabilities.ndim - 1)))
+
+  return eval_step

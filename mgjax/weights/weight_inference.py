@@ -1,0 +1,271 @@
+"""The network that a file of weights is of, by names and shapes of its tensors.
+
+Where weights do not fit the given model, this says which one they fit. Names
+and shapes show depth, width, classes, lateral and temporal kernels; they do not
+show alpha, say, which is a stride (`unverified`).
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_collections
+
+from mgjax.models import blvnet, resnet2d, resnet3d
+from mgjax.weights import weight_names
+from mgjax.weights.torch_files import Tensor
+from mgjax.weights.weight_names import Path
+
+# A module that shifts wraps what comes behind it (TSM), by model.shift_place.
+SHIFTED = {
+  'blockres': r'(conv1(?:\.conv)?)\.net\.',
+  'block': r'(\.\d+)\.net\.',
+}
+_PAIRED = ('slowfast',)
+_BIG_LITTLE = ('blresnet', 'blvnet_tam')
+_ON_SEGMENTS = ('tsn', 'tsm', 'tam', 'i3d_resnet', 's3d_resnet')
+_MAX_BLOCKS = 40  # Of a stage; a ResNet-152 has 36.
+_MAX_STAGES = 4
+# Options of `config` that neither names nor shapes show, by model.
+_HIDDEN = {
+  'slowfast': ('model.alpha',),
+  'tsn': ('model.temporal_strides',),
+  'tsm': ('model.shift_div', 'model.temporal_strides'),
+  'tam': ('model.tam_blend', 'model.temporal_strides'),
+  'i3d_resnet': ('model.temporal_strides',),
+  's3d_resnet': ('model.temporal_strides',),
+}
+_HIDDEN_NONLOCAL = (
+  'model.nonlocal_mode',
+  'model.nonlocal_pool',
+  'model.nonlocal_groups',
+)
+_HIDDEN_ALWAYS = ('norm.eps', 'data.mean', 'data.std')
+
+
+class _Leaf:
+  """Stands for an array of which the first axis is known."""
+
+  def __init__(self, rows: int):
+    self.shape = (rows,)
+
+
+def infer(state: Mapping[str, Tensor], model: str) -> dict[str, Any] | None:
+  """Options of a model by the names and shapes of a file's tensors.
+
+  Whether the model with these options fits the file is another question.
+
+  Args:
+    state: Tensors by name.
+    model: config.model.name.
+
+  Returns:
+    Values of config.model's fields; None where names are of no format known
+    for this model.
+  """
+  found: dict[str, Any] = {}
+  if model == 'tsm':
+    for place, pattern in SHIFTED.items():
+      plain = {re.sub(pattern, r'\1.', name): v for name, v in state.items()}
+      if plain.keys() != state.keys():
+        found['shift_place'] = place
+        state = plain
+        break
+  # Aggregations of three frames have other names than those of more.
+  tables = [
+    _possible_names(form, model, rows)
+    for form in weight_names.FORMATS
+    for rows in (3, 9)
+  ]
+  table = max(tables, key=lambda t: len(t.keys() & state.keys()))
+  ours = {table[n]: state[n].shape for n in table.keys() & state.keys()}
+  kernels = {
+    path[1:-2]: shape for path, shape in ours.items() if path[-2:] == _KERNEL
+  }
+  prefix = 'slow_' if model in _PAIRED else ''
+  stem = kernels.get((f'{prefix}stem', 'layer'))
+  blocks = _blocks(kernels, prefix, model)
+  if stem is None or not blocks:
+    return None
+  found |= {'name': model, 'width': stem[0]}
+  found |= _depth(kernels, blocks, model)
+  head = ours.get(('params', 'head', 'classifier', 'kernel'))
+  if head:
+    found['num_classes'] = head[0]
+  if model in _PAIRED:
+    fast, fuse = kernels.get(('fast_stem', 'layer')), kernels.get(_FUSE_STEM)
+    if fast:
+      found['beta_inv'] = max(1, stem[0] // fast[0])
+    if fuse and len(fuse) == 5:
+      found['fusion_ratio'] = max(1, fuse[0] // fuse[1])
+      found['fusion_kernel'] = fuse[2]
+  if model in resnet3d.TEMPORAL_KERNELS or model in _PAIRED:
+    found['num_temporal'] = _num_temporal(kernels, prefix, blocks, model)
+    for pathway, suffix in ((prefix, ''), ('fast_', '_fast')):
+      if not suffix or model in _PAIRED:
+        found[f'nonlocal_blocks{suffix}'] = _nonlocal_blocks(
+          ours, pathway, len(blocks)
+        )
+  rows = {p: s for p, s in ours.items() if isinstance(p[-1], int)}
+  if model in ('tam', 'blvnet_tam'):
+    found['tam_frames'] = len({path[-1] for path in rows})
+  if model == 'tam' and rows:
+    found['tam_depthwise'] = all(
+      len(s) == 1 or s[1] == 1 for s in rows.values()
+    )
+  if model == 's3d_resnet':
+    layers = [s for path, s in kernels.items() if path[-1].endswith('_t')]
+    if layers:
+      found['depthwise_temporal'] = all(shape[1] == 1 for shape in layers)
+  return found
+
+
+def unverified(
+  config: ml_collections.ConfigDict, known: set[str]
+) -> dict[str, Any]:
+  """Options that names and shapes do not show, with the values they have.
+
+  Args:
+    config: What weights were imported for.
+    known: Fields that the file says by other means.
+  """
+  model = config.model
+  fields = list(_HIDDEN.get(model.name, ()))
+  if any(model.nonlocal_blocks):
+    fields += _HIDDEN_NONLOCAL
+  if any(model.nonlocal_blocks_fast):
+    fields += ['model.nonlocal_pool_fast', 'model.nonlocal_groups_fast']
+  fields += _HIDDEN_ALWAYS
+  values = {}
+  for field in fields:
+    if field not in known:
+      section, _, name = field.rpartition('.')
+      values[field] = config[section][name]
+  return values
+
+
+_KERNEL = ('conv', 'kernel')
+_FUSE_STEM = ('fuse_stem',)
+
+
+def _possible_names(form: str, model: str, rows: int) -> dict[str, Path]:
+  """Names of all that a network of any depth may have, with our paths."""
+  tree: dict = {}
+  for path in _possible_paths(form, model):
+    node = tree
+    for key in path[:-1]:
+      node = node.setdefault(key, {})
+    node[path[-1]] = _Leaf(rows)
+  return weight_names.names(form, tree, model, may_lack=lambda path: True)
+
+
+def _possible_paths(form: str, model: str) -> Iterator[tuple[str, ...]]:
+  layers: list[tuple[str, ...]] = []
+  stages = [f'res{s + 2}' for s in range(_MAX_STAGES)]
+  blocks = [f'block{i}' for i in range(_MAX_BLOCKS)]
+  letters = ('shortcut', 'a', 'b', 'c')
+  if model in _BIG_LITTLE:
+    names = ('layer', 'big', 'little0', 'little1', 'little2', 'merge')
+    layers += [('stem', name) for name in names]
+    yield 'params', 'stem', 'temporal', 'kernel'
+    for stage in stages:
+      yield 'params', stage, 'temporal', 'kernel'
+      layers += [(stage, 'expand')]
+      layers += [(stage, 'fusion', letter) for letter in letters]
+      for block in blocks:
+        yield 'params', stage, block, 'temporal', 'kernel'
+        for branch in ((), ('big',), ('little',)):
+          layers += [(stage, *branch, block, letter) for letter in letters]
+  elif model in _ON_SEGMENTS:
+    layers += [('stem', 'layer')]
+    for stage in stages:
+      for block in blocks:
+        yield 'params', stage, block, 'temporal', 'kernel'
+        more = [f'{letter}_t' for letter in letters[1:]]
+        layers += [(stage, block, letter) for letter in (*letters, *more)]
+  else:
+    for prefix in ('slow_', 'fast_') if model in _PAIRED else ('',):
+      layers += [(f'{prefix}stem', 'layer')]
+      for stage in stages:
+        for block in blocks:
+          layers += [(prefix + stage, block, letter) for letter in letters]
+          if prefix == 'fast_' and form == 'caffe2':
+            continue  # It has none, and no names for them.
+          place = prefix + stage, block.replace('block', 'nonlocal')
+          for leaf in (('conv', 'kernel'), ('bias',)):
+            yield ('params', *place, 'theta', *leaf)
+    if model in _PAIRED:
+      layers += [(f'fuse_{stage}',) for stage in ('stem', *stages[:-1])]
+  for layer in layers:
+    yield ('params', *layer, 'conv', 'kernel')
+  for leaf in ('kernel', 'bias'):
+    yield 'params', 'head', 'classifier', leaf
+
+
+def _blocks(kernels, prefix: str, model: str) -> tuple[int, ...]:
+  """Blocks of each stage, as config.model.blocks counts them."""
+  counts: list[int] = []
+  for s in range(_MAX_STAGES):
+    stage = f'{prefix}res{s + 2}'
+    plain = {path[1] for path in kernels if path[0] == stage}
+    # Of a stage of two branches, the sum's block is one more.
+    big = {path[2] for path in kernels if path[:2] == (stage, 'big')}
+    count = sum(name.startswith('block') for name in plain)
+    count = len(big) + 1 if model in _BIG_LITTLE and big else count
+    if not count:
+      break
+    counts.append(count)
+  return tuple(counts)
+
+
+def _depth(kernels, blocks: tuple[int, ...], model: str) -> dict[str, Any]:
+  """The depth that has these blocks, or the blocks."""
+  known = resnet3d.BLOCKS
+  if model in _BIG_LITTLE:
+    known = blvnet.BLOCKS
+  elif model in _ON_SEGMENTS:
+    # Basic blocks have two convolutions.
+    is_basic = not any(path[-1] == 'c' for path in kernels)
+    known = {
+      depth: counts
+      for depth, counts in resnet2d.BLOCKS.items()
+      if (depth < 50) == is_basic
+    }
+  depths = [depth for depth, counts in known.items() if counts == blocks]
+  if depths:
+    return {'depth': depths[0], 'blocks': ()}
+  return {'depth': min(known), 'blocks': blocks}
+
+
+def _num_temporal(kernels, prefix: str, blocks, model: str) -> tuple[int, ...]:
+  """Blocks with temporal kernels, where they are not the architecture's."""
+  arch = 'slow' if model in _PAIRED else model
+  found, is_usual = [], True
+  for s, count in enumerate(blocks):
+    pattern = resnet3d.TEMPORAL_KERNELS[arch][s]
+    last = 0
+    for i in range(count):
+      usual = pattern[i % len(pattern)]
+      shape = kernels.get((f'{prefix}res{s + 2}', f'block{i}', 'a'), ())
+      size = shape[2] if len(shape) == 5 else usual  # Images show none.
+      is_usual &= size == usual
+      last = i + 1 if size > 1 else last
+    found.append(last or count)
+  return () if is_usual else tuple(found)
+
+
+def _nonlocal_blocks(ours, prefix: str, stages: int) -> tuple:
+  """Blocks that a non-local one follows, per stage; () for none."""
+  found = tuple(
+    tuple(
+      sorted(
+        {
+          int(path[2].removeprefix('nonlocal'))
+          for path in ours
+          if path[1] == f'{prefix}res{s + 2}' and path[2].startswith('nonlocal')
+        }
+      )
+    )
+    for s in range(stages)
+  )
+  return found if any(found) else ()

@@ -1,0 +1,173 @@
+"""plan_budget.py: the most epochs in some hours."""
+
+import json
+import shlex
+import statistics
+
+import pytest
+from absl import flags
+
+from configs import kinetics400, moving_digits
+from experiments import record
+from mgjax import cli
+from mgjax import plan as plan_flags
+from mgjax.cli import ConfigError
+from mgjax.grids import cycles
+from mgjax.planning import command, plan, plan_budget, step_seconds
+from mgjax.planning.plan_budget import Candidate
+
+
+def run(argv: list[str]) -> int:
+  """Runs the command; returns its exit code."""
+  flags = plan_flags.define_flags
+  return cli.run(command.main, flags, argv, arguments='CONFIG')
+
+
+def search(config, num_train, budget_hours, *arguments):
+  values = flags.FlagValues()
+  plan_flags.define_flags(values)
+  values(['', f'--budget_hours={budget_hours}', *arguments])
+  return plan_budget.search(config, num_train, values)
+
+
+@pytest.fixture(scope='module')
+def candidates():
+  config = kinetics400.get_config('grid=both')
+  return search(config, 240_000, 100, '--device=v100x8')
+
+
+def test_hours_are_those_of_all_steps():
+  config = moving_digits.get_config('grid=none')
+  schedule = cycles.make_schedule(config, 4000)
+  (grid,) = schedule.grids
+  assert plan.training_hours(schedule, {grid: 3.6}) == pytest.approx(4.0)
+
+
+def test_every_mode_has_its_longest_schedule_that_fits(candidates):
+  config = kinetics400.get_config()
+  for mode in plan_budget.MODES:
+    fit = [c for c in candidates if c.mode == mode and c.hours <= 100]
+    most = max(fit, key=lambda c: c.factor)
+    # The next hundredth does not fit. Epochs of the baseline are whole.
+    step = 0.02 if mode == 'none' else 0.01
+    longer = cycles.make_schedule(
+      plan_budget.with_factor(config, mode, most.factor + step), 240_000
+    )
+    full = cycles.full_grid(config)
+    gmacs = plan.gmacs_per_clip(config, {full, *longer.grids})
+    rate = step_seconds.device_rate('v100x8', 'slowfast')
+    step_s = {g: 3 * g.batch * cost / rate for g, cost in gmacs.items()}
+    assert plan.training_hours(longer, step_s) > 100
+
+
+def test_the_baseline_takes_what_its_multiply_adds_take(candidates):
+  (whole,) = [c for c in candidates if c.mode == 'none' and c.factor == 1]
+  # 239 epochs of 240000 clips, three times 50.31 GMACs each.
+  gmacs = 239 * 240_000 * 3 * 50.31
+  want = gmacs / step_seconds.device_rate('v100x8', 'slowfast') / 3600
+  assert whole.hours == pytest.approx(want, rel=1e-3)
+
+
+def test_the_best_is_on_the_frontier_and_has_the_most_epochs(candidates):
+  best = plan_budget.best(candidates, 100.0)
+  assert best in plan_budget.frontier(candidates)
+  assert best.mode == 'both' and best.hours <= 100
+  assert best.epochs == max(c.epochs for c in candidates if c.hours <= 100)
+  text = plan_budget.table(candidates, 100.0)
+  assert (
+    f"--config.grid.mode='both' --config.grid.epoch_factor={best.factor:g}"
+    in text
+  )
+
+
+@pytest.mark.parametrize('schedule', ['steps', 'cosine'])
+def test_the_flags_of_a_shorter_baseline_move_its_decays(schedule, monkeypatch):
+  monkeypatch.setattr(plan_budget, 'MODES', ('none',))
+  name = 'configs/moving_digits.py:grid=both'
+  overrides = [f'--config.optim.schedule={schedule}']
+  config = cli.read_config(name, overrides)
+  found = search(config, 4000, 0.1, '--gmacs_per_s=15')
+  best = plan_budget.best(found, 0.1)
+  assert best.factor < 1
+  # Eight epochs, with a decay after six.
+  want = plan_budget.with_factor(config, 'none', best.factor)
+  assert want.optim.total_epochs < 8 and want.optim.lr_steps < (6,)
+  (line,) = (
+    line
+    for line in plan_budget.table(found, 0.1).splitlines()
+    if line.startswith('>  the most')
+  )
+  printed = shlex.split(line.split('hours: ')[1])
+  read = cli.read_config(name, [*overrides, *printed])
+  assert read.optim.total_epochs == want.optim.total_epochs
+  if schedule == 'steps':
+    assert read.optim.lr_steps == want.optim.lr_steps
+  else:
+    assert 'lr_steps' not in line
+
+
+@pytest.mark.parametrize('num_train', [1, 2, 20])
+def test_few_videos_have_schedules_too(num_train):
+  """Some of their phases are empty, or shorter than their cycle."""
+  config = kinetics400.get_config('grid=both')
+  found = search(config, num_train, 100, '--device=v100x8')
+  assert {c.mode for c in found} == set(plan_budget.MODES)
+
+
+def test_a_frontier_by_hand():
+  a = Candidate('both', 1.0, 10.0, 100, 2.0)
+  b = Candidate('none', 1.0, 10.0, 100, 4.0)
+  c = Candidate('both', 2.0, 20.0, 200, 4.0)
+  assert plan_budget.frontier([a, b, c]) == {a, c}
+
+
+def test_what_cannot_be_answered_is_refused():
+  config = moving_digits.get_config()
+  with pytest.raises(ConfigError, match='--workdir, --step_ms'):
+    search(config, 4000, 1)
+  with pytest.raises(ConfigError, match='the shortest takes'):
+    search(config, 4000, 1e-6, '--gmacs_per_s=1')
+
+
+def test_the_command_prints_what_can_be_parsed(capsys):
+  argv = [
+    *('plan', '--config=configs/moving_digits.py', '--budget_hours=0.1'),
+    *('--gmacs_per_s=30', '--format=json', '--config.data.num_train=4000'),
+  ]
+  assert run(argv) == 0
+  for line in json.loads(capsys.readouterr().out):
+    assert Candidate(**line).hours > 0
+
+
+def test_step_times_come_from_a_record(capsys):
+  """--workdir takes a record of experiments/, as it takes a run."""
+  folder = record.RECORDS / 'moving_digits/both-1.5-seed0'
+  argv = [
+    *('plan', '--config=configs/moving_digits.py', '--budget_hours=0.1'),
+    *(f'--workdir={folder}', '--format=json', '--config.data.num_train=4000'),
+  ]
+  assert run(argv) == 0
+  found = [Candidate(**line) for line in json.loads(capsys.readouterr().out)]
+  full_s = [
+    line['step_s']
+    for line in map(
+      json.loads, (folder / 'metrics.jsonl').read_text().splitlines()
+    )
+    if line.get('H') == 64 and line['T'] == 16 and 'step_s' in line
+  ]
+  (hours,) = (c.hours for c in found if (c.mode, c.factor) == ('none', 1))
+  # Eight epochs of 500 steps of eight clips.
+  assert hours == pytest.approx(4000 * statistics.median(full_s) / 3600)
+
+
+@pytest.mark.parametrize(
+  'argument,message',
+  [('--format=png', 'table or json'), ('--diff', 'one of --diff')],
+)
+def test_flags_that_do_not_go_together_are_refused(argument, message, capsys):
+  argv = [
+    *('plan', '--config=configs/moving_digits.py', '--budget_hours=1'),
+    *('--gmacs_per_s=30', argument),
+  ]
+  assert run(argv) == 2
+  assert message in capsys.readouterr().err

@@ -1,0 +1,58 @@
+"""What a run has left in its folder: what is normal, and what is refused."""
+
+import json
+
+import pytest
+from etils import epath
+
+from mgjax.cli import ConfigError
+from mgjax.run import run_folder
+from tests import speck
+
+LINE = '{"step": 1, "train_s": 0.5}\n'
+
+
+@pytest.mark.parametrize(
+  'left', ['', '{"st', '{"step": 2}', '\0\0\0', '{"name": "caf\xe9'[:-1]]
+)
+def test_half_a_last_line_is_what_a_kill_leaves(tmp_path, left):
+  path = tmp_path / 'metrics.jsonl'
+  path.write_bytes(LINE.encode() + left.encode('latin-1'))
+  assert run_folder.read_metrics(tmp_path) == [json.loads(LINE)]
+
+
+def test_of_nothing_but_half_a_line_nothing_is_left(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_text('{"step"')
+  assert run_folder.read_metrics(tmp_path) == []
+
+
+def test_a_line_in_the_middle_is_never_left_out(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_text(LINE + '{"st\n' + LINE)
+  with pytest.raises(ConfigError, match='metrics.jsonl, line 2 is not JSON'):
+    run_folder.read_metrics(tmp_path)
+
+
+def test_lists_of_labels_have_every_name_once(tmp_path):
+  path = tmp_path / 'labels.txt'
+  path.write_text('\ufeffa\n\n b \n', 'utf-8')
+  assert run_folder.read_labels(path) == ['a', 'b']
+  path.write_text('a\nb\na\n')
+  with pytest.raises(ConfigError, match="'a' twice"):
+    run_folder.read_labels(path)
+
+
+def test_the_class_with_another_name_is_told(tmp_path):
+  config, workdir = speck.get_config(), epath.Path(tmp_path)
+  run_folder.prepare(config, workdir, ['a', 'b'])
+  assert run_folder.other_labels(workdir, ('a', 'b')) == ''
+  assert run_folder.other_labels(workdir, ('a', 'c')) == "1: 'b' -> 'c'"
+  assert run_folder.other_labels(workdir, ('a',)) == "1: 'b' -> None"
+  with pytest.raises(ConfigError, match="names of the classes, such as 1: 'b'"):
+    run_folder.check(config, workdir, False, ('a', 'c'))
+
+
+def test_without_its_settings_nothing_is_taken_for_a_run(tmp_path):
+  config = speck.get_config()
+  with pytest.raises(ConfigError, match='--allow_config_change'):
+    run_folder.check_evaluation(config, tmp_path, allow_change=False)
+  assert run_folder.check_evaluation(config, tmp_path, allow_change=True) == {}

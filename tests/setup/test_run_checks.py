@@ -1,0 +1,213 @@
+"""Settings that do nothing, or cannot work with the data set, are refused."""
+
+import dataclasses
+import json
+
+import jax
+import pytest
+from etils import epath
+
+from configs import moving_digits
+from mgjax import cli, evaluate, models, train
+from mgjax import plan as plan_flags
+from mgjax.cli import ConfigError
+from mgjax.config import fields as default
+from mgjax.data import description, sources
+from mgjax.evaluation import scoring
+from mgjax.planning import command
+from mgjax.run import checkpoint, loop, run_folder
+from mgjax.setup import run_checks
+from mgjax.step import optim, train_step
+
+DIGITS = 'configs/moving_digits.py:size=tiny'
+
+
+# Options of networks.
+
+
+@pytest.mark.parametrize('name', models.MODELS)
+def test_the_known_options_of_a_network_are_the_fields_of_its_class(name):
+  maker = models.MODELS[name]
+  module, fixed = getattr(maker, 'func', maker), getattr(maker, 'keywords', {})
+  fields = {field.name for field in dataclasses.fields(module)}
+  # What every module has, and what other sections of the config say.
+  norm = ('norm_momentum', 'norm_eps', 'norm_frozen')
+  fields -= {'parent', 'name', 'remat', *norm, *fixed}
+  common = {'num_classes', 'dropout', 'dtype', 'depth', 'blocks', 'width'}
+  assert {*common, *default.MODEL_OPTIONS[name]} == fields
+  assert set(default.MODEL_OPTIONS) == set(models.MODELS)
+
+
+@pytest.mark.parametrize(
+  'argument,overrides,match',
+  [
+    ('model=slow', ['alpha=8'], "model.alpha is 8.*'slow' has no.*: slowfast"),
+    ('model=slowfast', ['shift_div=4'], 'model.shift_div is 4.*: tsm'),
+    ('model=tam', ['shift_place=block'], "shift_place is 'block'.*: tsm"),
+    ('model=slowfast', ['depth=42'], 'model.depth is 42.* has 50 or 101'),
+    ('model=tam', ['depth=42'], 'model.depth is 42.* 101 or 152'),
+    ('model=tam', ['name=resnet'], "model.name is 'resnet'.*slowfast"),
+  ],
+)
+def test_an_option_that_does_nothing_is_refused(argument, overrides, match):
+  flags = [f'--config.model.{override}' for override in overrides]
+  with pytest.raises(ConfigError, match=match):
+    cli.read_config(f'{DIGITS},{argument}', flags)
+
+
+def test_a_run_of_an_earlier_version_keeps_options_that_did_nothing(tmp_path):
+  tmp_path = epath.Path(tmp_path)
+  config = moving_digits.get_config('model=slow,size=tiny')
+  config.model.alpha = 2
+  config.model.nonlocal_pool_fast = (1, 2, 2)
+  (tmp_path / 'config.json').write_text(config.to_json_best_effort())
+  saved = default.read_saved(tmp_path)
+  assert saved.model.alpha == 4 and saved.model.nonlocal_pool_fast == ()
+  default.validate(saved)
+  # The same command goes on with the run.
+  again = moving_digits.get_config('model=slow,size=tiny')
+  assert run_folder.check(again, tmp_path, False, []) == []
+  again.model.width = 9
+  with pytest.raises(ConfigError, match='model.width: 8 -> 9'):
+    run_folder.check(again, tmp_path, False, [])
+
+
+# What plan, train and evaluate refuse alike.
+
+
+def test_a_data_set_describes_itself_as_it_is_read(tiny_config):
+  found = description.describe(tiny_config)
+  source = sources.open_source(tiny_config, 'train')
+  assert found.splits == {'train': len(source), 'validation': 64}
+  assert found.num_classes == len(source.label_names)
+  assert not found.has_actions
+
+
+def test_a_damaged_description_is_one_line(tiny_config, tmp_path):
+  folder = tmp_path / 'moving_digits/motion_tiny/1.0.0'
+  folder.mkdir(parents=True)
+  (folder / 'dataset_info.json').write_text('{"splits": [')
+  tiny_config.data.dir = str(tmp_path)
+  with pytest.raises(ConfigError, match='1.0.0/dataset_info.json is not JSON'):
+    description.describe(tiny_config)
+
+
+WRONG = [
+  ('model.num_classes=17', 'model.num_classes=17, but .* has 16 classes'),
+  ('data.num_train=99', 'data.num_train=99, but .* has 240 training videos'),
+  ('eval.split=test', r"no video in a split 'test'; it has train \(240\)"),
+  ('eval.num_crops=10', 'eval.num_crops=10 mirrors half of the crops'),
+  (
+    'optim.loss=sigmoid --config.optim.label_smoothing=0.1',
+    'optim.label_smoothing=0.1 spreads one label',
+  ),
+  (
+    'eval.head=fully_conv --config.eval.crop_px=16',
+    "eval.head='fully_conv', but eval.crop_px",
+  ),
+]
+
+
+@pytest.mark.parametrize('override,match', WRONG)
+def test_plan_refuses_what_train_refuses(
+  override, match, data_dir, tmp_path, capsys
+):
+  arguments = [
+    f'--config={DIGITS},model=slowfast',
+    f'--config.data.dir={data_dir}',
+    *f'--config.{override}'.split(),
+  ]
+  errors = []
+  workdir = f'--workdir={tmp_path / "run"}'
+  for main, define_flags, more in (
+    (command.main, plan_flags.define_flags, []),
+    (loop.main, train.define_flags, [workdir]),
+  ):
+    assert cli.run(main, define_flags, ['', *arguments, *more]) == 2
+    errors.append(capsys.readouterr().err)
+  assert errors[0] == errors[1]
+  assert errors[0].count('\n') == 1
+  with pytest.raises(ConfigError, match=match):
+    raise ConfigError(errors[0])
+  assert not (tmp_path / 'run').exists()
+
+
+def test_evaluation_batches_are_shared_by_the_devices_of_a_plan(tiny_config):
+  data = description.describe(tiny_config)
+  run_checks.check(tiny_config, data, 4)
+  with pytest.raises(ConfigError, match='eval.batch_size=20 .* 8 devices'):
+    run_checks.check(tiny_config, data, 8)
+
+
+# Evaluation with the settings of the run.
+
+
+@pytest.fixture
+def run(tiny_config, tmp_path):
+  """The folder of a run that has not learnt anything."""
+  tmp_path = epath.Path(tmp_path)
+  state = train_step.create_state(
+    models.from_config(tiny_config),
+    optim.make_optimizer(tiny_config.optim),
+    jax.random.key(0),
+    scoring.example_video(tiny_config),
+  )
+  names = sources.open_source(tiny_config, 'validation').label_names
+  run_folder.prepare(tiny_config, tmp_path, names)
+  with checkpoint.Checkpoints(tmp_path, tiny_config.train) as checkpoints:
+    checkpoints.save(state, 7, {})
+  return tmp_path
+
+
+def evaluate_run(workdir, *flags) -> int:
+  return cli.run(
+    scoring.main,
+    evaluate.define_flags,
+    ['', f'--workdir={workdir}', *flags],
+    find_config=evaluate.find_config,
+  )
+
+
+def test_evaluate_takes_the_settings_of_the_run_and_says_what_was_overridden(
+  run, data_dir
+):
+  assert evaluate_run(run) == 0
+  result = json.loads((run / 'eval.json').read_text())
+  assert result['overrides'] == {}
+  assert result['config_eval']['num_views'] == 1
+  views = '--config.eval.num_views=2'
+  workers = '--config.data.num_workers=1'
+  assert evaluate_run(run, views, workers) == 0
+  result = json.loads((run / 'eval.json').read_text())
+  assert result['num_views'] == 2
+  assert result['overrides'] == {'eval.num_views': 2, 'data.num_workers': 1}
+  # The config of the run may be given, too.
+  config = f'--config={DIGITS},grid=both'
+  assert evaluate_run(run, config, f'--config.data.dir={data_dir}') == 0
+
+
+def test_settings_of_another_run_do_not_overwrite_its_result(
+  run, data_dir, capsys
+):
+  (run / 'eval.json').write_text('{}')
+  other = (
+    f'--config={DIGITS},grid=none',
+    f'--config.data.dir={data_dir}',
+    '--config.data.num_frames=4',
+  )
+  for flags in (other, ('--config.data.num_frames=4',)):
+    assert evaluate_run(run, *flags) == 2
+    error = capsys.readouterr().err
+    assert error.count('\n') == 1
+    assert 'data.num_frames: 8 -> 4' in error and '--allow_config' in error
+    assert (run / 'eval.json').read_text() == '{}'
+  assert 'grid.mode' not in error
+  assert evaluate_run(run, *other, '--allow_config_change') == 0
+  result = json.loads((run / 'eval.json').read_text())
+  assert result['overrides'] == {'data.num_frames': 4, 'grid.mode': 'none'}
+
+
+def test_evaluate_without_a_run_says_what_is_missing(tmp_path, capsys):
+  assert evaluate_run(tmp_path / 'none') == 2
+  error = capsys.readouterr().err
+  assert error.count('\n') == 1 and 'config.json' in error

@@ -1,0 +1,119 @@
+"""Programs are compiled once, ahead of their use."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mgjax.grids.schedule import Grid
+from mgjax.step.step_cache import Program, StepCache
+
+GRIDS = [Grid(2, 8, 8, 4), Grid(4, 8, 8, 2)]
+PROGRAMS = [Program('train', grid) for grid in GRIDS]
+
+
+def lowering(grid, function=lambda x: x * 2):
+  spec = jax.ShapeDtypeStruct((grid.batch, grid.T), jnp.float32)
+  return lambda: jax.jit(function).lower(spec)
+
+
+@pytest.fixture
+def cache():
+  cache = StepCache({p: lowering(p.grid) for p in PROGRAMS})
+  yield cache
+  cache.close()
+
+
+def test_a_program_runs_on_its_grid(cache):
+  assert cache[PROGRAMS[1]](jnp.ones((2, 4))).tolist() == [[2.0] * 4] * 2
+
+
+def test_a_grid_that_was_not_planned_is_an_error_that_names_it(cache):
+  unplanned = Program('train', Grid(16, 9, 9, 1))
+  with pytest.raises(KeyError, match='16x9x9 b1 was not planned'):
+    cache[unplanned]
+
+
+def test_a_batch_of_another_shape_is_an_error_not_a_recompilation(cache):
+  with pytest.raises(TypeError):
+    cache[PROGRAMS[0]](jnp.ones((3, 2)))
+
+
+def test_the_second_program_compiles_while_the_first_is_used():
+  release = threading.Event()
+
+  def slow_lowering():
+    release.wait(10)
+    return lowering(GRIDS[1])()
+
+  cache = StepCache(
+    {PROGRAMS[0]: lowering(GRIDS[0]), PROGRAMS[1]: slow_lowering}
+  )
+  cache[PROGRAMS[0]](jnp.ones((4, 2)))
+  assert PROGRAMS[1] not in cache.compile_s
+  release.set()
+  cache[PROGRAMS[1]](jnp.ones((2, 4)))
+  assert cache.compiled('train') == 2
+  cache.close()
+
+
+def test_a_failed_compilation_is_raised_where_the_program_is_needed():
+  def fail():
+    raise RuntimeError('no memory')
+
+  cache = StepCache({PROGRAMS[0]: fail, PROGRAMS[1]: lowering(GRIDS[1])})
+  cache[PROGRAMS[1]]
+  with pytest.raises(RuntimeError, match='no memory'):
+    cache[PROGRAMS[0]]
+  cache.close()
+
+
+def test_an_access_waits_for_the_compilation():
+  release = threading.Event()
+
+  def slow_lowering():
+    release.wait(10)
+    return lowering(GRIDS[0])()
+
+  cache = StepCache({PROGRAMS[0]: slow_lowering})
+  threading.Timer(0.2, release.set).start()
+  cache[PROGRAMS[0]]
+  assert release.is_set()
+  assert cache.compiled('train') == 1
+  cache.close()
+
+
+_LAUNCH = """
+import sys
+from mgjax import step_cache
+from tests.step.test_step_cache import PROGRAMS, lowering
+step_cache.use_persistent_cache()
+factor = int(sys.argv[1])
+function = lambda x: x * factor
+cache = step_cache.StepCache(
+  {p: lowering(p.grid, function) for p in PROGRAMS[: int(sys.argv[2])]}
+)
+for program in PROGRAMS[: int(sys.argv[2])]:
+  cache[program]
+print(len(cache.from_disk))
+"""
+
+
+def test_only_programs_of_an_earlier_launch_count_as_read_from_disk(tmp_path):
+  def launch(factor, num_programs):
+    ended = subprocess.run(
+      [sys.executable, '-c', _LAUNCH, str(factor), str(num_programs)],
+      env=os.environ | {'JAX_COMPILATION_CACHE_DIR': str(tmp_path)},
+      capture_output=True,
+      text=True,
+      check=True,
+    )
+    return int(ended.stdout)
+
+  assert launch(3, 1) == 0
+  assert launch(5, 1) == 0  # Other programs are there, such as trials.
+  assert launch(5, 2) == 1
