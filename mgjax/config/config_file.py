@@ -41,7 +41,7 @@ def recipes() -> dict[str, pathlib.Path]:
 
 def _find(path: str) -> str:
   """The file that is meant by a path, or by the name of a recipe."""
-  if not path.isidentifier() or pathlib.Path(path).is_file():
+  if not path.isidentifier() or pathlib.Path(path).exists():
     return path
   known = recipes()
   if path in known:

@@ -319,7 +319,7 @@ def base() -> ml_collections.ConfigDict:
   return config.lock()
 
 
-def read_saved(workdir: epath.Path) -> ml_collections.ConfigDict:
+def read_saved(workdir: epath.PathLike) -> ml_collections.ConfigDict:
   """Reads workdir/config.json, the config that a run or an import used.
 
   Fields that are younger than the file have their defaults, and so have the
@@ -335,18 +335,19 @@ def read_saved(workdir: epath.Path) -> ml_collections.ConfigDict:
     reset_unused_options(config.model)
   except (ValueError, AttributeError, KeyError, TypeError) as error:
     raise ConfigError(
-      f'{workdir / "config.json"} is not the config of a run: {error}.'
+      f'{epath.Path(workdir) / "config.json"} is not the config of a run: '
+      f'{error}.'
     ) from error
   return config
 
 
-def read_settings(workdir: epath.Path) -> dict[str, Any]:
+def read_settings(workdir: epath.PathLike) -> dict[str, Any]:
   """Reads workdir/config.json as it is.
 
   Raises:
     ConfigError: There is no such file, or it is not that of a run.
   """
-  path = workdir / 'config.json'
+  path = epath.Path(workdir) / 'config.json'
   saved = files.read_json(path)
   # Those that every version of this program has written.
   for section in ('model', 'data', 'optim', 'grid', 'norm', 'eval'):
