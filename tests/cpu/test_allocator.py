@@ -14,10 +14,10 @@ PROGRAM = """
 import resource, sys
 import jax
 import jax.numpy as jnp
-from mgjax import cpu_memory
+from mgjax.cpu import allocator
 
 if sys.argv[1] == 'keep':
-  assert cpu_memory.keep()
+  assert allocator.keep()
 f = jax.jit(lambda x: ((x @ x) * jnp.tanh(x) @ x).sum())
 x = jnp.ones((3000, 3000))
 counts = []

@@ -59,7 +59,8 @@ def test_a_disk_that_fills_up_ends_a_run_in_one_line(data_dir, tmp_path):
     # As if others wrote on the disk, too, after it was looked at.
     script = """if True:
       import sys
-      from mgjax import cli, disk_space, train
+      from mgjax import cli, train
+      from mgjax.run import disk_space
       disk_space.check = lambda *args, **kwargs: None
       sys.exit(cli.run('mgjax.run.loop', train.define_flags))
     """

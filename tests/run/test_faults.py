@@ -188,7 +188,8 @@ def test_a_folder_that_cannot_be_written_is_refused():
   script = """if True:
     import os, sys
     from etils import epath
-    from mgjax import cli, run_folder, train
+    from mgjax import cli, train
+    from mgjax.run import run_folder
 
     def main(values):
       if os.geteuid() == 0:  # The superuser may write everywhere.
@@ -276,7 +277,7 @@ def undisturbed(data_dir, tmp_path_factory):
   """A run with a checkpoint after every step, a trace, and a peak to reach."""
   workdir = tmp_path_factory.mktemp('undisturbed')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(loop.cpu_memory, 'keep', lambda: None)
+    patch.setattr(loop.allocator, 'keep', lambda: None)
     flags = ['--config.train.checkpoint_every_s=1e-6', '--profile=3']
     flags += ['--config.train.peak_tflops=0.5']
     assert launch(data_dir, workdir, *flags) == 0
@@ -311,7 +312,7 @@ def test_a_run_is_traced(undisturbed):
 def test_sigterm_stops_a_run_whatever_it_is_doing(
   undisturbed, data_dir, tmp_path, doing, monkeypatch, capsys
 ):
-  monkeypatch.setattr(loop.cpu_memory, 'keep', lambda: None)
+  monkeypatch.setattr(loop.allocator, 'keep', lambda: None)
   ended = []
   monkeypatch.setattr(parallel, 'end', ended.append)
   release = threading.Event()
@@ -380,7 +381,7 @@ def test_sigterm_stops_a_run_whatever_it_is_doing(
 def test_an_evaluation_that_a_signal_stops_goes_on_where_it_was(
   undisturbed, data_dir, tmp_path, monkeypatch, capsys
 ):
-  monkeypatch.setattr(scoring.cpu_memory, 'keep', lambda: None)
+  monkeypatch.setattr(scoring.allocator, 'keep', lambda: None)
   workdir = tmp_path / 'run'
   shutil.copytree(undisturbed, workdir)
   argv = [

@@ -89,7 +89,7 @@ def test_an_access_waits_for_the_compilation():
 
 _LAUNCH = """
 import sys
-from mgjax import step_cache
+from mgjax.step import step_cache
 from tests.step.test_step_cache import PROGRAMS, lowering
 step_cache.use_persistent_cache()
 factor = int(sys.argv[1])
