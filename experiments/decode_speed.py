@@ -86,7 +86,7 @@ def write_video(path: pathlib.Path, seed: int, key_frames: int) -> None:
     for _ in range(6)
   ]
   phase = rng.uniform(0, 2 * np.pi, 2)
-  with av.open(str(path), 'w') as container:
+  with av.open(str(path), 'w', format='mp4') as container:
     # What `ffmpeg -c:v libx264 -g KEY_FRAMES` does.
     video = container.add_stream('libx264', rate=_FPS)
     video.width, video.height, video.pix_fmt = _WIDTH, _HEIGHT, 'yuv420p'
@@ -120,9 +120,8 @@ def prepare_data(
     split = 'train' if seed else 'validation'
     path = videos / split / 'generated' / f'{seed:02d}.mp4'
     if not path.exists():
-      temporary = path.with_suffix('.part.mp4')
-      write_video(temporary, seed, key_frames)
-      temporary.replace(path)
+      with files.replacing(path) as temporary:
+        write_video(temporary, seed, key_frames)
   for short_side_px in (0, 256, 192):
     suffix = f'/short{short_side_px}' if short_side_px else ''
     code = prepare.main(

@@ -42,7 +42,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import process
 from typing import Any, NamedTuple
@@ -55,14 +54,13 @@ from tensorflow_datasets.core import dataset_info as tfds_info
 from tensorflow_datasets.core import example_serializer, naming
 from tensorflow_datasets.core import splits as tfds_splits
 
-from mgjax import environment
+from mgjax import environment, files
 from mgjax.cli import ArgumentParser, ConfigError, RunError, guard
 from mgjax.data import annotations as annotations_lib
 from mgjax.data import child_process, transcode
 from mgjax.data.annotations import VIDEO_SETS, Annotated, Annotations
 from mgjax.data.decode import DecodeError
 from mgjax.data.transcode import Encoding, without_suffix
-from mgjax.files import read_json, read_text
 from mgjax.progress import Progress
 
 VERSION = '1.0.0'
@@ -401,7 +399,7 @@ def _choose_classes(
   if settings.classes:
     if not settings.classes.is_file():
       raise ConfigError(f'--classes: there is no file {settings.classes}.')
-    lines = read_text(settings.classes).splitlines()
+    lines = files.read_text(settings.classes).splitlines()
     class_names = [line.strip() for line in lines if line.strip()]
   elif settings.num_classes is not None:
     class_names = annotations_lib.sample_classes(
@@ -641,7 +639,7 @@ def write_shard(
   records = []
   # A name of its own: Beam may run the same shard twice at once.
   path = folder / shard.file_name
-  with _replacing(path) as temporary:
+  with files.replacing(path) as temporary:
     writer = array_record_module.ArrayRecordWriter(
       str(temporary), 'group_size:1'
     )
@@ -668,8 +666,7 @@ def write_shard(
     'fingerprint': shard.fingerprint(),
     'num_bytes': (folder / shard.file_name).stat().st_size,
   }
-  with _replacing(shard.part) as temporary:
-    temporary.write_text(_json_lines([header, *records]))
+  files.write_text(shard.part, _json_lines([header, *records]))
 
 
 @contextlib.contextmanager
@@ -1015,12 +1012,12 @@ def _finish(plan: Plan, settings: Settings) -> dict[str, Any]:
   records += _misnamed_records(plan)
   records.sort(key=lambda r: (r['split'], r['id']))
   manifest = _json_lines(records)
-  with _replacing(plan.folder / MANIFEST) as temporary:
-    temporary.write_text(manifest)
+  files.write_text(plan.folder / MANIFEST, manifest)
   summary = _summarize(plan, settings, records)
   summary['manifest_sha256'] = hashlib.sha256(manifest.encode()).hexdigest()
-  with _replacing(plan.folder / SUMMARY) as temporary:
-    temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False))
+  files.write_text(
+    plan.folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False)
+  )
   _write_tfds_info(plan, settings, lengths, num_bytes)
   shutil.rmtree(plan.folder / _PARTS)
   return summary
@@ -1252,20 +1249,6 @@ def _num_bytes(item: Item, videos: str) -> int:
     return item.size * next(sizes, 0)
 
 
-@contextlib.contextmanager
-def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Yields a file to write, which then takes the place of `path`."""
-  temporary = path.with_name(f'{path.name}.{uuid.uuid4().hex}.tmp')
-  try:
-    yield temporary
-    # Else a new name may survive the loss of power, and its contents not.
-    with temporary.open('rb') as file:
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
-
-
 def _read_part(shard: Shard) -> list[dict[str, Any]]:
   with shard.part.open() as part:
     return [json.loads(line) for line in part]
@@ -1277,7 +1260,7 @@ def _num_quarantined(shards: Iterable[Shard]) -> int:
 
 def _read_summary(folder: pathlib.Path) -> dict[str, Any]:
   path = folder / SUMMARY
-  return read_json(path) if path.exists() else {}
+  return files.read_json(path) if path.exists() else {}
 
 
 def _count(records: Iterable[dict[str, Any]], **wanted: Any) -> int:
