@@ -46,7 +46,8 @@ import numpy as np
 from experiments import record, tabulate
 from mgjax import cli, environment, files
 from mgjax.cli import ArgumentParser
-from mgjax.data import prepare, sampling, sources
+from mgjax.data import sampling, sources
+from mgjax.data.prepare import command
 from mgjax.grids import cycles
 from mgjax.grids.schedule import Grid, GridSchedule
 
@@ -124,7 +125,7 @@ def prepare_data(
         write_video(temporary, seed, key_frames)
   for short_side_px in (0, 256, 192):
     suffix = f'/short{short_side_px}' if short_side_px else ''
-    code = prepare.main(
+    code = command.main(
       [
         '--dataset=folder',
         f'--videos={videos}',

@@ -6,12 +6,12 @@ that no other refers to. Where a crop is small, only its pixels are resized.
 FFmpeg conceals damage by default; here damage raises.
 
 The packets of a file tell where its frames and key frames are. Reading all 300
-of ten seconds takes as long as decoding five frames, so files that come from
-mgjax.data.transcode say that they are regular, and only what is needed of them
-is read.
+of ten seconds takes as long as decoding five frames, so files that
+mgjax.data.prepare encodes say that they are regular, and only what is needed of
+them is read.
 
-What a container says of its packets can be wrong. mgjax.data.transcode.scan
-finds out, by trying, whether random access finds the frames of a decode from
+What a container says of its packets can be wrong. mgjax.data.scanning finds
+out, by trying, whether random access finds the frames of a decode from
 the start; where it does not, `Video(encoded, in_order=form)` decodes that way.
 """
 
@@ -61,7 +61,7 @@ _MATRIX_PLACES = {b'tkhd': (44, 56), b'mvhd': (40, 52)}
 # The comment in the header of a file whose frame i is shown i ticks after the
 # start, whose pictures all belong to the key frame before them, and which is
 # upright. (A tick is the file's duration over its number of frames.)
-# Lossless editors keep comments: `transcode.scan` holds a file to what it says.
+# Lossless editors keep comments: `scanning.scan` holds a file to what it says.
 REGULAR = 'mgjax: regular'
 
 
@@ -128,7 +128,7 @@ class Video:
         several video streams, the default one counts.
       in_order: None: frames are found by random access. Else all frames from
         the first on are decoded and counted, whatever the container says of
-        them; this is what `transcode.scan` has found to be in the file.
+        them; this is what `scanning.scan` has found to be in the file.
 
     Raises:
       DecodeError: The bytes are not a video, or one without frames.

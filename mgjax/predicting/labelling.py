@@ -18,7 +18,7 @@ from absl import flags
 from mgjax import environment, files, models, picture_text
 from mgjax.cli import ConfigError, RunError
 from mgjax.cpu import allocator, compilation
-from mgjax.data import copies, description, sources, stream, transcode
+from mgjax.data import copies, description, scanning, sources, stream
 from mgjax.data.decode import DecodeError, Form
 from mgjax.evaluation import scoring
 from mgjax.hosts import parallel
@@ -269,7 +269,7 @@ def _look_at(
 
   def look(path: pathlib.Path) -> Form | str | None:
     try:
-      found = transcode.scan(path.read_bytes())
+      found = scanning.scan(path.read_bytes())
     except OSError as error:
       return str(error.strerror)
     except DecodeError as error:

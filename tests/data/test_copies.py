@@ -8,7 +8,8 @@ import pytest
 
 from mgjax.cli import ConfigError
 from mgjax.config import fields
-from mgjax.data import prepare, sources, stream
+from mgjax.data import sources, stream
+from mgjax.data.prepare import command
 from mgjax.data.records import DamagedRecordError
 from mgjax.grids import cycles
 from tests.data import videos
@@ -25,7 +26,7 @@ def folder(tmp_path_factory):
     path.write_bytes(videos.encode(num_frames=20, fps=29.97, seed=i))
   for short, more in ((0, []), (32, []), (24, ['--videos_per_shard=3'])):
     name = f'clips/short{short}' if short else 'clips'
-    code = prepare.main(
+    code = command.main(
       [
         '--dataset=folder',
         f'--videos={folder / "videos"}',
@@ -128,7 +129,7 @@ def test_a_copy_with_other_labels_is_refused(changed, folder, tmp_path):
   (copy,) = tmp_path.glob('clips/short24/*')
   shutil.rmtree(copy.parent)
   (tmp_path / 'reversed').write_text('b\na\n')
-  code = prepare.main(
+  code = command.main(
     [
       '--dataset=folder',
       f'--videos={folder / "videos"}',
