@@ -11,8 +11,9 @@ import time
 import pytest
 
 from mgjax.data.prepare import command, deaths, settings, transcode, workers
+from mgjax.data.prepare.annotations import Annotated, Annotations
 from mgjax.data.prepare.folder import locked
-from mgjax.data.prepare.plan import make_plan
+from mgjax.data.prepare.plan import Item, Plan, Shard, make_plan
 from mgjax.errors import ConfigError
 from tests.data import videos
 from tests.data.prepare.conftest import CLIPS
@@ -259,3 +260,39 @@ def test_a_file_is_read_again_after_it_was_replaced(kinetics):
   log.write_text(''.join(f'{json.dumps(death)}\n' for death in noted))
   assert command.main(wanted) == 0
   assert summary_of(plan.folder)['quarantined'] == []
+
+
+def test_shards_and_data_sets_of_earlier_versions_are_recognized():
+  items = (
+    Item('a/x', 'a/x.mp4', 1234, 5678, 0, ()),
+    Item('b/y', 'b/y.mp4', 99, 1, None, ((1, 0.5, 2.25),)),
+  )
+  shard = Shard(
+    videos='/v',
+    folder='/d',
+    file_name='mine-train.array_record-00000-of-00001',
+    split='train',
+    index=0,
+    class_names=('a', 'b'),
+    has_actions=True,
+    encoding=transcode.Encoding(32, 12, 20, 29.97),
+    items=items,
+  )
+  video = Annotated('c/z', 'train', 'a', ('c/z',))
+  plan = Plan(
+    name='mine',
+    folder=pathlib.Path('/d'),
+    annotations=Annotations(('a', 'b'), (video,)),
+    shards=(shard,),
+    missing=(video,),
+    misnamed=(video._replace(id='c/w'),),
+    duplicates=(),
+    unused={},
+  )
+  # As computed by the version that stored them first.
+  assert shard.fingerprint() == (
+    '129952a1b196ca839da3c7d9b29da8c9365f9759df30507316c20e5b72ba013f'
+  )
+  assert plan.fingerprint() == (
+    'c1c1f8d331f86e06a4e969874fbcb103097fdfc942df5722a745895e1940eb1b'
+  )
