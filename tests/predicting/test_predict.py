@@ -11,7 +11,7 @@ from etils import epath
 
 from mgjax import cli, models, predict
 from mgjax.cli import ConfigError
-from mgjax.data import decode, moving_digits, sampling, sources, stream
+from mgjax.data import decode, digits, sampling, sources, stream
 from mgjax.predicting import contact_sheet, labelling
 from mgjax.run import checkpoint, run_folder
 from mgjax.step import train_step
@@ -24,7 +24,7 @@ def encode(seed, num_frames=16):
   rng = np.random.default_rng(seed)
   frames = rng.integers(0, 255, (num_frames, 6, 8, 3), np.uint8)
   # Large pixels survive the encoder.
-  return moving_digits.encode(frames.repeat(8, 1).repeat(8, 2))
+  return digits.encode(frames.repeat(8, 1).repeat(8, 2))
 
 
 @pytest.fixture(scope='module')
@@ -80,7 +80,7 @@ def test_probabilities_are_the_mean_over_the_views(folder, capsys):
   apply = jax.jit(
     model.apply, compiler_options={'xla_backend_optimization_level': 0}
   )
-  fps = moving_digits.FPS
+  fps = digits.FPS
   with decode.Video((folder / 'a.mp4').read_bytes()) as video:
     span = 4 * 8 / 30 * fps
     scores = []
