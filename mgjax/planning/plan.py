@@ -22,7 +22,7 @@ PUBLISHED_SIZES = {
   # Split 1 of three.
   'ucf101': 9_537,
   'hmdb51': 3_570,
-  # Ours: the defaults of data/moving_digits.py.
+  # Ours: the defaults of data/digits.py.
   'moving_digits/motion': 4_000,
   'moving_digits/motion_tiny': 240,
   'moving_digits/digit_motion': 4_000,
