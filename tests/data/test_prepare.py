@@ -20,7 +20,8 @@ import tensorflow_datasets as tfds
 
 from mgjax.cli import ConfigError
 from mgjax.config import fields
-from mgjax.data import prepare, sources, transcode
+from mgjax.data import prepare, transcode
+from mgjax.setup import data as data_setup
 from tests.data import videos
 from tests.data.test_annotations import charades
 
@@ -91,7 +92,7 @@ def open_source(out, name, split):
   config = fields.base()
   config.data.dir = str(out)
   config.data.name = name
-  return sources.open_source(config, split)
+  return data_setup.source(config, split)
 
 
 def examples_of(source):
