@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import dataclasses
 import multiprocessing
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from mgjax.cli import ConfigError, RunError
 from mgjax.data import sources
+from mgjax.data.order import Order
 from mgjax.data.sources import Example, TimedLabel
 from mgjax.grids import cycles
 from mgjax.setup import data as data_setup
@@ -59,6 +61,13 @@ def test_another_seed_has_another_order_in_every_epoch(tiny_config, source):
     for epoch in range(3)
   }
   assert len(orders) == 6
+
+
+def test_an_order_of_other_videos_is_refused(tiny_config, source):
+  """It would leave some out, or ask for some that are not there."""
+  clips = make_stream(tiny_config, source)
+  with pytest.raises(ValueError, match='239 examples .* 240 videos'):
+    dataclasses.replace(clips, order=Order(239))
 
 
 def same(a: dict, b: dict) -> None:
