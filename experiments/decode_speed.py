@@ -50,6 +50,7 @@ from mgjax.data import sampling, sources
 from mgjax.data.prepare import command
 from mgjax.grids import cycles
 from mgjax.grids.schedule import Grid, GridSchedule
+from mgjax.setup import data as data_setup
 
 CONFIG = 'configs/kinetics400.py:grid=both'
 
@@ -271,8 +272,6 @@ def measure(
     CPU and wall clock) and the largest and mean difference of uint8 pixels
     from the first method's.
   """
-  from mgjax.data import stream  # Takes a second, and bad flags need it not.
-
   schedule = cycles.make_schedule(config, _NUM_TRAIN)
   streams = {}
   for method, name in (
@@ -281,8 +280,8 @@ def measure(
   ):
     config.data.name = name
     config.data.copies = method == 'prepared'
-    source = sources.open_source(config, 'train')
-    streams[method] = stream.TrainStream(
+    source = data_setup.source(config, 'train')
+    streams[method] = data_setup.train_stream(
       config.copy_and_resolve_references(),
       schedule,
       _Repeated(source, _NUM_TRAIN),
@@ -301,7 +300,7 @@ def measure(
         method = _METHODS[(clip + k) % len(_METHODS)]
         cpu, wall = time.process_time(), time.perf_counter()
         if method == 'whole span':
-          index = streams['mgjax'].video_index(clip)
+          index = streams['mgjax'].order.example(clip)
           name = streams['mgjax'].source[index].id
           path = folder / 'videos' / f'{name}.mp4'
           cpu, wall = time.process_time(), time.perf_counter()

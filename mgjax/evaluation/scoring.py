@@ -23,7 +23,7 @@ from mgjax import files, models, stop_signal
 from mgjax.cli import ConfigError, RunError
 from mgjax.config import fields
 from mgjax.cpu import allocator, compilation
-from mgjax.data import description, sources, stream
+from mgjax.data import sources, stream
 from mgjax.evaluation import eval_picture
 from mgjax.grids.schedule import Grid
 from mgjax.hosts import parallel
@@ -31,6 +31,7 @@ from mgjax.hosts.peers import Peers
 from mgjax.planning import plan
 from mgjax.progress import Progress
 from mgjax.run import checkpoint, run_folder
+from mgjax.setup import data as data_setup
 from mgjax.setup import run_checks
 from mgjax.step import optim, train_step
 from mgjax.weights import weight_check
@@ -40,7 +41,7 @@ def eval_grid(config: ml_collections.ConfigDict) -> Grid:
   """The one grid of evaluation: all frames, the evaluation crop."""
   return Grid(
     config.data.num_frames,
-    *stream.crop_hw(config.eval),
+    *data_setup.crop_hw(config.eval),
     config.eval.batch_size,
   )
 
@@ -61,7 +62,10 @@ def head_window(
       f"eval.head='fully_conv', but model.name={config.model.name!r} has no "
       "such head; use 'global'"
     )
-  crop, train_crop = stream.crop_hw(config.eval), stream.crop_hw(config.data)
+  crop, train_crop = (
+    data_setup.crop_hw(config.eval),
+    data_setup.crop_hw(config.data),
+  )
   if crop[0] < train_crop[0] or crop[1] < train_crop[1]:
     raise ConfigError(
       f"eval.head='fully_conv', but eval.crop_px (height and width {crop}) is "
@@ -262,6 +266,7 @@ def score(
   report=lambda done, total: None,
   partial: Partial | None = None,
   peers: Peers | None = None,
+  ensemble: str = 'sum',
 ) -> Scores:
   """Scores every view of every video of a source.
 
@@ -275,11 +280,13 @@ def score(
       `stop_signal.Stopped`.
     partial: Where unfinished work is kept and found again; None: nowhere.
     peers: The processes that share the work; None: this one alone.
+    ensemble: How the scores of a video's views become one, class by class:
+      'sum' (divided by their number) or 'max'.
   """
   peers = peers or Peers()
   found = partial.load() if partial else None
   first, scores = found or (0, _no_scores(eval_stream))
-  maximum = eval_stream.config.eval.ensemble == 'max'
+  maximum = ensemble == 'max'
   for number, batch in enumerate(eval_stream.batches(first), first):
     failed = batch.pop('failed')
     batch = parallel.put_batch(mesh, batch)
@@ -325,7 +332,7 @@ def score(
 def _no_scores(eval_stream: stream.EvalStream) -> Scores:
   """The scores before the first batch."""
   num_videos = len(eval_stream.source)
-  num_classes = eval_stream.config.model.num_classes
+  num_classes = len(eval_stream.source.label_names)
   return Scores(
     scores=np.zeros((num_videos, num_classes)),
     views=np.zeros(num_videos, np.int64),
@@ -347,12 +354,13 @@ def evaluate(
   report=lambda done, total: None,
   partial: Partial | None = None,
   peers: Peers | None = None,
+  ensemble: str = 'sum',
 ) -> dict:
   """Scores every video of a source and compares with its labels.
 
   Args:
-    program, state, eval_stream, mesh, report, partial, peers: As those of
-      `score`.
+    program, state, eval_stream, mesh, report, partial, peers, ensemble: As
+      those of `score`.
 
   Returns:
     What `accuracy` returns (`multi_label_accuracy` where videos have actions),
@@ -369,7 +377,7 @@ def evaluate(
   start = time.perf_counter()
   source = eval_stream.source
   scores, views, lost, labels, failures = score(
-    program, state, eval_stream, mesh, report, partial, peers
+    program, state, eval_stream, mesh, report, partial, peers, ensemble
   )
   wrong = np.flatnonzero(views + lost != eval_stream.views_per_video)
   if len(wrong):
@@ -582,9 +590,9 @@ def evaluate_checkpoint(
   workdir = epath.Path(workdir)
   overrides = run_folder.check_evaluation(config, workdir, allow_config_change)
   mesh = parallel.make_mesh()
-  run_checks.check_evaluation(config, description.describe(config), mesh.size)
+  run_checks.check_evaluation(config, data_setup.describe(config), mesh.size)
   plan.check_network(config, [eval_grid(config)])
-  source = sources.open_source(config, config.eval.split)
+  source = data_setup.source(config, config.eval.split)
   if other := run_folder.other_labels(workdir, source.label_names):
     if not allow_config_change:
       raise ConfigError(
@@ -595,12 +603,8 @@ def evaluate_checkpoint(
     overrides['the names of the classes'] = other
   if peers.is_first:
     files.check_output(workdir / _RESULT, os.fspath(workdir / _RESULT))
-  eval_stream = stream.EvalStream(
-    config,
-    source,
-    config.eval.batch_size,
-    shard=peers.index,
-    num_shards=peers.count,
+  eval_stream = data_setup.eval_stream(
+    config, source, shard=peers.index, num_shards=peers.count
   )
   if not (workdir / 'checkpoints').is_dir():
     raise ConfigError(f'--workdir={workdir} holds no checkpoints of a run')
@@ -642,7 +646,16 @@ def evaluate_checkpoint(
       if done < total:
         stop.check(peers)
 
-  result = evaluate(program, state, eval_stream, mesh, report, partial, peers)
+  result = evaluate(
+    program,
+    state,
+    eval_stream,
+    mesh,
+    report,
+    partial,
+    peers,
+    config.eval.ensemble,
+  )
   bar.close()
   result = {
     'step': step,

@@ -18,7 +18,7 @@ from absl import flags
 from mgjax import environment, files, models, picture_text
 from mgjax.cli import ConfigError, RunError
 from mgjax.cpu import allocator, compilation
-from mgjax.data import copies, description, scanning, sources, stream
+from mgjax.data import copies, scanning, sources, stream
 from mgjax.data.decode import DecodeError, Form
 from mgjax.evaluation import scoring
 from mgjax.hosts import parallel
@@ -26,6 +26,7 @@ from mgjax.planning import plan
 from mgjax.predicting import class_maps as features
 from mgjax.predicting import contact_sheet
 from mgjax.run import checkpoint, run_folder
+from mgjax.setup import data as data_setup
 
 # Bytes of a file's name that its picture's has, too: file systems take 255.
 _MAX_STEM = 180
@@ -113,7 +114,7 @@ class Predictor:
 
   def _stream(self, paths: Sequence[pathlib.Path]) -> stream.EvalStream:
     source = _Files(self._config, paths, self._in_order)
-    return stream.EvalStream(self._config, source, self._config.eval.batch_size)
+    return data_setup.eval_stream(self._config, source)
 
   def scores(self) -> list[dict]:
     """Scores the files.
@@ -134,6 +135,7 @@ class Predictor:
       self._state,
       self._stream(self._usable),
       self._mesh,
+      ensemble=self._config.eval.ensemble,
     )
     errors = dict(self._errors)
     scores = {}
@@ -310,9 +312,9 @@ def label_names(
         f'{len(numbers)} classes; give one name for each'
       )
     return names
-  if description.describe(config) is None:  # Or is damaged, which it says.
+  if data_setup.describe(config) is None:  # Or is damaged, which it says.
     return numbers
-  builder = tfds.builder_from_directory(str(sources.builder_dir(config)))
+  builder = tfds.builder_from_directory(str(data_setup.builder_dir(config)))
   names = list(copies.labels_of(builder))
   return names if len(names) == len(numbers) else numbers
 

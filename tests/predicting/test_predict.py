@@ -11,9 +11,10 @@ from etils import epath
 
 from mgjax import cli, models, predict
 from mgjax.cli import ConfigError
-from mgjax.data import decode, digits, sampling, sources, stream
+from mgjax.data import decode, digits, sampling
 from mgjax.predicting import contact_sheet, labelling
 from mgjax.run import checkpoint, run_folder
+from mgjax.setup import data as data_setup
 from mgjax.step import train_step
 from mgjax.weights import weight_transfer
 from tests.data import odd_videos
@@ -122,7 +123,8 @@ def test_clips_of_odd_files_have_the_frames_that_a_player_shows(how, tmp_path):
   in_order, errors = labelling._look_at([path])
   assert not errors
   files = labelling._Files(config, [path], in_order)
-  (clip,) = stream.EvalStream(config, files, 1).batch(0)['video']
+  eval_stream = data_setup.eval_stream(config, files, batch_size=1)
+  (clip,) = eval_stream.batch(0)['video']
   wanted = sampling.view_frames(
     64,
     decode.Video(path.read_bytes()).fps,
@@ -328,7 +330,7 @@ def test_predictions_are_printed_whatever_becomes_of_pictures(
 
 
 def test_labels_are_those_of_the_data_set(tiny_config, tmp_path):
-  source = sources.open_source(tiny_config, 'validation')
+  source = data_setup.source(tiny_config, 'validation')
   names = labelling.label_names(tiny_config, tmp_path, None)
   assert names == list(source.label_names)
   tiny_config.model.num_classes = 3  # Of another data set.

@@ -3,7 +3,7 @@
 import json
 
 from mgjax.config import fields
-from mgjax.data import sources
+from mgjax.setup import data as data_setup
 from tests.data import videos
 
 
@@ -44,7 +44,7 @@ def open_source(out, name, split):
   config = fields.base()
   config.data.dir = str(out)
   config.data.name = name
-  return sources.open_source(config, split)
+  return data_setup.source(config, split)
 
 
 def examples_of(source):
