@@ -47,8 +47,8 @@ from experiments import record, tabulate
 from mgjax import cli, environment, files
 from mgjax.cli import ArgumentParser
 from mgjax.data import prepare, sampling, sources
-from mgjax.grids import cycles
 from mgjax.grids.schedule import Grid, GridSchedule
+from mgjax.setup import grids
 
 CONFIG = 'configs/kinetics400.py:grid=both'
 
@@ -273,7 +273,7 @@ def measure(
   """
   from mgjax.data import stream  # Takes a second, and bad flags need it not.
 
-  schedule = cycles.make_schedule(config, _NUM_TRAIN)
+  schedule = grids.schedule(config, _NUM_TRAIN)
   streams = {}
   for method, name in (
     ('mgjax', _NAME),
@@ -396,9 +396,7 @@ def problems() -> list[str]:
   """Says which records are of other grids than today's; [] if none is."""
   found = []
   for name, result in _load().items():
-    schedule = cycles.make_schedule(
-      cli.read_config(result['config']), _NUM_TRAIN
-    )
+    schedule = grids.schedule(cli.read_config(result['config']), _NUM_TRAIN)
     # As JSON has them.
     today = [
       [*ranges.grid, list(ranges.stride_frames), list(ranges.jitter_px)]

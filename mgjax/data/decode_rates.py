@@ -15,9 +15,9 @@ from absl import flags
 
 from mgjax import environment
 from mgjax.data import read_ahead, sources, stream
-from mgjax.grids import cycles
 from mgjax.grids.schedule import Grid, GridSchedule
-from mgjax.planning import plan, step_seconds
+from mgjax.planning import step_seconds
+from mgjax.setup import grids, planning
 
 
 class Draw(NamedTuple):
@@ -122,7 +122,6 @@ def report(
   copies: tuple[str, ...],
   num_cpus: int,
   prepared: bool,
-  device: str | None = None,
 ) -> dict[str, Any]:
   """What was measured, and what it means for each phase, as JSON data.
 
@@ -135,7 +134,6 @@ def report(
     num_cpus: Of this machine.
     prepared: Whether the data set is one of `mgjax.data.prepare`, which could
       write smaller ones.
-    device: Whose published rate `step_s` is from, if it is.
   """
   num_workers = read_ahead.num_workers(config.data)
   phases = []
@@ -173,12 +171,6 @@ def report(
   }
   if step_s:
     result['advice'] = _advice(config, phases, copies, num_cpus, prepared)
-  if device:
-    result['note'] = (
-      f'Rates of {device} were measured with data loading included: the device '
-      'alone takes at least that many clips, and where it takes more, "enough" '
-      'here is not enough.'
-    )
   return result
 
 
@@ -271,8 +263,6 @@ def format_report(result: dict[str, Any]) -> str:
     'advice',
     [f'Give {step_seconds.NAMES} to learn which phases would wait.'],
   )
-  if 'note' in result:
-    lines.append(result['note'])
   return '\n'.join(lines)
 
 
@@ -280,11 +270,11 @@ def main(values: flags.FlagValues) -> None:
   # Counting multiply-adds takes no accelerator.
   jax.config.update('jax_platforms', 'cpu')
   config = values.config
-  plan.check_network(config, [cycles.full_grid(config)])
+  planning.check_network(config, [grids.full_grid(config)])
   source = sources.open_source(config, 'train')
-  schedule = cycles.make_schedule(config, len(source))
-  full = cycles.full_grid(config)
-  gmacs = plan.gmacs_per_clip(config, {full, *schedule.grids})
+  schedule = grids.schedule(config, len(source))
+  full = grids.full_grid(config)
+  gmacs = planning.gmacs_per_clip(config, {full, *schedule.grids})
   step_s = step_seconds.step_seconds(values, gmacs, full, config.model.name)
   draws = dict.fromkeys(d for p in schedule.phases for d in draws_of(p))
   rates = measure(
@@ -300,7 +290,6 @@ def main(values: flags.FlagValues) -> None:
     copies=tuple(c.name for c in source.copies.copies) if source.copies else (),
     num_cpus=environment.num_cpus(),
     prepared=source.manifest_sha256 is not None,
-    device=values.device,
   )
   if values.format == 'json':
     print(json.dumps(result, indent=1))

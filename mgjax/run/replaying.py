@@ -9,11 +9,10 @@ from etils import epath
 from mgjax import models
 from mgjax.cpu import compilation
 from mgjax.data import sources, stream
-from mgjax.grids import cycles
 from mgjax.hosts import parallel
-from mgjax.planning import plan
 from mgjax.run import checkpoint, run_folder
 from mgjax.run import failure as bundle
+from mgjax.setup import grids, planning
 from mgjax.step import initial_state, optim, programs, train_step
 from mgjax.step.step_cache import Program
 
@@ -37,10 +36,10 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
     of the run.
   """
   failure = bundle.read_failure(epath.Path(folder))
-  plan.check_network(config, [cycles.full_grid(config)])
+  planning.check_network(config, [grids.full_grid(config)])
   source = sources.open_source(config, 'train')
   mesh = parallel.make_mesh()
-  schedule = cycles.make_schedule(config, len(source), num_devices=mesh.size)
+  schedule = grids.schedule(config, len(source), num_devices=mesh.size)
   clips = stream.TrainStream(config, schedule, source)
   model = models.from_config(config)
   tx = optim.make_optimizer(config.optim, config.norm.frozen)

@@ -10,7 +10,8 @@ from mgjax.cli import ConfigError
 from mgjax.config import fields
 from mgjax.data import prepare, sources, stream
 from mgjax.data.records import DamagedRecordError
-from mgjax.grids import cycles
+from mgjax.grids import Grid
+from mgjax.setup import grids
 from tests.data import videos
 
 
@@ -69,7 +70,7 @@ def test_a_clip_has_the_same_frames_and_crop_from_every_copy(folder):
   with_copies, without = (
     make_stream(config_for(folder, copies=copies)) for copies in (True, False)
   )
-  grid = cycles.Grid(4, 24, 24, 1)
+  grid = Grid(4, 24, 24, 1)
   for number in range(16):
     ranges = {'stride_frames': (1, 4), 'jitter_px': (24, 48)}
     one, other = (
@@ -83,7 +84,7 @@ def test_a_clip_has_the_same_frames_and_crop_from_every_copy(folder):
 
 def make_stream(config):
   source = sources.open_source(config, 'train')
-  schedule = cycles.make_schedule(config, len(source))
+  schedule = grids.schedule(config, len(source))
   return stream.TrainStream(config, schedule, source)
 
 

@@ -14,14 +14,14 @@ import pytest
 
 from mgjax.cli import RunError
 from mgjax.data import read_ahead, sources, stream
-from mgjax.grids import cycles
+from mgjax.setup import grids
 from tests.data.test_stream import Few
 
 
 @pytest.fixture
 def clips(tiny_config):
   source = sources.open_source(tiny_config, 'train')
-  schedule = cycles.make_schedule(tiny_config, len(source))
+  schedule = grids.schedule(tiny_config, len(source))
   return stream.TrainStream(tiny_config, schedule, source)
 
 

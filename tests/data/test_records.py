@@ -12,9 +12,9 @@ import tensorflow_datasets as tfds
 from mgjax.cli import RunError
 from mgjax.data import records, sources, stream
 from mgjax.evaluation import scoring
-from mgjax.grids import cycles
 from mgjax.hosts import parallel
 from mgjax.run import loop
+from mgjax.setup import grids
 from tests.evaluation.test_evaluate import NO_STATE, first_pixels
 
 
@@ -77,7 +77,7 @@ def test_no_flipped_bit_gives_other_bytes(config):
 
 def test_a_damaged_record_is_replaced_by_the_same_other_video_and_named(config):
   source = sources.open_source(config, 'train')
-  schedule = cycles.make_schedule(config, len(source))
+  schedule = grids.schedule(config, len(source))
   batch = lambda: stream.TrainStream(
     config, schedule, sources.open_source(config, 'train')
   ).batch(step)
@@ -155,7 +155,7 @@ def test_a_shard_that_is_gone_is_the_disks_and_ends_the_run(config):
   shard_of(config, 'train').unlink()
   with pytest.raises(RunError, match=r'cannot be read .*No such file.*mount'):
     source.read(0, short_px=32)
-  schedule = cycles.make_schedule(config, len(source))
+  schedule = grids.schedule(config, len(source))
   with pytest.raises(RunError, match='cannot be read'):
     stream.TrainStream(config, schedule, source).batch(0)
 
@@ -184,6 +184,6 @@ def test_an_error_that_is_not_the_records_is_not_taken_for_damage(
   monkeypatch.setattr(
     tfds.features.FeaturesDict, 'deserialize_example_np', fail
   )
-  schedule = cycles.make_schedule(config, len(source))
+  schedule = grids.schedule(config, len(source))
   with pytest.raises(TypeError, match='a new version'):
     stream.TrainStream(config, schedule, source).batch(0)

@@ -10,7 +10,8 @@ import pytest
 from mgjax.cli import ConfigError, RunError
 from mgjax.data import sources, stream
 from mgjax.data.sources import Action, Example
-from mgjax.grids import cycles
+from mgjax.grids import MODES
+from mgjax.setup import grids
 from tests.data.test_decode import in_new_process, resident_mib
 
 
@@ -20,11 +21,11 @@ def source(tiny_config):
 
 
 def make_stream(config, source, **kwargs):
-  schedule = cycles.make_schedule(config, len(source))
+  schedule = grids.schedule(config, len(source))
   return stream.TrainStream(config, schedule, source, **kwargs)
 
 
-@pytest.mark.parametrize('mode', cycles.MODES)
+@pytest.mark.parametrize('mode', MODES)
 def test_every_video_is_used_once_per_epoch_whatever_the_grids(
   tiny_config, source, mode
 ):
