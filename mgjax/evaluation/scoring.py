@@ -25,25 +25,14 @@ from mgjax.config import fields
 from mgjax.cpu import allocator, compilation
 from mgjax.data import sources, stream
 from mgjax.evaluation import eval_picture
-from mgjax.grids.schedule import Grid
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
-from mgjax.planning import plan
 from mgjax.progress import Progress
 from mgjax.run import checkpoint, run_folder
 from mgjax.setup import data as data_setup
-from mgjax.setup import run_checks
+from mgjax.setup import grids, planning, run_checks
 from mgjax.step import optim, train_step
 from mgjax.weights import weight_check
-
-
-def eval_grid(config: ml_collections.ConfigDict) -> Grid:
-  """The one grid of evaluation: all frames, the evaluation crop."""
-  return Grid(
-    config.data.num_frames,
-    *data_setup.crop_hw(config.eval),
-    config.eval.batch_size,
-  )
 
 
 def head_window(
@@ -116,7 +105,7 @@ def load_state(
 
 def lower_eval_step(config, model, mesh, state):
   """Lowers the evaluation program of a state, abstract or not."""
-  grid = eval_grid(config)
+  grid = grids.eval_grid(config)
   step = train_step.make_eval_step(
     model,
     mean=config.data.mean,
@@ -591,7 +580,7 @@ def evaluate_checkpoint(
   overrides = run_folder.check_evaluation(config, workdir, allow_config_change)
   mesh = parallel.make_mesh()
   run_checks.check_evaluation(config, data_setup.describe(config), mesh.size)
-  plan.check_network(config, [eval_grid(config)])
+  planning.check_network(config, [grids.eval_grid(config)])
   source = data_setup.source(config, config.eval.split)
   if other := run_folder.other_labels(workdir, source.label_names):
     if not allow_config_change:

@@ -22,11 +22,11 @@ from mgjax.data import copies, scanning, sources, stream
 from mgjax.data.decode import DecodeError, Form
 from mgjax.evaluation import scoring
 from mgjax.hosts import parallel
-from mgjax.planning import plan
 from mgjax.predicting import class_maps as features
 from mgjax.predicting import contact_sheet
 from mgjax.run import checkpoint, run_folder
 from mgjax.setup import data as data_setup
+from mgjax.setup import grids, planning
 
 # Bytes of a file's name that its picture's has, too: file systems take 255.
 _MAX_STEM = 180
@@ -93,7 +93,7 @@ class Predictor:
       ConfigError: There is no checkpoint, it is of another network, or none of
         the files can be used.
     """
-    plan.check_network(config, [scoring.eval_grid(config)])
+    planning.check_network(config, [grids.eval_grid(config)])
     path = checkpoint.find(folder, 'checkpoint')
     self._paths = paths
     self._in_order, self._errors = _look_at(paths)

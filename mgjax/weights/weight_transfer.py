@@ -15,10 +15,9 @@ from absl import flags
 from mgjax import models
 from mgjax.cli import ConfigError
 from mgjax.evaluation import scoring
-from mgjax.grids import cycles
 from mgjax.models import resnet3d
-from mgjax.planning import plan
 from mgjax.run import checkpoint
+from mgjax.setup import grids, planning
 from mgjax.step import train_step
 from mgjax.weights import (
   pyslowfast_cfg,
@@ -412,7 +411,7 @@ def import_file(
     raise ConfigError(
       f'--logits={logits}: what starts anew (--new_{new[0]}) gives other logits'
     )
-  plan.check_network(config, [cycles.full_grid(config)])
+  planning.check_network(config, [grids.full_grid(config)])
   file = read(path)
   _check_facts(path, config, file.facts, new)
   model = models.from_config(config)
@@ -712,7 +711,7 @@ def export(
   """
   if out.exists():
     raise ConfigError(f'--out={out} exists already; use another')
-  plan.check_network(config, [cycles.full_grid(config)])
+  planning.check_network(config, [grids.full_grid(config)])
   model = models.from_config(config)
   video = scoring.example_video(config)
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), video))
