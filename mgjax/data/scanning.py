@@ -17,7 +17,8 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from mgjax.data.decode import DecodeError, Form, Video, orientation
+from mgjax.data.decode import DecodeError, Form, Video
+from mgjax.data.orientation import orientation
 
 # The parts of a Matroska file.
 _EBML_HEADER = b'\x1a\x45\xdf\xa3'

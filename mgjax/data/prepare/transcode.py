@@ -29,9 +29,8 @@ from mgjax.data.decode import (
   DecodeError,
   Video,
   errors_of_video,
-  orientation,
-  upright,
 )
+from mgjax.data.orientation import orientation, upright
 from mgjax.data.prepare.suffixes import FRAME_CODECS, suffix_of
 from mgjax.data.scanning import Scan, scan
 
