@@ -38,7 +38,13 @@ def make_plan(
   total_gmacs = math.fsum(phase['gmacs'] for phase in phases)
   base_steps = math.ceil(baseline_epochs * schedule.num_train / full.batch)
   base_clips = base_steps * full.batch
-  base_gmacs = base_clips * gmacs_per_clip[full]
+  baseline = {
+    'grid': full._asdict(),
+    'epochs': baseline_epochs,
+    'steps': base_steps,
+    'clips': base_clips,
+    'gmacs': base_clips * gmacs_per_clip[full],
+  }
   return {
     'mode': names['mode'],
     'model': names['model'],
@@ -55,23 +61,11 @@ def make_plan(
     'num_train_programs': len(schedule.grids),
     'memory': dict(memory),
     'phases': phases,
-    'lr': {
-      'every_epochs': _LR_EVERY_EPOCHS,
-      'values': [
-        schedule.lr_at_epoch(k * _LR_EVERY_EPOCHS)
-        for k in range(int(schedule.total_epochs / _LR_EVERY_EPOCHS) + 1)
-      ],
-    },
-    'baseline': {
-      'grid': full._asdict(),
-      'epochs': baseline_epochs,
-      'steps': base_steps,
-      'clips': base_clips,
-      'gmacs': base_gmacs,
-    },
+    'lr': _learning_rates(schedule),
+    'baseline': baseline,
     'speedup': {
       'steps': base_steps / schedule.total_steps,
-      'macs': base_gmacs / total_gmacs,
+      'macs': baseline['gmacs'] / total_gmacs,
     },
     'io': _loader(schedule, gmacs_per_clip, full, base_clips, total_gmacs),
   }
@@ -98,6 +92,17 @@ def _phase_row(
     'steps': num_steps,
     'clips': sum(clips for _, clips in used),
     'gmacs': math.fsum(gmacs_per_clip[grid] * clips for grid, clips in used),
+  }
+
+
+def _learning_rates(schedule: GridSchedule) -> dict[str, Any]:
+  """Returns the learning rate of every so many epochs, from the first on."""
+  return {
+    'every_epochs': _LR_EVERY_EPOCHS,
+    'values': [
+      schedule.lr_at_epoch(k * _LR_EVERY_EPOCHS)
+      for k in range(int(schedule.total_epochs / _LR_EVERY_EPOCHS) + 1)
+    ],
   }
 
 

@@ -87,9 +87,8 @@ def search(
     lr_steps: Epochs at which the baseline's learning rate decays, if it does.
 
   Returns:
-    For each mode the schedule with the most epochs that fits, and the usual
-    epoch factors, by hours. A mode that has no schedule that short has no such
-    entry.
+    For each mode the schedule with the most epochs that fits, if there is one,
+    and the usual epoch factors, by hours.
 
   Raises:
     ConfigError: Nothing fits.

@@ -1,9 +1,9 @@
 """The picture of a plan: what changes over a run, on one axis of time.
 
-Where the plan knows how long steps take, the axis is hours, and the loader
-must deliver so many clips per second. Where it does not, a constant rate of
-multiply-adds stands in for the clock: the axis is their share that is done,
-and what the loader must deliver is relative to the baseline.
+Where the plan knows how long steps take, the axis has hours, and the last panel
+has clips per second that the loader must deliver. Elsewhere a constant rate of
+multiply-adds stands in for the clock: the axis has the share of them that is
+done, and the last panel has clips per multiply-add, relative to the baseline.
 """
 
 import io

@@ -9,7 +9,11 @@ from mgjax.grids.schedule import Grid
 
 
 def table(plan: dict[str, Any]) -> str:
-  """Returns the plan as text, in the paper's terms."""
+  """Returns the plan as text, in the paper's terms.
+
+  Args:
+    plan: Of `plan.make_plan`.
+  """
   full, io = plan['baseline']['grid'], plan['io']
   size = 'S²' if full['H'] == full['W'] else 'H x W'
   lines = [
@@ -146,7 +150,12 @@ def _lr_ends(
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
-  """Aligns columns: those in `left` to the left, the others to the right."""
+  """Returns rows of cells as lines of text, their columns aligned.
+
+  Args:
+    rows: Of as many cells each.
+    left: Columns that are aligned to the left; the others are to the right.
+  """
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   return [
     '  '.join(
@@ -170,7 +179,12 @@ def _side_text(grid: dict[str, Any]) -> str:
 
 
 def shape_text(grid: dict[str, Any], full: dict[str, Any]) -> str:
-  """Names a grid relative to the full one: 8B x T/4 x (S/√2)²."""
+  """Names a grid relative to the full one: 8B x T/4 x (S/√2)².
+
+  Args:
+    grid: T, H, W and batch.
+    full: Those of the full grid.
+  """
   ratio = grid['batch'] / full['batch']
   factor = '' if ratio == 1 else f'{ratio:g}'
   frames = _part('T', grid['T'] / full['T'])
@@ -199,7 +213,7 @@ def _part(letter: str, ratio: float) -> str:
 def diff(
   fields: dict[str, tuple[Any, Any]], a: dict[str, Any], b: dict[str, Any]
 ) -> str:
-  """What two plans differ in.
+  """Returns what two plans differ in, as text.
 
   Args:
     fields: Of `differing_fields` of their configs.
@@ -207,8 +221,8 @@ def diff(
     b: The other one.
 
   Returns:
-    The fields, the costs side by side, and the phases: those of the first alone
-    with '-', of the second alone with '+'.
+    The fields, the costs side by side, and the phases. A phase that only the
+    first plan has is marked '-', one that only the second has '+'.
   """
   field_rows = [(name, *map(repr, values)) for name, values in fields.items()]
   cost_rows = [_cost_row(name, get(a), get(b)) for name, get in _COSTS.items()]
@@ -245,7 +259,16 @@ def _cost_row(
 def differing_fields(
   a: dict[str, Any], b: dict[str, Any], prefix: str = ''
 ) -> dict[str, tuple[Any, Any]]:
-  """Fields of two nested dictionaries, with their values where they differ."""
+  """Returns the fields in which two nested dictionaries differ, and values.
+
+  Args:
+    a: The settings of a run.
+    b: Those of another one.
+    prefix: Goes before each name, such as 'grid.'.
+
+  Returns:
+    (value in a, value in b) by name, such as 'grid.mode'; None: not there.
+  """
   found = {}
   for key in dict.fromkeys([*a, *b]):
     one, other = a.get(key), b.get(key)

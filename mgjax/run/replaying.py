@@ -12,7 +12,7 @@ from mgjax.hosts import parallel
 from mgjax.run import checkpoint, run_folder
 from mgjax.run import failure as bundle
 from mgjax.setup import data as data_setup
-from mgjax.setup import grids, planning
+from mgjax.setup import grids, planning, run_checks
 from mgjax.step import initial_state, optim, programs, train_step
 from mgjax.step.step_cache import Program
 
@@ -36,6 +36,7 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
     of the run.
   """
   failure = bundle.read_failure(epath.Path(folder))
+  run_checks.check_norm(config)
   planning.check_network(config, [grids.full_grid(config)])
   source = data_setup.source(config, 'train')
   mesh = parallel.make_mesh()

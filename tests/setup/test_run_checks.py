@@ -101,6 +101,11 @@ WRONG = [
     'optim.loss=sigmoid --config.optim.label_smoothing=0.1',
     'optim.label_smoothing=0.1 spreads one label',
   ),
+  ('norm.frozen=all', "norm.frozen is 'all', but there are no weights"),
+  (
+    'optim.ema_decay=0.9 --config.norm.precise_batches=0',
+    'optim.ema_decay is 0.9, but norm.precise_batches is 0',
+  ),
   (
     'eval.head=fully_conv --config.eval.crop_px=16',
     "eval.head='fully_conv', but eval.crop_px",
