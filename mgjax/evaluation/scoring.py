@@ -31,7 +31,7 @@ from mgjax.hosts.peers import Peers
 from mgjax.planning import plan
 from mgjax.progress import Progress
 from mgjax.run import checkpoint, run_folder
-from mgjax.setup import run_checks
+from mgjax.setup import network, run_checks
 from mgjax.step import optim, train_step
 from mgjax.weights import weight_check
 
@@ -97,7 +97,7 @@ def load_state(
       model,
       optim.make_optimizer(config.optim, config.norm.frozen),
       jax.random.key(0),
-      example_video(config),
+      models.example_video(config.data.num_frames),
     ),
     parallel.replicated(mesh),
   )
@@ -611,7 +611,7 @@ def evaluate_checkpoint(
   step = steps[-1] if step is None else step
   if step not in steps:
     raise ConfigError(f'--step={step}: there are checkpoints of steps {steps}')
-  model = models.from_config(config)
+  model = network.model(config)
   path = checkpoints.directory / str(step)
   state = load_state(config, model, mesh, path, instead='--step={step}')
   state = state.replace(step=step)
@@ -668,12 +668,6 @@ def write_result(workdir: epath.PathLike, result: dict) -> None:
   ]
   text = '{\n' + ',\n'.join(lines) + '\n}\n'
   files.write_text(epath.Path(workdir) / _RESULT, text)
-
-
-def example_video(config: ml_collections.ConfigDict):
-  """A small batch that initialises a model; parameters ignore its shape."""
-  # Enough frames for any ratio of the pathways' frame rates.
-  return jax.numpy.zeros((1, config.data.num_frames, 32, 32, 3))
 
 
 def main(values: flags.FlagValues) -> None:

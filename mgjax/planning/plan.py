@@ -238,10 +238,10 @@ def gmacs_per_clip(
       The message names the first phase that has the grid.
   """
   # JAX takes most of a second to import, and bad flags need none of it.
-  from mgjax import models
   from mgjax.planning import macs
+  from mgjax.setup import network
 
-  model = models.from_config(config)
+  model = network.model(config)
   found = {}
   for size in sorted({grid[:3] for grid in grids}):
     t, h, w = size
@@ -287,10 +287,10 @@ def _memory(
   config: ml_collections.ConfigDict, schedule: GridSchedule, num_devices: int
 ) -> dict[Grid, Any]:
   """Returns the estimated `memory.Memory` of every grid."""
-  from mgjax import models
   from mgjax.planning import memory
+  from mgjax.setup import network
 
-  model = models.from_config(config)
+  model = network.model(config)
   return {
     grid: memory.estimate(config, model, grid, num_devices=num_devices)
     for grid in schedule.grids
@@ -378,10 +378,10 @@ def compiled_bytes(
   """
   import jax
 
-  from mgjax import models
   from mgjax.cpu import compilation
   from mgjax.hosts import parallel
   from mgjax.run import checkpoint
+  from mgjax.setup import network
   from mgjax.step import initial_state, optim, programs
 
   if num_devices > jax.device_count():
@@ -391,7 +391,7 @@ def compiled_bytes(
     )
   mesh = parallel.make_mesh(num_devices)
   model, tx = (
-    models.from_config(config),
+    network.model(config),
     optim.make_optimizer(config.optim, config.norm.frozen),
   )
   abstract = checkpoint.abstract_state(

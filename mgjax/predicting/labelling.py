@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import flags
 
-from mgjax import environment, files, models, picture_text
+from mgjax import environment, files, picture_text
 from mgjax.cli import ConfigError, RunError
 from mgjax.cpu import allocator, compilation
 from mgjax.data import copies, description, sources, stream, transcode
@@ -26,6 +26,7 @@ from mgjax.planning import plan
 from mgjax.predicting import class_maps as features
 from mgjax.predicting import contact_sheet
 from mgjax.run import checkpoint, run_folder
+from mgjax.setup import network
 
 # Bytes of a file's name that its picture's has, too: file systems take 255.
 _MAX_STEM = 180
@@ -106,7 +107,7 @@ class Predictor:
     batch = min(config.eval.batch_size, num_clips)
     self._config = config = config.copy_and_resolve_references()
     config.eval.batch_size = -(-batch // self._mesh.size) * self._mesh.size
-    self._model = models.from_config(config)
+    self._model = network.model(config)
     self._state = scoring.load_state(
       config, self._model, self._mesh, path, instead='--checkpoint={path}'
     )

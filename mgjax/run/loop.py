@@ -18,7 +18,7 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from mgjax import files, models, stop_signal
+from mgjax import files, stop_signal
 from mgjax.cli import ConfigError, RunError
 from mgjax.cpu import allocator
 from mgjax.data import description, sources, stream
@@ -41,7 +41,7 @@ from mgjax.run import (
   run_summary,
   step_log,
 )
-from mgjax.setup import run_checks
+from mgjax.setup import network, run_checks
 from mgjax.step import initial_state, optim, programs, step_cache, train_step
 from mgjax.step.step_cache import Program
 
@@ -200,7 +200,7 @@ def make_job(
   eval_stream = stream.EvalStream(
     config, eval_source, config.eval.batch_size, **shard
   )
-  model = models.from_config(config)
+  model = network.model(config)
   scoring.head_window(config, model)  # Refused now, or else at its first use.
   tx = optim.make_optimizer(config.optim, config.norm.frozen)
   make_state = initial_state.state_maker(config, model, tx)

@@ -6,7 +6,6 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from mgjax import models
 from mgjax.cpu import compilation
 from mgjax.data import sources, stream
 from mgjax.grids import cycles
@@ -14,6 +13,7 @@ from mgjax.hosts import parallel
 from mgjax.planning import plan
 from mgjax.run import checkpoint, run_folder
 from mgjax.run import failure as bundle
+from mgjax.setup import network
 from mgjax.step import initial_state, optim, programs, train_step
 from mgjax.step.step_cache import Program
 
@@ -42,7 +42,7 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
   mesh = parallel.make_mesh()
   schedule = cycles.make_schedule(config, len(source), num_devices=mesh.size)
   clips = stream.TrainStream(config, schedule, source)
-  model = models.from_config(config)
+  model = network.model(config)
   tx = optim.make_optimizer(config.optim, config.norm.frozen)
   make_state = initial_state.state_maker(config, model, tx)
   replicated = parallel.replicated(mesh)

@@ -6,7 +6,6 @@ import ml_collections
 
 from mgjax import models
 from mgjax.cli import ConfigError
-from mgjax.evaluation import scoring
 from mgjax.hosts import parallel
 from mgjax.run import checkpoint
 from mgjax.step import train_step
@@ -56,7 +55,7 @@ def state_maker(config: ml_collections.ConfigDict, model, tx):
       model,
       tx,
       jax.random.key(config.seed),
-      scoring.example_video(config),
+      models.example_video(config.data.num_frames),
       average=config.optim.ema_decay > 0,
     )
 

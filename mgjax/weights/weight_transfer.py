@@ -14,11 +14,11 @@ from absl import flags
 
 from mgjax import models
 from mgjax.cli import ConfigError
-from mgjax.evaluation import scoring
 from mgjax.grids import cycles
 from mgjax.models import resnet3d
 from mgjax.planning import plan
 from mgjax.run import checkpoint
+from mgjax.setup import network
 from mgjax.step import train_step
 from mgjax.weights import (
   pyslowfast_cfg,
@@ -415,8 +415,8 @@ def import_file(
   plan.check_network(config, [cycles.full_grid(config)])
   file = read(path)
   _check_facts(path, config, file.facts, new)
-  model = models.from_config(config)
-  video = scoring.example_video(config)
+  model = network.model(config)
+  video = models.example_video(config.data.num_frames)
   init = lambda: model.init(jax.random.key(config.seed), video)
   shapes = jax.eval_shape(init)
   result = match_state(
@@ -606,8 +606,8 @@ def _fitting(
     if 'head' in new:
       wanted.model.num_classes = config.model.num_classes
     try:
-      model = models.from_config(wanted)
-      video = scoring.example_video(wanted)
+      model = network.model(wanted)
+      video = models.example_video(wanted.data.num_frames)
       shapes = jax.eval_shape(model.init, jax.random.key(0), video)
       result = match_state(
         blank,
@@ -713,8 +713,8 @@ def export(
   if out.exists():
     raise ConfigError(f'--out={out} exists already; use another')
   plan.check_network(config, [cycles.full_grid(config)])
-  model = models.from_config(config)
-  video = scoring.example_video(config)
+  model = network.model(config)
+  video = models.example_video(config.data.num_frames)
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), video))
   table = weight_names.names(to, shapes, config.model.name)
   if not table:

@@ -25,7 +25,7 @@ from mgjax.data.description import Description
 from mgjax.evaluation import eval_picture, scoring
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
-from mgjax.setup import run_checks
+from mgjax.setup import network, run_checks
 from mgjax.step import optim, train_step
 from tests import speck
 from tests.data.test_stream import Acted, Damaged, Few
@@ -168,12 +168,12 @@ def test_scores_are_the_same_on_any_number_of_devices(data_dir):
   config.eval.update({'num_views': 2, 'batch_size': 4})
   source = Few(sources.open_source(config, 'validation'), 5)
   eval_stream = stream.EvalStream(config, source, 4)
-  model = models.from_config(config)
+  model = network.model(config)
   state = train_step.create_state(
     model,
     optim.make_optimizer(config.optim),
     jax.random.key(0),
-    scoring.example_video(config),
+    models.example_video(config.data.num_frames),
   )
   found = []
   for num_devices in (1, jax.device_count()):
@@ -414,10 +414,10 @@ def test_a_killed_evaluation_is_resumed_bit_for_bit(
   from mgjax.run import checkpoint
 
   state = train_step.create_state(
-    models.from_config(tiny_config),
+    network.model(tiny_config),
     optim.make_optimizer(tiny_config.optim),
     jax.random.key(0),
-    scoring.example_video(tiny_config),
+    models.example_video(tiny_config.data.num_frames),
   )
   results = []
   for name, kills in (('whole', []), ('killed', [40, 300])):
@@ -548,7 +548,7 @@ def test_a_fully_convolutional_head_on_a_smaller_crop_is_refused():
   config = small_config('fully_conv')
   config.eval.crop_px = 4
   with pytest.raises(ConfigError, match=r'\(4, 4\).*smaller.*\(8, 8\)'):
-    scoring.head_window(config, models.from_config(config))
+    scoring.head_window(config, network.model(config))
 
 
 def test_a_model_without_a_fully_convolutional_head_is_refused():

@@ -33,10 +33,11 @@ from experiments import (
   tables,
   tabulate,
 )
-from mgjax import cli, models
+from mgjax import cli
 from mgjax.cli import ConfigError
 from mgjax.data import sources
 from mgjax.planning import macs, plan, step_seconds
+from mgjax.setup.network import model as model_of
 
 # Keys that stand for all in the fast tests.
 FAST_KEYS = (
@@ -935,8 +936,8 @@ def test_a_measured_device_tells_its_own_rate(records, capsys, no_counting):
 
 def test_three_times_the_plans_multiply_adds_are_trained(records):
   item, *_ = launch.planned('moving_digits', 1)
-  network = models.from_config(cli.read_config(item.config))
-  of_clip = macs.forward_macs(network, T=16, H=64, W=64)
+  model = model_of(cli.read_config(item.config))
+  of_clip = macs.forward_macs(model, T=16, H=64, W=64)
   # Eight epochs of 4000 clips.
   assert item.gmacs == pytest.approx(3e-9 * 8 * 4000 * of_clip)
 

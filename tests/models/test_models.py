@@ -12,6 +12,7 @@ import pytest
 from mgjax import models
 from mgjax.config import fields
 from mgjax.models import norm, resnet3d, slowfast
+from mgjax.setup import network
 from tests.data.test_sampling import GOLDEN
 from tests.models import test_norm
 
@@ -63,7 +64,7 @@ def test_every_model_is_made_from_the_default_config(name):
   config = fields.base()
   config.model.name = name
   config.norm.momentum = 0.75
-  model = models.from_config(config)
+  model = network.model(config)
   assert model.num_classes == 400
   assert model.norm_momentum == 0.75
   assert model.dtype == jnp.float32

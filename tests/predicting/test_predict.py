@@ -14,6 +14,7 @@ from mgjax.cli import ConfigError
 from mgjax.data import decode, moving_digits, sampling, sources, stream
 from mgjax.predicting import contact_sheet, labelling
 from mgjax.run import checkpoint, run_folder
+from mgjax.setup import network
 from mgjax.step import train_step
 from mgjax.weights import weight_transfer
 from tests.data import odd_videos
@@ -70,7 +71,7 @@ def test_probabilities_are_the_mean_over_the_views(folder, capsys):
   # The same by hand: two clips of 4 frames, 8 apart at 30 frames a second,
   # the first from the start, the second from the middle of what is left.
   config = weights.small_config()
-  model = models.from_config(config)
+  model = network.model(config)
   variables = jax.tree.map(
     jnp.asarray,
     checkpoint.load_variables(

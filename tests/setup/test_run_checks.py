@@ -16,7 +16,7 @@ from mgjax.data import description, sources
 from mgjax.evaluation import scoring
 from mgjax.planning import command
 from mgjax.run import checkpoint, loop, run_folder
-from mgjax.setup import run_checks
+from mgjax.setup import network, run_checks
 from mgjax.step import optim, train_step
 
 DIGITS = 'configs/moving_digits.py:size=tiny'
@@ -147,10 +147,10 @@ def run(tiny_config, tmp_path):
   """The folder of a run that has not learnt anything."""
   tmp_path = epath.Path(tmp_path)
   state = train_step.create_state(
-    models.from_config(tiny_config),
+    network.model(tiny_config),
     optim.make_optimizer(tiny_config.optim),
     jax.random.key(0),
-    scoring.example_video(tiny_config),
+    models.example_video(tiny_config.data.num_frames),
   )
   names = sources.open_source(tiny_config, 'validation').label_names
   run_folder.prepare(tiny_config, tmp_path, names)

@@ -18,6 +18,7 @@ from mgjax import cli, import_weights, models
 from mgjax.cli import ConfigError
 from mgjax.config import fields
 from mgjax.run import checkpoint
+from mgjax.setup import network
 from mgjax.weights import (
   torch_files,
   weight_check,
@@ -45,7 +46,7 @@ def config():
 
 
 def shapes_of(config):
-  model = models.from_config(config)
+  model = network.model(config)
   video = jax.ShapeDtypeStruct((1, 8, 32, 32, 3), np.float32)
   return jax.eval_shape(model.init, jax.random.key(0), video)
 
@@ -452,7 +453,7 @@ def test_logits_of_the_reference_are_compared(config, tmp_path, capsys):
   torch_files.save(file, {'model_state': state})
   variables = import_state(config, state, tmp_path)
   video = rule.unit('clip', (2, 4, 32, 40, 3)).astype(np.float32)
-  logits = jax.jit(models.from_config(config).apply)(variables, video)
+  logits = jax.jit(network.model(config).apply)(variables, video)
 
   def imported(out, **arrays):
     np.savez(npz, **arrays)
