@@ -13,7 +13,7 @@ from mgjax import cli, evaluate, import_weights, train
 from mgjax import plan as plan_flags
 from mgjax.cli import ConfigError, RunError
 from mgjax.data import bench, decode_rates
-from mgjax.evaluation import scoring
+from mgjax.evaluation import command as evaluation
 from mgjax.planning import command
 from mgjax.run import loop
 from mgjax.weights import weight_transfer
@@ -409,7 +409,7 @@ def test_an_error_in_the_flags_is_told_before_jax_is_imported():
     ('train', loop.main, train.define_flags, ['--workdir=W']),
     (
       'evaluate',
-      scoring.main,
+      evaluation.main,
       evaluate.define_flags,
       ['--workdir=W', '--allow_config_change'],
     ),

@@ -51,10 +51,9 @@ def main(values: flags.FlagValues, *configs: str) -> None:
   num_train, size_source = dataset_size(config)
   run_checks.check(config, description.describe(config), values.num_devices)
   if config.eval.head != 'global':
-    from mgjax.evaluation import scoring
-    from mgjax.setup import network
+    from mgjax.setup import evaluation, network
 
-    scoring.head_window(config, network.model(config))
+    evaluation.head_window(config, network.model(config))
   if values.budget_hours:
     _write(values.output, _budget(values, config, num_train))
     return

@@ -22,7 +22,7 @@ from mgjax import files, stop_signal
 from mgjax.cli import ConfigError, RunError
 from mgjax.cpu import allocator
 from mgjax.data import description, sources, stream
-from mgjax.evaluation import scoring
+from mgjax.evaluation import results, scoring
 from mgjax.grids import cycles
 from mgjax.grids.schedule import Grid, GridSchedule
 from mgjax.hosts import parallel
@@ -41,7 +41,7 @@ from mgjax.run import (
   run_summary,
   step_log,
 )
-from mgjax.setup import network, run_checks
+from mgjax.setup import evaluation, network, run_checks
 from mgjax.step import initial_state, optim, programs, step_cache, train_step
 from mgjax.step.step_cache import Program
 
@@ -201,7 +201,9 @@ def make_job(
     config, eval_source, config.eval.batch_size, **shard
   )
   model = network.model(config)
-  scoring.head_window(config, model)  # Refused now, or else at its first use.
+  evaluation.head_window(
+    config, model
+  )  # Refused now, or else at its first use.
   tx = optim.make_optimizer(config.optim, config.norm.frozen)
   make_state = initial_state.state_maker(config, model, tx)
   abstract = checkpoint.abstract_state(make_state, parallel.replicated(mesh))
@@ -640,7 +642,7 @@ class Training:
     job, step = self._job, self.done
     partial = scoring.Partial(
       job.workdir,
-      scoring.partial_key(job.config, self.state, job.eval_stream.source),
+      evaluation.partial_key(job.config, self.state, job.eval_stream.source),
       job.config.eval.save_every_s,
     )
 
@@ -651,11 +653,12 @@ class Training:
       if number < total:
         self._stop_if_asked()
 
-    result = scoring.evaluate(
+    result = results.evaluate(
       self._program('eval', scoring.eval_grid(job.config)),
       self.state,
       job.eval_stream,
       job.mesh,
+      ensemble=job.config.eval.ensemble,
       report=report_batch,
       partial=partial,
       peers=job.peers,
@@ -666,10 +669,10 @@ class Training:
     self._log.write_evaluation(step, result)
     self._bar.say(
       f'step {step}, epoch {job.schedule.epoch(step):.1f}: '
-      + '\n'.join([scoring.describe(result), *scoring.losses(result)])
+      + '\n'.join([results.describe(result), *results.losses(result)])
     )
     if job.peers.is_first:
-      scoring.write_result(job.workdir, {'step': step, **result})
+      results.write(job.workdir, {'step': step, **result})
       partial.remove()
       self._writer.picture('confusion', report.confusion(result), step)
 

@@ -8,14 +8,14 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from tests.evaluation.test_scoring import NO_STATE, first_pixels
 
 from mgjax.cli import RunError
 from mgjax.data import records, sources, stream
-from mgjax.evaluation import scoring
+from mgjax.evaluation import results, scoring
 from mgjax.grids import cycles
 from mgjax.hosts import parallel
 from mgjax.run import loop
-from tests.evaluation.test_evaluate import NO_STATE, first_pixels
 
 
 @pytest.fixture
@@ -109,11 +109,12 @@ def test_an_evaluation_names_a_damaged_record_and_scores_the_others(config):
   flip_a_bit(path, path.stat().st_size // 2)
   source = sources.open_source(config, 'validation')
   bad = damaged_index(source)
-  result = scoring.evaluate(
+  result = results.evaluate(
     first_pixels,
     NO_STATE,
     stream.EvalStream(config, source, 16),
     parallel.make_mesh(),
+    ensemble='sum',
   )
   name = f'{path.name}, record {bad}'
   assert result['failed'] == [name]
@@ -145,6 +146,7 @@ def test_a_view_that_cannot_be_read_does_not_take_the_label_of_the_others(
     NO_STATE,
     stream.EvalStream(config, source, 2),
     parallel.make_mesh(),
+    ensemble='sum',
   )
   assert (got.views + got.lost == 2).all() and got.lost.any()
   np.testing.assert_array_equal(got.labels, want)

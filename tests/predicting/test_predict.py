@@ -12,7 +12,8 @@ from etils import epath
 from mgjax import cli, models, predict
 from mgjax.cli import ConfigError
 from mgjax.data import decode, moving_digits, sampling, sources, stream
-from mgjax.predicting import contact_sheet, labelling
+from mgjax.predicting import command, contact_sheet, output, video_files
+from mgjax.predicting.predictor import Explained
 from mgjax.run import checkpoint, run_folder
 from mgjax.setup import network
 from mgjax.step import train_step
@@ -51,7 +52,7 @@ def folder(tmp_path_factory):
 
 def run(capsys, folder, *argv, workdir='--workdir={}/out'):
   code = cli.run(
-    labelling.main,
+    command.main,
     predict.define_flags,
     ['predict', workdir.format(folder), *map(str, argv)],
     arguments='VIDEO',
@@ -120,9 +121,9 @@ def test_clips_of_odd_files_have_the_frames_that_a_player_shows(how, tmp_path):
   config.eval.num_views = config.eval.num_crops = 1
   config.eval.crop_px = config.eval.short_side_px = odd_videos.HEIGHT
   config.eval.crop_width_px = odd_videos.WIDTH
-  in_order, errors = labelling._look_at([path])
-  assert not errors
-  files = labelling._Files(config, [path], in_order)
+  looked = video_files.look_at([path])
+  assert not looked.errors
+  files = video_files.VideoFiles([path], looked.in_order, 7)
   (clip,) = stream.EvalStream(config, files, 1).batch(0)['video']
   wanted = sampling.view_frames(
     64,
@@ -247,19 +248,17 @@ def test_pooled_features_and_heat_explain_the_prediction(folder, capsys):
 def test_pictures_of_files_with_one_name_are_numbered(tmp_path):
   files = ['x/a.mp4', 'a-2.mp4', 'y/a.mp4', 'z/a.mp4']
 
-  class Explains(labelling.Predictor):
-    def __init__(self): ...
-
+  class Explains:
     def explain(self, labels):
       for file in labels:
         clip = np.zeros((2, 8, 8, 3), np.uint8)
-        yield labelling.Explained(file, clip, np.zeros(3), np.zeros((1, 2, 2)))
+        yield Explained(file, clip, np.zeros(3), np.zeros((1, 2, 2)))
 
   predictions = [{'label': 'walk', 'class': 0, 'probability': 1.0}]
   results = [
     {'file': f, 'scores': np.ones(1), 'predictions': predictions} for f in files
   ]
-  labelling.write_explained(
+  output.write_explained(
     Explains(), results, sheets=tmp_path, heatmaps=None, npz=None
   )
   names = {path.name for path in tmp_path.iterdir()}
@@ -330,10 +329,10 @@ def test_predictions_are_printed_whatever_becomes_of_pictures(
 
 def test_labels_are_those_of_the_data_set(tiny_config, tmp_path):
   source = sources.open_source(tiny_config, 'validation')
-  names = labelling.label_names(tiny_config, tmp_path, None)
+  names = command.label_names(tiny_config, tmp_path, None)
   assert names == list(source.label_names)
   tiny_config.model.num_classes = 3  # Of another data set.
-  names = labelling.label_names(tiny_config, tmp_path, None)
+  names = command.label_names(tiny_config, tmp_path, None)
   assert names == ['class 0', 'class 1', 'class 2']
 
 
@@ -341,7 +340,7 @@ def test_labels_of_a_run_need_no_data_set(tiny_config, tmp_path):
   names = [f'“{k}”' for k in range(tiny_config.model.num_classes)]
   run_folder.prepare(tiny_config, epath.Path(tmp_path), names)
   tiny_config.data.dir = str(tmp_path / 'nowhere')
-  assert labelling.label_names(tiny_config, tmp_path, None) == names
+  assert command.label_names(tiny_config, tmp_path, None) == names
 
 
 def test_labels_can_be_given(folder, tmp_path, capsys):

@@ -14,8 +14,8 @@ import pytest
 from mgjax.cli import ConfigError
 from mgjax.config import fields
 from mgjax.data import sources
-from mgjax.evaluation import scoring
-from mgjax.predicting import labelling
+from mgjax.evaluation import command as evaluation
+from mgjax.predicting import command as predicting
 from mgjax.run import checkpoint
 from mgjax.run.checkpoint import DamagedError
 from mgjax.step import initial_state
@@ -257,11 +257,11 @@ def test_every_reader_of_weights_names_its_way_to_the_one_before(
   for way, read in (
     (
       '--step=0',
-      lambda: scoring.evaluate_checkpoint(config, folder, None),
+      lambda: evaluation.evaluate_checkpoint(config, folder, None),
     ),
     (
       f'--checkpoint={good}',
-      lambda: labelling.Predictor(config, folder, [video]),
+      lambda: predicting.open_predictor(config, folder, [video]),
     ),
     (
       f'--config.init_from={good}',

@@ -15,7 +15,7 @@ from configs import moving_digits as config_file
 from mgjax import cli, train
 from mgjax.cli import ConfigError, RunError
 from mgjax.data import sources
-from mgjax.evaluation import scoring as evaluation
+from mgjax.evaluation import command as evaluation
 from mgjax.grids import cycles
 from mgjax.run import loop, run_folder
 from mgjax.run.run_summary import tell
