@@ -16,7 +16,7 @@ from mgjax.data import bench, decode_rates
 from mgjax.evaluation import command as evaluation
 from mgjax.planning import command
 from mgjax.run import loop
-from mgjax.weights import weight_transfer
+from mgjax.weights import transfer
 
 FOLDER = pathlib.Path(__file__).parents[1]
 DIGITS = 'configs/moving_digits.py:size=tiny'
@@ -417,7 +417,7 @@ def test_an_error_in_the_flags_is_told_before_jax_is_imported():
     ('bench', decode_rates.main, bench.define_flags, []),
     (
       'import_weights',
-      weight_transfer.main,
+      transfer.main,
       import_weights.define_flags,
       ['--out=W', 'FILE'],
     ),

@@ -21,7 +21,7 @@ from mgjax.progress import Progress
 from mgjax.run import checkpoint, run_folder
 from mgjax.setup import evaluation, network, run_checks
 from mgjax.step import train_step
-from mgjax.weights import weight_check
+from mgjax.weights import checks
 
 
 def evaluate_checkpoint(
@@ -157,7 +157,7 @@ def _load(
     config, model, mesh, path, instead='--step={step}'
   )
   state = state.replace(step=step)
-  weight_check.check_features(
+  checks.check_features(
     model,
     {'params': state.params, 'batch_stats': state.batch_stats},
     config.data.num_frames,

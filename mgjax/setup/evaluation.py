@@ -15,7 +15,7 @@ from mgjax.evaluation import scoring
 from mgjax.hosts import parallel
 from mgjax.run import checkpoint
 from mgjax.step import optim, train_step
-from mgjax.weights import weight_check
+from mgjax.weights import checks
 
 
 def head_window(
@@ -86,7 +86,7 @@ def load_state(
     {name: getattr(abstract, name) for name in checkpoint.VARIABLES},
     instead=instead,
   )
-  weight_check.check_numbers(variables, path)
+  checks.check_numbers(variables, path)
   return abstract.replace(**variables)
 
 

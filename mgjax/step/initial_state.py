@@ -9,7 +9,7 @@ from mgjax.cli import ConfigError
 from mgjax.hosts import parallel
 from mgjax.run import checkpoint
 from mgjax.step import train_step
-from mgjax.weights import weight_check
+from mgjax.weights import checks
 
 
 def initial_variables(
@@ -38,7 +38,7 @@ def initial_variables(
       head=config.init_head == 'load',
       instead='--config.init_from={path}',
     )
-    weight_check.check_numbers(variables, path)
+    checks.check_numbers(variables, path)
     return variables
   except ConfigError as error:
     hint = ''

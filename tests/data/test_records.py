@@ -8,7 +8,6 @@ import shutil
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from tests.evaluation.test_scoring import NO_STATE, first_pixels
 
 from mgjax.cli import RunError
 from mgjax.data import records, sources, stream
@@ -16,6 +15,7 @@ from mgjax.evaluation import results, scoring
 from mgjax.grids import cycles
 from mgjax.hosts import parallel
 from mgjax.run import loop
+from tests.evaluation.test_scoring import NO_STATE, first_pixels
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from mgjax.predicting.predictor import Explained
 from mgjax.run import checkpoint, run_folder
 from mgjax.setup import network
 from mgjax.step import train_step
-from mgjax.weights import weight_transfer
+from mgjax.weights import transfer
 from tests.data import odd_videos
 from tests.weights import test_import_weights as weights
 
@@ -381,7 +381,7 @@ def test_labels_that_do_not_fit_are_refused(
 
 def test_imported_weights_are_no_folder_for_a_run(folder):
   with pytest.raises(ConfigError, match='holds checkpoints already'):
-    weight_transfer.import_file(
+    transfer.import_file(
       weights.small_config(),
       folder / 'x.pyth',
       folder / 'out',

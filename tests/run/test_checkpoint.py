@@ -20,7 +20,7 @@ from mgjax.run import checkpoint
 from mgjax.run.checkpoint import DamagedError
 from mgjax.step import initial_state
 from mgjax.step.train_step import TrainState
-from mgjax.weights import weight_transfer
+from mgjax.weights import transfer
 from tests.weights import test_import_weights as weights
 
 # Where a read or write fails, Orbax leaves coroutines behind.
@@ -269,7 +269,7 @@ def test_every_reader_of_weights_names_its_way_to_the_one_before(
     ),
     (
       f'can be used: {good}',
-      lambda: weight_transfer.export(
+      lambda: transfer.export(
         config, folder, 'pyslowfast', tmp_path / 'out.pyth'
       ),
     ),

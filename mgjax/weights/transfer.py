@@ -21,14 +21,14 @@ from mgjax.run import checkpoint
 from mgjax.setup import network
 from mgjax.step import train_step
 from mgjax.weights import (
+  checks,
+  inference,
+  naming,
   pyslowfast_cfg,
   torch_files,
-  weight_check,
-  weight_inference,
-  weight_names,
 )
+from mgjax.weights.naming import Path
 from mgjax.weights.torch_files import Tensor
-from mgjax.weights.weight_names import Path
 
 # Where checkpoints keep their weights; a file without any of these is itself
 # the dict of tensors.
@@ -63,7 +63,7 @@ class File(NamedTuple):
       statistics per batch norm.
     left_out: What else it holds, with the reason to leave it.
     made: How tensors of `state` that the file does not hold were made.
-    check: What `weight_check.make` made, where the file has it.
+    check: What `checks.make` made, where the file has it.
     facts: What the configuration in the file says about ours.
     notes: Lines about the file.
   """
@@ -80,7 +80,7 @@ class Imported(NamedTuple):
   """What a file gave.
 
   Attributes:
-    format: A key of weight_names.FORMATS.
+    format: A key of naming.FORMATS.
     arrays: Arrays in our axis order, of the file's dtype, by path.
     report: (their name, our path, shapes, what was done or why not) of
       everything in the file and the network.
@@ -117,7 +117,7 @@ def read(path: pathlib.Path) -> File:
   """
   content = torch_files.load(path)
   left_out = {}
-  check = weight_check.read(content.pop(weight_check.KEY, None))
+  check = checks.read(content.pop(checks.KEY, None))
   key = next((k for k in _STATE_KEYS if isinstance(content.get(k), dict)), None)
   if key:
     left_out = {str(k): 'not a weight' for k in content if k != key}
@@ -253,13 +253,13 @@ def match_state(
     (inflation by repetition).
   """
   if model == 'tsm':
-    shifted = weight_inference.SHIFTED[shift_place]
+    shifted = inference.SHIFTED[shift_place]
     state = {re.sub(shifted, r'\1.', name): v for name, v in state.items()}
   tables = {
-    form: weight_names.names(
+    form: naming.names(
       form, variables, model, may_lack=lambda path: _kind_of(path) is not None
     )
-    for form in weight_names.FORMATS
+    for form in naming.FORMATS
   }
   form = max(tables, key=lambda f: len(tables[f].keys() & state.keys()))
   if not tables[form].keys() & state.keys():
@@ -399,7 +399,7 @@ def import_file(
       table of all tensors.
     inflate: See `match_state`.
     new: Keys of NEW: what starts anew instead.
-    logits: What the weights should give; see `weight_check.run`.
+    logits: What the weights should give; see `checks.run`.
 
   Raises:
     ConfigError: The file cannot be read, something in it has no place, the
@@ -447,7 +447,7 @@ def import_file(
   variables = nest(arrays)
   if new:
     file = file._replace(check={})
-  checked = weight_check.run(
+  checked = checks.run(
     model,
     variables,
     config.data.num_frames,
@@ -575,7 +575,7 @@ def _notes(
       + ''.join(f'; but {text}' for text in differing)
     )
   known = {fact.field for fact in file.facts}
-  hidden = weight_inference.unverified(config, known)
+  hidden = inference.unverified(config, known)
   if is_compared:  # Logits show the network's, but of normalised pixels.
     hidden = {f: v for f, v in hidden.items() if f.startswith('data.')}
   if hidden:
@@ -598,7 +598,7 @@ def _fitting(
   }
   others = [name for name in models.MODELS if name != config.model.name]
   for name in (config.model.name, *others):
-    options = weight_inference.infer(state, name)
+    options = inference.infer(state, name)
     if options is None:
       continue
     wanted = ml_collections.ConfigDict(config.to_dict())
@@ -716,7 +716,7 @@ def export(
   model = network.model(config)
   video = models.example_video(config.data.num_frames)
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), video))
-  table = weight_names.names(to, shapes, config.model.name)
+  table = naming.names(to, shapes, config.model.name)
   if not table:
     raise ConfigError(f'--to={to} has no network like {config.model.name!r}')
   variables = checkpoint.load_variables(
@@ -731,10 +731,10 @@ def export(
     if name.endswith('.running_var'):
       counter = name.removesuffix('running_var') + 'num_batches_tracked'
       state[counter] = np.zeros((), np.int64)
-  check = weight_check.make(model, variables, config.data.num_frames)
+  check = checks.make(model, variables, config.data.num_frames)
   try:
     out.parent.mkdir(parents=True, exist_ok=True)
-    torch_files.save(out, {'model_state': state, weight_check.KEY: check})
+    torch_files.save(out, {'model_state': state, checks.KEY: check})
   except OSError as error:
     raise ConfigError(f'--out={out}: {error.strerror}') from error
   return len(state)

@@ -12,9 +12,9 @@ from typing import Any
 import ml_collections
 
 from mgjax.models import blvnet, resnet2d, resnet3d
-from mgjax.weights import weight_names
+from mgjax.weights import naming
+from mgjax.weights.naming import Path
 from mgjax.weights.torch_files import Tensor
-from mgjax.weights.weight_names import Path
 
 # A module that shifts wraps what comes behind it (TSM), by model.shift_place.
 SHIFTED = {
@@ -74,7 +74,7 @@ def infer(state: Mapping[str, Tensor], model: str) -> dict[str, Any] | None:
   # Aggregations of three frames have other names than those of more.
   tables = [
     _possible_names(form, model, rows)
-    for form in weight_names.FORMATS
+    for form in naming.FORMATS
     for rows in (3, 9)
   ]
   table = max(tables, key=lambda t: len(t.keys() & state.keys()))
@@ -156,7 +156,7 @@ def _possible_names(form: str, model: str, rows: int) -> dict[str, Path]:
     for key in path[:-1]:
       node = node.setdefault(key, {})
     node[path[-1]] = _Leaf(rows)
-  return weight_names.names(form, tree, model, may_lack=lambda path: True)
+  return naming.names(form, tree, model, may_lack=lambda path: True)
 
 
 def _possible_paths(form: str, model: str) -> Iterator[tuple[str, ...]]:
