@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 
 def accuracy(
@@ -89,7 +89,7 @@ def multi_label_accuracy(
 
 
 def average_precision(
-  scores: Float[np.ndarray, ' N'], labels: Float[np.ndarray, ' N']
+  scores: Float[np.ndarray, ' N'], labels: Shaped[np.ndarray, ' N']
 ) -> float:
   """Precision at the score of each positive, averaged over the positives.
 

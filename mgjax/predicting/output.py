@@ -83,7 +83,7 @@ def write_explained(
   """
   usable = {r['file']: r for r in results if 'scores' in r}
   labels = {f: r['predictions'][0]['class'] for f, r in usable.items()}
-  names = dict(zip(usable, _picture_names(usable), strict=True))
+  names = dict(zip(usable, _picture_names(list(usable)), strict=True))
   rows, problems = [], []
   by_file = itertools.groupby(predictor.explain(labels), lambda c: c.file)
   for file, clips in by_file:

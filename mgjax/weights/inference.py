@@ -14,7 +14,7 @@ import ml_collections
 from mgjax.models import blvnet, resnet2d, resnet3d
 from mgjax.weights import naming
 from mgjax.weights.naming import Path
-from mgjax.weights.torch_files import Tensor
+from mgjax.weights.tensors import Tensor
 
 # A module that shifts wraps what comes behind it (TSM), by model.shift_place.
 SHIFTED = {

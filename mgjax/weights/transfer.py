@@ -28,7 +28,7 @@ from mgjax.weights import (
   torch_files,
 )
 from mgjax.weights.naming import Path
-from mgjax.weights.torch_files import Tensor
+from mgjax.weights.tensors import Tensor
 
 # Where checkpoints keep their weights; a file without any of these is itself
 # the dict of tensors.

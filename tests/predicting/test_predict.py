@@ -13,7 +13,7 @@ from mgjax import cli, models, predict
 from mgjax.cli import ConfigError
 from mgjax.data import decode, moving_digits, sampling, sources, stream
 from mgjax.predicting import command, contact_sheet, output, video_files
-from mgjax.predicting.predictor import Explained
+from mgjax.predicting.predictor import Explained, Predictor
 from mgjax.run import checkpoint, run_folder
 from mgjax.setup import network
 from mgjax.step import train_step
@@ -248,7 +248,9 @@ def test_pooled_features_and_heat_explain_the_prediction(folder, capsys):
 def test_pictures_of_files_with_one_name_are_numbered(tmp_path):
   files = ['x/a.mp4', 'a-2.mp4', 'y/a.mp4', 'z/a.mp4']
 
-  class Explains:
+  class Explains(Predictor):
+    def __init__(self): ...
+
     def explain(self, labels):
       for file in labels:
         clip = np.zeros((2, 8, 8, 3), np.uint8)

@@ -22,6 +22,7 @@ from mgjax.setup import network
 from mgjax.weights import (
   checks,
   naming,
+  tensors,
   torch_files,
   transfer,
 )
@@ -360,7 +361,7 @@ def test_names_of_mmaction2s_other_networks_are_explained(tmp_path):
 
 def test_split_statistics_become_those_of_the_whole():
   golden = json.loads((GOLDEN / 'ops' / 'subbn_numeric.json').read_text())
-  tensor = lambda values: torch_files.Tensor(
+  tensor = lambda values: tensors.Tensor(
     (len(values),), np.dtype(np.float32), lambda: np.float32(values)
   )
   ones = [1.0] * 3

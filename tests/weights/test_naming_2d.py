@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mgjax import models
-from mgjax.weights import naming, torch_files, transfer
+from mgjax.weights import naming, tensors, torch_files, transfer
 from tests.models import reference_2d
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'forward'
@@ -29,7 +29,7 @@ def shapes(model, num_classes, **options):
 
 
 def tensor(array):
-  return torch_files.Tensor(array.shape, array.dtype, lambda: array)
+  return tensors.Tensor(array.shape, array.dtype, lambda: array)
 
 
 @pytest.mark.parametrize(
