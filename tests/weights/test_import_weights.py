@@ -21,6 +21,8 @@ from mgjax.run import checkpoint
 from mgjax.setup import network
 from mgjax.weights import (
   checks,
+  contents,
+  matching,
   naming,
   tensors,
   torch_files,
@@ -63,7 +65,7 @@ def state_of(config, form='pyslowfast'):
       leaf = leaf[key]
     # A row of an aggregation's kernel is a tensor of its own.
     ours = leaf.shape[1:] if isinstance(last, int) else leaf[last].shape
-    shape = transfer.to_theirs(np.broadcast_to(0, ours)).shape
+    shape = matching.to_theirs(np.broadcast_to(0, ours)).shape
     values = rule.unit(name, shape)
     if path[-1] == 'kernel':
       values *= np.prod(shape[1:]) ** -0.5
@@ -255,7 +257,7 @@ def test_layers_that_images_lack_start_anew_on_request(name, module, tmp_path):
       kernel = tree
       for key in path:
         kernel = kernel[key]
-      shape = transfer.to_theirs(np.broadcast_to(0, kernel.shape)).shape
+      shape = matching.to_theirs(np.broadcast_to(0, kernel.shape)).shape
       shape = (*shape[:2], *shape[3:]) if len(shape) == 5 else shape
       state[file_name] = np.ones(shape, np.float32)
   with pytest.raises(ConfigError, match=f'start anew: --new_{module}$'):
@@ -365,7 +367,7 @@ def test_split_statistics_become_those_of_the_whole():
     (len(values),), np.dtype(np.float32), lambda: np.float32(values)
   )
   ones = [1.0] * 3
-  merged = transfer.merge_split_statistics(
+  merged = contents.merge_split_statistics(
     {
       'a.bn.weight': tensor(ones),
       'a.bn.bn.running_mean': tensor(ones),  # Stale.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mgjax import models
-from mgjax.weights import naming, transfer
+from mgjax.weights import matching, naming
 
 PATH = pathlib.Path(__file__).parents[1] / 'golden' / 'models'
 GOLDEN = json.loads((PATH / 'weight_names.json').read_text())
@@ -78,7 +78,7 @@ def test_every_name_and_shape_of_a_network_is_that_of_the_framework(network):
     leaf = tree
     for key in path:
       leaf = leaf[key]
-    shape = transfer.to_theirs(np.broadcast_to(0, leaf.shape)).shape
+    shape = matching.to_theirs(np.broadcast_to(0, leaf.shape)).shape
     found[name] = list(shape)
   assert found == GOLDEN['networks'][network]
 
