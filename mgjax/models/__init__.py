@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mgjax.models.blvnet import BLVNet
+from mgjax.models.head import HEAD
 from mgjax.models.ibm_resnet3d import I3DResNet, S3DResNet
 from mgjax.models.norm import combine_statistics, group_matrix
 from mgjax.models.resnet2d import TAM, TSM, TSN
@@ -36,10 +37,6 @@ __all__ = [
   'group_matrix',
   'option_names',
 ]
-
-# Name of the classifier's part of every network's parameters; it alone has
-# shapes that depend on the classes.
-HEAD = 'head'
 
 MODELS = {
   'slowfast': SlowFast,

@@ -12,6 +12,7 @@ import pytest
 from mgjax import models
 from mgjax.config import fields
 from mgjax.models import norm, resnet3d, slowfast
+from mgjax.models.head import Head
 from mgjax.setup import network
 from tests.data.test_sampling import GOLDEN
 from tests.models import test_norm
@@ -212,7 +213,7 @@ def test_training_updates_statistics_and_evaluation_does_not():
 
 
 def test_dropout_is_on_in_training_only():
-  head = resnet3d.Head(5, dropout=0.5)
+  head = Head(5, dropout=0.5)
   x = [clips((2, 4, 2, 2))]
   variables = head.init(jax.random.key(0), x, deterministic=True)
   run = lambda seed: head.apply(
