@@ -71,8 +71,7 @@ class Block(nn.Module):
     x = self.layer(
       self.features, (1, 1, 1), relu=False, zero_init=True, name='c'
     )(x, pool)
-    x = x + shortcut
-    return conv.materialize(conv.relu(x) if self.relu else x)
+    return conv.join(x, shortcut, relu_after=self.relu)
 
 
 def _split(x, pairs):
@@ -112,7 +111,7 @@ class Stem(nn.Module):
     little = self.layer(self.features, (1, 1, 1), relu=False, name='little2')(
       little, pool
     )
-    x = conv.materialize(conv.relu(big + little))
+    x = conv.join(big, little)
     x = self.layer(self.features, (1, 1, 1), name='merge')(x, pool)
     return _distribute(x, self.pairs)
 
@@ -177,7 +176,7 @@ class BigLittleStage(nn.Module):
     )
     _, _, height, width, _ = little.shape
     big = conv.upsample_spatial(big, height=height, width=width)
-    x = conv.materialize(conv.relu(big + little))
+    x = conv.join(big, little)
     block = resnet3d.maybe_remat(Block, self.remat)
     x = block(self.features, self.layer, self.stride, name='fusion')(x, pool)
     return _distribute(x, self.pairs)

@@ -79,7 +79,7 @@ class Block(nn.Module):
         relu=shape is not self.branch[-1],
         name=shape.name,
       )(x, pool)
-    return conv.materialize(conv.relu(x + shortcut))
+    return conv.join(x, shortcut)
 
 
 class Stage(nn.Module):

@@ -156,7 +156,7 @@ class Block(nn.Module):
     x = self.layer(
       self.features, (1, 1, 1), relu=False, zero_init=True, name='c'
     )(x, pool)
-    return conv.materialize(conv.relu(x + shortcut))
+    return conv.join(x, shortcut)
 
 
 class Stage(nn.Module):
