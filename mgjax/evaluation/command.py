@@ -36,8 +36,7 @@ def evaluate_checkpoint(
   """Scores a checkpoint of a run and writes workdir/eval.json and eval.png.
 
   Args:
-    config: The settings; those of eval and the machine's may be others than
-      the run's.
+    config: The settings; those of eval and the machine's may be new.
     workdir: The run's folder.
     step: Checkpoint; None: the newest.
     peers: The processes that share the work; None: this one alone.
@@ -45,12 +44,11 @@ def evaluate_checkpoint(
     stop: Asked for signals after every batch; None: nobody.
 
   Returns:
-    What `results.evaluate` returns, with 'step', 'config_eval' and 'overrides':
-    the settings that differ from the run's, by 'group.field'.
+    What `results.evaluate` returns, with 'step', 'config_eval' and the settings
+    that differ from the run's, by 'group.field' ('overrides').
 
   Raises:
-    ConfigError: There is no such checkpoint, or the settings are those of
-      another run or cannot work.
+    ConfigError: There is no such checkpoint, or the settings cannot work.
     Stopped: There was a signal; what has been scored is kept.
   """
   peers = peers or Peers()

@@ -194,14 +194,12 @@ def score(
 
   Args:
     program: The compiled evaluation step (`lower_step`).
-    state: Its running statistics and parameters (where it has an average of
-      them, that) are used.
+    state: Its statistics and parameters, or their average, are used.
     eval_stream: The views.
     mesh: Devices of the program.
-    ensemble: How a video's views become one score for each class: 'sum', their
-      mean (the order is that of the sum), or 'max', the greatest.
-    report: Called after each batch with the numbers of batches; it may raise
-      `stop_signal.Stopped`.
+    ensemble: How a video's views become one: 'sum', their mean (the order of
+      classes is that of the sum), or 'max', the greatest of each class.
+    report: Called with batches done and all batches; it may raise `Stopped`.
     partial: Where unfinished work is kept and found again; None: nowhere.
     peers: The processes that share the work; None: this one alone.
 

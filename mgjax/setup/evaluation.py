@@ -4,6 +4,7 @@ import inspect
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import ml_collections
 from etils import epath
 
@@ -14,7 +15,7 @@ from mgjax.errors import ConfigError
 from mgjax.evaluation import scoring
 from mgjax.hosts import parallel
 from mgjax.run import checkpoint
-from mgjax.step import optim, train_step
+from mgjax.step import train_step
 from mgjax.weights import checks
 
 
@@ -72,15 +73,18 @@ def load_state(
     ConfigError: The checkpoint is of another network.
     checkpoint.DamagedError: It is damaged.
   """
-  abstract = checkpoint.abstract_state(
-    lambda: train_step.create_state(
-      model,
-      optim.make_optimizer(config.optim, config.norm.frozen),
-      jax.random.key(0),
-      models.example_video(config.data.num_frames),
-    ),
-    parallel.replicated(mesh),
-  )
+
+  def make_state() -> train_step.TrainState:
+    video = models.example_video(config.data.num_frames)
+    variables = model.init(jax.random.key(0), video)
+    return train_step.TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=variables['params'],
+      batch_stats=variables['batch_stats'],
+      opt_state=(),
+    )
+
+  abstract = checkpoint.abstract_state(make_state, parallel.replicated(mesh))
   variables = checkpoint.load_variables(
     path,
     {name: getattr(abstract, name) for name in checkpoint.VARIABLES},

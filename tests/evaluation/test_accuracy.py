@@ -1,5 +1,8 @@
 """Accuracy by hand; mAP against scikit-learn."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
@@ -85,3 +88,10 @@ def test_top1_of_several_labels_by_hand():
 def test_without_any_label_there_is_no_map():
   result = accuracy.multi_label_accuracy(np.eye(3), np.zeros((3, 3)), NAMES)
   assert 'map' not in result and result['top1'] == 0.0
+
+
+def test_numbers_need_no_jax():
+  program = (
+    'import sys, mgjax.evaluation.accuracy; sys.exit("jax" in sys.modules)'
+  )
+  subprocess.run([sys.executable, '-c', program], check=True)
