@@ -46,7 +46,7 @@ test-all: $(INSTALLED)
 
 smoke:
 	$(MAKE) demo SIZE=tiny
-	$(RUN) -m pytest $(PARALLEL) -m "not slow" tests/data/test_decode.py tests/data/test_transcode.py tests/data/test_bad_videos.py
+	$(RUN) -m pytest $(PARALLEL) -m "not slow" tests/data/test_decode.py tests/data/prepare/test_transcode.py tests/data/test_bad_videos.py
 
 chaos: $(INSTALLED)
 	MGJAX_CHAOS_SIGNALS=$(CHAOS) $(RUN) -m pytest tests/run/test_resume.py -k random_kills

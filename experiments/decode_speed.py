@@ -46,9 +46,11 @@ import numpy as np
 from experiments import record, tabulate
 from mgjax import cli, environment, files
 from mgjax.cli import ArgumentParser
-from mgjax.data import prepare, sampling, sources
+from mgjax.data import sampling, sources
+from mgjax.data.prepare import command
 from mgjax.grids import cycles
 from mgjax.grids.schedule import Grid, GridSchedule
+from mgjax.setup import data as data_setup
 
 CONFIG = 'configs/kinetics400.py:grid=both'
 
@@ -86,7 +88,7 @@ def write_video(path: pathlib.Path, seed: int, key_frames: int) -> None:
     for _ in range(6)
   ]
   phase = rng.uniform(0, 2 * np.pi, 2)
-  with av.open(str(path), 'w') as container:
+  with av.open(str(path), 'w', format='mp4') as container:
     # What `ffmpeg -c:v libx264 -g KEY_FRAMES` does.
     video = container.add_stream('libx264', rate=_FPS)
     video.width, video.height, video.pix_fmt = _WIDTH, _HEIGHT, 'yuv420p'
@@ -120,12 +122,11 @@ def prepare_data(
     split = 'train' if seed else 'validation'
     path = videos / split / 'generated' / f'{seed:02d}.mp4'
     if not path.exists():
-      temporary = path.with_suffix('.part.mp4')
-      write_video(temporary, seed, key_frames)
-      temporary.replace(path)
+      with files.replacing(path) as temporary:
+        write_video(temporary, seed, key_frames)
   for short_side_px in (0, 256, 192):
     suffix = f'/short{short_side_px}' if short_side_px else ''
-    code = prepare.main(
+    code = command.main(
       [
         '--dataset=folder',
         f'--videos={videos}',
@@ -271,8 +272,6 @@ def measure(
     CPU and wall clock) and the largest and mean difference of uint8 pixels
     from the first method's.
   """
-  from mgjax.data import stream  # Takes a second, and bad flags need it not.
-
   schedule = cycles.make_schedule(config, _NUM_TRAIN)
   streams = {}
   for method, name in (
@@ -281,8 +280,8 @@ def measure(
   ):
     config.data.name = name
     config.data.copies = method == 'prepared'
-    source = sources.open_source(config, 'train')
-    streams[method] = stream.TrainStream(
+    source = data_setup.source(config, 'train')
+    streams[method] = data_setup.train_stream(
       config.copy_and_resolve_references(),
       schedule,
       _Repeated(source, _NUM_TRAIN),
@@ -301,7 +300,7 @@ def measure(
         method = _METHODS[(clip + k) % len(_METHODS)]
         cpu, wall = time.process_time(), time.perf_counter()
         if method == 'whole span':
-          index = streams['mgjax'].video_index(clip)
+          index = streams['mgjax'].order.example(clip)
           name = streams['mgjax'].source[index].id
           path = folder / 'videos' / f'{name}.mp4'
           cpu, wall = time.process_time(), time.perf_counter()

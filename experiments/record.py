@@ -17,6 +17,7 @@ from etils import epath
 from experiments import settings
 from mgjax import cli, files
 from mgjax.cli import ConfigError
+from mgjax.setup import data as data_setup
 
 RECORDS = pathlib.Path(__file__).parent / 'records'
 # Data sets that records may be about: name, fingerprint, what it is.
@@ -61,10 +62,7 @@ def run(
   if (folder / 'record.json').exists():
     print(f'{name}: recorded', flush=True)
     return folder
-  # Takes seconds to import, and only a run needs it.
-  from mgjax.data import sources
-
-  data_folder = sources.builder_dir(cli.read_config(config, overrides))
+  data_folder = data_setup.builder_dir(cli.read_config(config, overrides))
   command = [
     *('-m', 'mgjax.train', f'--config={config}', *overrides),
     f'--workdir={workdir}',

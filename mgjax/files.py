@@ -1,12 +1,15 @@
 """Small files of a run, on a disk or in an object store (gs://, s3://)."""
 
 import codecs
+import contextlib
 import errno
 import json
 import os
+import pathlib
 import socket
 import tempfile
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -34,16 +37,43 @@ def write_text(path: epath.PathLike, text: str) -> None:
 
 def write_bytes(path: epath.PathLike, content: bytes) -> None:
   """Writes a file whole or not at all: a kill leaves the old or the new one."""
-  path = epath.Path(path)
   if is_remote(path):  # A file appears there once it is complete.
-    path.write_bytes(content)
+    epath.Path(path).write_bytes(content)
     return
+  with replacing(path) as temporary:
+    temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def replacing(path: epath.PathLike) -> Iterator[pathlib.Path]:
+  """Yields the name of a new file, which at the end takes the place of `path`.
+
+  Readers see the old file or the new one whole, also after a kill or a loss of
+  power. Where the body raises, the old file stays and the new one is removed.
+
+  Args:
+    path: A file on a disk, which need not exist.
+
+  Yields:
+    A path beside it that nobody else uses; the body must create this file.
+
+  Raises:
+    OSError: The disk refuses it.
+  """
+  path = pathlib.Path(path)
   # Several processes may write it, such as two evaluations of a run; those of
   # two containers can have the same name and number.
   own = f'{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}'
-  beside = path.with_name(f'{path.name}.{own}.tmp')
-  beside.write_bytes(content)
-  beside.replace(path)
+  temporary = path.with_name(f'{path.name}.{own}.tmp')
+  try:
+    yield temporary
+    # Else the new name may survive a loss of power, and its contents not.
+    with temporary.open('rb') as file:
+      os.fsync(file.fileno())
+    temporary.replace(path)
+  finally:
+    with contextlib.suppress(OSError):  # Replaced, or the disk is gone.
+      temporary.unlink()
 
 
 def make_folder(path: epath.PathLike, what: str) -> None:

@@ -1,5 +1,7 @@
 """Text and JSON are read whole or refused; outputs are tried before work."""
 
+import os
+
 import pytest
 
 from mgjax import files
@@ -62,3 +64,41 @@ def test_a_file_for_output_lies_in_a_folder_and_is_none(tmp_path):
   for path, words in ((tmp_path, 'is a folder'), ('no/a', 'is not a folder')):
     with pytest.raises(ConfigError, match=f'--output=x.*{words}'):
       files.check_output(path, '--output=x')
+
+
+def test_a_file_is_replaced_whole_once_it_is_on_the_disk(tmp_path, monkeypatch):
+  path = tmp_path / 'a.txt'
+  path.write_text('old')
+  at_sync = []
+  sync = os.fsync
+
+  def look(number):
+    new = os.pread(number, 100, 0).decode()
+    at_sync.append((new, path.read_text()))
+    sync(number)
+
+  monkeypatch.setattr(os, 'fsync', look)
+  files.write_text(path, 'neü')
+  assert at_sync == [('neü', 'old')]
+  assert path.read_bytes() == 'neü'.encode()
+  assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_is_not_finished_replaces_nothing(tmp_path):
+  path = tmp_path / 'a.txt'
+  path.write_text('old')
+  with pytest.raises(RuntimeError, match='half way'):
+    with files.replacing(path) as temporary:
+      temporary.write_text('ne')
+      raise RuntimeError('half way')
+  assert path.read_text() == 'old'
+  assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_a_file_are_not_in_each_others_way(tmp_path):
+  path = tmp_path / 'a.txt'
+  with files.replacing(path) as first, files.replacing(path) as second:
+    first.write_text('first')
+    second.write_text('second')
+  assert path.read_text() == 'first'  # The inner block ended first.
+  assert list(tmp_path.iterdir()) == [path]

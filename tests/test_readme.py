@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tests.data import videos
-from tests.data.test_annotations import write_something_v1
+from tests.data.prepare.test_annotations import write_something_v1
 
 ROOT = pathlib.Path(__file__).parent.parent
 FENCES = re.findall(

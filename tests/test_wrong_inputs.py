@@ -24,7 +24,7 @@ import pytest
 from etils import epath
 
 from mgjax import stop_signal
-from mgjax.data import moving_digits
+from mgjax.data import digits, moving_digits
 from mgjax.run import checkpoint, run_folder
 from mgjax.setup import network
 from mgjax.step import initial_state, optim
@@ -1170,7 +1170,7 @@ def place(run, data_dir, tmp_path, monkeypatch):
   """A working directory with a run, its data set and a video."""
   shutil.copytree(run, tmp_path / 'run')
   shutil.copytree(data_dir, tmp_path / 'data')
-  video = moving_digits.encode(jnp.zeros((8, 40, 40, 3), jnp.uint8).__array__())
+  video = digits.encode(jnp.zeros((8, 40, 40, 3), jnp.uint8).__array__())
   (tmp_path / 'v.mp4').write_bytes(video)
   monkeypatch.chdir(tmp_path)
   return tmp_path

@@ -161,8 +161,8 @@ def base() -> ml_collections.ConfigDict:
   data.batch_size = 64  # Clips per step of the full grid, over all devices.
   # Threads that decode batches ahead of the device; 0: one per core.
   data.num_workers = 0
-  # Processes that have those threads; 0: this one. For many cores, and for
-  # videos that decoders crash on.
+  # Processes that have those threads; 0: this one. For many cores; a process
+  # that dies is replaced.
   data.worker_processes = 0
   data.prefetch_batches = 6  # Batches ready or under way; 3 = a short cycle.
   data.max_bad_fraction = 0.01  # Undecodable training videos tolerated.

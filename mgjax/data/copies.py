@@ -19,9 +19,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from mgjax.cli import ConfigError
 from mgjax.data.decode import Form
 from mgjax.data.records import DamagedRecordError, Records
+from mgjax.errors import ConfigError
 
 _MANIFEST = 'manifest.jsonl'
 

@@ -6,12 +6,12 @@ that no other refers to. Where a crop is small, only its pixels are resized.
 FFmpeg conceals damage by default; here damage raises.
 
 The packets of a file tell where its frames and key frames are. Reading all 300
-of ten seconds takes as long as decoding five frames, so files that come from
-mgjax.data.transcode say that they are regular, and only what is needed of them
-is read.
+of ten seconds takes as long as decoding five frames, so files that
+mgjax.data.prepare encodes say that they are regular, and only what is needed of
+them is read.
 
-What a container says of its packets can be wrong. mgjax.data.transcode.scan
-finds out, by trying, whether random access finds the frames of a decode from
+What a container says of its packets can be wrong. mgjax.data.scanning finds
+out, by trying, whether random access finds the frames of a decode from
 the start; where it does not, `Video(encoded, in_order=form)` decodes that way.
 """
 
@@ -19,16 +19,16 @@ import bisect
 import contextlib
 import functools
 import io
-import math
 from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 
 import av
 import cv2
 import numpy as np
-from av.sidedata.sidedata import Type as SideData
 from av.stream import Disposition
 from av.video.reformatter import Interpolation, VideoReformatter
+
+from mgjax.data.orientation import may_be_turned, orientation, upright
 
 # Batches are decoded in parallel; threads within a frame would be in the way.
 # This is the number of the whole process.
@@ -49,19 +49,10 @@ _SPARE_BYTES = 2**28
 # FFmpeg conceals damage by default. CRCs are checked where a format has them.
 _ERR_DETECT = {'err_detect': 'crccheck+explode'}
 
-# The matrix of an upright track or movie in an mp4 header (ISO/IEC 14496-12,
-# 8.2.2 and 8.3.2), and where it is behind the name of the header that has it:
-# times are 64 bits long in version 1.
-_UPRIGHT = b''.join(
-  number.to_bytes(4, 'big')
-  for number in (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
-)
-_MATRIX_PLACES = {b'tkhd': (44, 56), b'mvhd': (40, 52)}
-
 # The comment in the header of a file whose frame i is shown i ticks after the
 # start, whose pictures all belong to the key frame before them, and which is
 # upright. (A tick is the file's duration over its number of frames.)
-# Lossless editors keep comments: `transcode.scan` holds a file to what it says.
+# Lossless editors keep comments: `scanning.scan` holds a file to what it says.
 REGULAR = 'mgjax: regular'
 
 
@@ -128,7 +119,7 @@ class Video:
         several video streams, the default one counts.
       in_order: None: frames are found by random access. Else all frames from
         the first on are decoded and counted, whatever the container says of
-        them; this is what `transcode.scan` has found to be in the file.
+        them; this is what `scanning.scan` has found to be in the file.
 
     Raises:
       DecodeError: The bytes are not a video, or one without frames.
@@ -159,7 +150,7 @@ class Video:
           self._pts = sorted(
             p.pts for p in self._stamped_packets if not p.is_discard
           )
-          if 'mp4' in self._container.format.name and _may_be_turned(encoded):
+          if 'mp4' in self._container.format.name and may_be_turned(encoded):
             self._turns = self._quarter_turns()
         self.fps = float(self._stream.average_rate or 30)
         sides = (codec.height, codec.width)
@@ -290,7 +281,7 @@ class Video:
       and (self._stream.duration or 0) > 0
       and self._stream.frames > 0
       and self._stream.duration % self._stream.frames == 0
-      and not _may_be_turned(encoded)
+      and not may_be_turned(encoded)
     )
 
   @functools.cached_property
@@ -444,41 +435,6 @@ class Video:
     yield from codec.decode(None)
 
 
-class Orientation(NamedTuple):
-  """What a player does with decoded frames, in this order."""
-
-  is_mirrored: bool  # Left and right are exchanged.
-  turns: int  # Quarter turns counter-clockwise, 0 to 3.
-
-
-def orientation(frame: av.VideoFrame) -> Orientation:
-  """What makes a frame upright, to the nearest quarter turn.
-
-  Source: the matrix of ISO/IEC 14496-12, 8.2.2, as FFmpeg gives it to frames:
-    the pixel at (x, y) is shown at (a x + c y, b x + d y).
-  """
-  try:
-    matrix = frame.side_data.get(SideData.DISPLAYMATRIX)
-  except ValueError:
-    # PyAV 18 raises it where a frame has side data that PyAV does not know.
-    return Orientation(False, round(frame.rotation / 90) % 4)
-  if matrix is None:
-    return Orientation(False, 0)
-  a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(float)
-  is_mirrored = a * d < b * c
-  if is_mirrored:
-    a, b = -a, -b
-  # Rows are counted downwards: what turns x towards y is clockwise.
-  return Orientation(is_mirrored, round(-math.atan2(b, a) / (math.pi / 2)) % 4)
-
-
-def upright(pixels: np.ndarray, how: Orientation) -> np.ndarray:
-  """Returns the pixels [H, W, 3] of a frame as they are shown."""
-  if how.is_mirrored:
-    pixels = pixels[:, ::-1]
-  return np.ascontiguousarray(np.rot90(pixels, how.turns))
-
-
 def _main_stream(container: av.container.InputContainer) -> av.VideoStream:
   """The video stream that players show.
 
@@ -495,37 +451,6 @@ def _main_stream(container: av.container.InputContainer) -> av.VideoStream:
     raise DecodeError('not a readable video: the file has no video stream')
   best = container.streams.best('video')
   return best if best in streams else streams[0]
-
-
-def _may_be_turned(encoded: bytes) -> bool:
-  """Whether an mp4 or mov file says that its frames are not upright."""
-  header = _header(encoded)
-  for name, places in _MATRIX_PLACES.items():
-    start = header.find(name)
-    while start >= 0:
-      matrix = start + places[header[start + 4 : start + 5] == b'\1']
-      if header[matrix : matrix + len(_UPRIGHT)] != _UPRIGHT:
-        return True
-      start = header.find(name, start + 4)
-  return False
-
-
-def _header(encoded: bytes) -> bytes:
-  """The box of an mp4 or mov file that describes it.
-
-  Source: ISO/IEC 14496-12, 4.2.
-  """
-  place = 0
-  while place < len(encoded):
-    size = int.from_bytes(encoded[place : place + 4], 'big')
-    if size == 1:  # Then 64 bits follow the name.
-      size = int.from_bytes(encoded[place + 8 : place + 16], 'big')
-    if encoded[place + 4 : place + 8] == b'moov':
-      return encoded[place : place + size] if size else encoded[place:]
-    if size < 8:
-      break
-    place += size
-  return encoded  # FFmpeg may find it nevertheless.
 
 
 def _bilinear_maps(

@@ -10,18 +10,28 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-import ml_collections
 from absl import flags
 
 from mgjax import environment
-from mgjax.data import read_ahead, sources, stream
+from mgjax.data import read_ahead
+from mgjax.data.read_ahead import Workers
+from mgjax.data.stream import TrainStream
 from mgjax.grids import cycles
-from mgjax.grids.schedule import Grid, GridSchedule
+from mgjax.grids.schedule import Grid, GridSchedule, Phase
 from mgjax.planning import plan, step_seconds
+from mgjax.setup import data as data_setup
 
 
 class Draw(NamedTuple):
-  """What determines the cost of a clip: its shape and what it draws from."""
+  """What determines the cost of a clip: its shape and what it draws from.
+
+  Attributes:
+    T: Frames.
+    H: Rows of the crop.
+    W: Columns of the crop.
+    stride_frames: Least and greatest frame stride.
+    jitter_px: Least and greatest short side of the resized frames.
+  """
 
   T: int
   H: int
@@ -30,8 +40,8 @@ class Draw(NamedTuple):
   jitter_px: tuple[int, int]
 
 
-def draws_of(phase) -> list[Draw]:
-  """Those of a phase's short cycle, step by step."""
+def draws_of(phase: Phase) -> list[Draw]:
+  """Returns what the clips of a phase are drawn from, by step of its cycle."""
   return [
     Draw(*grid[:3], phase.stride_frames, jitter)
     for grid, jitter in zip(phase.cycle, phase.jitter_px, strict=True)
@@ -39,12 +49,12 @@ def draws_of(phase) -> list[Draw]:
 
 
 def measure(
-  clips: stream.TrainStream, draws: list[Draw], *, num_clips: int
+  train_stream: TrainStream, draws: list[Draw], *, num_clips: int
 ) -> dict[Draw, dict[str, float]]:
   """Decodes clips of each kind.
 
   Args:
-    clips: The stream of the run.
+    train_stream: That of the run.
     draws: What to measure.
     num_clips: Clips that each worker decodes.
 
@@ -54,24 +64,24 @@ def measure(
   """
   rates = {}
   for draw in draws:
-    _make_batch(0, clips, draw, 1)  # Opens files.
+    _make_batch(0, train_stream, draw, 1)  # Opens files.
     cpu, wall = time.process_time(), time.perf_counter()
     for number in range(num_clips):
-      _make_batch(number, clips, draw, 1)
+      _make_batch(number, train_stream, draw, 1)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     rates[draw] = {
       'cpu_ms': 1e3 * cpu / num_clips,
       'one_worker': num_clips / wall,
-      'all_workers': _rate_together(clips, draw, num_clips),
+      'all_workers': _rate_together(train_stream, draw, num_clips),
     }
   return rates
 
 
 def _make_batch(
-  number: int, clips: stream.TrainStream, draw: Draw, batch_size: int
+  number: int, train_stream: TrainStream, draw: Draw, batch_size: int
 ) -> dict:
   """Makes batch `number` of those that have one size."""
-  return clips.clips_from(
+  return train_stream.clips_from(
     number * batch_size,
     Grid(draw.T, draw.H, draw.W, batch_size),
     stride_frames=draw.stride_frames,
@@ -80,28 +90,31 @@ def _make_batch(
 
 
 def _rate_together(
-  clips: stream.TrainStream, draw: Draw, num_clips: int
+  train_stream: TrainStream, draw: Draw, num_clips: int
 ) -> float:
   """Clips per second as training gets them, once its workers are at work.
 
   Args:
-    clips: The stream of the run.
+    train_stream: That of the run.
     draw: What to measure.
     num_clips: Clips that each worker decodes, in batches of a quarter of them.
   """
-  data = clips.config.data
+  workers = train_stream.workers
   batch_size = -(-num_clips // 4)
-  together = read_ahead.num_together(data)
+  together = workers.num_together
   # While processes start, some get ahead of others: what they have made until
   # then would come in no time.
-  untimed = read_ahead.num_ahead(data) + together
+  untimed = workers.num_ahead + together
   timed = 4 * together
   batches = read_ahead.read_ahead(
     functools.partial(
-      _make_batch, clips=clips, draw=draw, batch_size=batch_size
+      _make_batch,
+      train_stream=train_stream,
+      draw=draw,
+      batch_size=batch_size,
     ),
     range(untimed + timed),
-    data,
+    workers,
   )
   with contextlib.closing(batches):
     for _ in itertools.islice(batches, untimed):
@@ -114,11 +127,12 @@ def _rate_together(
 
 
 def report(
-  config: ml_collections.ConfigDict,
   schedule: GridSchedule,
   rates: dict[Draw, dict[str, float]],
   step_s: dict[Grid, float] | None,
   *,
+  data: str,
+  workers: Workers,
   copies: tuple[str, ...],
   num_cpus: int,
   prepared: bool,
@@ -127,52 +141,34 @@ def report(
   """What was measured, and what it means for each phase, as JSON data.
 
   Args:
-    config: Of the run.
     schedule: Of the run.
     rates: Of `measure`, for every draw of the schedule.
-    step_s: Of `step_seconds`.
+    step_s: Of `step_seconds`; None: not known.
+    data: Name of the data set.
+    workers: That decoded it.
     copies: Names of the smaller copies of the data set.
     num_cpus: Of this machine.
     prepared: Whether the data set is one of `mgjax.data.prepare`, which could
       write smaller ones.
     device: Whose published rate `step_s` is from, if it is.
   """
-  num_workers = read_ahead.num_workers(config.data)
-  phases = []
-  for phase in schedule.phases:
-    clips = sum(grid.batch for grid in phase.cycle)
-    decode_s = sum(
-      grid.batch / rates[draw]['all_workers']
-      for grid, draw in zip(phase.cycle, draws_of(phase), strict=True)
-    )
-    row = {
-      'base': phase.base._asdict(),
-      'end_epoch': phase.end_epoch,
-      'clips_per_s': clips / decode_s,
-    }
-    if step_s:
-      device_s = sum(step_s[grid] for grid in phase.cycle)
-      row |= {
-        'step_ms': 1e3 * device_s / len(phase.cycle),
-        'clips_per_s_needed': clips / device_s,
-        'wait_fraction': max(0.0, 1 - device_s / decode_s),
-        # Less a rounding error of the division.
-        'workers_needed': math.ceil(
-          read_ahead.num_together(config.data) * decode_s / device_s - 1e-6
-        ),
-      }
-    phases.append(row)
+  phases = [
+    _phase_report(phase, rates, step_s, workers) for phase in schedule.phases
+  ]
   result = {
-    'data': config.data.name,
+    'data': data,
     'copies': list(copies),
-    'num_workers': num_workers,
-    'worker_processes': config.data.worker_processes,
+    'num_workers': workers.num_threads,
+    'worker_processes': workers.worker_processes,
     'num_cpus': num_cpus,
     'grids': [{**draw._asdict(), **rate} for draw, rate in rates.items()],
     'phases': phases,
   }
   if step_s:
-    result['advice'] = _advice(config, phases, copies, num_cpus, prepared)
+    needed = max(phase['workers_needed'] for phase in phases)
+    result['advice'] = _advice(
+      needed, data, workers, copies, num_cpus, prepared
+    )
   if device:
     result['note'] = (
       f'Rates of {device} were measured with data loading included: the device '
@@ -182,25 +178,60 @@ def report(
   return result
 
 
+def _phase_report(
+  phase: Phase,
+  rates: dict[Draw, dict[str, float]],
+  step_s: dict[Grid, float] | None,
+  workers: Workers,
+) -> dict[str, Any]:
+  """What the rates mean for a phase; see `report`."""
+  num_clips = sum(grid.batch for grid in phase.cycle)
+  decode_s = sum(
+    grid.batch / rates[draw]['all_workers']
+    for grid, draw in zip(phase.cycle, draws_of(phase), strict=True)
+  )
+  row = {
+    'base': phase.base._asdict(),
+    'end_epoch': phase.end_epoch,
+    'clips_per_s': num_clips / decode_s,
+  }
+  if not step_s:
+    return row
+  device_s = sum(step_s[grid] for grid in phase.cycle)
+  return row | {
+    'step_ms': 1e3 * device_s / len(phase.cycle),
+    'clips_per_s_needed': num_clips / device_s,
+    'wait_fraction': max(0.0, 1 - device_s / decode_s),
+    # Less a rounding error of the division.
+    'workers_needed': math.ceil(
+      workers.num_together * decode_s / device_s - 1e-6
+    ),
+  }
+
+
 def _advice(
-  config: ml_collections.ConfigDict,
-  phases: list[dict[str, Any]],
+  needed: int,
+  data: str,
+  workers: Workers,
   copies: tuple[str, ...],
   num_cpus: int,
   prepared: bool,
 ) -> list[str]:
-  """What would keep the accelerator busy, the cheapest first."""
-  needed = max(phase['workers_needed'] for phase in phases)
-  together = read_ahead.num_together(config.data)
-  if needed <= together:
+  """What would keep the accelerator busy, the cheapest first.
+
+  Args:
+    needed: Workers that would be as fast as the accelerator.
+    data, workers, copies, num_cpus, prepared: See `report`.
+  """
+  if needed <= workers.num_together:
     return ['no phase waits for data']
   if needed <= num_cpus:
-    return [_workers(config.data, needed)]
+    return [_flags_for(needed, workers)]
   advice = []
-  if together < num_cpus:
-    advice.append(f'{_workers(config.data, num_cpus)}, all the CPUs there are')
+  if workers.num_together < num_cpus:
+    advice.append(f'{_flags_for(num_cpus, workers)}, all the CPUs there are')
   # Names that prepare gives: NAME, NAME/short256.
-  family, _, form = config.data.name.partition('/')
+  family, _, form = data.partition('/')
   short = re.fullmatch(r'short(\d+)', form)
   if prepared and not form:
     advice.append(
@@ -220,12 +251,12 @@ def _advice(
   return advice
 
 
-def _workers(data: ml_collections.ConfigDict, count: int) -> str:
-  """The flags for so many workers; each makes a batch of its own."""
-  flags = f'--config.data.num_workers={count}'
-  if data.prefetch_batches < count:
-    flags += f' --config.data.prefetch_batches={count}'
-  return flags
+def _flags_for(count: int, workers: Workers) -> str:
+  """The flags for `count` workers; each makes a batch of its own."""
+  text = f'--config.data.num_workers={count}'
+  if workers.prefetch_batches < count:
+    text += f' --config.data.prefetch_batches={count}'
+  return text
 
 
 def format_report(result: dict[str, Any]) -> str:
@@ -277,26 +308,25 @@ def format_report(result: dict[str, Any]) -> str:
 
 
 def main(values: flags.FlagValues) -> None:
+  """Measures what the flags ask for, and prints the report."""
   # Counting multiply-adds takes no accelerator.
   jax.config.update('jax_platforms', 'cpu')
   config = values.config
   plan.check_network(config, [cycles.full_grid(config)])
-  source = sources.open_source(config, 'train')
+  source = data_setup.source(config, 'train')
   schedule = cycles.make_schedule(config, len(source))
   full = cycles.full_grid(config)
   gmacs = plan.gmacs_per_clip(config, {full, *schedule.grids})
   step_s = step_seconds.step_seconds(values, gmacs, full, config.model.name)
   draws = dict.fromkeys(d for p in schedule.phases for d in draws_of(p))
-  rates = measure(
-    stream.TrainStream(config, schedule, source),
-    list(draws),
-    num_clips=values.num_clips,
-  )
+  train_stream = data_setup.train_stream(config, schedule, source)
+  rates = measure(train_stream, list(draws), num_clips=values.num_clips)
   result = report(
-    config,
     schedule,
     rates,
     step_s,
+    data=config.data.name,
+    workers=train_stream.workers,
     copies=tuple(c.name for c in source.copies.copies) if source.copies else (),
     num_cpus=environment.num_cpus(),
     prepared=source.manifest_sha256 is not None,

@@ -4,21 +4,19 @@ Two small files tell it. Reading them takes neither JAX nor TFDS, so that a plan
 can say at once what a training would say minutes later.
 """
 
-import os
 from typing import NamedTuple
 
-import ml_collections
 from etils import epath
 
 from mgjax import files
-from mgjax.cli import ConfigError
+from mgjax.errors import ConfigError
 
 
 class Description(NamedTuple):
   """What is known of a data set before a video is read.
 
   Attributes:
-    name: For messages: config.data.name.
+    name: NAME or NAME/CONFIG, its folder below that of all data sets.
     splits: Number of examples, by name of the split.
     num_classes: Of the labels; None: it does not say.
     has_actions: Whether videos have any number of timed labels, and not one.
@@ -30,18 +28,36 @@ class Description(NamedTuple):
   has_actions: bool
 
 
-def data_dir(config: ml_collections.ConfigDict) -> epath.Path:
-  """Folder of all data sets: config.data.dir, $TFDS_DATA_DIR or ./data."""
-  return epath.Path(
-    config.data.dir or os.environ.get('TFDS_DATA_DIR') or 'data'
-  )
+def folder_of(data_dir: epath.PathLike, name: str) -> epath.Path | None:
+  """Folder of the newest version of a data set; None where it is not here.
 
-
-def folder_of(config: ml_collections.ConfigDict) -> epath.Path | None:
-  """Folder of the newest version of the configured data set, if it is here."""
-  folder = data_dir(config) / config.data.name
+  Args:
+    data_dir: Folder of all data sets.
+    name: NAME or NAME/CONFIG.
+  """
+  folder = epath.Path(data_dir) / name
   found = sorted(folder.glob('*/dataset_info.json'), key=_version)
   return found[-1].parent if found else None
+
+
+def needed_folder(data_dir: epath.PathLike, name: str) -> epath.Path:
+  """As `folder_of`, for a data set that has to be here.
+
+  Raises:
+    ConfigError: It has not been prepared; says how to.
+  """
+  found = folder_of(data_dir, name)
+  if found is None:
+    how = f'prepare it: python -m mgjax.data.prepare --out={data_dir}'
+    if name.startswith('moving_digits'):
+      how = (
+        'prepare it: python -m mgjax.data.moving_digits '
+        f'--config={name.split("/")[-1]} --out={data_dir}'
+      )
+    raise ConfigError(
+      f'data.name={name!r}: no data set at {epath.Path(data_dir) / name}; {how}'
+    )
+  return found
 
 
 def _version(path: epath.Path) -> list[int]:
@@ -49,8 +65,12 @@ def _version(path: epath.Path) -> list[int]:
   return [int(n) if n.isdigit() else -1 for n in path.parent.name.split('.')]
 
 
-def describe(config: ml_collections.ConfigDict) -> Description | None:
-  """Reads the description of the configured data set.
+def describe(data_dir: epath.PathLike, name: str) -> Description | None:
+  """Reads the description of a data set.
+
+  Args:
+    data_dir: Folder of all data sets.
+    name: NAME or NAME/CONFIG.
 
   Returns:
     The description; None where the data set is not here.
@@ -58,7 +78,7 @@ def describe(config: ml_collections.ConfigDict) -> Description | None:
   Raises:
     ConfigError: The files are damaged, or none of this program's.
   """
-  folder = folder_of(config)
+  folder = folder_of(data_dir, name)
   if folder is None:
     return None
   try:
@@ -68,7 +88,7 @@ def describe(config: ml_collections.ConfigDict) -> Description | None:
       for split in info['splits']
     }
     if not (folder / 'features.json').exists():
-      return Description(config.data.name, splits, None, False)
+      return Description(name, splits, None, False)
     features = files.read_json(folder / 'features.json')
     fields = features['featuresDict']['features']
     has_actions = 'actions' in fields
@@ -83,4 +103,4 @@ def describe(config: ml_collections.ConfigDict) -> Description | None:
       f'{folder}: dataset_info.json or features.json is not that of a data set '
       f'({type(error).__name__}: {error}); prepare it again'
     ) from error
-  return Description(config.data.name, splits, num_classes, has_actions)
+  return Description(name, splits, num_classes, has_actions)

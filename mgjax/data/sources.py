@@ -11,20 +11,19 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from mgjax.cli import ConfigError, RunError
 from mgjax.data import copies as copies_lib
 from mgjax.data import description
 from mgjax.data.copies import Copies
 from mgjax.data.decode import Form
 from mgjax.data.records import DamagedRecordError, Records
+from mgjax.errors import ConfigError, RunError
 
 
-class Action(NamedTuple):
+class TimedLabel(NamedTuple):
   """A labelled part of a video, in seconds from its start."""
 
   label: int
@@ -38,13 +37,17 @@ class Example(NamedTuple):
   video: bytes  # The encoded file.
   label: int | None  # None where the data set has actions.
   id: str
-  actions: tuple[Action, ...] = ()
+  actions: tuple[TimedLabel, ...] = ()
   form: Form | None = None  # Of the original, where this is a smaller copy.
   in_order: Form | None = None  # See `mgjax.data.decode.Video`.
 
 
 class Source:
   """Random access to the examples of one split.
+
+  Streams ask a source for its length, its attributes, `read` and `name_of`;
+  whoever has videos elsewhere than in a prepared data set derives a class and
+  replaces `__len__` and `__getitem__`.
 
   Attributes:
     name: Of the data set.
@@ -124,7 +127,7 @@ class Source:
     if self.has_actions:
       columns = example['actions']
       actions = tuple(
-        Action(int(label), float(start), float(end))
+        TimedLabel(int(label), float(start), float(end))
         for label, start, end in zip(
           columns['label'], columns['start_s'], columns['end_s'], strict=True
         )
@@ -140,7 +143,7 @@ class Source:
 
 
 def union_labels(
-  actions: Sequence[Action],
+  actions: Sequence[TimedLabel],
   num_classes: int,
   *,
   first_frame: int = 0,
@@ -175,35 +178,23 @@ def union_labels(
   return labels
 
 
-def builder_dir(config: ml_collections.ConfigDict) -> epath.Path:
-  """Folder of the newest version of the configured data set.
+def open_source(
+  data_dir: epath.PathLike, name: str, split: str, *, copies: bool = True
+) -> Source:
+  """Opens a split of a prepared data set.
+
+  Args:
+    data_dir: Folder of all data sets.
+    name: NAME or NAME/CONFIG.
+    split: Such as 'train'.
+    copies: Whether clips that need no more pixels are read from the smaller
+      copies of the data set, where there are some (mgjax/data/copies.py).
 
   Raises:
-    ConfigError: It has not been prepared.
+    ConfigError: The data set, or the split in it, does not exist, or a copy
+      is not one of it.
   """
-  found = description.folder_of(config)
-  if found is None:
-    out = description.data_dir(config)
-    how = f'prepare it: python -m mgjax.data.prepare --out={out}'
-    if config.data.name.startswith('moving_digits'):
-      how = (
-        'prepare it: python -m mgjax.data.moving_digits '
-        f'--config={config.data.name.split("/")[-1]} --out={out}'
-      )
-    raise ConfigError(
-      f'data.name={config.data.name!r}: no data set at '
-      f'{out / config.data.name}; {how}'
-    )
-  return found
-
-
-def open_source(config: ml_collections.ConfigDict, split: str) -> Source:
-  """Opens a split of the configured data set.
-
-  Raises:
-    ConfigError: The data set, or the split in it, does not exist.
-  """
-  folder = builder_dir(config)
+  folder = description.needed_folder(data_dir, name)
   builder = tfds.builder_from_directory(str(folder))
   if split not in builder.info.splits:
     raise ConfigError(
@@ -212,7 +203,7 @@ def open_source(config: ml_collections.ConfigDict, split: str) -> Source:
   label_names = copies_lib.labels_of(builder)
   manifest = folder / 'manifest.jsonl'
   return Source(
-    name=config.data.name,
+    name=name,
     split=split,
     data_source=Records(builder, split),
     label_names=label_names,
@@ -223,8 +214,6 @@ def open_source(config: ml_collections.ConfigDict, split: str) -> Source:
       else None
     ),
     copies=(
-      copies_lib.find(folder, config.data.name, split, label_names)
-      if config.data.copies
-      else None
+      copies_lib.find(folder, name, split, label_names) if copies else None
     ),
   )

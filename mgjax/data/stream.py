@@ -1,37 +1,59 @@
 """Batches as a pure function of the step: no iterator state, exact resume.
 
-Training reads one endless stream of clips. Clip number c is the video at
-position c % N of epoch c // N's permutation; its frames, scale, crop and flip
-come from a counter-based generator keyed by (seed, c). A step takes the clip
-numbers clips_before(step) ... + batch, so any batch can be made by itself, in
-any thread, on any host, and every video is used once per epoch whatever the
-grids are.
+Training takes its clips from the endless order of mgjax/data/order.py. Which
+frames of a video a clip has, at what scale, from where and whether mirrored,
+is drawn by a generator keyed by (seed, clip number); so any batch can be made
+by itself, in any thread, on any host. Evaluation shows every view of every
+video once, in the order of the source.
 """
 
 import dataclasses
 import functools
-import hashlib
 import math
+import zlib
 from collections.abc import Iterator
 
-import ml_collections
 import numpy as np
-from grain import experimental as grain_experimental
 
-from mgjax.cli import RunError
 from mgjax.data import read_ahead, sampling
 from mgjax.data.decode import Crop, DecodeError, Video
+from mgjax.data.order import Order
+from mgjax.data.read_ahead import Workers
 from mgjax.data.sources import Example, Source, union_labels
+from mgjax.errors import RunError
 from mgjax.grids.schedule import Grid, GridSchedule
-from mgjax.setup import run_checks
 
 # A video is replaced at most so often; then the data set is not usable.
 _MAX_ATTEMPTS = 10
 
+# What the random numbers of a clip, in [0, 1), decide. They are drawn at once
+# and each has its place, so that no choice shifts the numbers of the others.
+# Trained runs depend on these places: never renumber them.
+_SCALE, _ROW, _COLUMN, _FLIP = 0, 1, 2, 3
+_FRAMES = slice(6, None)  # Stride, start, and one for each segment.
+_NUM_UNIFORMS = 8  # Without those of the segments, of which there are T.
 
-def crop_hw(data: ml_collections.ConfigDict) -> tuple[int, int]:
-  """Height and width of the crop named by crop_px and crop_width_px."""
-  return data.crop_px, data.crop_width_px or data.crop_px
+
+@dataclasses.dataclass(frozen=True)
+class ClipSettings:
+  """How a training clip is drawn, beside the grid and ranges of its step.
+
+  Attributes:
+    sampling: 'dense', a strided span, or 'segments', a frame of each of T
+      equal parts of the video.
+    target_fps: Frame rate at which strides count; 0: that of the video.
+    jitter_inverse: Draw 1 / short side evenly, not the short side.
+    flip: Mirror half of the clips, left to right.
+    multi_hot: Labels are float32 [K], 1 for each label that a clip has, as
+      the sigmoid loss takes them; False: a class number. Videos with any
+      number of labels need True.
+  """
+
+  sampling: str
+  target_fps: float
+  jitter_inverse: bool
+  flip: bool
+  multi_hot: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,28 +61,28 @@ class TrainStream:
   """Makes the training batch of any step.
 
   Attributes:
-    config: The run's configuration.
     schedule: Grids and clip positions of the steps.
     source: The training videos.
-    shard: Index of this host among those that share every batch.
-    num_shards: Number of such hosts.
+    order: Which video a clip shows, and which clips are this host's.
+    settings: How clips are drawn.
+    workers: Who makes batches ahead of their use.
+
+  Raises:
+    ValueError: The order is not one of so many videos.
   """
 
-  config: ml_collections.ConfigDict
   schedule: GridSchedule
   source: Source
-  shard: int = 0
-  num_shards: int = 1
+  order: Order
+  settings: ClipSettings
+  workers: Workers
 
-  def video_index(self, clip: int) -> int:
-    """Index of the video that clip number `clip` shows."""
-    epoch, position = divmod(clip, len(self.source))
-    return grain_experimental.index_shuffle(
-      index=position,
-      max_index=len(self.source) - 1,
-      seed=_hash32(self.config.seed, epoch),
-      rounds=4,
-    )
+  def __post_init__(self):
+    if self.order.num_examples != len(self.source):
+      raise ValueError(
+        f'an order of {self.order.num_examples} examples cannot be that of '
+        f'{len(self.source)} videos'
+      )
 
   def clip(
     self,
@@ -75,63 +97,37 @@ class TrainStream:
     Args:
       clip: Its number in the stream.
       grid: Its frames and crop.
-      stride_frames: Range of frame strides.
-      jitter_px: Range of the resized short side.
+      stride_frames: Least and greatest frame stride.
+      jitter_px: Least and greatest short side of the resized frames.
 
     Returns:
-      'video' uint8 [T, H, W, 3], 'label', 'flip' bool, 'id' text and
-      'skipped': (id, reason) of videos that could not be read or decoded and
-      were replaced.
-      The label is an int, or float32 [K] where the loss is 'sigmoid'.
+      'video' uint8 [T, H, W, 3], RGB; 'label', an int, or float32 [K] where
+      settings.multi_hot; 'flip' bool, whether the train step is to mirror it;
+      'id' text; and 'skipped': (id, reason) of videos that could not be read
+      or decoded and were replaced.
 
     Raises:
       RunError: Replacements could not be decoded either.
     """
-    data = self.config.data
-    index = self.video_index(clip)
-    skipped = []
-    generator = np.random.Generator(
-      np.random.Philox(key=[self.config.seed, clip])
+    uniforms = self.order.generator(clip).random(_NUM_UNIFORMS + grid.T)
+    short_px = sampling.short_side(
+      jitter_px, inverse=self.settings.jitter_inverse, uniform=uniforms[_SCALE]
     )
-    uniforms = generator.random(8 + grid.T)
-    for attempt in range(_MAX_ATTEMPTS):
-      if attempt:
-        index = _hash32(self.config.seed, clip, attempt) % len(self.source)
-      short = sampling.short_side(
-        jitter_px, inverse=data.jitter_inverse, uniform=uniforms[0]
-      )
+    skipped = []
+    index = self.order.example(clip)
+    for attempt in range(1, _MAX_ATTEMPTS + 1):
       try:
-        # The crop of a wide grid can need more than that.
-        example = self.source.read(index, short_px=max(short, grid.H, grid.W))
-        read_ahead.decoding(example.id)
-        with Video(example.video) as video:
-          form = example.form or video.form
-          frames = sampling.train_frames(
-            form.num_frames,
-            form.fps,
-            num_frames=grid.T,
-            stride_frames=stride_frames,
-            sampling=data.sampling,
-            target_fps=data.target_fps,
-            uniforms=uniforms[6:],
-          )
-          label = self._label(example, frames, form.fps)
-          height, width = sampling.resized_hw(
-            form.height, form.width, short_px=short, at_least=grid[1:3]
-          )
-          y = sampling.random_offset(height, grid.H, uniforms[1])
-          x = sampling.random_offset(width, grid.W, uniforms[2])
-          pixels = video.frames(
-            frames, height, width, Crop(y, x, grid.H, grid.W)
-          )
+        made = self._decode(index, grid, short_px, stride_frames, uniforms)
       except DecodeError as error:  # Of the record, or of what is in it.
+        # Replaced, not left out: shapes are fixed, and a batch with a clip
+        # less would be another program.
         skipped.append((self.source.name_of(index), str(error)))
+        index = self.order.replacement(clip, attempt)
         continue
       return {
-        'video': pixels,
-        'label': label,
-        'flip': bool(data.flip and uniforms[3] < 0.5),
-        'id': example.id,
+        **made,
+        # Done on the device, where it costs nothing.
+        'flip': bool(self.settings.flip and uniforms[_FLIP] < 0.5),
         'skipped': skipped,
       }
     raise RunError(
@@ -139,11 +135,51 @@ class TrainStream:
       f'(clip {clip}): {"; ".join(map(": ".join, skipped))}'
     )
 
+  def _decode(
+    self,
+    index: int,
+    grid: Grid,
+    short_px: int,
+    stride_frames: tuple[int, int],
+    uniforms: np.ndarray,
+  ) -> dict:
+    """'video', 'label' and 'id' of a clip that is cut out of video `index`."""
+    # The crop of a wide grid can need a larger short side than is drawn.
+    needed_px = max(short_px, grid.H, grid.W)
+    example = self.source.read(index, short_px=needed_px)
+    with Video(example.video) as video:
+      # Of the original, where a smaller copy is read: the same frames and
+      # the same part of the picture, whichever copy there is.
+      form = example.form or video.form
+      frames = sampling.train_frames(
+        form.num_frames,
+        form.fps,
+        num_frames=grid.T,
+        stride_frames=stride_frames,
+        sampling=self.settings.sampling,
+        target_fps=self.settings.target_fps,
+        uniforms=uniforms[_FRAMES],
+      )
+      height, width = sampling.resized_hw(
+        form.height, form.width, short_px=short_px, at_least=grid[1:3]
+      )
+      crop = Crop(
+        sampling.random_offset(height, grid.H, uniforms[_ROW]),
+        sampling.random_offset(width, grid.W, uniforms[_COLUMN]),
+        grid.H,
+        grid.W,
+      )
+      return {
+        'video': video.frames(frames, height, width, crop),
+        'label': self._label(example, frames, form.fps),
+        'id': example.id,
+      }
+
   def _label(self, example: Example, frames: np.ndarray, fps: float):
-    """The label of a clip, as the loss takes it."""
-    num_classes = self.config.model.num_classes
-    if self.config.optim.loss == 'softmax':
+    """The label of a clip: a number, or float32 [K]."""
+    if not self.settings.multi_hot:
       return example.label
+    num_classes = len(self.source.label_names)
     if example.label is not None:
       return np.eye(num_classes, dtype=np.float32)[example.label]
     return union_labels(
@@ -157,10 +193,18 @@ class TrainStream:
   def batch(self, step: int) -> dict:
     """Makes this host's share of the batch of `step`.
 
+    Args:
+      step: In [0, schedule.total_steps).
+
     Returns:
-      'video' uint8 [b, T, H, W, 3], 'label' int32 [b] (float32 [b, K] where
-      the loss is 'sigmoid'), 'flip' bool [b], with b = batch / num_shards;
-      'ids', a list of text, and 'skipped', one of (id, reason).
+      'video' uint8 [b, T, H, W, 3], RGB; 'label' int32 [b] (float32 [b, K]
+      where settings.multi_hot); 'flip' bool [b], with b = batch / num_shards;
+      'ids', a list of text; 'skipped', one of (id, reason); 'ids_crc32', see
+      `checksum`.
+
+    Raises:
+      RunError: Too many videos in a row cannot be decoded, or the disk cannot
+        be read.
     """
     phase = self.schedule.phase(step)
     position = self.schedule.cycle_index(step)
@@ -172,10 +216,18 @@ class TrainStream:
     )
 
   def base_batch(self, step: int, number: int) -> dict:
-    """Batch `number` of those that estimate batch-norm statistics at `step`.
+    """Makes batch `number` of those for the batch-norm statistics at `step`.
 
-    They have the base grid of the phase that `step` ends, and show the clips
-    that the stream would show next.
+    These batches have the base grid of the phase that `step` ends, and show
+    the clips that the stream would show next: no clips of their own, whose
+    order a resumed run would have to know.
+
+    Args:
+      step: Steps done, at least 1.
+      number: From 0 on.
+
+    Returns:
+      What `batch` returns.
     """
     phase = self.schedule.phase(step - 1)
     first = self.schedule.clips_before(step) + number * phase.base.batch
@@ -197,15 +249,16 @@ class TrainStream:
     Returns:
       What `batch` returns.
     """
-    share = grid.batch // self.num_shards
-    first += self.shard * share
-    clips = [self.clip(first + i, grid, **ranges) for i in range(share)]
+    numbers = self.order.share(first, grid.batch)
+    clips = [self.clip(number, grid, **ranges) for number in numbers]
+    ids = [clip['id'] for clip in clips]
     return {
-      'video': np.stack([c['video'] for c in clips]),
-      'label': _stack_labels([c['label'] for c in clips]),
-      'flip': np.array([c['flip'] for c in clips], bool),
-      'ids': [c['id'] for c in clips],
-      'skipped': [s for c in clips for s in c['skipped']],
+      'video': np.stack([clip['video'] for clip in clips]),
+      'label': _stack_labels([clip['label'] for clip in clips]),
+      'flip': np.array([clip['flip'] for clip in clips], bool),
+      'ids': ids,
+      'ids_crc32': checksum(numbers, ids),
+      'skipped': [video for clip in clips for video in clip['skipped']],
     }
 
   def batches(self, first_step: int) -> Iterator[dict]:
@@ -213,7 +266,7 @@ class TrainStream:
     return read_ahead.read_ahead(
       self.batch,
       range(first_step, self.schedule.total_steps),
-      self.config.data,
+      self.workers,
       name='step',
     )
 
@@ -222,9 +275,60 @@ class TrainStream:
     return read_ahead.read_ahead(
       functools.partial(self.base_batch, step),
       range(count),
-      self.config.data,
+      self.workers,
       name=f'batch-norm statistics of step {step}, batch',
     )
+
+
+def checksum(numbers: range, ids: list[str]) -> int:
+  """A checksum of which clip showed which video.
+
+  Those of the shares of a batch add up to that of the batch (modulo 2**32),
+  so hosts that compare what they have seen exchange one number, not the names
+  of all clips; and it does not depend on how many hosts there are.
+
+  Args:
+    numbers: Of the clips.
+    ids: Of their videos, in the same order.
+
+  Returns:
+    An integer in [0, 2**32).
+  """
+  pairs = zip(numbers, ids, strict=True)
+  return sum(zlib.crc32(f'{clip} {name}'.encode()) for clip, name in pairs) % (
+    2**32
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+  """Which clips of a video are evaluated: num_views in time, crops of each.
+
+  Attributes:
+    num_views: Clips that are spread over a video, at least 1.
+    num_crops: Crops of each, 1, 3, 5 or 10 (`sampling.crop_offsets`).
+    num_frames: T.
+    stride_frames: Frames from one sampled frame to the next.
+    sampling: See `ClipSettings`.
+    target_fps: See `ClipSettings`.
+    short_side_px: Short side to which frames are resized before the crop.
+    crop_hw: Height and width of the crop, in pixels; where it does not fit
+      into the resized frame, the frame is resized so that it does.
+  """
+
+  num_views: int
+  num_crops: int
+  num_frames: int
+  stride_frames: int
+  sampling: str
+  target_fps: float
+  short_side_px: int
+  crop_hw: tuple[int, int]
+
+  @property
+  def num_clips(self) -> int:
+    """Clips that are scored of each video."""
+    return self.num_views * self.num_crops
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,24 +337,28 @@ class EvalStream:
 
   Item i is crop i % num_crops of view i // num_crops % num_views of video
   i // (num_crops * num_views). The last batch is padded with copies of the
-  last item that have weight 0.
+  last item that have weight 0: one shape, one program.
 
-  Raises:
-    ConfigError: The crops do not suit the data set.
+  Attributes:
+    source: The videos.
+    views: What is shown of each.
+    batch_size: Clips of a batch over all hosts, a multiple of num_shards.
+    workers: Who makes batches ahead of their use.
+    shard: This host's number among those that share every batch.
+    num_shards: Number of these hosts.
   """
 
-  config: ml_collections.ConfigDict
   source: Source
+  views: Views
   batch_size: int
+  workers: Workers
   shard: int = 0
   num_shards: int = 1
 
-  def __post_init__(self):
-    run_checks.check_crops(self.config)
-
   @property
   def views_per_video(self) -> int:
-    return self.config.eval.num_views * self.config.eval.num_crops
+    """Clips that are scored of each video."""
+    return self.views.num_clips
 
   @property
   def num_batches(self) -> int:
@@ -259,29 +367,35 @@ class EvalStream:
   def batch(self, number: int) -> dict:
     """Makes this host's share of batch `number`.
 
+    Args:
+      number: In [0, num_batches).
+
     Returns:
-      'video' uint8 [b, T, H, W, 3], 'label' int32 [b], or float32 [b, K] where
-      videos have actions, 'weight' float32 [b]: 1 for a view that counts, 0
-      for padding and for videos that cannot be decoded; 'index' int64 [b], the
-      video's place in the source; 'lost' bool [b], views that cannot be
-      decoded, without padding; 'failed', (id, reason) of those.
+      'video' uint8 [b, T, H, W, 3], RGB; 'label' int32 [b], or float32 [b, K]
+      where videos have actions; 'weight' float32 [b]: 1 for a view that
+      counts, 0 for padding and for videos that cannot be decoded; 'index'
+      int64 [b], the video's place in the source; 'lost' bool [b], views that
+      cannot be decoded, without padding; 'failed', (id, reason) of those.
+      b is batch_size / num_shards.
+
+    Raises:
+      RunError: The disk cannot be read.
     """
     share = self.batch_size // self.num_shards
     first = number * self.batch_size + self.shard * share
     num_items = len(self.source) * self.views_per_video
-    num_crops = self.config.eval.num_crops
     crops, labels, index, lost, failed = [], [], [], [], []
     view = None
     for item in range(first, first + share):
-      clip, crop = divmod(min(item, num_items - 1), num_crops)
+      view_number, crop = divmod(min(item, num_items - 1), self.views.num_crops)
       # Consecutive crops, and all padding, are cut from the same frames.
-      if view is None or view['clip'] != clip:
-        view = self._view(clip)
+      if view is None or view['number'] != view_number:
+        view = self._view(view_number)
         if 'error' in view and item < num_items:
           failed.append((view['id'], view['error']))
       crops.append(self._crop(view['frames'], crop))
       labels.append(view['label'])
-      index.append(clip // self.config.eval.num_views)
+      index.append(view_number // self.views.num_views)
       lost.append('error' in view and item < num_items)
     counts = np.arange(first, first + share) < num_items
     return {
@@ -293,70 +407,71 @@ class EvalStream:
       'failed': failed,
     }
 
-  def _view(self, clip: int) -> dict:
-    """Decodes view clip % num_views of video clip // num_views.
+  def _view(self, number: int) -> dict:
+    """Decodes view number % num_views of video number // num_views.
 
     Returns:
-      'clip'; 'frames' uint8 [T, h, w, 3], resized and not yet cropped;
+      'number'; 'frames' uint8 [T, h, w, 3], resized and not yet cropped;
       'label', 0 where the video cannot be read; 'id'; and 'error', where it
       cannot be read or decoded.
     """
-    data, evaluation = self.config.data, self.config.eval
-    index, view = divmod(clip, evaluation.num_views)
-    hw = crop_hw(evaluation)
-    short = evaluation.short_side_px
-    if evaluation.num_crops == 3:
-      short = evaluation.crop_px
-    num_classes = self.config.model.num_classes
+    views = self.views
+    index, view = divmod(number, views.num_views)
+    num_classes = len(self.source.label_names)
     no_label = np.zeros(num_classes, np.float32)
     label = no_label if self.source.has_actions else 0
     try:
-      example = self.source.read(index, short_px=max(short, *hw))
+      example = self.source.read(
+        index, short_px=max(views.short_side_px, *views.crop_hw)
+      )
       label = example.label
       if label is None:
         label = union_labels(example.actions, num_classes)
-      read_ahead.decoding(example.id)
       with Video(example.video, in_order=example.in_order) as video:
         form = example.form or video.form
         frames = sampling.view_frames(
           form.num_frames,
           form.fps,
-          num_frames=data.num_frames,
-          stride_frames=data.stride_frames,
-          sampling=data.sampling,
-          target_fps=data.target_fps,
+          num_frames=views.num_frames,
+          stride_frames=views.stride_frames,
+          sampling=views.sampling,
+          target_fps=views.target_fps,
           view=view,
-          num_views=evaluation.num_views,
+          num_views=views.num_views,
         )
         height, width = sampling.resized_hw(
-          form.height, form.width, short_px=short, at_least=hw
+          form.height,
+          form.width,
+          short_px=views.short_side_px,
+          at_least=views.crop_hw,
         )
         return {
-          'clip': clip,
+          'number': number,
           'label': label,
           'id': example.id,
           'frames': video.frames(frames, height, width),
         }
     except DecodeError as error:  # Of the record, or of what is in it.
+      # Not replaced, as in training: another video's score would be wrong.
       return {
-        'clip': clip,
+        'number': number,
         'label': label,
-        'frames': np.zeros((data.num_frames, *hw, 3), np.uint8),
+        'frames': np.zeros((views.num_frames, *views.crop_hw, 3), np.uint8),
         'id': self.source.name_of(index),
         'error': str(error),
       }
 
   def _crop(self, frames: np.ndarray, crop: int) -> np.ndarray:
-    num_crops = self.config.eval.num_crops
-    height, width = crop_hw(self.config.eval)
+    """Cuts crop number `crop` out of the frames of a view."""
+    height, width = self.views.crop_hw
     y, x = sampling.crop_offsets(
       *frames.shape[1:3],
       crop_hw=(height, width),
       crop=crop,
-      num_crops=num_crops,
+      num_crops=self.views.num_crops,
     )
     pixels = frames[:, y : y + height, x : x + width]
-    if sampling.is_mirrored(crop, num_crops):
+    if sampling.is_mirrored(crop, self.views.num_crops):
       return pixels[:, :, ::-1]
     return pixels
 
@@ -365,7 +480,7 @@ class EvalStream:
     return read_ahead.read_ahead(
       self.batch,
       range(first, self.num_batches),
-      self.config.data,
+      self.workers,
       name='evaluation batch',
     )
 
@@ -374,9 +489,3 @@ def _stack_labels(labels: list) -> np.ndarray:
   """Labels of a batch: int32 [b], or float32 [b, K] where they are vectors."""
   dtype = np.float32 if np.ndim(labels[0]) else np.int32
   return np.array(labels, dtype)
-
-
-def _hash32(*numbers: int) -> int:
-  """A 32-bit hash of integers, the same on every machine and version."""
-  digest = hashlib.blake2b(repr(numbers).encode(), digest_size=4).digest()
-  return int.from_bytes(digest, 'little')

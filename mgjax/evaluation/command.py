@@ -11,7 +11,7 @@ from etils import epath
 
 from mgjax import files, stop_signal
 from mgjax.cpu import allocator, compilation
-from mgjax.data import description, sources, stream
+from mgjax.data import sources, stream
 from mgjax.errors import ConfigError
 from mgjax.evaluation import eval_picture, results, scoring
 from mgjax.hosts import parallel
@@ -19,6 +19,7 @@ from mgjax.hosts.peers import Peers
 from mgjax.planning import plan
 from mgjax.progress import Progress
 from mgjax.run import checkpoint, run_folder
+from mgjax.setup import data as data_setup
 from mgjax.setup import evaluation, network, run_checks
 from mgjax.step import train_step
 from mgjax.weights import checks
@@ -69,7 +70,7 @@ def evaluate_checkpoint(
   result = _evaluate(
     program,
     state,
-    stream.EvalStream(config, source, config.eval.batch_size, **shard),
+    data_setup.eval_stream(config, source, **shard),
     mesh,
     ensemble=config.eval.ensemble,
     partial=partial,
@@ -94,9 +95,9 @@ def _open_source(
   Raises:
     ConfigError: They cannot, or the data set is not there.
   """
-  run_checks.check_evaluation(config, description.describe(config), num_devices)
+  run_checks.check_evaluation(config, data_setup.describe(config), num_devices)
   plan.check_network(config, [scoring.eval_grid(config)])
-  return sources.open_source(config, config.eval.split)
+  return data_setup.source(config, config.eval.split)
 
 
 def _other_labels(

@@ -22,6 +22,7 @@ from mgjax.errors import RunError
 from mgjax.grids.schedule import Grid
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
+from mgjax.setup import data as data_setup
 from mgjax.step import train_step
 
 
@@ -29,7 +30,7 @@ def eval_grid(config: ml_collections.ConfigDict) -> Grid:
   """The one grid of evaluation: all frames, the evaluation crop."""
   return Grid(
     config.data.num_frames,
-    *stream.crop_hw(config.eval),
+    *data_setup.crop_hw(config.eval),
     config.eval.batch_size,
   )
 

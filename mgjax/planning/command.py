@@ -12,7 +12,6 @@ from ml_collections import config_flags
 
 from mgjax import cli, files
 from mgjax.cli import ConfigError
-from mgjax.data import description
 from mgjax.grids import cycles
 from mgjax.planning import plan_text, step_seconds
 from mgjax.planning.plan import (
@@ -21,6 +20,7 @@ from mgjax.planning.plan import (
   make_plan,
   training_time,
 )
+from mgjax.setup import data as data_setup
 from mgjax.setup import run_checks
 
 
@@ -49,7 +49,7 @@ def main(values: flags.FlagValues, *configs: str) -> None:
     )
   config = values.config
   num_train, size_source = dataset_size(config)
-  run_checks.check(config, description.describe(config), values.num_devices)
+  run_checks.check(config, data_setup.describe(config), values.num_devices)
   if config.eval.head != 'global':
     from mgjax.setup import evaluation, network
 

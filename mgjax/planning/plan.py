@@ -8,9 +8,9 @@ from typing import Any
 import ml_collections
 
 from mgjax.cli import ConfigError
-from mgjax.data import description
 from mgjax.grids import cycles
 from mgjax.grids.schedule import Grid, GridSchedule, Phase
+from mgjax.setup import data as data_setup
 
 # Videos in the training set where the data is not at hand.
 PUBLISHED_SIZES = {
@@ -22,7 +22,7 @@ PUBLISHED_SIZES = {
   # Split 1 of three.
   'ucf101': 9_537,
   'hmdb51': 3_570,
-  # Ours: the defaults of data/moving_digits.py.
+  # Ours: the defaults of data/digits.py.
   'moving_digits/motion': 4_000,
   'moving_digits/motion_tiny': 240,
   'moving_digits/digit_motion': 4_000,
@@ -43,13 +43,13 @@ def dataset_size(config: ml_collections.ConfigDict) -> tuple[int, str]:
   data = config.data
   if data.num_train is not None:
     return data.num_train, 'data.num_train'
-  if found := description.describe(config):
-    source = description.folder_of(config) / 'dataset_info.json'
+  if found := data_setup.describe(config):
+    source = data_setup.builder_dir(config) / 'dataset_info.json'
     if 'train' in found.splits:
       return found.splits['train'], str(source)
   if data.name in PUBLISHED_SIZES:
     return PUBLISHED_SIZES[data.name], f'published size of {data.name}'
-  folder = description.data_dir(config)
+  folder = data_setup.data_dir(config)
   raise ConfigError(
     f'data.name={data.name!r} is not prepared in {folder}, so its size is '
     'unknown; prepare it, or give --config.data.num_train=VIDEOS.'

@@ -9,7 +9,7 @@ from absl import flags
 
 from mgjax import files
 from mgjax.cpu import allocator, compilation
-from mgjax.data import copies, description, sources, stream
+from mgjax.data import copies, stream
 from mgjax.errors import ConfigError, RunError
 from mgjax.evaluation import scoring
 from mgjax.hosts import parallel
@@ -17,6 +17,7 @@ from mgjax.planning import plan
 from mgjax.predicting import output, video_files
 from mgjax.predicting.predictor import Predictor
 from mgjax.run import checkpoint, run_folder
+from mgjax.setup import data as data_setup
 from mgjax.setup import evaluation, network
 
 
@@ -59,7 +60,7 @@ def open_predictor(
     source = video_files.VideoFiles(
       paths, looked.in_order, config.model.num_classes
     )
-    return stream.EvalStream(config, source, config.eval.batch_size)
+    return data_setup.eval_stream(config, source)
 
   return Predictor(
     paths=paths,
@@ -103,9 +104,9 @@ def label_names(
         f'{len(numbers)} classes; give one name for each'
       )
     return names
-  if description.describe(config) is None:  # Or is damaged, which it says.
+  if data_setup.describe(config) is None:  # Or is damaged, which it says.
     return numbers
-  builder = tfds.builder_from_directory(str(sources.builder_dir(config)))
+  builder = tfds.builder_from_directory(str(data_setup.builder_dir(config)))
   names = list(copies.labels_of(builder))
   return names if len(names) == len(numbers) else numbers
 

@@ -6,7 +6,7 @@ from concurrent import futures
 from typing import NamedTuple
 
 from mgjax import environment
-from mgjax.data import sources, transcode
+from mgjax.data import scanning, sources
 from mgjax.data.decode import DecodeError, Form
 from mgjax.errors import RunError
 
@@ -32,7 +32,7 @@ def look_at(paths: Sequence[pathlib.Path]) -> Looked:
 
   def look(path: pathlib.Path) -> Form | str | None:
     try:
-      found = transcode.scan(path.read_bytes())
+      found = scanning.scan(path.read_bytes())
     except OSError as error:
       return str(error.strerror)
     except DecodeError as error:

@@ -3,6 +3,7 @@
 import bisect
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
 import sys
@@ -21,7 +22,7 @@ from ml_collections import config_flags
 from mgjax import files, stop_signal
 from mgjax.cli import ConfigError, RunError
 from mgjax.cpu import allocator
-from mgjax.data import description, sources, stream
+from mgjax.data import stream
 from mgjax.evaluation import results, scoring
 from mgjax.grids import cycles
 from mgjax.grids.schedule import Grid, GridSchedule
@@ -41,6 +42,7 @@ from mgjax.run import (
   run_summary,
   step_log,
 )
+from mgjax.setup import data as data_setup
 from mgjax.setup import evaluation, network, run_checks
 from mgjax.step import initial_state, optim, programs, step_cache, train_step
 from mgjax.step.step_cache import Program
@@ -184,11 +186,11 @@ def make_job(
     num_devices=mesh.size,
     device_bytes=memory.device_bytes(config),
   )
-  run_checks.check(config, description.describe(config), mesh.size)
+  run_checks.check(config, data_setup.describe(config), mesh.size)
   plan.check_network(config, planned.grids, planned.phases)
   plan.check_network(config, [scoring.eval_grid(config)])
-  source = sources.open_source(config, 'train')
-  eval_source = sources.open_source(config, config.eval.split)
+  source = data_setup.source(config, 'train')
+  eval_source = data_setup.source(config, config.eval.split)
   schedule = cycles.make_schedule(config, len(source), num_devices=mesh.size)
   if (workdir / 'import.txt').exists():
     raise ConfigError(
@@ -196,14 +198,11 @@ def make_job(
       f'folder, and --config.init_from={workdir} to start from them'
     )
   shard = {'shard': peers.index, 'num_shards': peers.count}
-  train_stream = stream.TrainStream(config, schedule, source, **shard)
-  eval_stream = stream.EvalStream(
-    config, eval_source, config.eval.batch_size, **shard
-  )
+  train_stream = data_setup.train_stream(config, schedule, source, **shard)
+  eval_stream = data_setup.eval_stream(config, eval_source, **shard)
   model = network.model(config)
-  evaluation.head_window(
-    config, model
-  )  # Refused now, or else at its first use.
+  # Refused now, or else at its first use.
+  evaluation.head_window(config, model)
   tx = optim.make_optimizer(config.optim, config.norm.frozen)
   make_state = initial_state.state_maker(config, model, tx)
   abstract = checkpoint.abstract_state(make_state, parallel.replicated(mesh))
@@ -325,7 +324,6 @@ class Training:
     self._first_step = self.done = first_step
     self._eval_steps = evaluation_steps(schedule, config.eval.every)
     self._result = None  # Of the newest evaluation.
-    self._ids = []  # Of the clips of the newest step.
 
     self._programs = step_cache.StepCache(
       programs.lower_programs(
@@ -517,13 +515,13 @@ class Training:
     )
     seen = job.peers.exchange(
       {
-        'ids': batch['ids'],
+        'ids_crc32': batch['ids_crc32'],
         'skipped': batch['skipped'],
         'late': late,
         'signal': self._stop.received,
       }
     )
-    self._ids = [name for s in seen for name in s['ids']]
+    ids_crc32 = sum(s['ids_crc32'] for s in seen) % 2**32
     note_bad_videos(
       self.bad_videos,
       [video for s in seen for video in s['skipped']],
@@ -536,7 +534,7 @@ class Training:
       got_batch=got_batch,
       got_program=got_program,
       called=called,
-      report=self._log.reporter(step, lr, groups, self._ids),
+      report=self._log.reporter(step, lr, groups, ids_crc32),
     )
     self._checkpoints.check()
     if signals := [s['signal'] for s in seen if s['signal']]:
@@ -581,7 +579,7 @@ class Training:
     self._stop.defer(self._waits_for)
     # What the loss of the next step would show, but that comes too late.
     if not train_step.is_finite(self.state):
-      self._fail('The state', self.done - 1, self._ids)
+      self._fail('The state', self.done - 1)
     progress = {
       'times': vars(self.times),
       'bad_videos': self.bad_videos,
@@ -591,13 +589,15 @@ class Training:
     self._checkpoints.save(self.state, self.done, progress, replace=replace)
     self.times.checkpoint_s += time.perf_counter() - begin
 
-  def _fail(self, what: str, step: int, ids: list[str]) -> None:
-    """Ends the run at a step that went wrong: see `bundle.fail`."""
+  def _fail(self, what: str, step: int) -> None:
+    """Ends the run at a step that went wrong: see `failure.fail`."""
     job = self._job
+    # A function of the step, so no step has to keep or send the names.
+    ids = job.peers.exchange(job.train_stream.batch(step)['ids'])
     failure.fail(
       what,
       step=step,
-      ids=ids,
+      ids=list(itertools.chain(*ids)),
       schedule=job.schedule,
       config=job.config,
       workdir=job.workdir,

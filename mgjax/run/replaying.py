@@ -7,12 +7,12 @@ from absl import flags
 from etils import epath
 
 from mgjax.cpu import compilation
-from mgjax.data import sources, stream
 from mgjax.grids import cycles
 from mgjax.hosts import parallel
 from mgjax.planning import plan
 from mgjax.run import checkpoint, run_folder
 from mgjax.run import failure as bundle
+from mgjax.setup import data as data_setup
 from mgjax.setup import network
 from mgjax.step import initial_state, optim, programs, train_step
 from mgjax.step.step_cache import Program
@@ -38,10 +38,10 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
   """
   failure = bundle.read_failure(epath.Path(folder))
   plan.check_network(config, [cycles.full_grid(config)])
-  source = sources.open_source(config, 'train')
+  source = data_setup.source(config, 'train')
   mesh = parallel.make_mesh()
   schedule = cycles.make_schedule(config, len(source), num_devices=mesh.size)
-  clips = stream.TrainStream(config, schedule, source)
+  train_stream = data_setup.train_stream(config, schedule, source)
   model = network.model(config)
   tx = optim.make_optimizer(config.optim, config.norm.frozen)
   make_state = initial_state.state_maker(config, model, tx)
@@ -67,7 +67,7 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
     program = Program('train', schedule(step))
     if program not in compiled:
       compiled[program] = compilation.compile_program(lowered[program]())
-    batch = clips.batch(step)
+    batch = train_stream.batch(step)
     if step == failure['step']:
       result['bad_before'] = not_finite(state)
       result['same_clips'] = batch['ids'] == failure['ids']

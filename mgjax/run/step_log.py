@@ -1,7 +1,6 @@
 """What a run says of its steps: metrics lines and the progress text."""
 
 import math
-import zlib
 from collections.abc import Callable
 
 from mgjax.evaluation import results
@@ -47,7 +46,7 @@ class StepLog:
     every: int,
     step_gflop: dict[Grid, float],
     peak_gflops: float,
-    fail: Callable[[str, int, list[str]], None],
+    fail: Callable[[str, int], None],
   ):
     """Starts the first window.
 
@@ -59,7 +58,7 @@ class StepLog:
       every: Steps of a window.
       step_gflop: Of `step_gflop`.
       peak_gflops: Of all devices; 0: not known.
-      fail: Called with what is not finite, the step and the ids of its clips.
+      fail: Called with what is not finite and the step.
     """
     self._schedule = schedule
     self._writer = writer
@@ -89,7 +88,7 @@ class StepLog:
     )
 
   def reporter(
-    self, step: int, lr: float, groups: int, ids: list[str]
+    self, step: int, lr: float, groups: int, ids_crc32: int
   ) -> Callable[[dict, float], None]:
     """Returns what the clock calls once `step` has finished."""
     grid = self._schedule(step)
@@ -104,7 +103,7 @@ class StepLog:
       # for it; checkpoints wait for all steps before them.
       for name, text in (('loss', 'loss'), ('grad_norm', 'gradient norm')):
         if not math.isfinite(values[name]):
-          self._fail(f'The {text}', step, ids)
+          self._fail(f'The {text}', step)
       clips_per_s = self._clips / max(recent.train_s, 1e-9)
       left = self._times.train_s * (schedule.total_steps - done) / done
       self._bar.update(
@@ -132,7 +131,7 @@ class StepLog:
             'lr': lr,
             'bn_groups': groups,
             # Two runs that show the same number saw the same videos.
-            'ids_crc32': zlib.crc32(' '.join(ids).encode()),
+            'ids_crc32': ids_crc32,
             **values,
           }
         )

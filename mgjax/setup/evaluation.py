@@ -10,11 +10,12 @@ from etils import epath
 
 from mgjax import models
 from mgjax.config import fields
-from mgjax.data import sources, stream
+from mgjax.data import sources
 from mgjax.errors import ConfigError
 from mgjax.evaluation import scoring
 from mgjax.hosts import parallel
 from mgjax.run import checkpoint
+from mgjax.setup import data as data_setup
 from mgjax.step import train_step
 from mgjax.weights import checks
 
@@ -42,7 +43,10 @@ def head_window(
       f"eval.head='fully_conv', but model.name={config.model.name!r} has no "
       "such head; use 'global'"
     )
-  crop, train_crop = stream.crop_hw(config.eval), stream.crop_hw(config.data)
+  crop, train_crop = (
+    data_setup.crop_hw(config.eval),
+    data_setup.crop_hw(config.data),
+  )
   if crop[0] < train_crop[0] or crop[1] < train_crop[1]:
     raise ConfigError(
       f"eval.head='fully_conv', but eval.crop_px (height and width {crop}) is "

@@ -7,16 +7,16 @@ Everything acts clip by clip (mixing: on a clip and its neighbour), so batches
 that are cut over devices stay there.
 """
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 from jaxtyping import Array, Float, Key
 
-# Weights of red, green and blue in a grey picture (ITU-R BT.601).
-_GREY = (0.299, 0.587, 0.114)
+from mgjax.step import pixel_operations as pixels
 
 # RandAugment's operations, in the order of their numbers.
 OPERATIONS = (
@@ -40,7 +40,58 @@ OPERATIONS = (
 _ROTATE, _SHEAR, _TRANSLATE, _FACTOR = 30.0, 0.3, 150 / 331, 0.9
 
 
-def make_augment(config: ml_collections.ConfigDict) -> Callable | None:
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+  """What changes in training clips beyond the crop and the flip; 0: nothing.
+
+  Attributes:
+    randaugment_ops: Operations per clip, 0 or more; see `rand_augment`.
+    randaugment_magnitude: Their strength, in [0, 10].
+    brightness: See `colour_jitter`; 0 or more.
+    contrast: See brightness.
+    saturation: See brightness.
+    hue: See `colour_jitter`; in [0, 0.5] full turns.
+    erase_probability: Share of the clips with an erased rectangle, in [0, 1];
+      see `random_erase`.
+    erase_area: Least and greatest share of the picture that is erased.
+    erase_aspect: Least and greatest height / width of the rectangle.
+    mixup_alpha: See `mix`; 0: off.
+    cutmix_alpha: See `mix`; 0: off.
+  """
+
+  randaugment_ops: int
+  randaugment_magnitude: float
+  brightness: float
+  contrast: float
+  saturation: float
+  hue: float
+  erase_probability: float
+  erase_area: tuple[float, float]
+  erase_aspect: tuple[float, float]
+  mixup_alpha: float
+  cutmix_alpha: float
+
+  @property
+  def jitters_colour(self) -> bool:
+    return any((self.brightness, self.contrast, self.saturation, self.hue))
+
+  @property
+  def mixes(self) -> bool:
+    return any((self.mixup_alpha, self.cutmix_alpha))
+
+  @property
+  def is_off(self) -> bool:
+    return not (
+      self.randaugment_ops
+      or self.jitters_colour
+      or self.erase_probability
+      or self.mixes
+    )
+
+
+def make_augment(
+  options: Augmentation, *, fill: tuple[float, float, float], num_classes: int
+) -> Callable[[dict, jax.Array], dict] | None:
   """Returns augment(batch, rng) -> batch; None where all of it is off.
 
   The batch has 'video' uint8 [B, T, H, W, 3] and 'label', int32 [B] or float32
@@ -49,58 +100,65 @@ def make_augment(config: ml_collections.ConfigDict) -> Callable | None:
   for one label).
 
   Args:
-    config: Its `augment` says what is on; data.mean is the colour of holes.
+    options: What is on.
+    fill: RGB, 0..255, of holes and of what lies outside the picture.
+    num_classes: K.
   """
-  options = config.augment
-  jitter = {
-    name: options[name] for name in ('brightness', 'contrast', 'saturation')
-  }
-  alphas = options.mixup_alpha, options.cutmix_alpha
-  jitters = any(jitter.values()) or options.hue
-  if not (
-    options.randaugment_ops
-    or jitters
-    or options.erase_probability
-    or any(alphas)
-  ):
+  # None, not the identity: a program without augmentation is to be the same
+  # program, bit for bit, as before there was any.
+  if options.is_off:
     return None
-  fill = tuple(255 * value for value in config.data.mean)
+  return functools.partial(_augment, options, fill, num_classes)
 
-  def augment(batch: dict, rng: jax.Array) -> dict:
-    keys = jax.random.split(rng, 4)
-    video = batch['video'].astype(jnp.float32)
-    if options.randaugment_ops:
-      video = rand_augment(
-        video,
-        keys[0],
-        num_ops=options.randaugment_ops,
-        magnitude=options.randaugment_magnitude,
-        fill=fill,
-      )
-    if jitters:
-      video = colour_jitter(video, keys[1], hue=options.hue, **jitter)
-    if options.erase_probability:
-      video = random_erase(
-        video,
-        keys[2],
-        probability=options.erase_probability,
-        area=options.erase_area,
-        aspect=options.erase_aspect,
-        fill=fill,
-      )
-    batch = {**batch, 'video': video}
-    if any(alphas):
-      batch |= mix(
-        video,
-        _class_weights(batch['label'], config.model.num_classes),
-        keys[3],
-        mixup_alpha=alphas[0],
-        cutmix_alpha=alphas[1],
-      )
-    pixels = jnp.round(jnp.clip(batch['video'], 0, 255)).astype(jnp.uint8)
-    return {**batch, 'video': pixels}
 
-  return augment
+def _augment(
+  options: Augmentation,
+  fill: tuple[float, float, float],
+  num_classes: int,
+  batch: dict,
+  rng: jax.Array,
+) -> dict:
+  """See `make_augment`."""
+  # Always four, so that turning one thing on leaves the others' numbers.
+  keys = jax.random.split(rng, 4)
+  video = batch['video'].astype(jnp.float32)
+  if options.randaugment_ops:
+    video = rand_augment(
+      video,
+      keys[0],
+      num_ops=options.randaugment_ops,
+      magnitude=options.randaugment_magnitude,
+      fill=fill,
+    )
+  if options.jitters_colour:
+    video = colour_jitter(
+      video,
+      keys[1],
+      brightness=options.brightness,
+      contrast=options.contrast,
+      saturation=options.saturation,
+      hue=options.hue,
+    )
+  if options.erase_probability:
+    video = random_erase(
+      video,
+      keys[2],
+      probability=options.erase_probability,
+      area=options.erase_area,
+      aspect=options.erase_aspect,
+      fill=fill,
+    )
+  batch = {**batch, 'video': video}
+  if options.mixes:
+    batch |= mix(
+      video,
+      _class_weights(batch['label'], num_classes),
+      keys[3],
+      mixup_alpha=options.mixup_alpha,
+      cutmix_alpha=options.cutmix_alpha,
+    )
+  rounded = jnp.round(jnp.clip(batch['video'], 0, 255)).astype(jnp.uint8)
+  return {**batch, 'video': rounded}
 
 
 def _class_weights(label: jax.Array, num_classes: int) -> jax.Array:
@@ -165,19 +223,19 @@ def apply_operation(
   # A clip whose operation is another one gets a factor of 1, an angle of 0 …
   value = lambda name, scale: jnp.where(chosen[name], scale * strength, 0.0)
   factor = lambda name: 1 + value(name, _FACTOR)
-  video = adjust_brightness(video, factor('brightness'))
-  video = adjust_saturation(video, factor('colour'))
-  video = adjust_contrast(video, factor('contrast'))
-  video = _sharpen(video, factor('sharpness'))
+  video = pixels.adjust_brightness(video, factor('brightness'))
+  video = pixels.adjust_saturation(video, factor('colour'))
+  video = pixels.adjust_contrast(video, factor('contrast'))
+  video = pixels.sharpen(video, factor('sharpness'))
   # Selected, not blended: these have no strength that changes nothing.
   for name, changed in (
-    ('auto_contrast', _auto_contrast(video)),
-    ('posterize', _posterize(video, 8 - jnp.round(4 * amount))),
-    ('solarize', _solarize(video, 255 * (1 - amount))),
+    ('auto_contrast', pixels.auto_contrast(video)),
+    ('posterize', pixels.posterize(video, 8 - jnp.round(4 * amount))),
+    ('solarize', pixels.solarize(video, 255 * (1 - amount))),
   ):
-    video = jnp.where(_per_clip(chosen[name]), changed, video)
+    video = jnp.where(pixels.per_clip(chosen[name]), changed, video)
   height, width = video.shape[2:4]
-  return warp(
+  return pixels.warp(
     video,
     angle=value('rotate', math.radians(_ROTATE)),
     shear_x=value('shear_x', _SHEAR),
@@ -214,9 +272,9 @@ def colour_jitter(
   keys = jax.random.split(rng, 4)
   batch = (video.shape[0],)
   for key, width, adjust in (
-    (keys[0], brightness, adjust_brightness),
-    (keys[1], contrast, adjust_contrast),
-    (keys[2], saturation, adjust_saturation),
+    (keys[0], brightness, pixels.adjust_brightness),
+    (keys[1], contrast, pixels.adjust_contrast),
+    (keys[2], saturation, pixels.adjust_saturation),
   ):
     if width:
       factor = jax.random.uniform(
@@ -225,113 +283,8 @@ def colour_jitter(
       video = adjust(video, factor)
   if hue:
     turns = jax.random.uniform(keys[3], batch, minval=-hue, maxval=hue)
-    video = turn_hue(video, turns)
+    video = pixels.turn_hue(video, turns)
   return video
-
-
-def adjust_brightness(
-  video: Float[Array, 'B T H W 3'], factor: Float[Array, ' B']
-) -> Float[Array, 'B T H W 3']:
-  """Multiplies RGB, 0..255, by a factor per clip."""
-  return _clip(video * _per_clip(factor))
-
-
-def adjust_contrast(
-  video: Float[Array, 'B T H W 3'], factor: Float[Array, ' B']
-) -> Float[Array, 'B T H W 3']:
-  """Multiplies the distance of RGB, 0..255, from the clip's mean grey."""
-  mean = _grey(video).mean((1, 2, 3, 4), keepdims=True)
-  return _clip(mean + (video - mean) * _per_clip(factor))
-
-
-def adjust_saturation(
-  video: Float[Array, 'B T H W 3'], factor: Float[Array, ' B']
-) -> Float[Array, 'B T H W 3']:
-  """Multiplies the distance of RGB, 0..255, from the pixel's grey."""
-  grey = _grey(video)
-  return _clip(grey + (video - grey) * _per_clip(factor))
-
-
-def turn_hue(
-  video: Float[Array, 'B T H W 3'], turns: Float[Array, ' B']
-) -> Float[Array, 'B T H W 3']:
-  """Turns the hue of RGB, 0..255, by a number of full turns per clip."""
-  to_yiq = jnp.array(
-    [_GREY, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135)]
-  )
-  angle = 2 * jnp.pi * turns
-  zero, one = jnp.zeros_like(angle), jnp.ones_like(angle)
-  cos, sin = jnp.cos(angle), jnp.sin(angle)
-  turn = jnp.array([[one, zero, zero], [zero, cos, -sin], [zero, sin, cos]])
-  matrix = jnp.einsum(
-    'ij,jkb,kl->bil',
-    jnp.linalg.inv(to_yiq),
-    turn,
-    to_yiq,
-    precision='highest',
-  )
-  return _clip(jnp.einsum('bthwc,bdc->bthwd', video, matrix, precision='high'))
-
-
-def warp(
-  video: Float[Array, 'B T H W 3'],
-  *,
-  angle: Float[Array, ' B'],
-  shear_x: Float[Array, ' B'],
-  shear_y: Float[Array, ' B'],
-  shift_x: Float[Array, ' B'],
-  shift_y: Float[Array, ' B'],
-  fill: tuple[float, ...],
-) -> Float[Array, 'B T H W 3']:
-  """Rotates, shears and shifts each clip about its centre, bilinearly.
-
-  The pixel at (x, y) from the centre comes from R S (x, y) + shift, with the
-  rotation R by `angle` and the shear S = [[1, shear_x], [shear_y, 1]].
-
-  Args:
-    video: RGB, 0..255.
-    angle: Radians.
-    shear_x: Columns per row.
-    shear_y: Rows per column.
-    shift_x: Columns.
-    shift_y: Rows.
-    fill: RGB of what lies outside the picture.
-  """
-  height, width = video.shape[2:4]
-  y, x = jnp.meshgrid(
-    jnp.arange(height) - (height - 1) / 2,
-    jnp.arange(width) - (width - 1) / 2,
-    indexing='ij',
-  )
-  column = lambda v: v[:, None, None]
-  sheared_x = x + column(shear_x) * y
-  sheared_y = y + column(shear_y) * x
-  cos, sin = column(jnp.cos(angle)), column(jnp.sin(angle))
-  from_x = cos * sheared_x - sin * sheared_y + column(shift_x)
-  from_y = sin * sheared_x + cos * sheared_y + column(shift_y)
-  return _sample(
-    video, from_y + (height - 1) / 2, from_x + (width - 1) / 2, fill
-  )
-
-
-def _sample(video, y, x, fill):
-  """Reads [B, T, H, W, 3] at rows y and columns x, [B, H, W], bilinearly."""
-  height, width = video.shape[2:4]
-  y0, x0 = jnp.floor(y), jnp.floor(x)
-  background = jnp.array(fill, video.dtype)
-  # Relative to the fill, what lies outside is 0.
-  flat = (video - background).reshape(*video.shape[:2], height * width, 3)
-  result = 0.0
-  for row, weight_y in ((y0, y0 + 1 - y), (y0 + 1, y - y0)):
-    for column, weight_x in ((x0, x0 + 1 - x), (x0 + 1, x - x0)):
-      inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-      place = jnp.clip(row, 0, height - 1) * width
-      place += jnp.clip(column, 0, width - 1)
-      # The same places in all frames of a clip.
-      taken = jax.vmap(lambda v, i: v[:, i])(flat, place.astype(jnp.int32))
-      weight = jnp.where(inside, weight_y * weight_x, 0.0)
-      result += weight[:, None, :, :, None] * taken
-  return result + background
 
 
 def random_erase(
@@ -366,8 +319,8 @@ def random_erase(
       keys[1], batch, minval=math.log(aspect[0]), maxval=math.log(aspect[1])
     )
   )
-  pixels = share * height * width
-  sides = jnp.stack([jnp.sqrt(pixels * ratio), jnp.sqrt(pixels / ratio)])
+  size_px = share * height * width
+  sides = jnp.stack([jnp.sqrt(size_px * ratio), jnp.sqrt(size_px / ratio)])
   size = jnp.array([[height], [width]])
   sides = jnp.minimum(jnp.round(sides), size)
   start = jnp.floor(
@@ -445,48 +398,3 @@ def _rectangle(start, sides, height: int, width: int) -> jax.Array:
   inside_y = (rows >= start[0, :, None]) & (rows < end[0, :, None])
   inside_x = (columns >= start[1, :, None]) & (columns < end[1, :, None])
   return inside_y[:, :, None] & inside_x[:, None, :]
-
-
-def _sharpen(video, factor):
-  """Multiplies the distance from a smoothed picture, but on its border."""
-  middle = video[:, :, 1:-1, 1:-1]
-  height, width = video.shape[2:4]
-  total = 4 * middle
-  for dy in range(3):
-    for dx in range(3):
-      total += video[:, :, dy : height - 2 + dy, dx : width - 2 + dx]
-  # 1 around 5 in the middle, over 13, as in the Python Imaging Library.
-  smooth = video.at[:, :, 1:-1, 1:-1].set(total / 13)
-  return _clip(smooth + (video - smooth) * _per_clip(factor))
-
-
-def _auto_contrast(video):
-  """Stretches each channel of a clip to 0..255."""
-  low = video.min((1, 2, 3), keepdims=True)
-  high = video.max((1, 2, 3), keepdims=True)
-  scale = 255 / jnp.where(high > low, high - low, 255.0)
-  return jnp.where(high > low, (video - low) * scale, video)
-
-
-def _posterize(video, bits):
-  """Keeps the first `bits` of 8, [B]."""
-  step = _per_clip(2 ** (8 - bits))
-  return jnp.floor(video / step) * step
-
-
-def _solarize(video, threshold):
-  """Inverts what is not below a threshold, [B]."""
-  return jnp.where(video >= _per_clip(threshold), 255 - video, video)
-
-
-def _grey(video):
-  """Grey of each pixel, [B, T, H, W, 1]."""
-  return (video * jnp.array(_GREY, video.dtype)).sum(-1, keepdims=True)
-
-
-def _per_clip(value):
-  return value[:, None, None, None, None]
-
-
-def _clip(video):
-  return jnp.clip(video, 0, 255)

@@ -12,8 +12,8 @@ import optax
 from mgjax.evaluation import scoring
 from mgjax.grids.schedule import Grid, GridSchedule
 from mgjax.hosts import parallel
-from mgjax.setup import evaluation
-from mgjax.step import augment, train_step
+from mgjax.setup import augmentation, evaluation
+from mgjax.step import train_step
 from mgjax.step.step_cache import Program
 
 
@@ -55,7 +55,7 @@ def lower_programs(
       ema_decay=config.optim.ema_decay,
       micro_batches=config.train.micro_batches,
       loss=config.optim.loss,
-      augment=augment.make_augment(config),
+      augment=augmentation.augment(config),
     ),
     donate_argnums=0,
     out_shardings=replicated,

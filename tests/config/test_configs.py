@@ -16,8 +16,7 @@ from mgjax.config import fields as default
 from mgjax.grids import cycles
 from mgjax.planning import plan
 from mgjax.recipes import segments
-from mgjax.setup import network
-from mgjax.step import augment
+from mgjax.setup import augmentation, network
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'schedule'
 NAMES = sorted(config_file.recipes())
@@ -359,4 +358,4 @@ def test_charades_has_any_number_of_labels_and_the_published_protocol():
 
 def test_augmentation_is_off_in_every_config():
   for name in NAMES:
-    assert augment.make_augment(get_config(name)) is None
+    assert augmentation.augment(get_config(name)) is None

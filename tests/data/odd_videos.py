@@ -16,7 +16,7 @@ import numpy as np
 from av.stream import Disposition
 
 from mgjax.data.decode import REGULAR
-from mgjax.data.transcode import Encoding, transcode
+from mgjax.data.prepare.transcode import Encoding, transcode
 
 X265 = 'log-level=none:keyint=10:bframes=3:pools=none'
 BLOCK_PX = 16

@@ -5,9 +5,10 @@ import json
 import pytest
 
 from mgjax import cli
-from mgjax.data import bench, decode_rates, read_ahead, sources, stream
+from mgjax.data import bench, decode_rates, read_ahead
 from mgjax.grids import cycles
 from mgjax.planning import plan
+from mgjax.setup import data as data_setup
 
 
 @pytest.fixture
@@ -26,10 +27,11 @@ def a_report(
 ):
   rate = {'cpu_ms': 1.0, 'one_worker': 1.0, 'all_workers': clips_per_s}
   return decode_rates.report(
-    config,
     schedule,
     {draw: rate for draw in draws_of(schedule)},
     {grid: step_s * grid.batch for grid in schedule.grids},
+    data=config.data.name,
+    workers=data_setup.workers(config),
     copies=copies,
     num_cpus=num_cpus,
     **{'prepared': True, **kwargs},
@@ -109,9 +111,9 @@ def test_a_published_rate_comes_with_what_it_includes(tiny_config, schedule):
 @pytest.mark.parametrize('processes', [0, 2])
 def test_clips_come_as_training_gets_them(tiny_config, monkeypatch, processes):
   tiny_config.data.update({'worker_processes': processes, 'num_workers': 2})
-  source = sources.open_source(tiny_config, 'train')
+  source = data_setup.source(tiny_config, 'train')
   schedule = cycles.make_schedule(tiny_config, len(source))
-  clips = stream.TrainStream(tiny_config, schedule, source)
+  clips = data_setup.train_stream(tiny_config, schedule, source)
   made = []
   start = read_ahead._in_processes
 

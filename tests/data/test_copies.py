@@ -8,9 +8,11 @@ import pytest
 
 from mgjax.cli import ConfigError
 from mgjax.config import fields
-from mgjax.data import prepare, sources, stream
+from mgjax.data import stream
+from mgjax.data.prepare import command
 from mgjax.data.records import DamagedRecordError
 from mgjax.grids import cycles
+from mgjax.setup import data as data_setup
 from tests.data import videos
 
 
@@ -25,7 +27,7 @@ def folder(tmp_path_factory):
     path.write_bytes(videos.encode(num_frames=20, fps=29.97, seed=i))
   for short, more in ((0, []), (32, []), (24, ['--videos_per_shard=3'])):
     name = f'clips/short{short}' if short else 'clips'
-    code = prepare.main(
+    code = command.main(
       [
         '--dataset=folder',
         f'--videos={folder / "videos"}',
@@ -56,7 +58,7 @@ def config_for(folder, name='clips', copies=True):
   [(20, 24), (24, 24), (25, 32), (32, 32), (33, 48), (48, 48), (100, 48)],
 )
 def test_the_smallest_copy_that_is_large_enough_is_read(folder, short_px, want):
-  source = sources.open_source(config_for(folder), 'train')
+  source = data_setup.source(config_for(folder), 'train')
   for i in range(len(source)):
     example = source.read(i, short_px=short_px)
     # The copies have other shards, and so other places.
@@ -82,17 +84,17 @@ def test_a_clip_has_the_same_frames_and_crop_from_every_copy(folder):
 
 
 def make_stream(config):
-  source = sources.open_source(config, 'train')
+  source = data_setup.source(config, 'train')
   schedule = cycles.make_schedule(config, len(source))
-  return stream.TrainStream(config, schedule, source)
+  return data_setup.train_stream(config, schedule, source)
 
 
 def test_copies_larger_than_the_data_set_itself_do_not_count(folder):
-  source = sources.open_source(config_for(folder, 'clips/short32'), 'train')
+  source = data_setup.source(config_for(folder, 'clips/short32'), 'train')
   assert [copy.name for copy in source.copies.copies] == ['clips/short24']
-  smallest = sources.open_source(config_for(folder, 'clips/short24'), 'train')
+  smallest = data_setup.source(config_for(folder, 'clips/short24'), 'train')
   assert smallest.copies is None
-  off = sources.open_source(config_for(folder, copies=False), 'train')
+  off = data_setup.source(config_for(folder, copies=False), 'train')
   assert off.copies is None
 
 
@@ -106,7 +108,7 @@ def changed(folder, tmp_path):
     records = [json.loads(line) for line in path.read_text().splitlines()]
     lines = [json.dumps(edit(record)) for record in records]
     path.write_text('\n'.join(lines) + '\n')
-    return sources.open_source(config_for(tmp_path), 'train')
+    return data_setup.source(config_for(tmp_path), 'train')
 
   return change
 
@@ -128,7 +130,7 @@ def test_a_copy_with_other_labels_is_refused(changed, folder, tmp_path):
   (copy,) = tmp_path.glob('clips/short24/*')
   shutil.rmtree(copy.parent)
   (tmp_path / 'reversed').write_text('b\na\n')
-  code = prepare.main(
+  code = command.main(
     [
       '--dataset=folder',
       f'--videos={folder / "videos"}',
@@ -141,7 +143,7 @@ def test_a_copy_with_other_labels_is_refused(changed, folder, tmp_path):
   )
   assert code == 0
   with pytest.raises(ConfigError, match="label 0 is 'b', not 'a'") as error:
-    sources.open_source(config_for(tmp_path), 'train')
+    data_setup.source(config_for(tmp_path), 'train')
   assert str(copy) in str(error.value)
   assert str(tmp_path / 'clips' / copy.name) in str(error.value)
 
@@ -150,10 +152,10 @@ def test_a_set_with_a_config_has_copies_too(folder, tmp_path):
   for old, new in (('', 'all'), ('short24', 'all_short24'), ('short32', 'b')):
     (version,) = (folder / 'clips' / old).glob('1.*')
     shutil.copytree(version, tmp_path / 'mine' / new / version.name)
-  source = sources.open_source(config_for(tmp_path, 'mine/all'), 'train')
+  source = data_setup.source(config_for(tmp_path, 'mine/all'), 'train')
   assert [copy.name for copy in source.copies.copies] == ['mine/all_short24']
   smallest = config_for(tmp_path, 'mine/all_short24')
-  assert sources.open_source(smallest, 'train').copies is None
+  assert data_setup.source(smallest, 'train').copies is None
 
 
 def test_evaluation_reads_copies_as_well(folder):
@@ -163,8 +165,10 @@ def test_evaluation_reads_copies_as_well(folder):
   batches = []
   for copies in (True, False):
     config.data.copies = copies
-    source = sources.open_source(config, 'validation')
-    batches.append(stream.EvalStream(config, source, 2).batch(0))
+    source = data_setup.source(config, 'validation')
+    batches.append(
+      data_setup.eval_stream(config, source, batch_size=2).batch(0)
+    )
   assert batches[0]['label'].tolist() == batches[1]['label'].tolist()
   one, other = (b['video'].astype(int) for b in batches)
   assert 0 < np.abs(one - other).mean() < 6
@@ -172,14 +176,14 @@ def test_evaluation_reads_copies_as_well(folder):
 
 def test_a_damaged_copy_is_named_with_the_id_of_its_video(folder, tmp_path):
   shutil.copytree(folder / 'clips', tmp_path / 'clips')
-  source = sources.open_source(config_for(tmp_path), 'train')
+  source = data_setup.source(config_for(tmp_path), 'train')
   # The first record, which is looked at when the copy is opened.
   first = int(np.flatnonzero(source.copies.copies[0].places == 0)[0])
   path = min(tmp_path.glob('clips/short24/*/*train.array_record*'))
   data = bytearray(path.read_bytes())
   data[200] ^= 1
   path.write_bytes(data)
-  source = sources.open_source(config_for(tmp_path), 'train')
+  source = data_setup.source(config_for(tmp_path), 'train')
   with pytest.raises(DamagedRecordError, match=f'{path.name}, record 0 is dam'):
     source.read(first, short_px=20)
   assert source.read(first, short_px=30).id == source.name_of(first)

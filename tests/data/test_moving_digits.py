@@ -15,9 +15,9 @@ import tensorflow_datasets as tfds
 from scipy import stats
 from sklearn import decomposition, ensemble, linear_model, pipeline
 
-from mgjax.cli import ConfigError
-from mgjax.data import moving_digits
-from mgjax.data.moving_digits import MOTIONS, Spec
+from mgjax.data import digits, moving_digits
+from mgjax.data.digits import MOTIONS, Spec
+from mgjax.errors import ConfigError
 
 NUM_FRAMES = 34
 # 12 motions in 6 pairs, of which a coin finds half, and 4 numbers of swings.
@@ -50,8 +50,7 @@ def trajectories(num_per_class, seed):
   rng = np.random.default_rng(seed)
   labels = np.tile(np.arange(len(MOTIONS)), num_per_class)
   paths = [
-    moving_digits.trajectory(MOTIONS[label], NUM_FRAMES, rng)
-    for label in labels
+    digits.trajectory(MOTIONS[label], NUM_FRAMES, rng) for label in labels
   ]
   return np.stack(paths), labels
 
@@ -112,15 +111,15 @@ def test_number_of_workers_and_reruns_do_not_change_a_byte(tmp_path):
   [(Spec(seed=1), 'train', 3), (Spec(), 'validation', 3), (Spec(), 'train', 4)],
 )
 def test_every_clip_is_different(spec, split, index):
-  clip = moving_digits.make_clip(Spec(), 'train', 3)
-  other = moving_digits.make_clip(spec, split, index)
+  clip = digits.make_clip(Spec(), 'train', 3)
+  other = digits.make_clip(spec, split, index)
   assert not np.array_equal(clip.frames, other.frames)
   assert not np.array_equal(clip.path.x, other.path.x)
 
 
 def test_clip_does_not_depend_on_the_number_of_clips():
-  clip = moving_digits.make_clip(Spec(), 'train', 3)
-  same = moving_digits.make_clip(SMALL, 'train', 3)
+  clip = digits.make_clip(Spec(), 'train', 3)
+  same = digits.make_clip(SMALL, 'train', 3)
   assert np.array_equal(clip.frames, same.frames) and clip.label == same.label
 
 
@@ -135,7 +134,7 @@ def test_videos_are_h264_with_the_promised_shape(prepared):
       with av.open(io.BytesIO(example['video'])) as container:
         stream = container.streams.video[0]
         assert stream.codec_context.name == 'h264'
-        assert stream.average_rate == moving_digits.FPS
+        assert stream.average_rate == digits.FPS
         frames = list(container.decode(video=0))
       assert len(frames) == NUM_FRAMES
       assert (frames[0].width, frames[0].height) == (80, 80)
@@ -157,18 +156,18 @@ def test_data_set_opens_without_tensorflow(prepared):
 def test_encoder_gives_the_same_bytes_whatever_is_in_memory():
   # Freed memory full of noise brought differences out in one clip of two.
   for i in range(8):
-    frames = moving_digits.make_clip(Spec(), 'train', i).frames
+    frames = digits.make_clip(Spec(), 'train', i).frames
     encoded = set()
     for seed in range(4):
       rng = np.random.default_rng(seed)
       _ = [rng.bytes(1 << size) for size in (12, 14, 15, 16, 17, 18)]
-      encoded.add(moving_digits.encode(frames))
+      encoded.add(digits.encode(frames))
     assert len(encoded) == 1
 
 
 def test_encoding_keeps_the_picture():
-  frames = moving_digits.make_clip(Spec(), 'train', 0).frames
-  with av.open(io.BytesIO(moving_digits.encode(frames))) as container:
+  frames = digits.make_clip(Spec(), 'train', 0).frames
+  with av.open(io.BytesIO(digits.encode(frames))) as container:
     decoded = [f.to_ndarray(format='rgb24') for f in container.decode(video=0)]
   error = np.mean((np.stack(decoded) - frames.astype(float)) ** 2)
   assert 10 * np.log10(255**2 / error) > 32
@@ -193,7 +192,7 @@ def test_encoding_keeps_the_picture():
 def test_steady_motion_goes_where_its_name_says(motion, coordinate, sign):
   rng = np.random.default_rng(0)
   for _ in range(20):
-    path = np.stack(moving_digits.trajectory(motion, NUM_FRAMES, rng))
+    path = np.stack(digits.trajectory(motion, NUM_FRAMES, rng))
     moved = steps(path[None])[0].sum(axis=1)
     if coordinate == 3:  # Wraps before the tremor, so count most steps only.
       moved[3] = np.median(np.diff(path[3, ::4])) * 10
@@ -203,12 +202,12 @@ def test_steady_motion_goes_where_its_name_says(motion, coordinate, sign):
 
 
 def still(x, y, turn, size):
-  return moving_digits.Trajectory(*np.array([[x], [y], [turn], [size]]))
+  return digits.Trajectory(*np.array([[x], [y], [turn], [size]]))
 
 
 def drawn_at(path, glyph):
   """Returns the centroid (x, y) of the digit in pixels, at 80 px."""
-  draw = lambda image: moving_digits.render(
+  draw = lambda image: digits.render(
     path, glyph=image, size_px=80, rng=np.random.default_rng(0)
   )[0].astype(float)
   # Where, not how much: contrast depends on the texture behind.
@@ -220,15 +219,15 @@ def drawn_at(path, glyph):
 @pytest.fixture
 def one_copy(monkeypatch):
   """Draws the first of the four copies only."""
-  first = moving_digits._COPIES[:1]
-  monkeypatch.setattr(moving_digits, '_COPIES', first)
+  first = digits._COPIES[:1]
+  monkeypatch.setattr(digits, '_COPIES', first)
 
 
 def test_four_copies_of_the_digit_are_a_cell_apart(monkeypatch):
   def drawn(copies):
-    monkeypatch.setattr(moving_digits, '_COPIES', copies)
+    monkeypatch.setattr(digits, '_COPIES', copies)
     frame, plain = (
-      moving_digits.render(
+      digits.render(
         still(0.2, 0.3, 0.1, 0.5),
         glyph=np.full((8, 8), image, np.uint8),
         size_px=80,
@@ -238,7 +237,7 @@ def test_four_copies_of_the_digit_are_a_cell_apart(monkeypatch):
     )
     return np.abs(frame - plain).sum(-1) > 60
 
-  copies = moving_digits._COPIES
+  copies = digits._COPIES
   assert copies.tolist() == [[0, 0], [0, 0.5], [0.5, 0.5], [0.5, 0]]
   all_four, first = drawn(copies), drawn(copies[:1])
   assert all_four.sum() == pytest.approx(4 * first.sum(), rel=0.1)
@@ -260,7 +259,7 @@ def test_positive_turns_are_clockwise_on_the_screen(one_copy):
 
 def test_digit_crosses_the_edge_without_a_seam():
   def shape_at(x, image):
-    frame = moving_digits.render(
+    frame = digits.render(
       still(x, 0.5, 0.1, 1.0),
       glyph=np.full((8, 8), image, np.uint8),
       size_px=80,
@@ -279,23 +278,23 @@ def test_digit_crosses_the_edge_without_a_seam():
 
 def test_train_and_validation_show_different_digits():
   train, validation = (
-    set(moving_digits.glyph_indices(split).tolist())
+    set(digits.glyph_indices(split).tolist())
     for split in ('train', 'validation')
   )
   assert not train & validation and len(train | validation) == 1797
   for split, indices in (('train', train), ('validation', validation)):
     for i in range(20):
-      assert moving_digits.make_clip(SMALL, split, i).glyph in indices
+      assert digits.make_clip(SMALL, split, i).glyph in indices
 
 
 def test_digit_motion_shows_the_digit_of_the_label():
   spec = Spec(labels='digit_motion')
-  names = moving_digits.class_names('digit_motion')
+  names = digits.class_names('digit_motion')
   assert len(names) == 40
   for i in range(20):
-    clip = moving_digits.make_clip(spec, 'validation', i)
+    clip = digits.make_clip(spec, 'validation', i)
     digit, motion = names[clip.label].split('_', 1)
-    of_digit = moving_digits.glyph_indices('validation', int(digit))
+    of_digit = digits.glyph_indices('validation', int(digit))
     assert clip.glyph in of_digit and clip.motion == motion
 
 
@@ -303,7 +302,7 @@ def test_digit_motion_shows_the_digit_of_the_label():
 
 
 def test_labels_are_balanced_and_do_not_follow_the_index():
-  labels = [moving_digits.label_of(Spec(), 'train', i) for i in range(4000)]
+  labels = [digits.label_of(Spec(), 'train', i) for i in range(4000)]
   assert np.ptp(np.bincount(labels)) == 0
   for period in (2, 16, 32):
     table = np.histogram2d(labels, np.arange(4000) % period, bins=(16, period))[
@@ -401,10 +400,9 @@ def test_a_convolutional_network_learns_nothing_from_one_frame():
 
   def load(split):
     clips = (
-      moving_digits.make_clip(spec, split, i)
-      for i in range(spec.num_videos(split))
+      digits.make_clip(spec, split, i) for i in range(spec.num_videos(split))
     )
-    made = [(decode(moving_digits.encode(c.frames)), c.label) for c in clips]
+    made = [(decode(digits.encode(c.frames)), c.label) for c in clips]
     return np.stack([m[0] for m in made]), np.array([m[1] for m in made])
 
   class Net(nn.Module):

@@ -10,8 +10,9 @@ import av
 import numpy as np
 import pytest
 
-from mgjax.data import transcode
+from mgjax.data import scanning
 from mgjax.data.decode import Video
+from mgjax.data.prepare import transcode
 from tests.data import odd_videos
 
 CASES = list(odd_videos.cases())
@@ -28,7 +29,7 @@ def test_every_frame_is_that_of_a_decode_from_the_start(case, tmp_path):
     encoded = case.make()
   except av.codec.codec.UnknownCodecError as error:
     pytest.skip(f'this FFmpeg cannot write it: {error}')
-  found = transcode.scan(encoded)
+  found = scanning.scan(encoded)
   direct = None if found.is_addressable else found.form
   (tmp_path / 'video').write_bytes(encoded)
   stored = transcode.load(tmp_path / 'video', AS_IS)

@@ -10,11 +10,12 @@ import pytest
 import tensorflow_datasets as tfds
 
 from mgjax.cli import RunError
-from mgjax.data import records, sources, stream
+from mgjax.data import records, sources
 from mgjax.evaluation import results, scoring
 from mgjax.grids import cycles
 from mgjax.hosts import parallel
 from mgjax.run import loop
+from mgjax.setup import data as data_setup
 from tests.evaluation.test_scoring import NO_STATE, first_pixels
 
 
@@ -46,7 +47,7 @@ def damaged_index(source: sources.Source) -> int:
 
 
 def read_all(config, split) -> list:
-  source = sources.open_source(config, split)
+  source = data_setup.source(config, split)
   return [source[i] for i in range(len(source))]
 
 
@@ -64,7 +65,7 @@ def test_no_flipped_bit_gives_other_bytes(config):
   for position in positions:
     bit = numbers.randrange(8)
     flip_a_bit(path, position, bit)
-    source = sources.open_source(config, 'validation')
+    source = data_setup.source(config, 'validation')
     for i, example in enumerate(healthy):
       try:
         assert source[i] == example
@@ -76,17 +77,17 @@ def test_no_flipped_bit_gives_other_bytes(config):
 
 
 def test_a_damaged_record_is_replaced_by_the_same_other_video_and_named(config):
-  source = sources.open_source(config, 'train')
+  source = data_setup.source(config, 'train')
   schedule = cycles.make_schedule(config, len(source))
-  batch = lambda: stream.TrainStream(
-    config, schedule, sources.open_source(config, 'train')
+  batch = lambda: data_setup.train_stream(
+    config, schedule, data_setup.source(config, 'train')
   ).batch(step)
   path = shard_of(config, 'train')
   flip_a_bit(path, path.stat().st_size // 2)
-  source = sources.open_source(config, 'train')
+  source = data_setup.source(config, 'train')
   bad = damaged_index(source)
-  clips = stream.TrainStream(config, schedule, source)
-  clip = [clips.video_index(c) for c in range(len(source))].index(bad)
+  clips = data_setup.train_stream(config, schedule, source)
+  clip = [clips.order.example(c) for c in range(len(source))].index(bad)
   starts = [schedule.clips_before(s) for s in range(schedule.total_steps)]
   step = bisect.bisect_right(starts, clip) - 1
   first, again = batch(), batch()
@@ -107,12 +108,12 @@ def test_a_damaged_record_is_replaced_by_the_same_other_video_and_named(config):
 def test_an_evaluation_names_a_damaged_record_and_scores_the_others(config):
   path = shard_of(config, 'validation')
   flip_a_bit(path, path.stat().st_size // 2)
-  source = sources.open_source(config, 'validation')
+  source = data_setup.source(config, 'validation')
   bad = damaged_index(source)
   result = results.evaluate(
     first_pixels,
     NO_STATE,
-    stream.EvalStream(config, source, 16),
+    data_setup.eval_stream(config, source, batch_size=16),
     parallel.make_mesh(),
     ensemble='sum',
   )
@@ -128,7 +129,7 @@ def test_a_view_that_cannot_be_read_does_not_take_the_label_of_the_others(
 ):
   """The disk may lose a record between two views of one evaluation."""
   config.eval.num_views, config.eval.num_crops = 2, 1
-  source = sources.open_source(config, 'validation')
+  source = data_setup.source(config, 'validation')
   want = [source[i].label for i in range(len(source))]
   read = sources.Source.read
   seen = set()
@@ -144,7 +145,7 @@ def test_a_view_that_cannot_be_read_does_not_take_the_label_of_the_others(
   got = scoring.score(
     first_pixels,
     NO_STATE,
-    stream.EvalStream(config, source, 2),
+    data_setup.eval_stream(config, source, batch_size=2),
     parallel.make_mesh(),
     ensemble='sum',
   )
@@ -153,24 +154,24 @@ def test_a_view_that_cannot_be_read_does_not_take_the_label_of_the_others(
 
 
 def test_a_shard_that_is_gone_is_the_disks_and_ends_the_run(config):
-  source = sources.open_source(config, 'train')
+  source = data_setup.source(config, 'train')
   shard_of(config, 'train').unlink()
   with pytest.raises(RunError, match=r'cannot be read .*No such file.*mount'):
     source.read(0, short_px=32)
   schedule = cycles.make_schedule(config, len(source))
   with pytest.raises(RunError, match='cannot be read'):
-    stream.TrainStream(config, schedule, source).batch(0)
+    data_setup.train_stream(config, schedule, source).batch(0)
 
 
 def test_a_shard_that_is_cut_is_damaged(config):
   path = shard_of(config, 'train')
-  source = sources.open_source(config, 'train')
+  source = data_setup.source(config, 'train')
   assert source[0].video  # It is open now.
   with path.open('r+b') as file:
     file.truncate(200_000)
   with pytest.raises(records.DamagedRecordError, match='record 200 is damaged'):
     source.read(200, short_px=32)
-  again = sources.open_source(config, 'train')
+  again = data_setup.source(config, 'train')
   with pytest.raises(records.DamagedRecordError, match='record 0 is damaged'):
     again.read(0, short_px=32)
 
@@ -178,7 +179,7 @@ def test_a_shard_that_is_cut_is_damaged(config):
 def test_an_error_that_is_not_the_records_is_not_taken_for_damage(
   config, monkeypatch
 ):
-  source = sources.open_source(config, 'train')
+  source = data_setup.source(config, 'train')
 
   def fail(self, *args, **options):
     raise TypeError('a new version')
@@ -188,4 +189,4 @@ def test_an_error_that_is_not_the_records_is_not_taken_for_damage(
   )
   schedule = cycles.make_schedule(config, len(source))
   with pytest.raises(TypeError, match='a new version'):
-    stream.TrainStream(config, schedule, source).batch(0)
+    data_setup.train_stream(config, schedule, source).batch(0)

@@ -2,26 +2,29 @@
 
 import collections
 import contextlib
+import dataclasses
 import multiprocessing
 
 import numpy as np
 import pytest
 
 from mgjax.cli import ConfigError, RunError
-from mgjax.data import sources, stream
-from mgjax.data.sources import Action, Example
+from mgjax.data import sources
+from mgjax.data.order import Order
+from mgjax.data.sources import Example, TimedLabel
 from mgjax.grids import cycles
+from mgjax.setup import data as data_setup
 from tests.data.test_decode import in_new_process, resident_mib
 
 
 @pytest.fixture
 def source(tiny_config):
-  return sources.open_source(tiny_config, 'train')
+  return data_setup.source(tiny_config, 'train')
 
 
 def make_stream(config, source, **kwargs):
   schedule = cycles.make_schedule(config, len(source))
-  return stream.TrainStream(config, schedule, source, **kwargs)
+  return data_setup.train_stream(config, schedule, source, **kwargs)
 
 
 @pytest.mark.parametrize('mode', cycles.MODES)
@@ -31,7 +34,7 @@ def test_every_video_is_used_once_per_epoch_whatever_the_grids(
   tiny_config.grid.mode = mode
   clips = make_stream(tiny_config, source)
   order = [
-    clips.video_index(clip)
+    clips.order.example(clip)
     for step in range(clips.schedule.total_steps)
     for clip in range(
       clips.schedule.clips_before(step), clips.schedule.clips_before(step + 1)
@@ -53,11 +56,18 @@ def test_another_seed_has_another_order_in_every_epoch(tiny_config, source):
   second = make_stream(other, source)
   n = len(source)
   orders = {
-    tuple(s.video_index(epoch * n + i) for i in range(n))
+    tuple(s.order.example(epoch * n + i) for i in range(n))
     for s in (first, second)
     for epoch in range(3)
   }
   assert len(orders) == 6
+
+
+def test_an_order_of_other_videos_is_refused(tiny_config, source):
+  """It would leave some out, or ask for some that are not there."""
+  clips = make_stream(tiny_config, source)
+  with pytest.raises(ValueError, match='239 examples .* 240 videos'):
+    dataclasses.replace(clips, order=Order(239))
 
 
 def same(a: dict, b: dict) -> None:
@@ -98,6 +108,9 @@ def test_hosts_share_a_batch_without_changing_it(tiny_config, source):
     np.testing.assert_array_equal(
       np.concatenate([h[name] for h in halves]), whole[name]
     )
+  # One number each tells all of them that they have seen the same videos.
+  checksums = [half['ids_crc32'] for half in halves]
+  assert sum(checksums) % 2**32 == whole['ids_crc32']
 
 
 def test_half_of_the_clips_are_flipped_where_flips_are_on(tiny_config, source):
@@ -139,7 +152,7 @@ def test_a_bad_video_is_replaced_by_the_same_other_one_every_time(
   tiny_config, source
 ):
   clips = make_stream(tiny_config, source)
-  bad = clips.video_index(3)
+  bad = clips.order.example(3)
   damaged = make_stream(tiny_config, Damaged(source, {bad}))
   first, again = damaged.batch(0), damaged.batch(0)
   same(first, again)
@@ -169,7 +182,7 @@ def test_an_unexpected_error_in_a_worker_ends_the_run(tiny_config, source):
   """Instead of leaving it waiting for a batch that never comes."""
   clips = make_stream(tiny_config, source)
   first_batch = clips.schedule(0).batch
-  bad = clips.video_index(first_batch)  # The first clip of the second batch.
+  bad = clips.order.example(first_batch)  # The first clip of the second batch.
   failing = make_stream(tiny_config, Failing(source, {bad}))
   batches = failing.batches(0)
   assert len(next(batches)['ids']) == first_batch
@@ -183,9 +196,9 @@ def test_evaluation_shows_every_view_once_whatever_the_batch_size(
 ):
   tiny_config.eval.num_views = 2
   tiny_config.eval.num_crops = 3
-  validation = sources.open_source(tiny_config, 'validation')
+  validation = data_setup.source(tiny_config, 'validation')
   few = Few(validation, 5)
-  views = stream.EvalStream(tiny_config, few, batch_size)
+  views = data_setup.eval_stream(tiny_config, few, batch_size=batch_size)
   seen = collections.Counter()
   pixels = []
   for batch in views.batches():
@@ -195,7 +208,7 @@ def test_evaluation_shows_every_view_once_whatever_the_batch_size(
       if weight:
         pixels.append(batch['video'][i])
   assert seen == {i: 6 for i in range(5)}
-  alone = stream.EvalStream(tiny_config, few, 1)
+  alone = data_setup.eval_stream(tiny_config, few, batch_size=1)
   for i in (0, 11, 29):
     np.testing.assert_array_equal(alone.batch(i)['video'][0], pixels[i])
 
@@ -217,8 +230,10 @@ class Few(sources.Source):
 
 
 def test_evaluation_reports_bad_videos_and_does_not_replace_them(tiny_config):
-  validation = sources.open_source(tiny_config, 'validation')
-  views = stream.EvalStream(tiny_config, Damaged(Few(validation, 4), {2}), 4)
+  validation = data_setup.source(tiny_config, 'validation')
+  views = data_setup.eval_stream(
+    tiny_config, Damaged(Few(validation, 4), {2}), batch_size=4
+  )
   batch = views.batch(0)
   assert batch['weight'].tolist() == [1, 1, 0, 1]
   ((name, reason),) = batch['failed']
@@ -231,10 +246,12 @@ def test_corner_crops_cut_the_resized_frames(tiny_config, num_crops):
   tiny_config.data.flip = True
   tiny_config.eval.num_crops = num_crops
   tiny_config.eval.short_side_px = 40
-  few = Few(sources.open_source(tiny_config, 'validation'), 1)
-  clips = stream.EvalStream(tiny_config, few, num_crops).batch(0)['video']
+  few = Few(data_setup.source(tiny_config, 'validation'), 1)
+  views = data_setup.eval_stream(tiny_config, few, batch_size=num_crops)
+  clips = views.batch(0)['video']
   tiny_config.eval.update({'num_crops': 1, 'crop_px': 40})
-  whole = stream.EvalStream(tiny_config, few, 1).batch(0)['video'][0]
+  views = data_setup.eval_stream(tiny_config, few, batch_size=1)
+  whole = views.batch(0)['video'][0]
   corners = [(0, 0), (0, 8), (8, 0), (8, 8), (4, 4)]
   for i, clip in enumerate(clips):
     y, x = corners[i % 5]
@@ -244,14 +261,18 @@ def test_corner_crops_cut_the_resized_frames(tiny_config, num_crops):
 
 def test_mirrored_crops_are_refused_where_labels_have_a_direction(tiny_config):
   tiny_config.eval.num_crops = 10
-  source = sources.open_source(tiny_config, 'validation')
+  source = data_setup.source(tiny_config, 'validation')
   with pytest.raises(ConfigError, match='data.flip=False'):
-    stream.EvalStream(tiny_config, source, 1)
+    data_setup.eval_stream(tiny_config, source, batch_size=1)
 
 
 # Videos with any number of labels.
 
-ACTIONS = (Action(2, 1.0, 2.0), Action(0, 1.9, 4.0), Action(5, 3.05, 3.08))
+ACTIONS = (
+  TimedLabel(2, 1.0, 2.0),
+  TimedLabel(0, 1.9, 4.0),
+  TimedLabel(5, 3.05, 3.08),
+)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +314,7 @@ class Acted(sources.Source):
 
   def __getitem__(self, index) -> Example:
     example = self.source[index]
-    actions = (Action(example.label, 0, 0.5), Action(0, 0.3, 99))
+    actions = (TimedLabel(example.label, 0, 0.5), TimedLabel(0, 0.3, 99))
     return example._replace(label=None, actions=actions)
 
 
@@ -306,8 +327,8 @@ def test_batches_of_videos_with_actions_have_vectors_of_labels(
   assert label.shape == (len(clips.batch(0)['video']), 16)
   assert label.dtype == np.float32 and set(np.unique(label)) == {0, 1}
   # Every clip reaches the second action, not every clip starts in the first.
-  validation = Acted(sources.open_source(tiny_config, 'validation'))
-  views = stream.EvalStream(tiny_config, validation, 4).batch(0)
+  validation = Acted(data_setup.source(tiny_config, 'validation'))
+  views = data_setup.eval_stream(tiny_config, validation, batch_size=4).batch(0)
   true = [validation.source[i].label for i in range(4)]
   assert (views['label'].sum(1) == [1 if t == 0 else 2 for t in true]).all()
   assert views['label'][np.arange(4), true].all()
@@ -324,7 +345,7 @@ def test_a_single_label_becomes_a_vector_for_the_sigmoid_loss(
 
 def sizes_mib(config) -> list[tuple[int, float]]:
   """Clips made, and resident size of this process and all workers, by batch."""
-  clips = make_stream(config, sources.open_source(config, 'train'))
+  clips = make_stream(config, data_setup.source(config, 'train'))
   done, sizes = 0, []
   with contextlib.closing(clips.batches(0)) as batches:
     while done < 20_000:

@@ -8,10 +8,11 @@ import pytest
 
 from mgjax import models
 from mgjax.cli import RunError
-from mgjax.data import sources, stream
+from mgjax.data import stream
 from mgjax.evaluation import results, scoring
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
+from mgjax.setup import data as data_setup
 from mgjax.setup import evaluation, network
 from mgjax.step import optim, train_step
 from tests import speck
@@ -36,13 +37,13 @@ def first_pixels(unused_params, unused_stats, video):
 @pytest.fixture
 def views(tiny_config):
   tiny_config.eval.update({'num_views': 3, 'num_crops': 3, 'batch_size': 4})
-  source = Few(sources.open_source(tiny_config, 'validation'), 5)
+  source = Few(data_setup.source(tiny_config, 'validation'), 5)
   source.manifest_sha256 = 'abc'
   return tiny_config, source
 
 
 def run(config, source, **kwargs):
-  eval_stream = stream.EvalStream(config, source, config.eval.batch_size)
+  eval_stream = data_setup.eval_stream(config, source)
   mesh = parallel.make_mesh()
   return results.evaluate(
     first_pixels,
@@ -57,7 +58,7 @@ def run(config, source, **kwargs):
 @pytest.mark.parametrize('ensemble', ['sum', 'max'])
 def test_ensembles_equal_numpy(views, ensemble):
   config, source = views
-  eval_stream = stream.EvalStream(config, source, 4)
+  eval_stream = data_setup.eval_stream(config, source, batch_size=4)
   got = scoring.score(
     first_pixels, NO_STATE, eval_stream, parallel.make_mesh(), ensemble=ensemble
   )
@@ -74,8 +75,8 @@ def test_scores_are_the_same_on_any_number_of_devices(data_dir):
   config = speck.get_config()
   config.data.dir = str(data_dir)
   config.eval.update({'num_views': 2, 'batch_size': 4})
-  source = Few(sources.open_source(config, 'validation'), 5)
-  eval_stream = stream.EvalStream(config, source, 4)
+  source = Few(data_setup.source(config, 'validation'), 5)
+  eval_stream = data_setup.eval_stream(config, source, batch_size=4)
   model = network.model(config)
   state = train_step.create_state(
     model,
@@ -176,7 +177,9 @@ def test_losses_of_all_processes_are_told(views):
     def exchange(self, value):
       return [value, [['other', 'not here']]]
 
-  eval_stream = stream.EvalStream(config, Damaged(source, {2}), 4)
+  eval_stream = data_setup.eval_stream(
+    config, Damaged(source, {2}), batch_size=4
+  )
   mesh = parallel.make_mesh()
   got = scoring.score(
     first_pixels, NO_STATE, eval_stream, mesh, ensemble='sum', peers=Pair()

@@ -35,8 +35,8 @@ from experiments import (
 )
 from mgjax import cli
 from mgjax.cli import ConfigError
-from mgjax.data import sources
 from mgjax.planning import macs, plan, step_seconds
+from mgjax.setup import data as data_setup
 from mgjax.setup.network import model as model_of
 
 # Keys that stand for all in the fast tests.
@@ -584,7 +584,7 @@ def test_a_run_leaves_a_record_that_is_trusted(
 
   monkeypatch.setattr(subprocess, 'run', run)
   monkeypatch.setattr(record, 'RECORDS', tmp_path / 'records')
-  monkeypatch.setattr(sources, 'builder_dir', lambda config: data_folder)
+  monkeypatch.setattr(data_setup, 'builder_dir', lambda config: data_folder)
   data_sets = tmp_path / 'data_sets.csv'
   monkeypatch.setattr(record, 'DATA_SETS', data_sets)
   data_sets.write_text(

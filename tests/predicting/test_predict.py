@@ -11,10 +11,16 @@ from etils import epath
 
 from mgjax import cli, models, predict
 from mgjax.cli import ConfigError
-from mgjax.data import decode, moving_digits, sampling, sources, stream
-from mgjax.predicting import command, contact_sheet, output, video_files
+from mgjax.data import decode, digits, sampling
+from mgjax.predicting import (
+  command,
+  contact_sheet,
+  output,
+  video_files,
+)
 from mgjax.predicting.predictor import Explained, Predictor
 from mgjax.run import checkpoint, run_folder
+from mgjax.setup import data as data_setup
 from mgjax.setup import network
 from mgjax.step import train_step
 from mgjax.weights import transfer
@@ -26,7 +32,7 @@ def encode(seed, num_frames=16):
   rng = np.random.default_rng(seed)
   frames = rng.integers(0, 255, (num_frames, 6, 8, 3), np.uint8)
   # Large pixels survive the encoder.
-  return moving_digits.encode(frames.repeat(8, 1).repeat(8, 2))
+  return digits.encode(frames.repeat(8, 1).repeat(8, 2))
 
 
 @pytest.fixture(scope='module')
@@ -82,7 +88,7 @@ def test_probabilities_are_the_mean_over_the_views(folder, capsys):
   apply = jax.jit(
     model.apply, compiler_options={'xla_backend_optimization_level': 0}
   )
-  fps = moving_digits.FPS
+  fps = digits.FPS
   with decode.Video((folder / 'a.mp4').read_bytes()) as video:
     span = 4 * 8 / 30 * fps
     scores = []
@@ -124,7 +130,8 @@ def test_clips_of_odd_files_have_the_frames_that_a_player_shows(how, tmp_path):
   looked = video_files.look_at([path])
   assert not looked.errors
   files = video_files.VideoFiles([path], looked.in_order, 7)
-  (clip,) = stream.EvalStream(config, files, 1).batch(0)['video']
+  eval_stream = data_setup.eval_stream(config, files, batch_size=1)
+  (clip,) = eval_stream.batch(0)['video']
   wanted = sampling.view_frames(
     64,
     decode.Video(path.read_bytes()).fps,
@@ -330,7 +337,7 @@ def test_predictions_are_printed_whatever_becomes_of_pictures(
 
 
 def test_labels_are_those_of_the_data_set(tiny_config, tmp_path):
-  source = sources.open_source(tiny_config, 'validation')
+  source = data_setup.source(tiny_config, 'validation')
   names = command.label_names(tiny_config, tmp_path, None)
   assert names == list(source.label_names)
   tiny_config.model.num_classes = 3  # Of another data set.

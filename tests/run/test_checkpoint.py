@@ -13,11 +13,11 @@ import pytest
 
 from mgjax.cli import ConfigError
 from mgjax.config import fields
-from mgjax.data import sources
 from mgjax.evaluation import command as evaluation
 from mgjax.predicting import command as predicting
 from mgjax.run import checkpoint
 from mgjax.run.checkpoint import DamagedError
+from mgjax.setup import data as data_setup
 from mgjax.step import initial_state
 from mgjax.step.train_step import TrainState
 from mgjax.weights import transfer
@@ -249,7 +249,7 @@ def test_every_reader_of_weights_names_its_way_to_the_one_before(
   shutil.copytree(good, bad)
   (bad / 'state' / 'manifest.ocdbt').write_bytes(b'')
   video = tmp_path / 'x.mp4'
-  video.write_bytes(sources.open_source(config, 'validation')[0].video)
+  video.write_bytes(data_setup.source(config, 'validation')[0].video)
   starting = config.copy_and_resolve_references()
   starting.init_from = str(folder)
   shapes = weights.shapes_of(config)

@@ -25,7 +25,7 @@ import pytest
 from mgjax import cli, evaluate, files, stop_signal, train
 from mgjax.cli import ConfigError, RunError
 from mgjax.config import fields
-from mgjax.data import sources, stream
+from mgjax.data import stream
 from mgjax.evaluation import command as evaluation
 from mgjax.evaluation import scoring
 from mgjax.grids import cycles
@@ -34,6 +34,7 @@ from mgjax.hosts.peers import Peers
 from mgjax.planning import plan
 from mgjax.run import checkpoint, loop, metrics, run_folder, step_log
 from mgjax.run import failure as bundle
+from mgjax.setup import data as data_setup
 from mgjax.step import programs, step_cache
 from mgjax.step.train_step import TrainState
 from tests import speck
@@ -466,7 +467,7 @@ def test_a_run_has_the_names_of_its_classes_before_its_first_step(
     with pytest.raises(Stop):
       loop.train(config, tmp_path)
     names = json.loads((tmp_path / 'labels.json').read_text())
-    assert names == list(sources.open_source(config, 'train').label_names)
+    assert names == list(data_setup.source(config, 'train').label_names)
 
 
 def test_a_data_set_that_numbers_its_classes_anew_needs_consent(tmp_path):
@@ -481,7 +482,7 @@ def test_a_data_set_that_numbers_its_classes_anew_needs_consent(tmp_path):
 def test_an_error_in_a_data_worker_ends_the_run_with_its_cause(data_dir):
   config = speck.get_config()
   config.data.dir = str(data_dir)
-  source = sources.open_source(config, 'train')
+  source = data_setup.source(config, 'train')
   healthy = source._data_source
 
   class Failing:
@@ -492,10 +493,10 @@ def test_an_error_in_a_data_worker_ends_the_run_with_its_cause(data_dir):
       raise OSError(5, 'Input/output error')
 
   schedule = cycles.make_schedule(config, len(source))
-  batches = stream.TrainStream(config, schedule, source).batches(34)
+  batches = data_setup.train_stream(config, schedule, source).batches(34)
   next(batches)
   source._data_source = Failing()
-  batches = stream.TrainStream(config, schedule, source).batches(34)
+  batches = data_setup.train_stream(config, schedule, source).batches(34)
   with pytest.raises(RunError, match='cannot be read .OSError: .*Input/output'):
     next(batches)
 

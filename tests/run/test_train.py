@@ -14,11 +14,11 @@ from tensorboardX.proto import event_pb2
 from configs import moving_digits as config_file
 from mgjax import cli, train
 from mgjax.cli import ConfigError, RunError
-from mgjax.data import sources
 from mgjax.evaluation import command as evaluation
 from mgjax.grids import cycles
 from mgjax.run import loop, run_folder
 from mgjax.run.run_summary import tell
+from mgjax.setup import data as data_setup
 from tests.data.test_stream import Acted
 
 GRIDS = 8
@@ -256,7 +256,7 @@ def test_evaluations_fall_on_the_first_step_after_the_epoch(every, epochs):
 def test_videos_with_actions_are_trained_augmented_and_scored_by_map(
   tiny_config, monkeypatch, tmp_path
 ):
-  original = sources.open_source
+  original = data_setup.source
 
   def with_actions(config, split):
     source = original(config, split)
@@ -264,7 +264,7 @@ def test_videos_with_actions_are_trained_augmented_and_scored_by_map(
     acted.name, acted.split = source.name, source.split
     return acted
 
-  monkeypatch.setattr(sources, 'open_source', with_actions)
+  monkeypatch.setattr(data_setup, 'source', with_actions)
   tiny_config.grid.mode = 'long'
   tiny_config.optim.loss = 'sigmoid'
   tiny_config.optim.total_epochs = 3

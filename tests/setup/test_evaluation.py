@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mgjax.config import fields
-from mgjax.data import sources
 from mgjax.errors import ConfigError
+from mgjax.setup import data as data_setup
 from mgjax.setup import evaluation, network
 from mgjax.step import train_step
 from tests.data.test_stream import Few
@@ -88,7 +88,7 @@ def test_the_key_of_an_evaluation_knows_its_views_weights_and_videos(
   tiny_config,
 ):
   config = tiny_config
-  source = Few(sources.open_source(config, 'validation'), 5)
+  source = Few(data_setup.source(config, 'validation'), 5)
   source.manifest_sha256 = 'abc'
   source.name, source.split = 'digits', 'validation'
   state = train_step.TrainState(

@@ -12,10 +12,11 @@ from mgjax import cli, evaluate, models, train
 from mgjax import plan as plan_flags
 from mgjax.cli import ConfigError
 from mgjax.config import fields as default
-from mgjax.data import description, sources
+from mgjax.data import description
 from mgjax.evaluation import command as evaluation
 from mgjax.planning import command
 from mgjax.run import checkpoint, loop, run_folder
+from mgjax.setup import data as data_setup
 from mgjax.setup import network, run_checks
 from mgjax.step import optim, train_step
 
@@ -76,8 +77,8 @@ def test_a_run_of_an_earlier_version_keeps_options_that_did_nothing(tmp_path):
 
 
 def test_a_data_set_describes_itself_as_it_is_read(tiny_config):
-  found = description.describe(tiny_config)
-  source = sources.open_source(tiny_config, 'train')
+  found = data_setup.describe(tiny_config)
+  source = data_setup.source(tiny_config, 'train')
   assert found.splits == {'train': len(source), 'validation': 64}
   assert found.num_classes == len(source.label_names)
   assert not found.has_actions
@@ -89,7 +90,7 @@ def test_a_damaged_description_is_one_line(tiny_config, tmp_path):
   (folder / 'dataset_info.json').write_text('{"splits": [')
   tiny_config.data.dir = str(tmp_path)
   with pytest.raises(ConfigError, match='1.0.0/dataset_info.json is not JSON'):
-    description.describe(tiny_config)
+    data_setup.describe(tiny_config)
 
 
 WRONG = [
@@ -133,7 +134,7 @@ def test_plan_refuses_what_train_refuses(
 
 
 def test_evaluation_batches_are_shared_by_the_devices_of_a_plan(tiny_config):
-  data = description.describe(tiny_config)
+  data = data_setup.describe(tiny_config)
   run_checks.check(tiny_config, data, 4)
   with pytest.raises(ConfigError, match='eval.batch_size=20 .* 8 devices'):
     run_checks.check(tiny_config, data, 8)
@@ -152,7 +153,7 @@ def run(tiny_config, tmp_path):
     jax.random.key(0),
     models.example_video(tiny_config.data.num_frames),
   )
-  names = sources.open_source(tiny_config, 'validation').label_names
+  names = data_setup.source(tiny_config, 'validation').label_names
   run_folder.prepare(tiny_config, tmp_path, names)
   with checkpoint.Checkpoints(tmp_path, tiny_config.train) as checkpoints:
     checkpoints.save(state, 7, {})

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from mgjax.config import fields
-from mgjax.step import augment
+from mgjax.setup import augmentation
+from mgjax.step import augment, pixel_operations
 
 FILL = (10.0, 20.0, 30.0)
 NUM_CLASSES = 5
@@ -50,19 +51,19 @@ EVERYTHING = {
 def augmented():
   """A batch before and after everything that there is."""
   batch = make_batch(batch=4)
-  run = jax.jit(augment.make_augment(make_config(**EVERYTHING)))
+  run = jax.jit(augmentation.augment(make_config(**EVERYTHING)))
   return batch, run(batch, jax.random.key(0)), run
 
 
 def test_everything_off_is_no_function_at_all():
-  assert augment.make_augment(fields.base()) is None
+  assert augmentation.augment(fields.base()) is None
 
 
 @pytest.mark.parametrize('name', EVERYTHING)
 def test_every_field_turns_something_on(name):
   batch = make_batch()
   config = make_config(**{name: EVERYTHING[name]})
-  run = augment.make_augment(config)
+  run = augmentation.augment(config)
   assert run is not None
   after = jax.eval_shape(run, batch, jax.random.key(0))
   assert after['video'].shape == batch['video'].shape
@@ -102,7 +103,7 @@ def test_a_key_decides_everything(augmented):
 
 
 APPLY = jax.jit(augment.apply_operation, static_argnames='fill')
-WARP = jax.jit(augment.warp, static_argnames='fill')
+WARP = jax.jit(pixel_operations.warp, static_argnames='fill')
 
 
 def operate(video, name, strength):
@@ -217,7 +218,7 @@ def test_hue_turns_by_thirds_permute_pure_colours_roughly():
   colours[0, 0, 0, 0] = (140, 90, 90)
   colours[0, 0, 0, 1] = (90, 90, 90)
   full, third = (
-    np.asarray(augment.turn_hue(jnp.asarray(colours), jnp.array([t])))
+    np.asarray(pixel_operations.turn_hue(jnp.asarray(colours), jnp.array([t])))
     for t in (1.0, 1 / 3)
   )
   np.testing.assert_allclose(full, colours, atol=0.05)
@@ -281,7 +282,7 @@ def test_labels_are_mixed_as_the_pixels_are(kind):
 def test_several_labels_keep_their_number_when_mixed():
   label = np.zeros((2, NUM_CLASSES), np.float32)
   label[0, :3] = 1  # The other one has none.
-  run = jax.jit(augment.make_augment(make_config(mixup_alpha=1.0)))
+  run = jax.jit(augmentation.augment(make_config(mixup_alpha=1.0)))
   got = run(
     {'video': make_batch(batch=2)['video'], 'label': label}, jax.random.key(0)
   )

@@ -8,8 +8,8 @@ import pytest
 from configs import moving_digits
 from mgjax.config import fields as default
 from mgjax.models import norm
-from mgjax.setup import network
-from mgjax.step import augment, optim, train_step
+from mgjax.setup import augmentation, network
+from mgjax.step import optim, train_step
 
 MEAN, STD = (0.45, 0.4, 0.5), (0.225, 0.2, 0.25)
 
@@ -201,7 +201,7 @@ def test_augmentation_off_is_the_same_program_and_on_has_a_key_of_its_own(
     .lower(*arguments)
     .as_text()
   )
-  off = augment.make_augment(config)
+  off = augmentation.augment(config)
   assert text() == text(augment=off, loss=config.optim.loss)
   seen = []
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from mgjax.cli import ConfigError
-from mgjax.data import annotations
-from mgjax.data.annotations import Action
+from mgjax.data.prepare import annotations, publishers
+from mgjax.data.prepare.annotations import Action
+from mgjax.errors import ConfigError
 
 
 def write(folder, **files):
@@ -22,7 +22,7 @@ def write(folder, **files):
 
 
 def read(dataset, *paths, fold=1):
-  return annotations.read(dataset, paths, fold=fold)
+  return publishers.read(dataset, paths, fold=fold)
 
 
 def rows(result):

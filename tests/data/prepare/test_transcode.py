@@ -9,9 +9,10 @@ import av
 import numpy as np
 import pytest
 
-from mgjax.data import decode, transcode
+from mgjax.data import decode
 from mgjax.data.decode import DecodeError, Video
-from mgjax.data.transcode import Encoding
+from mgjax.data.prepare import transcode
+from mgjax.data.prepare.transcode import Encoding
 from tests.data import videos
 
 AS_IS = Encoding(short_side_px=0, gop=6, crf=10, frame_fps=12.0)

@@ -1,78 +1,47 @@
-"""Reads the annotation files of video data sets as their publishers ship them.
+"""The annotation files of public data sets, as their publishers ship them.
 
-Every reader returns the same: the class names in the order of the labels, and
-for each video its id, split, label (or actions, where a video has several)
-and the names under which its file is looked for. Nothing here opens a video.
+A table at the end, VIDEO_SETS, has a reader for every data set that
+`--dataset` accepts. A file that does not have the publisher's form is refused
+with the line or entry at which it differs: a misread label would cost a
+training.
 """
 
-import csv
-import difflib
-import hashlib
-import io
 import math
 import pathlib
+import posixpath
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from mgjax.cli import ConfigError
-from mgjax.data.transcode import without_suffix
-from mgjax.files import read_json, read_text
-
-
-class Action(NamedTuple):
-  """A labelled part of a video."""
-
-  label: str
-  start_s: float
-  end_s: float
-
-
-class Annotated(NamedTuple):
-  """A video as the annotation describes it."""
-
-  id: str  # Unique within its split.
-  split: str  # 'train', 'validation' or 'test'.
-  label: str | None  # None where the data set has actions instead.
-  # Paths without suffix, in order of preference; the end of a path is enough.
-  names: tuple[str, ...]
-  actions: tuple[Action, ...] = ()
-  file: str = ''  # Path with suffix, where the annotation gives one.
-
-
-class Annotations(NamedTuple):
-  """What an annotation says."""
-
-  class_names: tuple[str, ...]  # Label k is class_names[k].
-  videos: tuple[Annotated, ...]
-  has_actions: bool = False  # Any number of timed labels per video.
-  num_unlabelled: int = 0  # Videos of test lists without labels; left out.
+from mgjax.data.prepare import tables
+from mgjax.data.prepare.annotations import (
+  Action,
+  Annotated,
+  Annotations,
+  check_split,
+  single_label,
+  split_of_file,
+  without_end,
+)
+from mgjax.errors import ConfigError
+from mgjax.files import read_json
 
 
 class VideoSet(NamedTuple):
-  """A public data set."""
+  """A public data set.
 
-  name: str  # Of the prepared data set.
+  Attributes:
+    name: Name of the prepared data set.
+    read: Function of the annotation files and the number of the fold.
+    num_classes: Numbers of classes of the versions that were published.
+    frame_fps: Frames per second, if it is published as frame folders; None: it
+      is published as videos.
+  """
+
+  name: str
   read: Callable[[Sequence[pathlib.Path], int], Annotations]
-  num_classes: tuple[int, ...]  # Of its published versions.
-  # Frames per second of the frame folders it is published as; None: it is
-  # published as videos.
+  num_classes: tuple[int, ...]
   frame_fps: float | None = None
-
-
-_SPLITS = {
-  'train': 'train',
-  'training': 'train',
-  'trainingset': 'train',
-  'val': 'validation',
-  'valid': 'validation',
-  'validate': 'validation',
-  'validation': 'validation',
-  'validationset': 'validation',
-  'test': 'test',
-  'testing': 'test',
-  'testset': 'test',
-}
 
 
 def read(
@@ -84,7 +53,8 @@ def read(
     dataset: A key of VIDEO_SETS.
     paths: Annotation files, or folders of them as the publisher packs them.
       A list of classes is also found beside the given files.
-    fold: Which of the published train/test splits, from 1 (UCF101, HMDB51).
+    fold: Which of the published train/test splits, from 1. Only UCF101 and
+      HMDB51 have several.
 
   Raises:
     ConfigError: A file is missing or does not have the publisher's form.
@@ -99,7 +69,11 @@ def read(
 
 
 def list_files(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
-  """Returns the files, and those in the folders.
+  """Lists annotation files.
+
+  Args:
+    paths: Files, or folders whose files are meant (those in folders below them
+      are not).
 
   Raises:
     ConfigError: One does not exist.
@@ -115,131 +89,6 @@ def list_files(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
   return files
 
 
-def choose_classes(
-  annotations: Annotations, class_names: Sequence[str]
-) -> Annotations:
-  """Keeps the videos of some classes, whose labels follow the given order.
-
-  Actions of other classes are dropped, and videos without any left.
-
-  Raises:
-    ConfigError: A class does not exist, or is named twice.
-  """
-  known = set(annotations.class_names)
-  for name in class_names:
-    if name not in known:
-      similar = difflib.get_close_matches(name, annotations.class_names, n=1)
-      hint = f'; did you mean {similar[0]!r}?' if similar else ''
-      raise ConfigError(f'--classes: there is no class {name!r}{hint}')
-  chosen = set(class_names)
-  if len(chosen) < len(class_names):
-    raise ConfigError('--classes: a class is named twice.')
-  videos = []
-  for video in annotations.videos:
-    actions = tuple(a for a in video.actions if a.label in chosen)
-    if actions or video.label in chosen:
-      videos.append(video._replace(actions=actions))
-  return annotations._replace(
-    class_names=tuple(class_names), videos=tuple(videos)
-  )
-
-
-def sample_classes(annotations: Annotations, num_classes: int) -> list[str]:
-  """Returns some classes, always the same ones, in the order of the labels.
-
-  Raises:
-    ConfigError: There are not so many.
-  """
-  names = annotations.class_names
-  if not 1 <= num_classes <= len(names):
-    raise ConfigError(
-      f'--num_classes is {num_classes}; the annotation has {len(names)} '
-      'classes.'
-    )
-  # Ordered by hash: a choice that depends on the names alone, and of which a
-  # smaller one is a part.
-  chosen = set(sorted(names, key=_hash_fraction)[:num_classes])
-  return [name for name in names if name in chosen]
-
-
-def from_folders(
-  paths: Iterable[str], *, validation_fraction: float
-) -> Annotations:
-  """Takes the labels from folders: [SPLIT/]CLASS/.../VIDEO.
-
-  Args:
-    paths: Of all videos, relative to the top folder.
-    validation_fraction: Share of videos that become the validation split
-      where there are no folders for splits. A video's split depends on its
-      path alone.
-
-  Raises:
-    ConfigError: A video is in no class folder, or only some are in splits.
-  """
-  paths = list(paths)
-  parts = [tuple(without_suffix(path).split('/')) for path in paths]
-  in_split = [p[0].lower() in _SPLITS for p in parts]
-  if any(in_split) and not all(in_split):
-    odd = parts[in_split.index(False)]
-    raise ConfigError(
-      f'--videos: some videos are in split folders, {"/".join(odd)} is not.'
-    )
-  videos = []
-  for path, part, has_split in zip(paths, parts, in_split, strict=True):
-    rest = part[1:] if has_split else part
-    if len(rest) < 2:
-      raise ConfigError(
-        f'--videos: {path} is in no class folder; the form is '
-        '[train|validation|test/]CLASS/VIDEO.'
-      )
-    name = '/'.join(part)
-    split = (
-      _SPLITS[part[0].lower()]
-      if has_split
-      else _drawn_split(name, validation_fraction)
-    )
-    videos.append(Annotated(name, split, rest[0], (name,), file=path))
-  return _single_label(videos)
-
-
-def from_csv(
-  paths: Sequence[pathlib.Path], *, validation_fraction: float
-) -> Annotations:
-  """Reads CSV files with the columns path, label and, if wanted, split.
-
-  A header `path,label[,split]` may stand first. Without a split column the
-  file's name tells it (train.csv, val.csv), else it is drawn.
-
-  Args:
-    paths: The files.
-    validation_fraction: As in `from_folders`.
-
-  Raises:
-    ConfigError: A row has another form, or an unknown split.
-  """
-  videos = []
-  for path in paths:
-    if not path.is_file():
-      raise ConfigError(f'--annotations: there is no file {path}.')
-    for place, (where, row) in enumerate(_rows(path)):
-      if place == 0 and row[0] == 'path':
-        continue
-      if len(row) not in (2, 3) or not (row[0] and row[1]):
-        raise ConfigError(
-          f'{where}: {",".join(row)!r}; the form is path,label or '
-          'path,label,split.'
-        )
-      name = _stem(row[0])
-      if len(row) == 3:
-        split = _split(row[2], where)
-      else:
-        split = _split_of_file(path) or _drawn_split(name, validation_fraction)
-      videos.append(Annotated(name, split, row[1], (name,), file=row[0]))
-  return _single_label(videos)
-
-
-# ---- Formats ----
-
 _KINETICS_CSV = 'the columns are label,youtube_id,time_start,time_end,split.'
 _KINETICS_JSON = (
   'the form is {"annotations": {"label": "…", "segment": [1.0, 11.0]}, '
@@ -252,7 +101,8 @@ def _kinetics(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   del fold
   videos = []
   num_unlabelled = 0
-  # The publisher packs every list in both forms.
+  # The publisher packs every list in both forms: read twice, every video would
+  # be there twice.
   has_csv = any(path.suffix == '.csv' for path in files)
   for path in _lists(files, r'\.csv$' if has_csv else r'\.json$'):
     for where, row in _kinetics_rows(path):
@@ -267,16 +117,16 @@ def _kinetics(files: Sequence[pathlib.Path], fold: int) -> Annotations:
         form = _KINETICS_CSV if path.suffix == '.csv' else _KINETICS_JSON
         raise ConfigError(f'{where}: {_wrong(error)}; {form}') from error
       split = row.get('split')
-      split = _split(str(split), where) if split else _split_of_file(path)
+      split = check_split(str(split), where) if split else split_of_file(path)
       if split is None:
         raise ConfigError(f'{where}: no split, neither here nor in the name.')
       videos.append(Annotated(clip, split, label, (clip, row['youtube_id'])))
-  return _single_label(videos, num_unlabelled=num_unlabelled)
+  return single_label(videos, num_unlabelled=num_unlabelled)
 
 
 def _kinetics_rows(path: pathlib.Path) -> list[tuple[str, dict]]:
   if path.suffix == '.csv':
-    return _named_rows(path)
+    return tables.read_named_rows(path)
   rows = []
   for youtube_id, entry in read_json(path, dict).items():
     where = f'{path}, entry {youtube_id!r}'
@@ -302,19 +152,21 @@ def _something_v1(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   path = _companion(
     files, r'labels?\.csv$', 'something-something-v1-labels.csv'
   )
-  names = [(where, row[0]) for where, row in _rows(path, delimiter=';')]
+  names = [
+    (where, row[0]) for where, row in tables.read_rows(path, delimiter=';')
+  ]
   class_names = _classes((*name, k) for k, name in enumerate(names))
   check = _label_check(class_names, path)
   videos = []
   num_unlabelled = 0
   for path in _lists(files, r'(train|val|validation|test)\.csv$'):
-    for where, row in _rows(path, delimiter=';'):
+    for where, row in tables.read_rows(path, delimiter=';'):
       if len(row) < 2:
         num_unlabelled += 1
         continue
       label = check(row[1], where)
       videos.append(Annotated(row[0], _named_split(path), label, (row[0],)))
-  return _single_label(videos, class_names, num_unlabelled)
+  return single_label(videos, class_names, num_unlabelled)
 
 
 def _something_v2(files: Sequence[pathlib.Path], fold: int) -> Annotations:
@@ -351,7 +203,7 @@ def _something_v2(files: Sequence[pathlib.Path], fold: int) -> Annotations:
         ) from error
       label = check(label, where)
       videos.append(Annotated(name, _named_split(path), label, (name,)))
-  return _single_label(videos, class_names, num_unlabelled)
+  return single_label(videos, class_names, num_unlabelled)
 
 
 def _charades(files: Sequence[pathlib.Path], fold: int) -> Annotations:
@@ -359,7 +211,7 @@ def _charades(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   del fold
   path = _companion(files, r'_v1_classes\.txt$', 'Charades_v1_classes.txt')
   names = []
-  for where, line in _lines(path):
+  for where, line in tables.read_lines(path):
     code, _, name = line.partition(' ')
     if not name:
       raise ConfigError(f"{where}: {line!r}; the form is 'c000 class'.")
@@ -370,7 +222,7 @@ def _charades(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   label_of = dict(zip(codes, class_names, strict=True))
   videos = []
   for path in _lists(files, r'_v1_(train|test)\.csv$'):
-    for where, row in _named_rows(path):
+    for where, row in tables.read_named_rows(path):
       try:
         actions = []
         for part in filter(None, row['actions'].split(';')):
@@ -392,7 +244,7 @@ def _moments(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   del fold
   path = _companion(files, r'categories\.txt$', 'moments_categories.txt')
   indices = []
-  for where, row in _rows(path):
+  for where, row in tables.read_rows(path):
     try:
       name, index = row
       indices.append((where, name, int(index)))
@@ -404,23 +256,23 @@ def _moments(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   check = _label_check(class_names, path)
   videos = []
   for path in _lists(files, r'(training|validation)Set\.csv$'):
-    for where, row in _rows(path):
+    for where, row in tables.read_rows(path):
       if len(row) < 2:
         raise ConfigError(
           f'{where}: {row[0]!r}; the form is class/video.mp4,class,…'
         )
-      name, label = _stem(row[0]), check(row[1], where)
+      name, label = without_end(row[0]), check(row[1], where)
       videos.append(
         Annotated(name, _named_split(path), label, (name,), file=row[0])
       )
-  return _single_label(videos, class_names)
+  return single_label(videos, class_names)
 
 
 def _ucf101(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """trainlist01.txt, testlist01.txt and classInd.txt."""
   path = _companion(files, r'^classInd\.txt$', 'classInd.txt')
   indices = []
-  for where, line in _lines(path):
+  for where, line in tables.read_lines(path):
     try:
       index, name = line.split(' ', 1)
       indices.append((where, name, int(index)))
@@ -431,13 +283,13 @@ def _ucf101(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   videos = []
   for path in _lists(files, rf'^(train|test)list{fold:02d}\.txt$'):
     split = 'train' if path.name.startswith('train') else 'validation'
-    for where, line in _lines(path):
+    for where, line in tables.read_lines(path):
       file = line.split(' ')[0]
-      name = _stem(file)
+      name = without_end(file)
       label = check(name.split('/')[0], where)
-      names = (name, _base(name))
+      names = (name, posixpath.basename(name))
       videos.append(Annotated(name, split, label, names, file=file))
-  return _single_label(videos, class_names)
+  return single_label(videos, class_names)
 
 
 def _hmdb51(files: Sequence[pathlib.Path], fold: int) -> Annotations:
@@ -446,7 +298,7 @@ def _hmdb51(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   videos = []
   for path in _lists(files, rf'{re.escape(suffix)}$'):
     label = path.name.removesuffix(suffix)
-    for where, line in _lines(path):
+    for where, line in tables.read_lines(path):
       file_name, _, part = line.rpartition(' ')
       split = {'1': 'train', '2': 'validation', '0': None}.get(part, part)
       if split == part:
@@ -455,50 +307,21 @@ def _hmdb51(files: Sequence[pathlib.Path], fold: int) -> Annotations:
         )
       if split:
         file = f'{label}/{file_name.strip()}'
-        name = _stem(file)
-        names = (name, _base(name))
+        name = without_end(file)
+        names = (name, posixpath.basename(name))
         videos.append(Annotated(name, split, label, names, file=file))
-  return _single_label(videos)
-
-
-VIDEO_SETS = {
-  'kinetics400': VideoSet('kinetics400', _kinetics, (400,)),
-  'kinetics600': VideoSet('kinetics600', _kinetics, (600,)),
-  'kinetics700': VideoSet('kinetics700', _kinetics, (700,)),
-  'ssv1': VideoSet('something_something_v1', _something_v1, (174,), 12.0),
-  'ssv2': VideoSet('something_something_v2', _something_v2, (174,)),
-  'charades': VideoSet('charades', _charades, (157,), 24.0),
-  'mit': VideoSet('moments_in_time', _moments, (339, 305)),
-  'ucf101': VideoSet('ucf101', _ucf101, (101,)),
-  'hmdb51': VideoSet('hmdb51', _hmdb51, (51,)),
-}
-
-
-# ---- Parts that the formats share ----
-
-
-def _single_label(
-  videos: Sequence[Annotated],
-  class_names: Sequence[str] | None = None,
-  num_unlabelled: int = 0,
-) -> Annotations:
-  """Without a list of classes, they are sorted by name."""
-  if class_names is None:
-    class_names = sorted({v.label for v in videos})
-  return Annotations(
-    tuple(class_names), tuple(videos), num_unlabelled=num_unlabelled
-  )
+  return single_label(videos)
 
 
 def _classes(entries: Iterable[tuple[str, str, int]]) -> tuple[str, ...]:
   """Returns the names of the classes in the order of their numbers.
 
   Args:
-    entries: Where it stands, name and number of every class.
+    entries: Place, name and number of every class.
 
   Raises:
-    ConfigError: A name or a number is there twice: labels would be shifted
-      against those of the publisher.
+    ConfigError: A name or a number is there twice. Labels would be shifted
+      against the publisher's.
   """
   names: dict[int, str] = {}
   numbers: dict[str, int] = {}
@@ -517,20 +340,21 @@ def _classes(entries: Iterable[tuple[str, str, int]]) -> tuple[str, ...]:
 
 
 def _times(start: object, end: object) -> tuple[float, float]:
-  """Start and end in seconds.
+  """Returns start and end in seconds.
 
   Raises:
-    TypeError, ValueError: They are no times, or not in this order.
+    TypeError: One is not a number or text.
+    ValueError: One is not a time, or the end comes before the start.
   """
   times = float(start), float(end)
-  # Written so that it does not hold for nan.
+  # Comparisons with nan are false, so this refuses it.
   if not 0 <= times[0] <= times[1] < math.inf:
     raise ValueError(f'{start} to {end} is no span of time in seconds')
   return times
 
 
 def _wrong(error: Exception) -> str:
-  """What an error says of an entry."""
+  """Returns what is wrong with an entry, in words."""
   if isinstance(error, KeyError):
     return f'there is no {error.args[0]!r}'
   return str(error)
@@ -539,7 +363,15 @@ def _wrong(error: Exception) -> str:
 def _label_check(
   class_names: Collection[str], path: pathlib.Path
 ) -> Callable[[str, str], str]:
-  """Returns a function that returns a label if the file of classes has it."""
+  """Returns a function that refuses labels which the list of classes lacks.
+
+  Args:
+    class_names: All classes.
+    path: The list of classes, for the error.
+
+  Returns:
+    A function of a label and its place that returns the label.
+  """
   known = frozenset(class_names)
 
   def check(label: str, where: str) -> str:
@@ -551,7 +383,11 @@ def _label_check(
 
 
 def _lists(files: Sequence[pathlib.Path], pattern: str) -> list[pathlib.Path]:
-  """Returns the files whose names end like the publisher's lists."""
+  """Returns the files whose names match those of the publisher's lists.
+
+  Raises:
+    ConfigError: None does.
+  """
   found = [path for path in files if re.search(pattern, path.name)]
   if not found:
     raise ConfigError(
@@ -564,7 +400,16 @@ def _lists(files: Sequence[pathlib.Path], pattern: str) -> list[pathlib.Path]:
 def _companion(
   files: Sequence[pathlib.Path], pattern: str, usual_name: str
 ) -> pathlib.Path:
-  """Returns the list of classes: one of the files, or a file beside them."""
+  """Finds the list of classes: one of the files, or a file beside them.
+
+  Args:
+    files: The annotation files.
+    pattern: Matches the name of the list.
+    usual_name: Its name, for the error.
+
+  Raises:
+    ConfigError: There is none.
+  """
   folders = dict.fromkeys(path.parent for path in files)
   beside = [p for folder in folders for p in sorted(folder.iterdir())]
   for path in (*files, *beside):
@@ -581,93 +426,37 @@ def _listing(paths: Sequence[pathlib.Path]) -> str:
   return ', '.join(names) + (', …' if len(paths) > 3 else '') or 'no files'
 
 
-def _split(word: str, where: str) -> str:
-  if word.lower() not in _SPLITS:
-    raise ConfigError(
-      f'{where}: the split is {word!r}; it must be train, validation or test.'
-    )
-  return _SPLITS[word.lower()]
-
-
-def _split_of_file(path: pathlib.Path) -> str | None:
-  """Returns the split that a file's name tells, if it does."""
-  words = re.split('[^a-z]+', path.stem.lower())
-  return next((_SPLITS[w] for w in reversed(words) if w in _SPLITS), None)
-
-
 def _named_split(path: pathlib.Path) -> str:
-  split = _split_of_file(path)
+  split = split_of_file(path)
   assert split is not None, f'{path} was chosen by its split'
   return split
 
 
 def _only_test_is_validation(split: str) -> str:
-  """Sets with one evaluation list call it test; here it is the validation."""
+  """Returns the split of a data set that has one list for evaluation.
+
+  Such sets call it test. Here it is the validation split, which training
+  evaluates.
+  """
   return 'validation' if split == 'test' else split
 
 
-def _drawn_split(name: str, validation_fraction: float) -> str:
-  drawn = _hash_fraction(name) < validation_fraction
-  return 'validation' if drawn else 'train'
-
-
-def _hash_fraction(text: str) -> float:
-  """Returns a number in [0, 1) that depends on the text alone."""
-  digest = hashlib.sha256(text.encode()).digest()
-  return int.from_bytes(digest[:8], 'big') / 2**64
-
-
-def _stem(path: str) -> str:
-  return path.rsplit('.', 1)[0] if '.' in path.rsplit('/', 1)[-1] else path
-
-
-def _base(path: str) -> str:
-  return path.rsplit('/', 1)[-1]
-
-
 def _text_of(value: object) -> str:
+  """Returns a label as it is; a number in JSON is no name of a class."""
   if not isinstance(value, str):
     raise TypeError(f'{value!r} is not a text')
   return value
 
 
-def _rows(
-  path: pathlib.Path, delimiter: str = ','
-) -> list[tuple[str, list[str]]]:
-  """Rows of a CSV file that are not empty, and where they stand."""
-  reader = csv.reader(
-    io.StringIO(read_text(path), newline=''),
-    delimiter=delimiter,
-    # Labels that start with a quotation mark are no quoted fields in V1.
-    quoting=csv.QUOTE_NONE if delimiter == ';' else csv.QUOTE_MINIMAL,
-  )
-  rows = []
-  try:
-    for row in reader:
-      if row:
-        where = f'{path}, line {reader.line_num}'
-        rows.append((where, [cell.strip() for cell in row]))
-  except csv.Error as error:
-    raise ConfigError(
-      f'{path}, line {reader.line_num}: {error}; a row of a CSV file has '
-      f'short fields with {delimiter!r} between them.'
-    ) from error
-  return rows
-
-
-def _named_rows(path: pathlib.Path) -> list[tuple[str, dict[str, str]]]:
-  """As `_rows`, by the names of the columns in the first row."""
-  rows = _rows(path)
-  header = rows[0][1] if rows else []
-  return [
-    (where, dict(zip(header, row, strict=False))) for where, row in rows[1:]
-  ]
-
-
-def _lines(path: pathlib.Path) -> list[tuple[str, str]]:
-  """Lines that are not empty, and where they stand."""
-  return [
-    (f'{path}, line {number}', line.strip())
-    for number, line in enumerate(read_text(path).splitlines(), 1)
-    if line.strip()
-  ]
+# The values of --dataset.
+VIDEO_SETS = {
+  'kinetics400': VideoSet('kinetics400', _kinetics, (400,)),
+  'kinetics600': VideoSet('kinetics600', _kinetics, (600,)),
+  'kinetics700': VideoSet('kinetics700', _kinetics, (700,)),
+  'ssv1': VideoSet('something_something_v1', _something_v1, (174,), 12.0),
+  'ssv2': VideoSet('something_something_v2', _something_v2, (174,)),
+  'charades': VideoSet('charades', _charades, (157,), 24.0),
+  'mit': VideoSet('moments_in_time', _moments, (339, 305)),
+  'ucf101': VideoSet('ucf101', _ucf101, (101,)),
+  'hmdb51': VideoSet('hmdb51', _hmdb51, (51,)),
+}

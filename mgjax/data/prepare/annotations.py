@@ -1,0 +1,262 @@
+"""What an annotation says: classes, and videos with their labels.
+
+`Annotations` is what every reader returns, whatever the form of the files. The
+readers of a data set of one's own are here; those of the public data sets are
+in publishers.py. Nothing here opens a video.
+"""
+
+import difflib
+import hashlib
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from mgjax.data.prepare.suffixes import without_suffix
+from mgjax.data.prepare.tables import read_rows
+from mgjax.errors import ConfigError
+
+
+class Action(NamedTuple):
+  """A labelled part of a video."""
+
+  label: str
+  start_s: float
+  end_s: float
+
+
+class Annotated(NamedTuple):
+  """A video as the annotation describes it."""
+
+  id: str  # Unique within its split.
+  split: str  # 'train', 'validation' or 'test'.
+  label: str | None  # None where the data set has actions instead.
+  # Paths without suffix, in order of preference; the end of a path is enough.
+  names: tuple[str, ...]
+  actions: tuple[Action, ...] = ()
+  file: str = ''  # Path with suffix, where the annotation gives one.
+
+
+class Annotations(NamedTuple):
+  """What the files of an annotation say together."""
+
+  class_names: tuple[str, ...]  # Label k is class_names[k].
+  videos: tuple[Annotated, ...]
+  has_actions: bool = False  # Any number of timed labels per video.
+  # Videos of test lists, whose labels are not published; not among `videos`.
+  num_unlabelled: int = 0
+
+
+_SPLITS = {
+  'train': 'train',
+  'training': 'train',
+  'trainingset': 'train',
+  'val': 'validation',
+  'valid': 'validation',
+  'validate': 'validation',
+  'validation': 'validation',
+  'validationset': 'validation',
+  'test': 'test',
+  'testing': 'test',
+  'testset': 'test',
+}
+
+
+def choose_classes(
+  annotations: Annotations, class_names: Sequence[str]
+) -> Annotations:
+  """Keeps the videos of some classes.
+
+  Args:
+    annotations: All classes and videos.
+    class_names: The classes to keep. Label k becomes class_names[k].
+
+  Returns:
+    The annotation without the other classes, their actions, and the videos
+    that have no label left.
+
+  Raises:
+    ConfigError: A class does not exist, or is named twice.
+  """
+  known = set(annotations.class_names)
+  for name in class_names:
+    if name not in known:
+      similar = difflib.get_close_matches(name, annotations.class_names, n=1)
+      hint = f'; did you mean {similar[0]!r}?' if similar else ''
+      raise ConfigError(f'--classes: there is no class {name!r}{hint}')
+  chosen = set(class_names)
+  if len(chosen) < len(class_names):
+    raise ConfigError('--classes: a class is named twice.')
+  videos = []
+  for video in annotations.videos:
+    actions = tuple(a for a in video.actions if a.label in chosen)
+    if actions or video.label in chosen:
+      videos.append(video._replace(actions=actions))
+  return annotations._replace(
+    class_names=tuple(class_names), videos=tuple(videos)
+  )
+
+
+def sample_classes(annotations: Annotations, num_classes: int) -> list[str]:
+  """Chooses some classes, always the same ones.
+
+  Args:
+    annotations: All classes and videos.
+    num_classes: How many to choose, from 1. A smaller choice is a part of a
+      larger one.
+
+  Returns:
+    Their names, in the order of the labels.
+
+  Raises:
+    ConfigError: There are not so many.
+  """
+  names = annotations.class_names
+  if not 1 <= num_classes <= len(names):
+    raise ConfigError(
+      f'--num_classes is {num_classes}; the annotation has {len(names)} '
+      'classes.'
+    )
+  # Ordered by hash, the choice depends on nothing but the names.
+  chosen = set(sorted(names, key=_hash_fraction)[:num_classes])
+  return [name for name in names if name in chosen]
+
+
+def from_folders(
+  paths: Iterable[str], *, validation_fraction: float
+) -> Annotations:
+  """Takes the labels from folders: [SPLIT/]CLASS/.../VIDEO.
+
+  Args:
+    paths: Paths of all videos, relative to the top folder.
+    validation_fraction: Share of the videos, in [0, 1), that become the
+      validation split if there are no folders for splits. Which ones depends on
+      their paths alone, so a new video moves no other.
+
+  Raises:
+    ConfigError: A video is in no class folder, or only some are in splits.
+  """
+  paths = list(paths)
+  parts = [tuple(without_suffix(path).split('/')) for path in paths]
+  in_split = [p[0].lower() in _SPLITS for p in parts]
+  if any(in_split) and not all(in_split):
+    odd = parts[in_split.index(False)]
+    raise ConfigError(
+      f'--videos: some videos are in split folders, {"/".join(odd)} is not.'
+    )
+  videos = []
+  for path, part, has_split in zip(paths, parts, in_split, strict=True):
+    rest = part[1:] if has_split else part
+    if len(rest) < 2:
+      raise ConfigError(
+        f'--videos: {path} is in no class folder; the form is '
+        '[train|validation|test/]CLASS/VIDEO.'
+      )
+    name = '/'.join(part)
+    split = (
+      _SPLITS[part[0].lower()]
+      if has_split
+      else _drawn_split(name, validation_fraction)
+    )
+    videos.append(Annotated(name, split, rest[0], (name,), file=path))
+  return single_label(videos)
+
+
+def from_csv(
+  paths: Sequence[pathlib.Path], *, validation_fraction: float
+) -> Annotations:
+  """Reads CSV files with the columns path, label and, if wanted, split.
+
+  A header `path,label[,split]` may stand first. The split of a row without one
+  is that in the file's name (train.csv, val.csv), or drawn.
+
+  Args:
+    paths: The files.
+    validation_fraction: Share of the videos, as in `from_folders`, if the split
+      is drawn.
+
+  Raises:
+    ConfigError: A file is missing, a row has another form, or a split is
+      unknown.
+  """
+  videos = []
+  for path in paths:
+    if not path.is_file():
+      raise ConfigError(f'--annotations: there is no file {path}.')
+    for place, (where, row) in enumerate(read_rows(path)):
+      if place == 0 and row[0] == 'path':
+        continue
+      if len(row) not in (2, 3) or not (row[0] and row[1]):
+        raise ConfigError(
+          f'{where}: {",".join(row)!r}; the form is path,label or '
+          'path,label,split.'
+        )
+      name = without_end(row[0])
+      if len(row) == 3:
+        split = check_split(row[2], where)
+      else:
+        split = split_of_file(path) or _drawn_split(name, validation_fraction)
+      videos.append(Annotated(name, split, row[1], (name,), file=row[0]))
+  return single_label(videos)
+
+
+def single_label(
+  videos: Sequence[Annotated],
+  class_names: Sequence[str] | None = None,
+  num_unlabelled: int = 0,
+) -> Annotations:
+  """Returns the annotation of videos that have one label each.
+
+  Args:
+    videos: The videos.
+    class_names: All classes, in the order of the labels; None: those that the
+      videos have, sorted by name.
+    num_unlabelled: As `Annotations` has it.
+  """
+  if class_names is None:
+    class_names = sorted({v.label for v in videos})
+  return Annotations(
+    tuple(class_names), tuple(videos), num_unlabelled=num_unlabelled
+  )
+
+
+def check_split(word: str, where: str) -> str:
+  """Returns the split that a publisher's word stands for.
+
+  Args:
+    word: Such as 'val' or 'Training'.
+    where: Place of the word, for the error.
+
+  Raises:
+    ConfigError: It stands for none.
+  """
+  if word.lower() not in _SPLITS:
+    raise ConfigError(
+      f'{where}: the split is {word!r}; it must be train, validation or test.'
+    )
+  return _SPLITS[word.lower()]
+
+
+def split_of_file(path: pathlib.Path) -> str | None:
+  """Returns the split that is in a file's name, or None."""
+  words = re.split('[^a-z]+', path.stem.lower())
+  return next((_SPLITS[w] for w in reversed(words) if w in _SPLITS), None)
+
+
+def _drawn_split(name: str, validation_fraction: float) -> str:
+  drawn = _hash_fraction(name) < validation_fraction
+  return 'validation' if drawn else 'train'
+
+
+def _hash_fraction(text: str) -> float:
+  """Returns a number in [0, 1) that depends on the text alone."""
+  digest = hashlib.sha256(text.encode()).digest()
+  return int.from_bytes(digest[:8], 'big') / 2**64
+
+
+def without_end(path: str) -> str:
+  """Returns a path without what follows the last dot in its name, if any.
+
+  Annotations name files with any suffix, of which the files may have another.
+  """
+  return path.rsplit('.', 1)[0] if '.' in path.rsplit('/', 1)[-1] else path

@@ -1,0 +1,146 @@
+"""The command: plans a data set, writes what is missing of it, and reports."""
+
+import collections
+import math
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mgjax.cli import guard
+from mgjax.data.prepare import (
+  beam,
+  deaths,
+  manifest,
+  quarantine,
+  resume,
+  workers,
+)
+from mgjax.data.prepare.folder import SUMMARY, locked
+from mgjax.data.prepare.plan import Plan, make_plan
+from mgjax.data.prepare.settings import Settings, parse
+from mgjax.errors import ConfigError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Prepares the data set that the arguments describe.
+
+  Args:
+    argv: The arguments, without the program's name; None: the process's own.
+
+  Returns:
+    The exit code.
+  """
+
+  def command() -> None:
+    prepare(parse(argv))
+
+  return guard(command)
+
+
+def prepare(settings: Settings, *, progress: bool = True) -> pathlib.Path:
+  """Writes the data set, or what is still missing of it.
+
+  Args:
+    settings: What to write and where.
+    progress: Whether to show a progress bar and to report on stderr.
+
+  Returns:
+    Folder for `tfds.builder_from_directory`.
+
+  Raises:
+    ConfigError: A setting cannot work, or the folder holds a data set that
+      was made from something else.
+    RunError: Too many videos are damaged, a file or the memory is out of reach,
+      or a worker died.
+  """
+
+  def report(message: str) -> None:
+    if progress:
+      print(message, file=sys.stderr)
+
+  plan = make_plan(settings)
+  if resume.is_complete(plan):
+    report(f'{plan.name} is already prepared: {plan.folder}')
+    return plan.folder
+  _check_missing(plan, settings)
+  with locked(plan.folder):
+    todo = resume.clean(plan)
+    if plan.misnamed:
+      quarantine.log(plan.folder, quarantine.misnamed_records(plan))
+      quarantine.check(len(plan.misnamed), plan, settings)
+    if len(todo) < len(plan.shards):
+      report(f'{len(plan.shards) - len(todo)} shards are done already')
+    if settings.beam_runner:
+      beam.write(todo, settings)
+    else:
+      while not workers.write(plan, todo, settings, progress=progress):
+        death = deaths.read(plan.folder)[-1]
+        report(f'a worker died at {death["file"]} ({death["cause"]}); going on')
+        todo = resume.clean(plan)
+    summary = manifest.finish(plan, settings)
+  for line in _report_lines(plan, summary, settings):
+    report(line)
+  return plan.folder
+
+
+def _check_missing(plan: Plan, settings: Settings) -> None:
+  """Refuses a split too much of which has no file: --videos may be wrong.
+
+  Raises:
+    ConfigError: Names the split, the numbers, and how to accept them.
+  """
+  there = collections.Counter()
+  for shard in plan.shards:
+    there[shard.split] += len(shard.items)
+  missing = collections.Counter(video.split for video in plan.missing)
+  for split, count in missing.items():
+    annotated = there[split] + count
+    if count > settings.max_missing_fraction * annotated:
+      first = next(v for v in plan.missing if v.split == split)
+      # Rounded up: the share that is proposed must be enough.
+      share = math.ceil(100 * count / annotated) / 100
+      raise ConfigError(
+        f'--videos: {count} of the {annotated} videos of the {split} split '
+        f'have no file under {settings.videos}, such as {first.names[0]}.*, '
+        f'more than --max_missing_fraction={settings.max_missing_fraction:g} '
+        f'allows; get them, or accept it with --max_missing_fraction={share:g}.'
+      )
+
+
+def _report_lines(
+  plan: Plan, summary: dict[str, Any], settings: Settings
+) -> Iterator[str]:
+  """Yields what a person wants to know at the end, line by line."""
+  for split, counts in summary['splits'].items():
+    yield (
+      f'{split}: {counts["stored"]} videos stored ({counts["gib"]:.2f} GiB, '
+      f'{counts["hours"]:.1f} h), {counts["missing"]} missing, '
+      f'{counts["quarantined"]} damaged'
+    )
+    empty = [
+      name
+      for name, splits in summary['classes'].items()
+      if not splits[split]['stored']
+    ]
+    if empty:
+      yield f'{split}: no video of {len(empty)} classes ({empty[0]}, …)'
+  if plan.duplicates:
+    names = ', '.join(v.file or v.id for v in plan.duplicates[:3])
+    more = ', …' if len(plan.duplicates) > 3 else ''
+    yield (
+      f'left out {len(plan.duplicates)} videos whose id was there already: '
+      f'{names}{more}; {SUMMARY} lists them'
+    )
+  for why, paths in plan.unused.items():
+    more = ', …' if len(paths) > 3 else ''
+    yield (
+      f'did not use {len(paths)} files ({why}): {", ".join(paths[:3])}{more}; '
+      f'{SUMMARY} lists them'
+    )
+  is_mini = settings.classes or settings.num_classes is not None
+  published = summary['published_num_classes']
+  if published and not is_mini and summary['num_classes'] not in published:
+    numbers = ' or '.join(map(str, published))
+    yield f'{summary["num_classes"]} classes; published are {numbers}'
+  yield f'Prepared {plan.folder}; use --config.data.name={plan.name}'

@@ -1,0 +1,407 @@
+"""What is to be done: a plan of all shards, before the first video is opened.
+
+The plan is a function of the settings, the annotation and the names, sizes and
+times of the files. Its fingerprint tells a data set that was made from the same
+from one that was not; that of a shard tells whether it must be written again.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mgjax.data.prepare import annotations as annotations_lib
+from mgjax.data.prepare import publishers
+from mgjax.data.prepare.annotations import Annotated, Annotations
+from mgjax.data.prepare.folder import PARTS, VERSION
+from mgjax.data.prepare.listing import Listing, find_file, list_files
+from mgjax.data.prepare.settings import Settings
+from mgjax.data.prepare.transcode import Encoding
+from mgjax.errors import ConfigError
+from mgjax.files import read_text
+
+# Why files are not used.
+_OTHER_KIND = 'neither a video nor a folder of frames'
+_NOT_ANNOTATED = 'not in the annotation'
+_LINK = 'links to what is there already, or to nothing'
+
+# Why a video with a file is not stored, whatever is in the file.
+NOT_UTF8 = 'its name is not UTF-8; rename it'
+
+
+class Item(NamedTuple):
+  """A video to be stored."""
+
+  id: str
+  path: str  # Relative to the videos' folder.
+  size: int  # Bytes of the file, or number of files in the folder.
+  mtime_ns: int  # When the file or the folder was last changed.
+  label: int | None  # None where the data set has actions instead.
+  actions: tuple[tuple[int, float, float], ...]  # Label, start_s, end_s.
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """All that a process needs to write one file of the data set."""
+
+  videos: str  # Folder that the items' paths start from; absolute.
+  folder: str  # Folder of the data set; absolute.
+  file_name: str
+  split: str
+  index: int  # Among the shards of the split, from 0.
+  class_names: tuple[str, ...]
+  has_actions: bool
+  encoding: Encoding
+  items: tuple[Item, ...]
+
+  @property
+  def part(self) -> pathlib.Path:
+    """Path of its part of the manifest until the data set is complete."""
+    name = f'{self.split}-{self.index:05d}.jsonl'
+    return pathlib.Path(self.folder) / PARTS / name
+
+  def fingerprint(self) -> str:
+    """Returns a hash of what determines the file: all but the videos' bytes.
+
+    Size and time of change stand for the bytes, which would take hours to read.
+    """
+    inputs = (
+      self.file_name,
+      self.class_names,
+      self.has_actions,
+      dataclasses.astuple(self.encoding),
+      self.items,
+    )
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """What will be written, known before the first video is opened.
+
+  Attributes:
+    name: Value of config.data.name that opens the data set.
+    folder: Folder of the data set.
+    annotations: Classes and videos that are wanted.
+    shards: The files to be written.
+    missing: Videos that are annotated and have no file.
+    misnamed: Videos whose files have names that no manifest can hold. They
+      count as damaged.
+    duplicates: Videos with the id or the file of an earlier one. They are not
+      stored.
+    unused: Files that are not part of the data set, by the reason.
+  """
+
+  name: str
+  folder: pathlib.Path
+  annotations: Annotations
+  shards: tuple[Shard, ...]
+  missing: tuple[Annotated, ...]
+  misnamed: tuple[Annotated, ...]
+  duplicates: tuple[Annotated, ...]
+  unused: dict[str, tuple[str, ...]]
+
+  @property
+  def num_items(self) -> int:
+    """Number of videos that have a file."""
+    return sum(len(shard.items) for shard in self.shards) + len(self.misnamed)
+
+  def fingerprint(self) -> str:
+    """Returns a hash that differs if another data set would be written."""
+    parts = [shard.fingerprint() for shard in self.shards]
+    parts += [f'{video.split} {video.id}' for video in self.missing]
+    parts += [f'{video.split} {video.id} {NOT_UTF8}' for video in self.misnamed]
+    return hashlib.sha256('\n'.join(parts).encode()).hexdigest()
+
+
+def make_plan(settings: Settings) -> Plan:
+  """Reads the annotation, finds the files and assigns them to shards.
+
+  Args:
+    settings: What is wanted.
+
+  Raises:
+    ConfigError: The settings, the annotation and the files cannot work
+      together.
+  """
+  if not settings.videos.is_dir():
+    raise ConfigError(f'--videos: there is no folder {settings.videos}.')
+  data_name = _data_name(settings)
+  name, _, config = data_name.partition('/')
+  listing = list_files(settings.videos, leave_out=settings.out / name)
+  everything = _read_annotations(settings, listing)
+  annotations = _choose_classes(everything, settings)
+  folder = settings.out / name / config / VERSION
+  found = _find_files(annotations, listing)
+  shards: list[Shard] = []
+  missing: list[Annotated] = []
+  for split, videos in sorted(found.by_split.items()):
+    if not any(path for _, path in videos):
+      raise ConfigError(
+        f'--videos: no file of the {split} split is under {settings.videos} '
+        f'({len(videos)} are annotated; looked for '
+        f'{videos[0][0].names[0]}.mp4 and the like); leave its annotation out '
+        'if you do not have it.'
+      )
+    # Ordered by hash: every shard is a random sample of the split, the same in
+    # every run.
+    videos.sort(key=lambda v: (hashlib.sha256(v[0].id.encode()).digest(), v[0]))
+    shards += _make_shards(
+      f'{name}-{split}.array_record',
+      split,
+      videos,
+      folder=folder,
+      annotations=annotations,
+      settings=settings,
+    )
+    missing += [video for video, path in videos if path is None]
+  if not shards:
+    raise ConfigError(
+      f'--videos: {found.misnamed[0].file}: {NOT_UTF8} (so it is with all '
+      f'{len(found.misnamed)} videos).'
+    )
+  return Plan(
+    name=data_name,
+    folder=folder,
+    annotations=annotations,
+    shards=tuple(shards),
+    missing=tuple(missing),
+    misnamed=tuple(found.misnamed),
+    duplicates=tuple(found.duplicates),
+    unused=_unused(everything, listing, settings),
+  )
+
+
+# A video, and the path of its file; None: it has none.
+_Found = tuple[Annotated, str | None]
+
+
+class _Files(NamedTuple):
+  """Annotated videos and their files; see `Plan` for what is apart."""
+
+  by_split: dict[str, list[_Found]]
+  misnamed: list[Annotated]
+  duplicates: list[Annotated]
+
+
+def _find_files(annotations: Annotations, listing: Listing) -> _Files:
+  """Finds the files of all videos."""
+  found = _Files({}, [], [])
+  seen = set()
+  files = set()
+  for video in annotations.videos:
+    path = find_file(video, listing.index)
+    file = listing.targets.get(path, path)
+    if (video.split, video.id) in seen or (file in files and path is not None):
+      found.duplicates.append(video)
+      continue
+    seen.add((video.split, video.id))
+    files.add(file)
+    if path in listing.misnamed:
+      found.misnamed.append(video._replace(file=path))
+      continue
+    found.by_split.setdefault(video.split, []).append((video, path))
+  return found
+
+
+def _make_shards(
+  file_name: str,
+  split: str,
+  videos: Sequence[_Found],
+  *,
+  folder: pathlib.Path,
+  annotations: Annotations,
+  settings: Settings,
+) -> list[Shard]:
+  """Assigns the videos of a split to shards of about equal size.
+
+  Args:
+    file_name: Name of the files, before the number.
+    split: The split.
+    videos: All its annotated videos in order, also those without a file.
+    folder: Folder of the data set.
+    annotations: Classes and videos that are wanted.
+    settings: What is wanted.
+
+  Raises:
+    ConfigError: A file cannot be read.
+  """
+  label_of = {name: k for k, name in enumerate(annotations.class_names)}
+  # Cut by annotated videos: a file that turns up later changes its own shard
+  # and no other.
+  num_shards = -(-len(videos) // settings.videos_per_shard)
+  shards = []
+  for number in range(num_shards):
+    first, end = (len(videos) * n // num_shards for n in (number, number + 1))
+    shards.append(
+      Shard(
+        videos=str(settings.videos.absolute()),
+        folder=str(folder.absolute()),
+        file_name=f'{file_name}-{number:05d}-of-{num_shards:05d}',
+        split=split,
+        index=number,
+        class_names=annotations.class_names,
+        has_actions=annotations.has_actions,
+        encoding=settings.encoding,
+        items=tuple(
+          _item(video, path, settings.videos, label_of)
+          for video, path in videos[first:end]
+          if path is not None
+        ),
+      )
+    )
+  return shards
+
+
+def _unused(
+  annotations: Annotations, listing: Listing, settings: Settings
+) -> dict[str, tuple[str, ...]]:
+  """Returns the files that are not part of the data set, by the reason.
+
+  Args:
+    annotations: All classes: the files of those that are not wanted do not
+      count as unused.
+    listing: All files.
+    settings: What is wanted.
+  """
+  used = {find_file(video, listing.index) for video in annotations.videos}
+  used_targets = {listing.targets.get(path, path) for path in used}
+  annotated, links = [], list(listing.links)
+  for path in itertools.chain.from_iterable(listing.index.values()):
+    if path not in used:
+      is_used = listing.targets.get(path, path) in used_targets
+      (links if is_used else annotated).append(path)
+  # The annotation and the list of classes may lie beside the videos.
+  top = os.path.realpath(settings.videos)
+  flags = [*settings.annotations, *filter(None, [settings.classes])]
+  own = {os.path.relpath(os.path.realpath(path), top) for path in flags}
+  others = [
+    path
+    for path in listing.others
+    if own.isdisjoint({path, os.path.dirname(path)})
+  ]
+  unused = {_OTHER_KIND: others, _LINK: links, _NOT_ANNOTATED: annotated}
+  return {why: tuple(sorted(paths)) for why, paths in unused.items() if paths}
+
+
+def _read_annotations(settings: Settings, listing: Listing) -> Annotations:
+  """Reads the annotation, or takes it from the folders of the videos.
+
+  Raises:
+    ConfigError: It cannot be read, or has no videos.
+  """
+  fraction = settings.validation_fraction
+  if settings.dataset != 'folder':
+    if not settings.annotations:
+      raise ConfigError(
+        f'--annotations is missing; give the files of {settings.dataset} as '
+        'its publisher ships them, or their folder.'
+      )
+    annotations = publishers.read(
+      settings.dataset, settings.annotations, fold=settings.fold
+    )
+  elif settings.annotations:
+    annotations = annotations_lib.from_csv(
+      settings.annotations, validation_fraction=fraction
+    )
+  else:
+    # Of a file and links to it, one path counts: its own, if that is listed.
+    paths = {}
+    for path in sorted(
+      path for paths in listing.index.values() for path in paths
+    ):
+      file = listing.targets.get(path, path)
+      if path == file or file not in paths:
+        paths[file] = path
+    annotations = annotations_lib.from_folders(
+      sorted(paths.values()), validation_fraction=fraction
+    )
+  if not annotations.videos:
+    others = f'; {listing.others[0]} is none' if listing.others else ''
+    raise ConfigError(
+      f'--videos: there is no video under {settings.videos}{others}.'
+    )
+  return annotations
+
+
+def _choose_classes(
+  annotations: Annotations, settings: Settings
+) -> Annotations:
+  """Keeps the wanted classes.
+
+  Raises:
+    ConfigError: The list of them cannot be read, or names an unknown class.
+  """
+  class_names = None
+  if settings.classes:
+    if not settings.classes.is_file():
+      raise ConfigError(f'--classes: there is no file {settings.classes}.')
+    lines = read_text(settings.classes).splitlines()
+    class_names = [line.strip() for line in lines if line.strip()]
+  elif settings.num_classes is not None:
+    class_names = annotations_lib.sample_classes(
+      annotations, settings.num_classes
+    )
+  if class_names is None:
+    return annotations
+  return annotations_lib.choose_classes(annotations, class_names)
+
+
+def _data_name(settings: Settings) -> str:
+  """Returns name[/config], under which the data set is stored.
+
+  Raises:
+    ConfigError: It is missing, or TFDS would not find it.
+  """
+  name = settings.name
+  if not name:
+    if settings.dataset == 'folder':
+      raise ConfigError('--name is missing; --dataset=folder has none.')
+    name = publishers.VIDEO_SETS[settings.dataset].name
+    if settings.classes:
+      name += f'_{re.sub("[^a-z0-9]+", "_", settings.classes.stem.lower())}'
+    elif settings.num_classes is not None:
+      name += f'_mini{settings.num_classes}'
+    if settings.encoding.short_side_px:
+      name += f'/short{settings.encoding.short_side_px}'
+  if not re.fullmatch(r'[a-z][a-z0-9_]*(/[a-z][a-z0-9_]*)?', name):
+    raise ConfigError(
+      f'--name is {name!r}; use NAME or NAME/CONFIG of lower-case letters, '
+      'digits and _.'
+    )
+  return name
+
+
+def _item(
+  video: Annotated,
+  path: str,
+  videos: pathlib.Path,
+  label_of: dict[str, int],
+) -> Item:
+  """Looks at the file of a video, without opening it.
+
+  Raises:
+    ConfigError: It cannot be read.
+  """
+  try:
+    stat = (videos / path).stat()
+    size = stat.st_size
+    if (videos / path).is_dir():
+      size = len(os.listdir(videos / path))
+  except OSError as error:
+    raise ConfigError(f'--videos: {path}: {error.strerror}.') from error
+  return Item(
+    id=video.id,
+    path=path,
+    size=size,
+    mtime_ns=stat.st_mtime_ns,
+    label=None if video.label is None else label_of[video.label],
+    actions=tuple(
+      (label_of[a.label], a.start_s, a.end_s) for a in video.actions
+    ),
+  )

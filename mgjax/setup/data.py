@@ -1,0 +1,164 @@
+"""From settings to the data of a run: its data set, its streams.
+
+A plan asks only what the data set is, in a moment: TFDS, the decoder and Grain,
+which imports JAX, are imported by the functions that read videos.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import ml_collections
+from etils import epath
+
+from mgjax.data import description
+from mgjax.data.description import Description
+from mgjax.grids.schedule import GridSchedule
+from mgjax.setup import run_checks
+
+if TYPE_CHECKING:
+  from mgjax.data.read_ahead import Workers
+  from mgjax.data.sources import Source
+  from mgjax.data.stream import EvalStream, TrainStream
+
+
+def data_dir(config: ml_collections.ConfigDict) -> epath.Path:
+  """Folder of all data sets: config.data.dir, $TFDS_DATA_DIR or ./data."""
+  return epath.Path(
+    config.data.dir or os.environ.get('TFDS_DATA_DIR') or 'data'
+  )
+
+
+def describe(config: ml_collections.ConfigDict) -> Description | None:
+  """What the data set says of itself; None where it is not here.
+
+  Raises:
+    ConfigError: Its files are damaged, or none of this program's.
+  """
+  return description.describe(data_dir(config), config.data.name)
+
+
+def builder_dir(config: ml_collections.ConfigDict) -> epath.Path:
+  """Folder of the newest version of the data set.
+
+  Raises:
+    ConfigError: It has not been prepared.
+  """
+  return description.needed_folder(data_dir(config), config.data.name)
+
+
+def crop_hw(group: ml_collections.ConfigDict) -> tuple[int, int]:
+  """Height and width of the crop of a group of settings.
+
+  Args:
+    group: config.data, for training, or config.eval.
+  """
+  return group.crop_px, group.crop_width_px or group.crop_px
+
+
+def workers(config: ml_collections.ConfigDict) -> Workers:
+  """Who makes batches ahead of their use."""
+  from mgjax.data.read_ahead import Workers
+
+  data = config.data
+  return Workers(data.num_workers, data.worker_processes, data.prefetch_batches)
+
+
+def source(config: ml_collections.ConfigDict, split: str) -> Source:
+  """Opens a split of the data set.
+
+  Raises:
+    ConfigError: The data set, or the split in it, does not exist.
+  """
+  from mgjax.data import sources
+
+  data = config.data
+  return sources.open_source(
+    data_dir(config), data.name, split, copies=data.copies
+  )
+
+
+def train_stream(
+  config: ml_collections.ConfigDict,
+  schedule: GridSchedule,
+  source: Source,
+  *,
+  shard: int = 0,
+  num_shards: int = 1,
+) -> TrainStream:
+  """The training batches of every step.
+
+  Args:
+    config: The settings.
+    schedule: Grids and clip positions of the steps.
+    source: The training videos.
+    shard: Index of this host among those that share every batch.
+    num_shards: Number of such hosts.
+  """
+  from mgjax.data.order import Order
+  from mgjax.data.stream import ClipSettings, TrainStream
+
+  data = config.data
+  return TrainStream(
+    schedule,
+    source,
+    Order(len(source), config.seed, shard, num_shards),
+    ClipSettings(
+      sampling=data.sampling,
+      target_fps=data.target_fps,
+      jitter_inverse=data.jitter_inverse,
+      flip=data.flip,
+      multi_hot=config.optim.loss == 'sigmoid',
+    ),
+    workers(config),
+  )
+
+
+def eval_stream(
+  config: ml_collections.ConfigDict,
+  source: Source,
+  *,
+  batch_size: int | None = None,
+  shard: int = 0,
+  num_shards: int = 1,
+) -> EvalStream:
+  """The evaluation batches.
+
+  Args:
+    config: The settings.
+    source: The videos.
+    batch_size: Clips of a batch over all hosts; None: config.eval.batch_size.
+    shard: Index of this host among those that share every batch.
+    num_shards: Number of such hosts.
+
+  Raises:
+    ConfigError: The crops do not suit the data set.
+  """
+  from mgjax.data.stream import EvalStream, Views
+
+  run_checks.check_crops(config)
+  data, evaluation = config.data, config.eval
+  views = Views(
+    num_views=evaluation.num_views,
+    num_crops=evaluation.num_crops,
+    num_frames=data.num_frames,
+    stride_frames=data.stride_frames,
+    sampling=data.sampling,
+    target_fps=data.target_fps,
+    # Three crops lie along the long side and fill the short one.
+    short_side_px=(
+      evaluation.crop_px
+      if evaluation.num_crops == 3
+      else evaluation.short_side_px
+    ),
+    crop_hw=crop_hw(evaluation),
+  )
+  return EvalStream(
+    source,
+    views,
+    evaluation.batch_size if batch_size is None else batch_size,
+    workers(config),
+    shard=shard,
+    num_shards=num_shards,
+  )
