@@ -72,7 +72,7 @@ def confusion(result: dict) -> np.ndarray:
   """Draws the confusion of an evaluation.
 
   Args:
-    result: What `evaluation.evaluate` returns.
+    result: What `results.evaluate` returns.
 
   Returns:
     The picture, uint8 [H, W, 3].
