@@ -16,7 +16,7 @@ from mgjax.data import bench, decode_rates
 from mgjax.evaluation import command as evaluation
 from mgjax.planning import command
 from mgjax.run import loop
-from mgjax.weights import transfer
+from mgjax.weights import command as transfer
 
 FOLDER = pathlib.Path(__file__).parents[1]
 DIGITS = 'configs/moving_digits.py:size=tiny'

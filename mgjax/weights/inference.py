@@ -2,7 +2,7 @@
 
 Where weights do not fit the given model, this says which one they fit. Names
 and shapes show depth, width, classes, lateral and temporal kernels; they do not
-show alpha, say, which is a stride (`hints.unverified`).
+show alpha, say, which is a stride (setup/weights.py, `unverified`).
 """
 
 import re

@@ -23,7 +23,7 @@ from mgjax.run import checkpoint, run_folder
 from mgjax.setup import data as data_setup
 from mgjax.setup import network
 from mgjax.step import train_step
-from mgjax.weights import transfer
+from mgjax.weights import command as transfer
 from tests.data import odd_videos
 from tests.weights import test_import_weights as weights
 

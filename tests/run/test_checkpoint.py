@@ -20,7 +20,7 @@ from mgjax.run.checkpoint import DamagedError
 from mgjax.setup import data as data_setup
 from mgjax.step import initial_state
 from mgjax.step.train_step import TrainState
-from mgjax.weights import transfer
+from mgjax.weights import command as transfer
 from tests.weights import test_import_weights as weights
 
 # Where a read or write fails, Orbax leaves coroutines behind.

@@ -21,12 +21,12 @@ from mgjax.run import checkpoint
 from mgjax.setup import network
 from mgjax.weights import (
   checks,
+  command,
   contents,
   matching,
   naming,
   tensors,
   torch_files,
-  transfer,
 )
 from tests.golden import rule
 from tests.weights import test_pyslowfast_cfg
@@ -81,7 +81,7 @@ def import_state(config, state, folder, key='model_state', **options):
   torch_files.save(file, {key: state} if key else state)
   out = folder / 'out'
   options = {'inflate': 'repeat'} | options
-  transfer.import_file(config, file, out, **options)
+  command.import_file(config, file, out, **options)
   return checkpoint.load_variables(
     checkpoint.find(out, 'out'), shapes_of(config)
   )
@@ -164,7 +164,7 @@ def test_counters_and_the_optimizers_state_are_left_out_with_a_reason(
   torch_files.save(
     file, {'epoch': 3, 'optimizer_state': {}, 'model_state': state}
   )
-  transfer.import_file(config, file, out, inflate='repeat')
+  command.import_file(config, file, out, inflate='repeat')
   table = (out / 'import.txt').read_text()
   assert 'num_batches_tracked' in table and 'counts batches' in table
   assert 'optimizer_state' in table and 'epoch' in table
@@ -405,7 +405,7 @@ def test_an_export_is_the_file_that_was_imported(config, tmp_path, to, capsys):
   for name, array in state.items():
     np.testing.assert_array_equal(back[name].numpy(), array)
   # It can be imported again, and says what must come out.
-  again = transfer.import_file(
+  again = command.import_file(
     config, file, tmp_path / 'again', inflate='repeat'
   )
   assert f'agree with those of {file} to' in again.checked
@@ -417,7 +417,7 @@ def test_logits_that_are_not_those_of_the_file_end_the_import(config, tmp_path):
   state = state_of(config)
   import_state(config, state, tmp_path)
   file, out = tmp_path / 'back.pyth', tmp_path / 'again'
-  transfer.export(config, tmp_path / 'out', 'pyslowfast', file)
+  command.export(config, tmp_path / 'out', 'pyslowfast', file)
   content = torch_files.load(file)
   check = checks.read(content[checks.KEY])
   assert check['shape'].tolist() == [1, 8, 64, 64, 3]
@@ -437,11 +437,11 @@ def test_logits_that_are_not_those_of_the_file_end_the_import(config, tmp_path):
     }
     torch_files.save(file, entries)
     with pytest.raises(ConfigError, match=words):
-      transfer.import_file(config, file, out, inflate='repeat')
+      command.import_file(config, file, out, inflate='repeat')
     assert not out.exists()
   # What starts anew gives other logits, and a clip too large is not believed.
   torch_files.save(file, entries | {checks.KEY: check})
-  result = transfer.import_file(
+  result = command.import_file(
     config, file, out, inflate='repeat', new=('head',)
   )
   assert 'are finite' in result.checked
@@ -481,7 +481,7 @@ def test_logits_of_the_reference_are_compared(config, tmp_path, capsys):
 
 def run(capsys, *argv):
   code = cli.run(
-    transfer.main,
+    command.main,
     import_weights.define_flags,
     ['import_weights', *map(str, argv)],
     arguments='FILE',

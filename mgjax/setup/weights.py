@@ -1,4 +1,4 @@
-"""What to do about weights that do not fit; a part of the import command."""
+"""What settings and a file of weights say of each other, and what would fit."""
 
 import pathlib
 from collections.abc import Callable, Mapping
@@ -45,7 +45,17 @@ def check_facts(
   facts: list[pyslowfast_cfg.Fact],
   new: tuple[str, ...],
 ) -> None:
-  """Refuses a config that contradicts what a file says about its network."""
+  """Refuses a config that contradicts what a file says about its network.
+
+  Args:
+    path: The file.
+    config: Its model is the one that the weights are for.
+    facts: What the file says.
+    new: Keys of `matching.NEW`: what the file need not agree about.
+
+  Raises:
+    ConfigError: Names the field, what it is and what the file says.
+  """
   wanted = ml_collections.ConfigDict(config.to_dict())
   pyslowfast_cfg.apply(wanted, facts)
   for field, value, source in facts:
@@ -109,7 +119,14 @@ def _effect(config: ml_collections.ConfigDict, field: str) -> Any:
 def notes_of(
   config: ml_collections.ConfigDict, file: File, *, is_compared: bool
 ) -> tuple[str, ...]:
-  """What the user should know of options."""
+  """What the user should know of options, in lines.
+
+  Args:
+    config: Its model is the one that the weights are for.
+    file: The file.
+    is_compared: Whether logits of the file, or given ones, were compared: they
+      show what the network is.
+  """
   notes = list(file.notes)
   differing = [
     f'{field}={_field(config, field)} (its cfg: {source}={value})'
@@ -161,7 +178,14 @@ def fitting_options(
   inflate: str,
   new: tuple[str, ...],
 ) -> str:
-  """What to give so that a file's tensors fit; '' where nothing is known."""
+  """What to give so that a file's tensors fit; '' where nothing is known.
+
+  Args:
+    state: Tensors by name.
+    config: Its model is the one that they do not fit.
+    inflate: See `matching.match_state`.
+    new: Keys of `matching.NEW`: what starts anew.
+  """
   # Ones, of the same shapes: the numbers do not matter, and take time to read.
   blank = {
     name: Tensor(t.shape, t.dtype, lambda s=t.shape: np.ones(s, np.float32))
@@ -229,7 +253,14 @@ def explain(
   result: Imported,
   fitting: Callable[[], str],
 ) -> str:
-  """One line about what does not fit, and what may help."""
+  """One line about what does not fit, and what may help.
+
+  Args:
+    path: The file.
+    config: Its model is the one that the weights do not fit.
+    result: Of `matching.match_state`, with problems.
+    fitting: `fitting_options` of them; called where it may help.
+  """
   kinds = {
     matching.kind_of(tuple(row[1].split('/'))) for row in result.problems
   }

@@ -18,8 +18,9 @@ from mgjax.grids import cycles
 from mgjax.planning import plan
 from mgjax.run import checkpoint
 from mgjax.setup import network
+from mgjax.setup import weights as weights_setup
 from mgjax.step import train_step
-from mgjax.weights import checks, contents, hints, matching, naming, torch_files
+from mgjax.weights import checks, contents, matching, naming, torch_files
 from mgjax.weights.contents import File
 from mgjax.weights.matching import Imported
 from mgjax.weights.naming import Path
@@ -58,7 +59,7 @@ def import_file(
     )
   plan.check_network(config, [cycles.full_grid(config)])
   file = contents.read(path)
-  hints.check_facts(path, config, file.facts, new)
+  weights_setup.check_facts(path, config, file.facts, new)
   model = network.model(config)
   result = _match(config, model, path, file, inflate, new)
   variables = _variables(config, model, result, new)
@@ -72,7 +73,9 @@ def import_file(
     path=path,
     reference=logits,
   )
-  notes = hints.notes_of(config, file, is_compared=bool(logits or file.check))
+  notes = weights_setup.notes_of(
+    config, file, is_compared=bool(logits or file.check)
+  )
   result = result._replace(checked=checked, notes=notes)
   try:
     _write(out, config, path, result, variables)
@@ -111,8 +114,10 @@ def _match(
   )
   if result.problems:
     print('\n'.join('  '.join(row) for row in result.problems[:20]))
-    fitting = lambda: hints.fitting_options(file.state, config, inflate, new)
-    raise ConfigError(hints.explain(path, config, result, fitting))
+    fitting = lambda: weights_setup.fitting_options(
+      file.state, config, inflate, new
+    )
+    raise ConfigError(weights_setup.explain(path, config, result, fitting))
   return result
 
 
