@@ -9,9 +9,7 @@ mgjax/recipes/published.py; 16x8 where the name does not say), seed=N. The
 published results start from weights trained on Kinetics-400.
 
 Expected mean average precision, in percent, 10 x 3 views: 38.9 with grid=none,
-38.6 with grid=both (PySlowFast's MODEL_ZOO.md). Hours: none are published; 4.9
-with grid=none, 1.5 with grid=both by the plan for eight V100 (mgjax.plan
---device=v100x8).
+38.6 with grid=both (PySlowFast's MODEL_ZOO.md). Hours: none are published.
 
 Source: PySlowFast 287ec00, configs/Charades/SLOWFAST_16x8_R50.yaml.
 """

@@ -8,8 +8,7 @@ or of imported weights. Arguments after the colon: seed=N,
 grid=none|short|long|both|ladder|progressive, model=tsn_r50|tsm_r50|tam_r50. The
 splits are chosen when the data is prepared: --fold=1, 2 or 3.
 
-Expected accuracy and hours: TSM's code does not state them; tsm_r50 takes 0.1
-hours by the plan for eight V100 (mgjax.plan --device=v100x8).
+Expected accuracy and hours: TSM's code does not state them.
 
 Source: mit-han-lab/temporal-shift-module, README, fine-tuning on UCF101.
 Differs: TSM's README gives these settings for UCF101; here they are taken for

@@ -10,8 +10,7 @@ of mgjax/recipes/segments.py. The published result starts from ImageNet weights.
 
 Expected top-1 (top-5), in percent: 31.4 (59.3) for bLVNet-TAM (Akbari et al.
 2021, arXiv:2104.11178, which does not say at how many frames). Hours: none are
-published; blvnet_tam_50 79 with grid=ladder by the plan for eight V100
-(mgjax.plan --device=v100x8).
+published.
 
 Source: Fan et al. 2019 (arXiv:1912.00869), section 4; see
   mgjax/recipes/segments.py.

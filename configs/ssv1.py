@@ -14,8 +14,7 @@ Expected top-1, in percent, one view:
   tsm_r50            45.6: TSM's README
   blvnet_tam_50      46.4 at 8 x 2 frames, 48.4 at 16 x 2; blvnet_tam_101: 47.8,
                      49.6: IBM/bLVNet-TAM's README
-Expected hours: none are published; tsm_r50 6 with grid=none, blvnet_tam_50 8
-  with grid=ladder by the plan for eight V100 (mgjax.plan --device=v100x8).
+Expected hours: none are published.
 
 Source: See mgjax/recipes/segments.py.
 Differs: As configs/ssv2.py.

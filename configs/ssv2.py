@@ -18,8 +18,7 @@ Expected top-1 (top-5), in percent, one view:
   tsm_r50            61.2 with two clips and three crops: TSM's README
   blvnet_tam_50      59.1 at 8 x 2 frames, 61.7 at 16 x 2; blvnet_tam_101: 60.2,
                      61.9: IBM/bLVNet-TAM's README
-Expected hours: none are published; slowfast 40 with grid=none, 12 with
-  grid=both by the plan for eight V100 (mgjax.plan --device=v100x8).
+Expected hours: none are published.
 
 Source: PySlowFast 287ec00, configs/SSv2/SLOWFAST_16x8_R50.yaml; of the others,
   see mgjax/recipes/segments.py.

@@ -48,9 +48,9 @@ from mgjax import cli, environment, files
 from mgjax.cli import ArgumentParser
 from mgjax.data import sampling, sources
 from mgjax.data.prepare import command
-from mgjax.grids import cycles
 from mgjax.grids.schedule import Grid, GridSchedule
 from mgjax.setup import data as data_setup
+from mgjax.setup import grids
 
 CONFIG = 'configs/kinetics400.py:grid=both'
 
@@ -272,7 +272,7 @@ def measure(
     CPU and wall clock) and the largest and mean difference of uint8 pixels
     from the first method's.
   """
-  schedule = cycles.make_schedule(config, _NUM_TRAIN)
+  schedule = grids.schedule(config, _NUM_TRAIN)
   streams = {}
   for method, name in (
     ('mgjax', _NAME),
@@ -395,9 +395,7 @@ def problems() -> list[str]:
   """Says which records are of other grids than today's; [] if none is."""
   found = []
   for name, result in _load().items():
-    schedule = cycles.make_schedule(
-      cli.read_config(result['config']), _NUM_TRAIN
-    )
+    schedule = grids.schedule(cli.read_config(result['config']), _NUM_TRAIN)
     # As JSON has them.
     today = [
       [*ranges.grid, list(ranges.stride_frames), list(ranges.jitter_px)]

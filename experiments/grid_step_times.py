@@ -41,9 +41,9 @@ from ml_collections import config_flags
 from experiments import record, settings, step_time, tabulate
 from mgjax import cli
 from mgjax.cli import ConfigError
-from mgjax.grids import cycles
 from mgjax.grids.schedule import Grid
 from mgjax.planning import plan, plan_text
+from mgjax.setup import grids, planning
 
 TABLE = record.STEP_TIMES
 
@@ -75,7 +75,7 @@ def measure(
   schedule = settings.schedule(config)
   baseline = config.copy_and_resolve_references()
   baseline.grid.mode = 'none'
-  plan.check_network(config, [cycles.full_grid(config)])
+  planning.check_network(config, [grids.full_grid(config)])
   mesh = parallel.make_mesh()
   model, tx = network.model(config), optim.make_optimizer(config.optim)
   abstract = checkpoint.abstract_state(
@@ -91,7 +91,7 @@ def measure(
         steps[program.grid] = compilation.compile_program(lower())
         print(f'compiled {program.grid}', file=sys.stderr, flush=True)
 
-  grid = cycles.full_grid(config)
+  grid = grids.full_grid(config)
   variables = jax_side.random_variables(
     model, jax.ShapeDtypeStruct((1, *grid[:3], 3), jnp.float32)
   )
@@ -233,8 +233,8 @@ def times_table() -> tabulate.Table:
   """One row per grid of each record."""
   rows = []
   for name, (entry, config) in _load().items():
-    step_s, full = _step_s(entry), cycles.full_grid(config)
-    gmacs = plan.gmacs_per_clip(config, step_s)
+    step_s, full = _step_s(entry), grids.full_grid(config)
+    gmacs = planning.gmacs_per_clip(config, step_s)
     for grid, seconds in step_s.items():
       macs = grid.batch * gmacs[grid] / (full.batch * gmacs[full])
       rows.append(
@@ -269,8 +269,8 @@ def speedup_table() -> tabulate.Table:
   """What the step times make of the schedule of each record."""
   rows = []
   for name, (entry, config) in _load().items():
-    schedule, full = settings.schedule(config), cycles.full_grid(config)
-    made = plan.make_plan(config, schedule)
+    schedule, full = settings.schedule(config), grids.full_grid(config)
+    made = planning.make_plan(config, schedule)
 
     def ratio(step_s, made=made, schedule=schedule, full=full):
       base_hours = made['baseline']['steps'] * step_s[full] / 3600
@@ -316,7 +316,7 @@ def picture(path: pathlib.Path) -> None:
 
   def draw(axes):
     for name, (entry, config) in found.items():
-      step_s, full = _step_s(entry), cycles.full_grid(config)
+      step_s, full = _step_s(entry), grids.full_grid(config)
       axes.plot(
         [step_s[grid] / step_s[full] for grid in step_s],
         [_name(grid, full) for grid in step_s],

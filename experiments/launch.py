@@ -9,10 +9,8 @@ python -m experiments.launch --table=ssv2_accuracy --run=slurm \
 
 Runs that have a record in experiments/records are skipped. Hours are those of
 training steps: 3 x the plan's multiply-adds (a backward pass takes twice the
-forward pass's) over a rate, which is yours (--gmacs_per_s), that of a record
-(--record), or that of a published measurement (--device=v100x8; those of
-mgjax/planning/step_seconds.py). The
-published results on SSv2 and Charades, and those of
+forward pass's) over a rate, which is yours (--gmacs_per_s) or that of a record
+(--record). The published results on SSv2 and Charades, and those of
 models on segments, start from other weights: --init_from names them.
 """
 
@@ -31,7 +29,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import NamedTuple
 
 from etils import epath
@@ -50,8 +47,9 @@ from experiments import (
 from experiments.measured import Run
 from mgjax import cli, environment, files
 from mgjax.cli import ArgumentParser, ConfigError
-from mgjax.planning import plan, step_seconds
+from mgjax.planning import plan
 from mgjax.recipes import segments
+from mgjax.setup import planning
 
 
 def _both_modes(file: str, model: str, row: str) -> list[Run]:
@@ -175,14 +173,10 @@ class _Planned(NamedTuple):
   record: str  # Its name.
   config: str  # Value of --config.
   gmacs: float  # 1e9 multiply-adds of all forward and backward passes.
-  network: str  # config.model.name.
 
-  def hours(self, rate: 'Rate | None') -> float | None:
-    return self.gmacs / rate(self.network) / 3600 if rate else None
-
-
-# 1e9 multiply-adds per second of training, by network.
-Rate = Callable[[str], float]
+  def hours(self, rate: float | None) -> float | None:
+    """Returns hours, given 1e9 multiply-adds per second of training."""
+    return self.gmacs / rate / 3600 if rate else None
 
 
 def planned(
@@ -198,10 +192,9 @@ def planned(
       name = f'{run.name}-seed{seed}'
       if not record.exists(name):
         config = f'{run.config},seed={seed}'
-        network = cli.read_config(run.config, run.overrides).model.name
         gmacs = _training_gmacs(run)
         run = run._replace(overrides=(*run.overrides, *overrides))
-        found.append(_Planned(run, seed, name, config, gmacs, network))
+        found.append(_Planned(run, seed, name, config, gmacs))
   return found
 
 
@@ -236,7 +229,8 @@ def _training_gmacs(run: Run) -> float:
   config = cli.read_config(run.config, run.overrides)
   schedule = settings.schedule(config)
   if not run.model:
-    return 3 * plan.total_gmacs(config, schedule)
+    gmacs = planning.gmacs_per_clip(config, schedule.grids, schedule.phases)
+    return 3 * plan.total_gmacs(schedule, gmacs)
   cost = costs.run_cost(schedule, run.model, config.model.num_classes)
   return 3 * cost.macs / 1e9
 
@@ -262,7 +256,7 @@ def rate_of(name: str) -> tuple[float, str]:
 
 
 def listing(
-  table: str, runs: list[_Planned], rate: Rate | None, device: str
+  table: str, runs: list[_Planned], rate: float | None, device: str
 ) -> tabulate.Table:
   """The runs, as a table."""
   rows = [
@@ -283,7 +277,7 @@ def listing(
   )
 
 
-def total(runs: list[_Planned], rate: Rate | None, device: str) -> str:
+def total(runs: list[_Planned], rate: float | None, device: str) -> str:
   """How many runs there are, and how long they take together."""
   gmacs = sum(item.gmacs for item in runs)
   text = f'all {len(runs)}: {1e9 * gmacs:.3g} multiply-adds'
@@ -310,7 +304,7 @@ def command(table: str, item: _Planned, args: argparse.Namespace) -> str:
 
 
 def submit_line(
-  table: str, item: _Planned, args: argparse.Namespace, rate: Rate | None
+  table: str, item: _Planned, args: argparse.Namespace, rate: float | None
 ) -> str:
   """The command line that has a cluster run `command`."""
   line = command(table, item, args)
@@ -426,8 +420,7 @@ def _parser() -> ArgumentParser:
   add(
     '--device',
     default='',
-    help='hardware that --gmacs_per_s is about; alone, the rates of '
-    f'{" or ".join(step_seconds.DEVICES)}',
+    help='hardware that --gmacs_per_s is about',
   )
   add(
     '--gpus',
@@ -457,22 +450,14 @@ def main(argv: list[str] | None = None) -> int:
     )
   if args.device and args.record:
     parser.error('--record names its own hardware; leave --device out')
-  given, device = args.gmacs_per_s, args.device
-  if given is not None and not given > 0:
-    parser.error(f'--gmacs_per_s={given:g}; give a positive rate')
+  rate, device = args.gmacs_per_s, args.device
+  if rate is not None and not rate > 0:
+    parser.error(f'--gmacs_per_s={rate:g}; give a positive rate')
+  if device and rate is None:
+    parser.error(f'--device={device}: give its speed too, --gmacs_per_s')
   try:
-    rate = None
     if args.record:
-      given, device = rate_of(args.record)
-    if given is not None:
-      rate = lambda network: given
-    elif device in step_seconds.DEVICES:
-      rate = functools.partial(step_seconds.device_rate, device)
-    elif device:
-      raise ConfigError(
-        f'--device={device}: its speed is not known; give --gmacs_per_s, or '
-        f'one of {", ".join(step_seconds.DEVICES)}.'
-      )
+      rate, device = rate_of(args.record)
     overrides = ()
     if args.init_from:
       overrides = (

@@ -12,8 +12,8 @@ import pathlib
 import sys
 
 from experiments import costs, recipes, settings, tabulate
-from mgjax.grids import cycles
 from mgjax.planning import plan_text
+from mgjax.setup.grids import full_grid
 
 _TABLE = 'multigrid_grids'
 _MODES = ('none', 'short', 'long', 'both')
@@ -24,7 +24,7 @@ def grids() -> tabulate.Table:
   rows = []
   for recipe in recipes.SLOWFAST:
     config = recipe.config('both')
-    full = cycles.full_grid(config)
+    full = full_grid(config)
     cost = lambda grid, config=config, recipe=recipe: (
       grid.batch
       * costs.cost(recipe.model, config.model.num_classes, *grid[:3]).macs
@@ -150,7 +150,7 @@ def picture(path: pathlib.Path) -> None:
   def draw(panels):
     for axes, mode in zip(panels, _MODES, strict=True):
       config = recipes.KINETICS.config(mode)
-      full = cycles.full_grid(config)
+      full = full_grid(config)
       seen, x = [], 0
       for phase in settings.schedule(config).phases:
         if phase.base in seen:

@@ -14,7 +14,7 @@ if __name__ == '__main__':
 import sys
 
 from experiments import costs, recipes, settings, tabulate
-from mgjax.grids import cycles
+from mgjax.setup import grids
 
 
 def make() -> list[tabulate.Table]:
@@ -23,7 +23,7 @@ def make() -> list[tabulate.Table]:
     base = None
     for mode in ('none', 'short', 'long', 'both'):
       config = recipe.config(mode)
-      schedule, full = settings.schedule(config), cycles.full_grid(config)
+      schedule, full = settings.schedule(config), grids.full_grid(config)
       run = costs.run_cost(schedule, recipe.model, config.model.num_classes)
       base = base or run
       fewer_steps = base.steps / run.steps

@@ -18,7 +18,7 @@ import pathlib
 import sys
 
 from experiments import costs, measured, recipes, settings, tabulate
-from mgjax.grids import cycles
+from mgjax.setup import grids
 
 _TABLE = 'multigrid_savings'
 _MODES = ('short', 'long', 'both')
@@ -86,7 +86,7 @@ def savings() -> tabulate.Table:
       add(mode, f'{epoch_factor:g}', epochs, run.steps, run.macs)
   # The baseline, cut to as many iterations as the default schedule takes.
   steps = _cost(recipe, 'both')[2].steps
-  full = cycles.full_grid(baseline)
+  full = grids.full_grid(baseline)
   epochs = steps * full.batch / schedule.num_train
   add(
     'none, shortened',

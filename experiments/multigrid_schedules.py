@@ -14,8 +14,8 @@ import sys
 import numpy as np
 
 from experiments import recipes, settings, tabulate
-from mgjax.grids import cycles
 from mgjax.planning import plan_text
+from mgjax.setup import grids
 
 _TABLE = 'multigrid_schedules'
 
@@ -25,7 +25,7 @@ def schedules() -> tabulate.Table:
   rows = []
   for recipe in recipes.SLOWFAST:
     config = recipe.config('both')
-    full, schedule = cycles.full_grid(config), settings.schedule(config)
+    full, schedule = grids.full_grid(config), settings.schedule(config)
     start = 0
     published = tabulate.published_cell(
       _TABLE, f'{recipe.data} both 1.5', 'end epochs'

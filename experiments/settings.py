@@ -8,9 +8,8 @@ from typing import Any
 import ml_collections
 
 from mgjax.config import fields
-from mgjax.grids import cycles
 from mgjax.grids.schedule import GridSchedule
-from mgjax.planning import plan
+from mgjax.setup import grids
 
 
 def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -58,5 +57,5 @@ def schedule(config: ml_collections.ConfigDict) -> GridSchedule:
   """The schedule of a config on the published size of its data set."""
   num_train = config.data.num_train
   if num_train is None:
-    num_train = plan.PUBLISHED_SIZES[config.data.name]
-  return cycles.make_schedule(config, num_train)
+    num_train = grids.PUBLISHED_SIZES[config.data.name]
+  return grids.schedule(config, num_train)

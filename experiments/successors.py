@@ -23,7 +23,7 @@ import ml_collections
 
 from experiments import costs, settings, tabulate
 from mgjax import cli
-from mgjax.grids import cycles
+from mgjax.setup import grids
 
 _TABLE = 'successors'
 _KINETICS = 'configs/kinetics400.py'
@@ -117,7 +117,7 @@ def make() -> list[tabulate.Table]:
   for method in methods():
     config = _config(method)
     num_classes = config.model.num_classes
-    schedule, full = settings.schedule(config), cycles.full_grid(config)
+    schedule, full = settings.schedule(config), grids.full_grid(config)
     run = costs.run_cost(schedule, method.model, num_classes)
     # The baseline: as many epochs on the full grid, multigrid's own excepted.
     epochs = schedule.total_epochs
@@ -172,7 +172,7 @@ def picture(path: pathlib.Path) -> None:
   def draw(panels):
     for axes, method in zip(panels, found, strict=True):
       config = _config(method)
-      schedule, full = settings.schedule(config), cycles.full_grid(config)
+      schedule, full = settings.schedule(config), grids.full_grid(config)
       start = 0
       for phase in schedule.phases:
         clips = collections.Counter()

@@ -14,7 +14,7 @@ Rooms, from the commands down:
   data/        stream.py: step -> batch; decoding, sampling, prepared data sets
   step/        train_step.py: one step; step_cache.py: programs, compiled once
   models/      the networks; norm.py: batch norm over groups of clips
-  grids/       schedule.py: step -> grid and learning rate; cycles.py makes it
+  grids/       schedule.py: step -> grid and learning rate; make.py makes it
   hosts/       devices and processes
   cpu/         what CPUs need to be fast
   config/      every setting; recipes/ is what the files in configs/ share

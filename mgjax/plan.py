@@ -10,9 +10,8 @@ Nothing is trained and no data is read but the number of videos.
   --budget_hours=H    the mode and epoch factor with the most epochs in H hours,
                       and what else there is
 
-How long steps take is told by --workdir, --step_ms, --gmacs_per_s or --device
-(mgjax/planning/step_seconds.py); with one of them, the plan has the hours of
-training.
+With --workdir, --step_ms or --gmacs_per_s, which say how long steps take
+(mgjax/planning/step_seconds.py), the plan has the hours of training.
 
 Costs are multiply-adds of forward passes. A backward pass costs about twice
 as much whatever the grid, so ratios are those of training; how fast a machine
@@ -24,7 +23,6 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
-import gc
 import sys
 from collections.abc import Sequence
 
@@ -93,7 +91,6 @@ def find_config(values: flags.FlagValues, names: Sequence[str]) -> str | None:
 
 
 if __name__ == '__main__':
-  gc.disable()  # So short a life leaves no garbage: a tenth of its time.
   sys.exit(
     cli.run(
       'mgjax.planning.command',

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from absl import flags
 
 from mgjax import cli, train
-from mgjax.grids import cycles
 from mgjax.run import failure, loop
+from mgjax.setup import grids
 from mgjax.step import programs, train_step
 
 
@@ -47,14 +47,14 @@ def use_float64(config) -> None:
 
 
 def end_after_one_step() -> None:
-  make_schedule = cycles.make_schedule
+  make_schedule = grids.schedule
 
   def make_short_schedule(*args, **kwargs):
     schedule = make_schedule(*args, **kwargs)
     first = dataclasses.replace(schedule.phases[0], end_step=1)
     return dataclasses.replace(schedule, phases=(first,))
 
-  cycles.make_schedule = make_short_schedule
+  grids.schedule = make_short_schedule
 
 
 def write_bundles_slowly() -> None:

@@ -38,7 +38,6 @@ def main(
     remat=bool(remat),
   )
   config = moving_digits.get_config()
-  config.train.micro_batches = parts
   tx = optim.make_optimizer(config.optim)
   make_state = lambda: train_step.create_state(
     model, tx, jax.random.key(0), jnp.zeros((1, T, 32, 32, 3))
@@ -65,7 +64,10 @@ def main(
   jax.block_until_ready(compiled(*arguments))
   grown = status('VmHWM') - before
   grid = Grid(T, side, side, num_clips)
-  estimate = memory.estimate(config, model, grid, num_devices=1)
+  copies = memory.state_copies(tx, averaged=False)
+  estimate = memory.estimate(
+    model, grid, num_devices=1, micro_batches=parts, copies=copies
+  )
   print(grown, estimate.activations + estimate.gradients)
 
 

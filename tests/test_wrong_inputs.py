@@ -1044,7 +1044,7 @@ FLAGS = [
   Row('text for a step', 'evaluate', '--step=last', ('--step', 'last')),
   Row('no labels at all', 'predict', '--top=0 v.mp4', ('--top',)),
   Row('no such format', 'predict', '--format=xml v.mp4', ('--format', 'xml')),
-  Row('no such device', 'plan', '--device=abacus', ('--device', 'abacus')),
+  Row('no such speed', 'plan', '--device=abacus', ('device',)),
   Row('two speeds', 'plan', '--step_ms=1 --gmacs_per_s=1', ('--step_ms',)),
   Row('steps in no time', 'plan', '--step_ms=0', ('--step_ms',)),
   Row('no clips', 'data.bench', '--num_clips=0', ('--num_clips',)),

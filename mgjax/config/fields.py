@@ -301,8 +301,9 @@ def base() -> ml_collections.ConfigDict:
   # 'block': the backward pass computes the inside of each residual block
   # again instead of keeping it: less memory, about a third more time. '': off.
   train.remat = ''
-  # Memory of a device in GiB that the plan must fit; 0: what the device says
-  # it has (CPUs do not: nothing is checked there).
+  # Memory of a device in GiB, with which the plan's estimate is compared: a run
+  # that may not fit gets a warning. 0: what the device says it has (CPUs do
+  # not: nothing is compared there).
   train.device_memory_gib = 0.0
   train.log_every_steps = 10  # Steps between lines of metrics.jsonl.
   train.checkpoint_every_s = 600.0  # Seconds between checkpoints ...
@@ -519,7 +520,7 @@ def _is_window(value: Any) -> bool:
 
 
 # (field, what is accepted, test). What depends on several fields, and all of
-# `grid`, is checked where the schedule is made: mgjax/grids/cycles.py.
+# `grid`, is checked where the schedule is made: mgjax/grids/checks.py.
 _RULES = (
   ('seed', 'an integer in [0, 2^32)', lambda v: 0 <= v < 2**32),
   ('init_head', "'load' or 'new'", lambda v: v in ('load', 'new')),

@@ -6,7 +6,7 @@ decodes some clips of every grid and prints clips per second, for one worker
 and for all that the training would have: data.num_workers threads, in this
 process or in data.worker_processes, with data.prefetch_batches. Which phases
 would leave the accelerator waiting depends on its speed, which --workdir,
---step_ms, --gmacs_per_s or --device tells (mgjax/planning/step_seconds.py).
+--step_ms or --gmacs_per_s tells (mgjax/planning/step_seconds.py).
 """
 
 from mgjax import stop_signal

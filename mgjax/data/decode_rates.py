@@ -16,10 +16,10 @@ from mgjax import environment
 from mgjax.data import read_ahead
 from mgjax.data.read_ahead import Workers
 from mgjax.data.stream import TrainStream
-from mgjax.grids import cycles
 from mgjax.grids.schedule import Grid, GridSchedule, Phase
-from mgjax.planning import plan, step_seconds
+from mgjax.planning import step_seconds
 from mgjax.setup import data as data_setup
+from mgjax.setup import grids, planning
 
 
 class Draw(NamedTuple):
@@ -136,7 +136,6 @@ def report(
   copies: tuple[str, ...],
   num_cpus: int,
   prepared: bool,
-  device: str | None = None,
 ) -> dict[str, Any]:
   """What was measured, and what it means for each phase, as JSON data.
 
@@ -150,7 +149,6 @@ def report(
     num_cpus: Of this machine.
     prepared: Whether the data set is one of `mgjax.data.prepare`, which could
       write smaller ones.
-    device: Whose published rate `step_s` is from, if it is.
   """
   phases = [
     _phase_report(phase, rates, step_s, workers) for phase in schedule.phases
@@ -168,12 +166,6 @@ def report(
     needed = max(phase['workers_needed'] for phase in phases)
     result['advice'] = _advice(
       needed, data, workers, copies, num_cpus, prepared
-    )
-  if device:
-    result['note'] = (
-      f'Rates of {device} were measured with data loading included: the device '
-      'alone takes at least that many clips, and where it takes more, "enough" '
-      'here is not enough.'
     )
   return result
 
@@ -302,8 +294,6 @@ def format_report(result: dict[str, Any]) -> str:
     'advice',
     [f'Give {step_seconds.NAMES} to learn which phases would wait.'],
   )
-  if 'note' in result:
-    lines.append(result['note'])
   return '\n'.join(lines)
 
 
@@ -312,11 +302,11 @@ def main(values: flags.FlagValues) -> None:
   # Counting multiply-adds takes no accelerator.
   jax.config.update('jax_platforms', 'cpu')
   config = values.config
-  plan.check_network(config, [cycles.full_grid(config)])
+  planning.check_network(config, [grids.full_grid(config)])
   source = data_setup.source(config, 'train')
-  schedule = cycles.make_schedule(config, len(source))
-  full = cycles.full_grid(config)
-  gmacs = plan.gmacs_per_clip(config, {full, *schedule.grids})
+  schedule = grids.schedule(config, len(source))
+  full = grids.full_grid(config)
+  gmacs = planning.gmacs_per_clip(config, {full, *schedule.grids})
   step_s = step_seconds.step_seconds(values, gmacs, full, config.model.name)
   draws = dict.fromkeys(d for p in schedule.phases for d in draws_of(p))
   train_stream = data_setup.train_stream(config, schedule, source)
@@ -330,7 +320,6 @@ def main(values: flags.FlagValues) -> None:
     copies=tuple(c.name for c in source.copies.copies) if source.copies else (),
     num_cpus=environment.num_cpus(),
     prepared=source.manifest_sha256 is not None,
-    device=values.device,
   )
   if values.format == 'json':
     print(json.dumps(result, indent=1))

@@ -16,11 +16,10 @@ from mgjax.errors import ConfigError
 from mgjax.evaluation import eval_picture, results, scoring
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
-from mgjax.planning import plan
 from mgjax.progress import Progress
 from mgjax.run import checkpoint, run_folder
 from mgjax.setup import data as data_setup
-from mgjax.setup import evaluation, network, run_checks
+from mgjax.setup import evaluation, grids, network, planning, run_checks
 from mgjax.step import train_step
 from mgjax.weights import checks
 
@@ -96,7 +95,7 @@ def _open_source(
     ConfigError: They cannot, or the data set is not there.
   """
   run_checks.check_evaluation(config, data_setup.describe(config), num_devices)
-  plan.check_network(config, [scoring.eval_grid(config)])
+  planning.check_network(config, [grids.eval_grid(config)])
   return data_setup.source(config, config.eval.split)
 
 

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-import ml_collections
 import numpy as np
 from etils import epath
 from jaxtyping import Bool, Float, Int
@@ -22,17 +21,7 @@ from mgjax.errors import RunError
 from mgjax.grids.schedule import Grid
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
-from mgjax.setup import data as data_setup
 from mgjax.step import train_step
-
-
-def eval_grid(config: ml_collections.ConfigDict) -> Grid:
-  """The one grid of evaluation: all frames, the evaluation crop."""
-  return Grid(
-    config.data.num_frames,
-    *data_setup.crop_hw(config.eval),
-    config.eval.batch_size,
-  )
 
 
 def lower_step(

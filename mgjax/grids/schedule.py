@@ -2,7 +2,7 @@
 
 Everything here is a pure function of the step: a run resumes from a step and
 nothing else, and a plan made before the launch is exact. Plain Python: no JAX,
-no files and no configs (`cycles.make_schedule` reads those).
+no files and no settings (`make.make_schedule` makes schedules from numbers).
 
 Training uses one endless shuffled stream of clips. A step takes the next
 `batch` clips, whatever the epoch they belong to, so no clip is dropped where
@@ -31,6 +31,13 @@ class Grid(NamedTuple):
 
   def __str__(self) -> str:
     return f'{self.T}x{self.H}x{self.W} b{self.batch}'
+
+
+def describe(grid: Grid, full: Grid) -> str:
+  """Names a grid as the paper does: '2B x 16 x 224²', '2B x 16 x 224x320'."""
+  factor = grid.batch / full.batch
+  size = f'{grid.H}²' if grid.H == grid.W else f'{grid.H}x{grid.W}'
+  return f'{factor:g}B x {grid.T} x {size}'
 
 
 @dataclasses.dataclass(frozen=True)

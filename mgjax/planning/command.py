@@ -5,23 +5,19 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
 from mgjax import cli, files
-from mgjax.cli import ConfigError
-from mgjax.grids import cycles
-from mgjax.planning import plan_text, step_seconds
-from mgjax.planning.plan import (
-  compiled_bytes,
-  dataset_size,
-  make_plan,
-  training_time,
-)
+from mgjax.errors import ConfigError
+from mgjax.grids import GridSchedule
+from mgjax.planning import plan as plan_lib
+from mgjax.planning import plan_budget, plan_text, step_seconds
 from mgjax.setup import data as data_setup
-from mgjax.setup import run_checks
+from mgjax.setup import grids, planning, run_checks
 
 
 def main(values: flags.FlagValues, *configs: str) -> None:
@@ -29,8 +25,49 @@ def main(values: flags.FlagValues, *configs: str) -> None:
   if not values.compile:
     # Planning takes no accelerator, nor the seconds of finding one.
     os.environ['JAX_PLATFORMS'] = 'cpu'
-  output = pathlib.Path(values.output or 'plan.png')
+  _check_flags(values)
+  if values.diff:
+    _write(values.output, _diff(values, configs))
+    return
+  if configs:
+    raise ConfigError(
+      f'unexpected argument {configs[0]!r}; flags look like --config=FILE.'
+    )
+  config = values.config
+  num_train, size_source = grids.dataset_size(config)
+  run_checks.check(config, data_setup.describe(config), values.num_devices)
+  if config.eval.head != 'global':
+    from mgjax.setup import evaluation, network
+
+    evaluation.head_window(config, network.model(config))
+  if values.budget_hours:
+    _write(values.output, _budget(values, config, num_train))
+    return
+  schedule = grids.schedule(config, num_train, num_devices=values.num_devices)
+  plan = _plan(values, config, schedule, size_source)
+  if values.format == 'png':
+    # Matplotlib takes a second to import.
+    from mgjax.planning import plan_picture
+
+    output = _picture(values)
+    plan_picture.draw(plan, schedule, output)
+    print(f'wrote {output}', file=sys.stderr)
+    return
+  text = plan_text.table(plan)
+  if values.format == 'json':
+    text = json.dumps(plan, indent=1)
+  _write(values.output, text)
+
+
+def _picture(values: flags.FlagValues) -> pathlib.Path:
+  """Returns the file of --format=png."""
+  return pathlib.Path(values.output or 'plan.png')
+
+
+def _check_flags(values: flags.FlagValues) -> None:
+  """Refuses flags that do not go together, and outputs that cannot be."""
   if values.output or values.format == 'png':
+    output = _picture(values)
     files.check_output(output, f'--output={output}')
   if values.diff and values.budget_hours:
     raise ConfigError('give one of --diff and --budget_hours')
@@ -41,67 +78,91 @@ def main(values: flags.FlagValues, *configs: str) -> None:
     )
   if values.diff:
     _refuse_of_one_schedule(values)
-    _write(values.output, _diff(values, configs))
-    return
-  if configs:
-    raise ConfigError(
-      f'unexpected argument {configs[0]!r}; flags look like --config=FILE.'
-    )
-  config = values.config
-  num_train, size_source = dataset_size(config)
-  run_checks.check(config, data_setup.describe(config), values.num_devices)
-  if config.eval.head != 'global':
-    from mgjax.setup import evaluation, network
 
-    evaluation.head_window(config, network.model(config))
-  if values.budget_hours:
-    _write(values.output, _budget(values, config, num_train))
-    return
-  schedule = cycles.make_schedule(
-    config, num_train, num_devices=values.num_devices
+
+def _plan(
+  values: flags.FlagValues,
+  config: ml_collections.ConfigDict,
+  schedule: GridSchedule,
+  size_source: str,
+) -> dict[str, Any]:
+  """Returns the plan, with the hours and compiled bytes that are asked for."""
+  num_devices = values.num_devices
+  plan = planning.make_plan(
+    config, schedule, size_source=size_source, num_devices=num_devices
   )
-  plan = make_plan(
-    config, schedule, size_source=size_source, num_devices=values.num_devices
-  )
-  full = cycles.full_grid(config)
+  full = grids.full_grid(config)
   costs = dict(zip(schedule.grids, plan['gmacs_per_clip'], strict=True))
   costs[full] = plan['baseline']['gmacs'] / plan['baseline']['clips']
   step_s = step_seconds.step_seconds(values, costs, full, config.model.name)
   if step_s is not None:
-    plan['time'] = training_time(config, schedule, plan, step_s)
+    plan['time'] = plan_lib.training_time(schedule, plan, step_s)
   memory_plan = plan['memory']
   if values.device_memory_gib:
     memory_plan['device_bytes'] = int(values.device_memory_gib * 2**30)
   if values.compile:
+    # Imports JAX, which finds the devices.
     from mgjax.planning import memory
 
-    sizes = compiled_bytes(config, schedule, num_devices=values.num_devices)
+    sizes = planning.compiled_bytes(config, schedule, num_devices=num_devices)
     memory_plan['compiled_bytes'] = [sizes[grid] for grid in schedule.grids]
     memory_plan['device_bytes'] = memory_plan[
       'device_bytes'
-    ] or memory.device_bytes(config)
-  if values.format == 'png':
-    from mgjax.planning import plan_picture
-
-    plan_picture.draw(plan, schedule, output)
-    print(f'wrote {output}', file=sys.stderr)
-    return
-  text = plan_text.table(plan)
-  if values.format == 'json':
-    text = json.dumps(plan, indent=1)
-  _write(values.output, text)
+    ] or memory.device_bytes(config.train.device_memory_gib)
+  return plan
 
 
 def _budget(
   values: flags.FlagValues, config: ml_collections.ConfigDict, num_train: int
 ) -> str:
   """Finds what fits --budget_hours."""
-  from mgjax.planning import plan_budget
-
-  candidates = plan_budget.search(config, num_train, values)
+  schedule_of = lambda mode, factor, videos: grids.schedule(
+    with_factor(config, mode, factor), videos, num_devices=values.num_devices
+  )
+  modes, used = plan_budget.modes_and_grids(schedule_of, num_train)
+  full = grids.full_grid(config)
+  step_s = step_seconds.step_seconds(
+    values,
+    planning.gmacs_per_clip(config, {full, *used}),
+    full,
+    config.model.name,
+  )
+  if step_s is None:
+    raise ConfigError(
+      f'--budget_hours={values.budget_hours:g}: how long steps take must be '
+      f'known; give {step_seconds.NAMES}'
+    )
+  by_steps = config.optim.schedule == 'steps'
+  candidates = plan_budget.search(
+    schedule_of,
+    modes,
+    step_s,
+    num_train=num_train,
+    budget_hours=values.budget_hours,
+    lr_steps=config.optim.lr_steps if by_steps else (),
+  )
   if values.format == 'json':
     return json.dumps([c._asdict() for c in candidates], indent=1)
   return plan_budget.table(candidates, values.budget_hours)
+
+
+def with_factor(
+  config: ml_collections.ConfigDict, mode: str, factor: float
+) -> ml_collections.ConfigDict:
+  """Returns the config with another mode and number of epochs.
+
+  The baseline has no epoch factor: its own epochs, and those at which its
+  learning rate decays, are multiplied and rounded.
+  """
+  config = config.copy_and_resolve_references()
+  config.grid.mode = mode
+  if mode == 'none':
+    scaled = lambda epochs: plan_budget.scaled_epochs(epochs, factor)
+    config.optim.total_epochs = scaled(config.optim.total_epochs)
+    config.optim.lr_steps = tuple(map(scaled, config.optim.lr_steps))
+  else:
+    config.grid.epoch_factor = factor
+  return config
 
 
 def _refuse_of_one_schedule(values: flags.FlagValues) -> None:
@@ -131,11 +192,9 @@ def _diff(values: flags.FlagValues, names: Sequence[str]) -> str:
   ]
   plans = []
   for config in configs:
-    num_train, size_source = dataset_size(config)
-    schedule = cycles.make_schedule(
-      config, num_train, num_devices=values.num_devices
-    )
-    plans.append(make_plan(config, schedule, size_source=size_source))
+    num_train, size_source = grids.dataset_size(config)
+    schedule = grids.schedule(config, num_train, num_devices=values.num_devices)
+    plans.append(planning.make_plan(config, schedule, size_source=size_source))
   fields = plan_text.differing_fields(*(c.to_dict() for c in configs))
   if values.format == 'json':
     return json.dumps({'fields': fields, 'plans': plans}, indent=1)

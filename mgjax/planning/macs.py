@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,7 +10,44 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from mgjax.errors import ConfigError
+from mgjax.grids import Grid, Phase
 from mgjax.models import conv, norm, resnet3d, temporal
+
+
+def gmacs_per_clip(
+  model: nn.Module, grids: Collection[Grid], phases: Sequence[Phase] = ()
+) -> dict[Grid, float]:
+  """Returns 1e9 multiply-adds of one clip's forward pass for each grid.
+
+  Args:
+    model: A model of `mgjax.models`.
+    grids: Any.
+    phases: Where the grids come from, for the message of an error.
+
+  Raises:
+    ConfigError: The model's options do not fit each other, or a grid is too
+      small for it. The message names the first phase that has the grid.
+  """
+  found = {}
+  for size in sorted({grid[:3] for grid in grids}):
+    t, h, w = size
+    try:
+      found[size] = forward_macs(model, T=t, H=h, W=w) / 1e9
+    # Options that do not fit each other, or a grid too small for the model.
+    except (ValueError, ZeroDivisionError) as error:
+      where = _find_phase(size, phases) or f'grid {t}x{h}x{w}'
+      raise ConfigError(f'{where}: model: {error}') from error
+  return {grid: found[grid[:3]] for grid in grids}
+
+
+def _find_phase(size: tuple[int, ...], phases: Sequence[Phase]) -> str:
+  """Names the first phase that has a grid of T x H x W; '' if none has."""
+  for i, phase in enumerate(phases, start=1):
+    for grid in phase.cycle:
+      if grid[:3] == size:
+        return f'phase {i} of {len(phases)} (grid {grid})'
+  return ''
 
 
 class ForwardCost(NamedTuple):

@@ -1,20 +1,21 @@
 """Which schedule has the most epochs in some hours."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-import ml_collections
-from absl import flags
-
-from mgjax.cli import ConfigError
-from mgjax.grids import cycles
-from mgjax.planning import plan, plan_text, step_seconds
+from mgjax.errors import ConfigError
+from mgjax.grids import Grid, GridSchedule
+from mgjax.planning import plan, plan_text
 
 MODES = ('none', 'short', 'long', 'both')
 
 # Epoch factors that are tried, in hundredths, and those that are always shown.
 _LEAST, _MOST = 5, 1000
 _USUAL = (50, 100, 150)
+
+# (mode, epoch factor, videos in an epoch) -> a schedule. It raises a
+# ConfigError where there is none: too short for its warm-up, for instance.
+ScheduleOf = Callable[[str, float, int], GridSchedule]
 
 
 class Candidate(NamedTuple):
@@ -38,86 +39,75 @@ class Candidate(NamedTuple):
   lr_steps: tuple[int, ...] = ()
 
 
-def with_factor(
-  config: ml_collections.ConfigDict, mode: str, factor: float
-) -> ml_collections.ConfigDict:
-  """The config with another mode and number of epochs.
+def scaled_epochs(epochs: int | float, factor: float) -> int:
+  """Returns a factor of some epochs as a whole number, 1 or more."""
+  return max(1, round(epochs * factor))
 
-  The baseline has no epoch factor: its own epochs, and those at which its
-  learning rate decays, are multiplied and rounded.
+
+def modes_and_grids(
+  schedule_of: ScheduleOf, num_train: int
+) -> tuple[list[str], set[Grid]]:
+  """Returns the modes that there are, and all grids that they can have.
+
+  Raises:
+    ConfigError: There is no mode; it says why the last one cannot be.
   """
-  config = config.copy_and_resolve_references()
-  config.grid.mode = mode
-  if mode == 'none':
-    scaled = lambda epochs: max(1, round(epochs * factor))
-    config.optim.total_epochs = scaled(config.optim.total_epochs)
-    config.optim.lr_steps = tuple(map(scaled, config.optim.lr_steps))
-  else:
-    config.grid.epoch_factor = factor
-  return config
+  modes, grids, reason = [], set(), None
+  for mode in MODES:
+    try:
+      # With the most epochs and many videos, no phase is empty.
+      longest = schedule_of(mode, _MOST / 100, max(num_train, 100_000))
+    except ConfigError as error:
+      reason = error
+    else:
+      modes.append(mode)
+      grids |= set(longest.grids)
+  if not modes and reason:
+    raise reason
+  return modes, grids
 
 
 def search(
-  config: ml_collections.ConfigDict, num_train: int, values: flags.FlagValues
+  schedule_of: ScheduleOf,
+  modes: Sequence[str],
+  step_s: Mapping[Grid, float],
+  *,
+  num_train: int,
+  budget_hours: float,
+  lr_steps: Sequence[int | float] = (),
 ) -> list[Candidate]:
-  """Finds what each mode can do in --budget_hours.
+  """Finds what each mode can do in some hours.
 
   Args:
-    config: Its mode and epoch factor are varied.
+    schedule_of: Makes the schedules that are tried.
+    modes: Modes that it knows.
+    step_s: Seconds of a step of each grid that they can have.
     num_train: Videos in an epoch.
-    values: Flags: budget_hours, num_devices and those of `step_seconds`.
+    budget_hours: Hours of training steps.
+    lr_steps: Epochs at which the baseline's learning rate decays, if it does.
 
   Returns:
     For each mode the schedule with the most epochs that fits, and the usual
-    epoch factors, by hours. A mode that the config cannot have, or which has
-    no schedule that short, has no such entry.
+    epoch factors, by hours. A mode that has no schedule that short has no such
+    entry.
 
   Raises:
-    ConfigError: Nothing tells how long steps take, or nothing fits.
+    ConfigError: Nothing fits.
   """
-  schedule_of = lambda mode, percent, videos=num_train: cycles.make_schedule(
-    with_factor(config, mode, percent / 100),
-    videos,
-    num_devices=values.num_devices,
-  )
-  grids = {cycles.full_grid(config)}
-  modes, reason = [], None
-  for mode in MODES:
-    try:
-      # As many grids as the mode can have: none of its phases is empty.
-      grids |= set(schedule_of(mode, _MOST, max(num_train, 100_000)).grids)
-      modes.append(mode)
-    except ConfigError as error:
-      reason = error
-  if not modes and reason:
-    raise reason
-  step_s = step_seconds.step_seconds(
-    values,
-    plan.gmacs_per_clip(config, grids),
-    cycles.full_grid(config),
-    config.model.name,
-  )
-  if step_s is None:
-    raise ConfigError(
-      f'--budget_hours={values.budget_hours:g}: how long steps take must be '
-      f'known; give {step_seconds.NAMES}'
-    )
 
   def candidate(mode: str, percent: int) -> Candidate | None:
+    factor = percent / 100
     try:
-      schedule = schedule_of(mode, percent)
+      schedule = schedule_of(mode, factor, num_train)
     except ConfigError:
       return None  # Too short for its warm-up or its learning-rate steps.
-    lr_steps = ()
-    if mode == 'none' and config.optim.schedule == 'steps':
-      lr_steps = with_factor(config, mode, percent / 100).optim.lr_steps
     return Candidate(
       mode,
-      percent / 100,
+      factor,
       schedule.total_epochs,
       schedule.total_steps,
       plan.training_hours(schedule, step_s),
-      lr_steps,
+      tuple(scaled_epochs(e, factor) for e in lr_steps if mode == 'none'),
     )
 
   found = set()
@@ -126,28 +116,28 @@ def search(
     while high - low > 1:
       middle = (low + high) // 2
       tried = candidate(mode, middle)
-      if tried is None or tried.hours <= values.budget_hours:
+      if tried is None or tried.hours <= budget_hours:
         low = middle
       else:
         high = middle
     found |= {candidate(mode, percent) for percent in (low, *_USUAL)}
   candidates = sorted(found - {None}, key=lambda c: c.hours)
-  if all(c.hours > values.budget_hours for c in candidates):
+  if all(c.hours > budget_hours for c in candidates):
     raise ConfigError(
-      f'--budget_hours={values.budget_hours:g}: no schedule is that short; the '
+      f'--budget_hours={budget_hours:g}: no schedule is that short; the '
       f'shortest takes {candidates[0].hours:.3g}'
     )
   return candidates
 
 
 def best(candidates: Sequence[Candidate], budget_hours: float) -> Candidate:
-  """The most epochs that fit; of equals the one with the fewest hours."""
+  """Returns the most epochs that fit; of equals that with the fewest hours."""
   fit = [c for c in candidates if c.hours <= budget_hours]
   return max(fit, key=lambda c: (c.epochs, -c.hours))
 
 
 def frontier(candidates: Sequence[Candidate]) -> set[Candidate]:
-  """Those to which no other gives as many epochs in fewer hours."""
+  """Returns those to which no other gives as many epochs in fewer hours."""
   return {
     c
     for c in candidates
@@ -159,7 +149,7 @@ def frontier(candidates: Sequence[Candidate]) -> set[Candidate]:
 
 
 def table(candidates: Sequence[Candidate], budget_hours: float) -> str:
-  """The candidates for people, and the flags of the best one."""
+  """Returns the candidates as text, and the flags of the best one."""
   chosen = best(candidates, budget_hours)
   on_frontier = frontier(candidates)
   rows = [('', 'mode', 'epoch factor', 'epochs', 'steps', 'hours', 'fits')]
@@ -175,6 +165,20 @@ def table(candidates: Sequence[Candidate], budget_hours: float) -> str:
     )
     for c in candidates
   ]
+  return '\n'.join(
+    [
+      *(line.rstrip() for line in plan_text.aligned(rows, left=(0, 1))),
+      '',
+      f'>  the most epochs in {budget_hours:g} hours: {_flags(chosen)}',
+      '*  nothing else here has as many epochs in fewer hours',
+      'Hours are those of training steps; waits for data, compilation and '
+      'evaluation add to them.',
+    ]
+  )
+
+
+def _flags(chosen: Candidate) -> str:
+  """Returns the flags that make a config's schedule the chosen one."""
   changed = {'grid.mode': f"'{chosen.mode}'"}
   if chosen.mode == 'none':
     changed['optim.total_epochs'] = f'{chosen.epochs:g}'
@@ -184,14 +188,4 @@ def table(candidates: Sequence[Candidate], budget_hours: float) -> str:
       changed['optim.lr_steps'] = steps
   else:
     changed['grid.epoch_factor'] = f'{chosen.factor:g}'
-  flags_text = ' '.join(f'--config.{k}={v}' for k, v in changed.items())
-  return '\n'.join(
-    [
-      *(line.rstrip() for line in plan_text.aligned(rows, left=(0, 1))),
-      '',
-      f'>  the most epochs in {budget_hours:g} hours: {flags_text}',
-      '*  nothing else here has as many epochs in fewer hours',
-      'Hours are those of training steps; waits for data, compilation and '
-      'evaluation add to them.',
-    ]
-  )
+  return ' '.join(f'--config.{k}={v}' for k, v in changed.items())

@@ -1,11 +1,10 @@
-"""How long a training step of each grid takes, as far as something tells.
+"""How long a training step of each grid takes: what the user knows of it.
 
   --workdir=DIR      a run (of any length) or a record of the same network: its
                      step times; or the file of a record of
                      experiments/grid_step_times.py
   --step_ms=MS       a step of the full grid
   --gmacs_per_s=N    1e9 multiply-adds per second in training
-  --device=NAME      a published measurement; see DEVICES below
 
 All but --workdir give one rate of multiply-adds, which is taken for every
 grid; a backward pass counts as two forward passes.
@@ -20,45 +19,16 @@ from typing import Any
 from absl import flags
 
 from mgjax import files
-from mgjax.cli import ConfigError
-from mgjax.grids.schedule import Grid
+from mgjax.errors import ConfigError
+from mgjax.grids import Grid
 from mgjax.run import run_folder
 
-
-def _rate(batch: int, gmacs_per_clip: float, step_s: float) -> float:
-  """1e9 multiply-adds per second of training: three times the forward pass."""
-  return 3 * batch * gmacs_per_clip / step_s
-
-
-# Rates of networks with ResNet-50 by device, data loading included.
-DEVICES = {
-  # 8 V100, PyTorch, 64 clips of 224 x 224 in a step: SlowFast 4x16, Slow 4x16
-  # and I3D 8x8 from videos, TSM 8 from frames. Source: open-mmlab/mmaction2
-  # 0c8af1f, docs/benchmark.md. (PaddleVideo's SlowFast 8x8 makes 7300 on eight
-  # V100: docs/zh-CN/model_zoo/recognition/slowfast.md.)
-  'v100x8': {
-    'slowfast': _rate(64, 27.64, 0.68),
-    'slow': _rate(64, 20.87, 0.25),
-    'i3d': _rate(64, 28.41, 0.35),
-    'tsm': _rate(64, 32.70, 0.31),
-  },
-}
-# Networks that nobody has timed there, by the most similar one.
-_SIMILAR = {
-  'c2d': 'slow',
-  'i3d_resnet': 'i3d',
-  's3d_resnet': 'i3d',
-  'tsn': 'tsm',
-  'blresnet': 'tsm',
-  'tam': 'tsm',
-  'blvnet_tam': 'tsm',
-}
-
-FLAGS = ('workdir', 'step_ms', 'gmacs_per_s', 'device')
-NAMES = '--workdir, --step_ms, --gmacs_per_s or --device'
+FLAGS = ('workdir', 'step_ms', 'gmacs_per_s')
+NAMES = '--workdir, --step_ms or --gmacs_per_s'
 
 
 def define_flags(values: flags.FlagValues) -> None:
+  """Defines the flags that say how long steps take."""
   flags.DEFINE_string(
     'workdir',
     None,
@@ -70,25 +40,6 @@ def define_flags(values: flags.FlagValues) -> None:
     ('gmacs_per_s', '1e9 multiply-adds per second in training.'),
   ):
     flags.DEFINE_float(name, None, what, lower_bound=1e-9, flag_values=values)
-  flags.DEFINE_enum(
-    'device',
-    None,
-    sorted(DEVICES),
-    'Measured device; data loading was included.',
-    flag_values=values,
-  )
-
-
-def device_rate(device: str, network: str) -> float:
-  """1e9 multiply-adds per second of training on one of DEVICES.
-
-  Args:
-    device: Its name.
-    network: config.model.name; one that was not timed there has the rate of
-      the most similar one that was.
-  """
-  rates = DEVICES[device]
-  return rates[network if network in rates else _SIMILAR[network]]
 
 
 def step_seconds(
@@ -97,7 +48,7 @@ def step_seconds(
   full: Grid,
   network: str,
 ) -> dict[Grid, float] | None:
-  """How long the accelerator takes for a step of each grid.
+  """Returns the seconds of a training step of each grid.
 
   Args:
     values: Has the flags of `define_flags`.
@@ -106,10 +57,11 @@ def step_seconds(
     network: config.model.name.
 
   Returns:
-    Seconds by grid; None where nothing tells.
+    Seconds by grid; None where none of the flags is given.
 
   Raises:
-    ConfigError: More than one is given, or the run has no step times.
+    ConfigError: More than one flag is given, or the run has no step times or
+      those of another network.
   """
   given = [name for name in FLAGS if values[name].value is not None]
   if len(given) > 1:
@@ -135,15 +87,13 @@ def step_seconds(
     gmacs_per_s = statistics.median(rates)
   elif values.step_ms is not None:
     gmacs_per_s = gmacs[full] / (values.step_ms / 1e3)
-  elif values.device is not None:
-    gmacs_per_s = device_rate(values.device, network)
   else:
     gmacs_per_s = values.gmacs_per_s
   return {g: known.get(g, cost / gmacs_per_s) for g, cost in gmacs.items()}
 
 
 def _network(workdir: pathlib.Path) -> str | None:
-  """The network of a run or of a file of step times, if it is said."""
+  """Returns the network of a run or of a file of step times; None: unknown."""
   if workdir.is_file():
     settings = _file_of_times(workdir).get('settings')
   elif (workdir / run_folder.CONFIG).exists():
@@ -155,7 +105,7 @@ def _network(workdir: pathlib.Path) -> str | None:
 
 
 def _recorded(workdir: pathlib.Path) -> dict[Grid, float]:
-  """Median step time of each grid of a run, or in a file of step times."""
+  """Returns the median step time of each grid, of a run or of a file."""
   times: dict[Grid, list[float]] = {}
   if workdir.is_file():
     for number, line in enumerate(_file_of_times(workdir)['grids'], 1):
@@ -176,7 +126,7 @@ def _recorded(workdir: pathlib.Path) -> dict[Grid, float]:
 
 
 def _grid(line: Any, where: str) -> Grid:
-  """The grid of a line.
+  """Returns the grid of a line.
 
   Raises:
     ConfigError: It has none.
@@ -191,7 +141,7 @@ def _grid(line: Any, where: str) -> Grid:
 
 
 def _seconds(line: dict[str, Any], name: str, where: str) -> list[float]:
-  """The seconds of a line, one number or several, in a list.
+  """Returns the seconds of a line, one number or several, in a list.
 
   Raises:
     ConfigError: They are none.
@@ -206,7 +156,7 @@ def _seconds(line: dict[str, Any], name: str, where: str) -> list[float]:
 
 
 def _file_of_times(path: pathlib.Path) -> dict[str, Any]:
-  """A record of experiments/grid_step_times.py.
+  """Returns a record of experiments/grid_step_times.py.
 
   Raises:
     ConfigError: It is another file.

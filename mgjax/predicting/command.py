@@ -11,14 +11,12 @@ from mgjax import files
 from mgjax.cpu import allocator, compilation
 from mgjax.data import copies, stream
 from mgjax.errors import ConfigError, RunError
-from mgjax.evaluation import scoring
 from mgjax.hosts import parallel
-from mgjax.planning import plan
 from mgjax.predicting import output, video_files
 from mgjax.predicting.predictor import Predictor
 from mgjax.run import checkpoint, run_folder
 from mgjax.setup import data as data_setup
-from mgjax.setup import evaluation, network
+from mgjax.setup import evaluation, grids, network, planning
 
 
 def open_predictor(
@@ -38,7 +36,7 @@ def open_predictor(
       the files can be used.
     checkpoint.DamagedError: The checkpoint is damaged.
   """
-  plan.check_network(config, [scoring.eval_grid(config)])
+  planning.check_network(config, [grids.eval_grid(config)])
   path = checkpoint.find(folder, 'checkpoint')
   looked = video_files.look_at(paths)
   if not looked.in_order:

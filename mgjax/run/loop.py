@@ -24,12 +24,11 @@ from mgjax.cli import ConfigError, RunError
 from mgjax.cpu import allocator
 from mgjax.data import stream
 from mgjax.evaluation import results, scoring
-from mgjax.grids import cycles
 from mgjax.grids.schedule import Grid, GridSchedule
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
 from mgjax.models import norm
-from mgjax.planning import memory, plan, plan_picture
+from mgjax.planning import plan_picture
 from mgjax.progress import Progress
 from mgjax.run import (
   checkpoint,
@@ -43,7 +42,7 @@ from mgjax.run import (
   step_log,
 )
 from mgjax.setup import data as data_setup
-from mgjax.setup import evaluation, network, run_checks
+from mgjax.setup import evaluation, grids, network, planning, run_checks
 from mgjax.step import initial_state, optim, programs, step_cache, train_step
 from mgjax.step.step_cache import Program
 
@@ -176,22 +175,18 @@ def make_job(
     ConfigError: The run cannot work.
   """
   mesh = parallel.make_mesh()
-  # Batches and memory before data is opened: its size is enough for them.
-  planned = cycles.make_schedule(
-    config, plan.dataset_size(config)[0], num_devices=mesh.size
+  # Batches before data is opened: its size is enough for them.
+  planned = grids.schedule(
+    config, grids.dataset_size(config)[0], num_devices=mesh.size
   )
-  plan.check_memory(
-    config,
-    planned,
-    num_devices=mesh.size,
-    device_bytes=memory.device_bytes(config),
-  )
+  if peers.is_first:
+    planning.warn_of_memory(config, planned, num_devices=mesh.size)
   run_checks.check(config, data_setup.describe(config), mesh.size)
-  plan.check_network(config, planned.grids, planned.phases)
-  plan.check_network(config, [scoring.eval_grid(config)])
+  planning.check_network(config, planned.grids, planned.phases)
+  planning.check_network(config, [grids.eval_grid(config)])
   source = data_setup.source(config, 'train')
   eval_source = data_setup.source(config, config.eval.split)
-  schedule = cycles.make_schedule(config, len(source), num_devices=mesh.size)
+  schedule = grids.schedule(config, len(source), num_devices=mesh.size)
   if (workdir / 'import.txt').exists():
     raise ConfigError(
       f'--workdir={workdir} holds imported weights, not a run; use another '
@@ -230,7 +225,7 @@ def make_job(
     schedule=schedule,
     train_stream=train_stream,
     eval_stream=eval_stream,
-    plan=plan.make_plan(config, schedule, num_devices=mesh.size),
+    plan=planning.make_plan(config, schedule, num_devices=mesh.size),
     model=model,
     tx=tx,
     make_state=make_state,
@@ -654,7 +649,7 @@ class Training:
         self._stop_if_asked()
 
     result = results.evaluate(
-      self._program('eval', scoring.eval_grid(job.config)),
+      self._program('eval', grids.eval_grid(job.config)),
       self.state,
       job.eval_stream,
       job.mesh,

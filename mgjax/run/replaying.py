@@ -7,13 +7,11 @@ from absl import flags
 from etils import epath
 
 from mgjax.cpu import compilation
-from mgjax.grids import cycles
 from mgjax.hosts import parallel
-from mgjax.planning import plan
 from mgjax.run import checkpoint, run_folder
 from mgjax.run import failure as bundle
 from mgjax.setup import data as data_setup
-from mgjax.setup import network
+from mgjax.setup import grids, network, planning
 from mgjax.step import initial_state, optim, programs, train_step
 from mgjax.step.step_cache import Program
 
@@ -37,10 +35,10 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
     of the run.
   """
   failure = bundle.read_failure(epath.Path(folder))
-  plan.check_network(config, [cycles.full_grid(config)])
+  planning.check_network(config, [grids.full_grid(config)])
   source = data_setup.source(config, 'train')
   mesh = parallel.make_mesh()
-  schedule = cycles.make_schedule(config, len(source), num_devices=mesh.size)
+  schedule = grids.schedule(config, len(source), num_devices=mesh.size)
   train_stream = data_setup.train_stream(config, schedule, source)
   model = network.model(config)
   tx = optim.make_optimizer(config.optim, config.norm.frozen)

@@ -16,6 +16,7 @@ from mgjax.evaluation import scoring
 from mgjax.hosts import parallel
 from mgjax.run import checkpoint
 from mgjax.setup import data as data_setup
+from mgjax.setup import grids
 from mgjax.step import train_step
 from mgjax.weights import checks
 
@@ -112,7 +113,7 @@ def lower_eval_step(
   return scoring.lower_step(
     model,
     state,
-    scoring.eval_grid(config),
+    grids.eval_grid(config),
     mesh,
     mean=config.data.mean,
     std=config.data.std,

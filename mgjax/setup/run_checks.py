@@ -23,6 +23,7 @@ def check(
     ConfigError: Names the field, and what would be accepted.
   """
   check_evaluation(config, data, num_devices)
+  check_norm(config)
   if config.optim.label_smoothing and config.optim.loss == 'sigmoid':
     raise ConfigError(
       f'optim.label_smoothing={config.optim.label_smoothing} spreads one label '
@@ -36,6 +37,31 @@ def check(
       f'data.num_train={config.data.num_train}, but {data.name} has '
       f'{data.splits["train"]} training videos; leave it at None to use them '
       'all'
+    )
+
+
+def check_norm(config: ml_collections.ConfigDict) -> None:
+  """Refuses batch norms whose statistics would be missing.
+
+  Args:
+    config: The settings of a training.
+
+  Raises:
+    ConfigError: Names the field, and what would be accepted.
+  """
+  frozen = config.norm.frozen
+  if frozen and not config.init_from:
+    raise ConfigError(
+      f'norm.frozen is {frozen!r}, but there are no weights whose batch norms '
+      'could be kept: new ones have scales of zero, and no statistics; set '
+      "init_from, or norm.frozen=''."
+    )
+  averaged, estimated = config.optim.ema_decay, config.norm.precise_batches
+  if averaged and not estimated and frozen != 'all':
+    raise ConfigError(
+      f'optim.ema_decay is {averaged:g}, but norm.precise_batches is 0: '
+      'running statistics belong to the current weights, so their average '
+      'needs statistics of its own; set norm.precise_batches, such as 200.'
     )
 
 

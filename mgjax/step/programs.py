@@ -9,10 +9,9 @@ import ml_collections
 import numpy as np
 import optax
 
-from mgjax.evaluation import scoring
 from mgjax.grids.schedule import Grid, GridSchedule
 from mgjax.hosts import parallel
-from mgjax.setup import augmentation, evaluation
+from mgjax.setup import augmentation, evaluation, grids
 from mgjax.step import train_step
 from mgjax.step.step_cache import Program
 
@@ -118,7 +117,7 @@ def first_uses(
     start = phase.end_step
   for step in sorted(eval_steps):
     if step >= first_step:
-      needed.setdefault(Program('eval', scoring.eval_grid(config)), step - 0.5)
+      needed.setdefault(Program('eval', grids.eval_grid(config)), step - 0.5)
       needs_statistics = step > first_step or statistics_due
       if statistics_batches(config) and needs_statistics:
         base = schedule.phase(step - 1).base

@@ -14,10 +14,8 @@ from absl import flags
 
 from mgjax import models
 from mgjax.errors import ConfigError
-from mgjax.grids import cycles
-from mgjax.planning import plan
 from mgjax.run import checkpoint
-from mgjax.setup import network
+from mgjax.setup import grids, network, planning
 from mgjax.setup import weights as weights_setup
 from mgjax.step import train_step
 from mgjax.weights import checks, contents, matching, naming, torch_files
@@ -57,7 +55,7 @@ def import_file(
     raise ConfigError(
       f'--logits={logits}: what starts anew (--new_{new[0]}) gives other logits'
     )
-  plan.check_network(config, [cycles.full_grid(config)])
+  planning.check_network(config, [grids.full_grid(config)])
   file = contents.read(path)
   weights_setup.check_facts(path, config, file.facts, new)
   model = network.model(config)
@@ -207,7 +205,7 @@ def export(
   """
   if out.exists():
     raise ConfigError(f'--out={out} exists already; use another')
-  plan.check_network(config, [cycles.full_grid(config)])
+  planning.check_network(config, [grids.full_grid(config)])
   model = network.model(config)
   shapes = jax.eval_shape(_initialiser(config, model))
   table = naming.names(to, shapes, config.model.name)

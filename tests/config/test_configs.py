@@ -13,10 +13,9 @@ from mgjax import models
 from mgjax.cli import ConfigError
 from mgjax.config import config_file
 from mgjax.config import fields as default
-from mgjax.grids import cycles
-from mgjax.planning import plan
+from mgjax.grids import MODES
 from mgjax.recipes import segments
-from mgjax.setup import augmentation, network
+from mgjax.setup import augmentation, grids, network
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'schedule'
 NAMES = sorted(config_file.recipes())
@@ -33,8 +32,8 @@ def get_config(name, arg=''):
 
 
 def schedule_of(config):
-  num_train, _ = plan.dataset_size(config)
-  return cycles.make_schedule(config, num_train)
+  num_train, _ = grids.dataset_size(config)
+  return grids.schedule(config, num_train)
 
 
 def flat(config):
@@ -75,13 +74,13 @@ def test_a_misspelt_field_is_refused(name):
     get_config(name).optim.base_lrr = 1.0
 
 
-@pytest.mark.parametrize('mode', cycles.MODES)
+@pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('name', NAMES)
 def test_every_mode_of_every_config_has_a_schedule(name, mode):
   assert schedule_of(get_config(name, f'grid={mode}')).total_steps > 0
 
 
-@pytest.mark.parametrize('mode', cycles.MODES)
+@pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('name,arg', SEGMENT_ARGS)
 def test_every_mode_of_models_on_segments_has_a_schedule(name, arg, mode):
   assert schedule_of(get_config(name, f'{arg},grid={mode}')).total_steps > 0
@@ -102,7 +101,7 @@ def test_the_cosine_recipe_of_dense_clips_is_the_published_one():
 
 def test_the_ladder_of_blvnet_tam_is_the_published_recipe():
   config = get_config('kinetics400', 'model=blvnet_tam_50,grid=ladder')
-  s = cycles.make_schedule(config, 240_000)
+  s = grids.schedule(config, 240_000)
   assert [phase.base[:] for phase in s.phases] == [
     (16, 224, 224, 64),
     (32, 224, 224, 64),
@@ -114,7 +113,7 @@ def test_the_ladder_of_blvnet_tam_is_the_published_recipe():
   assert lr == pytest.approx(want, rel=1e-9)
   # Something-Something starts the second rung at 0.01.
   config = get_config('ssv2', 'model=blvnet_tam_50,grid=ladder')
-  assert cycles.make_schedule(config, 169_000).lr_at_epoch(50) == 0.01
+  assert grids.schedule(config, 169_000).lr_at_epoch(50) == 0.01
 
 
 @pytest.mark.parametrize('name', ['kinetics400', 'ssv2'])
@@ -164,7 +163,7 @@ def test_the_paper_configs_train_like_the_reference(
 ):
   path = GOLDEN / f'schedule_{golden}_{suffix}.json'
   want = json.loads(path.read_text())['output']
-  s = cycles.make_schedule(get_config(name, f'grid={mode}'), num_train)
+  s = grids.schedule(get_config(name, f'grid={mode}'), num_train)
   assert s.total_epochs == want['max_epoch']
   lr = [s.lr_at_epoch(0.25 * k) for k in range(len(want['lr_at_epoch']['lr']))]
   assert lr == pytest.approx(want['lr_at_epoch']['lr'], rel=1e-12)

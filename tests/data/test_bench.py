@@ -6,14 +6,13 @@ import pytest
 
 from mgjax import cli
 from mgjax.data import bench, decode_rates, read_ahead
-from mgjax.grids import cycles
-from mgjax.planning import plan
 from mgjax.setup import data as data_setup
+from mgjax.setup import grids, planning
 
 
 @pytest.fixture
 def schedule(tiny_config):
-  return cycles.make_schedule(tiny_config, 240)
+  return grids.schedule(tiny_config, 240)
 
 
 def draws_of(schedule):
@@ -100,19 +99,11 @@ def test_each_worker_needs_a_batch_to_make(tiny_config, schedule):
     assert phase['workers_needed'] == 10
 
 
-def test_a_published_rate_comes_with_what_it_includes(tiny_config, schedule):
-  rates = {'clips_per_s': 101.0, 'step_s': 0.01}
-  assert 'note' not in a_report(tiny_config, schedule, **rates)
-  result = a_report(tiny_config, schedule, **rates, device='v100x8')
-  text = decode_rates.format_report(result)
-  assert 'v100x8 were measured with data loading included' in text
-
-
 @pytest.mark.parametrize('processes', [0, 2])
 def test_clips_come_as_training_gets_them(tiny_config, monkeypatch, processes):
   tiny_config.data.update({'worker_processes': processes, 'num_workers': 2})
   source = data_setup.source(tiny_config, 'train')
-  schedule = cycles.make_schedule(tiny_config, len(source))
+  schedule = grids.schedule(tiny_config, len(source))
   clips = data_setup.train_stream(tiny_config, schedule, source)
   made = []
   start = read_ahead._in_processes
@@ -143,11 +134,11 @@ def test_every_grid_of_a_schedule_is_measured(tiny_config, capsys):
     == 0
   )
   result = json.loads(capsys.readouterr().out)
-  schedule = cycles.make_schedule(tiny_config, 240)
+  schedule = grids.schedule(tiny_config, 240)
   shapes = {(g['T'], g['H'], g['W']) for g in result['grids']}
   assert shapes == {grid[:3] for grid in schedule.grids}
   assert all(g['one_worker'] > 0 for g in result['grids'])
-  made = plan.make_plan(tiny_config, schedule)
+  made = planning.make_plan(tiny_config, schedule)
   assert len(result['phases']) == len(made['phases'])
   lines = decode_rates.format_report(result).splitlines()
   assert sum(line.startswith('phase ') for line in lines) == len(

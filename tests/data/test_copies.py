@@ -11,8 +11,9 @@ from mgjax.config import fields
 from mgjax.data import stream
 from mgjax.data.prepare import command
 from mgjax.data.records import DamagedRecordError
-from mgjax.grids import cycles
+from mgjax.grids import Grid
 from mgjax.setup import data as data_setup
+from mgjax.setup import grids
 from tests.data import videos
 
 
@@ -71,7 +72,7 @@ def test_a_clip_has_the_same_frames_and_crop_from_every_copy(folder):
   with_copies, without = (
     make_stream(config_for(folder, copies=copies)) for copies in (True, False)
   )
-  grid = cycles.Grid(4, 24, 24, 1)
+  grid = Grid(4, 24, 24, 1)
   for number in range(16):
     ranges = {'stride_frames': (1, 4), 'jitter_px': (24, 48)}
     one, other = (
@@ -85,7 +86,7 @@ def test_a_clip_has_the_same_frames_and_crop_from_every_copy(folder):
 
 def make_stream(config):
   source = data_setup.source(config, 'train')
-  schedule = cycles.make_schedule(config, len(source))
+  schedule = grids.schedule(config, len(source))
   return data_setup.train_stream(config, schedule, source)
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from mgjax.cli import RunError
 from mgjax.data import read_ahead, sources, stream
-from mgjax.grids import cycles
 from mgjax.setup import data as data_setup
+from mgjax.setup import grids
 from tests.data.test_stream import Few
 
 
@@ -34,7 +34,7 @@ def clips(tiny_config, two_processes):
 
 def make_stream(config):
   source = data_setup.source(config, 'train')
-  schedule = cycles.make_schedule(config, len(source))
+  schedule = grids.schedule(config, len(source))
   return data_setup.train_stream(config, schedule, source)
 
 

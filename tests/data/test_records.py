@@ -12,10 +12,10 @@ import tensorflow_datasets as tfds
 from mgjax.cli import RunError
 from mgjax.data import records, sources
 from mgjax.evaluation import results, scoring
-from mgjax.grids import cycles
 from mgjax.hosts import parallel
 from mgjax.run import loop
 from mgjax.setup import data as data_setup
+from mgjax.setup import grids
 from tests.evaluation.test_scoring import NO_STATE, first_pixels
 
 
@@ -78,7 +78,7 @@ def test_no_flipped_bit_gives_other_bytes(config):
 
 def test_a_damaged_record_is_replaced_by_the_same_other_video_and_named(config):
   source = data_setup.source(config, 'train')
-  schedule = cycles.make_schedule(config, len(source))
+  schedule = grids.schedule(config, len(source))
   batch = lambda: data_setup.train_stream(
     config, schedule, data_setup.source(config, 'train')
   ).batch(step)
@@ -158,7 +158,7 @@ def test_a_shard_that_is_gone_is_the_disks_and_ends_the_run(config):
   shard_of(config, 'train').unlink()
   with pytest.raises(RunError, match=r'cannot be read .*No such file.*mount'):
     source.read(0, short_px=32)
-  schedule = cycles.make_schedule(config, len(source))
+  schedule = grids.schedule(config, len(source))
   with pytest.raises(RunError, match='cannot be read'):
     data_setup.train_stream(config, schedule, source).batch(0)
 
@@ -187,6 +187,6 @@ def test_an_error_that_is_not_the_records_is_not_taken_for_damage(
   monkeypatch.setattr(
     tfds.features.FeaturesDict, 'deserialize_example_np', fail
   )
-  schedule = cycles.make_schedule(config, len(source))
+  schedule = grids.schedule(config, len(source))
   with pytest.raises(TypeError, match='a new version'):
     data_setup.train_stream(config, schedule, source).batch(0)

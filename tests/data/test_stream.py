@@ -12,8 +12,9 @@ from mgjax.cli import ConfigError, RunError
 from mgjax.data import sources
 from mgjax.data.order import Order
 from mgjax.data.sources import Example, TimedLabel
-from mgjax.grids import cycles
+from mgjax.grids import MODES
 from mgjax.setup import data as data_setup
+from mgjax.setup import grids
 from tests.data.test_decode import in_new_process, resident_mib
 
 
@@ -23,11 +24,11 @@ def source(tiny_config):
 
 
 def make_stream(config, source, **kwargs):
-  schedule = cycles.make_schedule(config, len(source))
+  schedule = grids.schedule(config, len(source))
   return data_setup.train_stream(config, schedule, source, **kwargs)
 
 
-@pytest.mark.parametrize('mode', cycles.MODES)
+@pytest.mark.parametrize('mode', MODES)
 def test_every_video_is_used_once_per_epoch_whatever_the_grids(
   tiny_config, source, mode
 ):

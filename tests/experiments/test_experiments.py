@@ -35,8 +35,9 @@ from experiments import (
 )
 from mgjax import cli
 from mgjax.cli import ConfigError
-from mgjax.planning import macs, plan, step_seconds
+from mgjax.planning import macs
 from mgjax.setup import data as data_setup
+from mgjax.setup import planning
 from mgjax.setup.network import model as model_of
 
 # Keys that stand for all in the fast tests.
@@ -370,7 +371,7 @@ def test_successors_save_what_their_grids_say():
 def test_run_costs_are_those_of_the_plan():
   config = cli.read_config('configs/moving_digits.py:grid=both,size=tiny')
   schedule = settings.schedule(config)
-  want = plan.make_plan(config, schedule)
+  want = planning.make_plan(config, schedule)
   clips = costs.clips_by_grid(schedule)
   assert sum(clips.values()) == want['total_clips'] == schedule.total_clips
   gmacs = dict(zip(schedule.grids, want['gmacs_per_clip'], strict=True))
@@ -921,19 +922,6 @@ def test_launch_lists_runs_without_record_and_their_hours(
   assert total.endswith(f' {hours:.2f} hours on 1 x H100')
 
 
-def test_a_measured_device_tells_its_own_rate(records, capsys, no_counting):
-  argv = ['--table=ssv2_accuracy', '--device=v100x8']
-  assert launch.main(argv) == 0
-  lines = capsys.readouterr().out.splitlines()
-  runs = launch.planned('ssv2_accuracy', 1)
-  hours = [
-    r.gmacs / step_seconds.device_rate('v100x8', 'slowfast') / 3600
-    for r in runs
-  ]
-  assert lines[2].endswith(f'| {hours[0]:.2f} |')
-  assert lines[-1].endswith(f' {sum(hours):,.2f} hours on v100x8')
-
-
 def test_three_times_the_plans_multiply_adds_are_trained(records):
   item, *_ = launch.planned('moving_digits', 1)
   model = model_of(cli.read_config(item.config))
@@ -1085,7 +1073,7 @@ def test_whatever_ends_a_run_no_further_one_starts(records, monkeypatch, error):
   'argv,message',
   [
     (['--table=nothing'], 'invalid choice'),
-    (['--table=ssv2_accuracy', '--device=h100x8'], 'its speed is not known'),
+    (['--table=ssv2_accuracy', '--device=8 x H100'], 'give its speed too'),
     (['--table=ssv2_accuracy', '--device=x', '--record=y'], 'leave --device'),
     (['--table=ssv2_accuracy', '--seeds=0'], '--seeds=0'),
     (['--table=ssv2_accuracy', '--jobs=0'], '--jobs=0; give 1 to'),

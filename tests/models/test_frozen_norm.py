@@ -9,8 +9,8 @@ from configs import moving_digits
 from mgjax import models
 from mgjax.cli import ConfigError
 from mgjax.config import fields
-from mgjax.grids import cycles
 from mgjax.models import norm
+from mgjax.setup import grids, run_checks
 from mgjax.step import optim, programs, train_step
 from tests.step.test_micro_batches import PIXELS, largest_difference, make_batch
 
@@ -186,9 +186,9 @@ def test_frozen_layers_need_weights_to_start_from():
   config = moving_digits.get_config('grid=both')
   config.norm.frozen = 'but_first'
   with pytest.raises(ConfigError, match="norm.frozen is 'but_first'.*init_fr"):
-    cycles.make_schedule(config, 4000)
+    run_checks.check_norm(config)
   config.init_from = 'weights'
-  cycles.make_schedule(config, 4000)
+  run_checks.check_norm(config)
   config.norm.frozen = 'some'
   with pytest.raises(ConfigError, match="norm.frozen is 'some'; it must be ''"):
     fields.validate(config)
@@ -200,7 +200,7 @@ def test_no_statistics_are_estimated_where_all_layers_are_frozen():
   kinds = {}
   for frozen in ('but_first', 'all'):
     config.norm.frozen = frozen
-    schedule = cycles.make_schedule(config, 240)
+    schedule = grids.schedule(config, 240)
     uses = programs.first_uses(
       config, schedule, 0, {schedule.total_steps}, True
     )

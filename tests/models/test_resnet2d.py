@@ -10,9 +10,9 @@ import pytest
 from mgjax import models
 from mgjax.cli import ConfigError
 from mgjax.config import fields
-from mgjax.grids import cycles
 from mgjax.models.head import Head
 from mgjax.planning import macs
+from mgjax.setup import grids
 from tests.models import reference_2d
 
 NAMES = ('tsn', 'tsm', 'tam', 'i3d_resnet', 's3d_resnet')
@@ -132,7 +132,7 @@ def test_one_tree_serves_every_grid_of_a_multigrid_schedule():
   config.grid.mode = 'both'
   config.data.num_frames = 8
   config.data.sampling = 'segments'
-  schedule = cycles.make_schedule(config, 1000)
+  schedule = grids.schedule(config, 1000)
   assert {grid.T for grid in schedule.grids} == {2, 4, 8}
   model = small('tam', blocks=(1, 1))
   variables = reference_2d.shapes_of(model)

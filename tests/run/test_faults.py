@@ -28,13 +28,12 @@ from mgjax.config import fields
 from mgjax.data import stream
 from mgjax.evaluation import command as evaluation
 from mgjax.evaluation import scoring
-from mgjax.grids import cycles
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
-from mgjax.planning import plan
 from mgjax.run import checkpoint, loop, metrics, run_folder, step_log
 from mgjax.run import failure as bundle
 from mgjax.setup import data as data_setup
+from mgjax.setup import grids
 from mgjax.step import programs, step_cache
 from mgjax.step.train_step import TrainState
 from tests import speck
@@ -492,7 +491,7 @@ def test_an_error_in_a_data_worker_ends_the_run_with_its_cause(data_dir):
     def __getitem__(self, index):
       raise OSError(5, 'Input/output error')
 
-  schedule = cycles.make_schedule(config, len(source))
+  schedule = grids.schedule(config, len(source))
   batches = data_setup.train_stream(config, schedule, source).batches(34)
   next(batches)
   source._data_source = Failing()
@@ -527,7 +526,7 @@ def test_the_size_of_a_data_set_is_read_from_an_object_store():
     folder.mkdir(parents=True)
     splits = {'splits': [{'name': 'train', 'shardLengths': sizes}]}
     (folder / 'dataset_info.json').write_text(json.dumps(splits))
-  num_train, known_from = plan.dataset_size(config)
+  num_train, known_from = grids.dataset_size(config)
   assert num_train == 7
   assert known_from.startswith('gs://') and '/10.0.0/' in known_from
 
@@ -635,10 +634,10 @@ def test_a_remote_folder_gets_no_trace_for_perfetto(monkeypatch):
 
 def test_a_step_costs_six_operations_per_multiply_add_of_its_clips():
   config = speck.get_config()
-  schedule = cycles.make_schedule(config, 240)
+  schedule = grids.schedule(config, 240)
   plan = {'gmacs_per_clip': [1.0, 2.0, 3.0, 4.0]}
-  grids = schedule.grids
+  used = schedule.grids
   assert step_log.step_gflop(plan, schedule) == {
     grid: 6 * gmacs * grid.batch
-    for grid, gmacs in zip(grids, (1, 2, 3, 4), strict=True)
+    for grid, gmacs in zip(used, (1, 2, 3, 4), strict=True)
   }

@@ -15,10 +15,10 @@ from configs import moving_digits as config_file
 from mgjax import cli, train
 from mgjax.cli import ConfigError, RunError
 from mgjax.evaluation import command as evaluation
-from mgjax.grids import cycles
 from mgjax.run import loop, run_folder
 from mgjax.run.run_summary import tell
 from mgjax.setup import data as data_setup
+from mgjax.setup import grids
 from tests.data.test_stream import Acted
 
 GRIDS = 8
@@ -59,7 +59,7 @@ def test_each_grid_is_compiled_exactly_once(run):
 def test_nothing_is_compiled_after_the_first_use_of_the_last_grid(run):
   _, summary, compiled = run
   config = config_file.get_config('size=tiny')
-  schedule = cycles.make_schedule(config, 240)
+  schedule = grids.schedule(config, 240)
   steps = [schedule(step) for step in range(summary['steps'])]
   last_first_use = max(steps.index(grid) for grid in set(steps))
   assert max(compiled['jit(train_step)']) <= last_first_use
@@ -75,7 +75,7 @@ def test_every_step_has_a_metrics_line_with_its_place_and_its_grid(run):
   assert [m['step'] for m in steps] == list(range(1, summary['steps'] + 1))
   for field in 'epoch clips train_s wait_fraction T H W batch lr'.split():
     assert all(field in m for m in steps), field
-  schedule = cycles.make_schedule(config_file.get_config('size=tiny'), 240)
+  schedule = grids.schedule(config_file.get_config('size=tiny'), 240)
   for m in steps:
     assert tuple(m[k] for k in 'THW') == schedule(m['step'] - 1)[:3]
     assert m['lr'] == schedule.lr(m['step'] - 1)
@@ -246,7 +246,7 @@ def test_bad_flags_end_in_one_line_and_code_2(capsys):
 @pytest.mark.parametrize('every,epochs', [(0.0, [6]), (2.0, [2, 4, 6])])
 def test_evaluations_fall_on_the_first_step_after_the_epoch(every, epochs):
   config = config_file.get_config('size=tiny')
-  schedule = cycles.make_schedule(config, 240)
+  schedule = grids.schedule(config, 240)
   steps = sorted(loop.evaluation_steps(schedule, every))
   for step, epoch in zip(steps, epochs, strict=True):
     assert schedule.epoch(step - 1) < epoch <= schedule.epoch(step)

@@ -9,8 +9,8 @@ from configs import moving_digits
 from mgjax import models
 from mgjax.cli import ConfigError
 from mgjax.config import fields
-from mgjax.grids import cycles
 from mgjax.models import norm
+from mgjax.setup import grids
 from mgjax.step import optim, train_step
 
 PIXELS = {'mean': (0.45, 0.4, 0.5), 'std': (0.225, 0.2, 0.25)}
@@ -187,8 +187,8 @@ def test_groups_that_do_not_divide_into_micro_batches_are_refused():
   with pytest.raises(
     ConfigError, match=r'phase 4 of 5 \(1B x .*micro_batches=4'
   ):
-    cycles.make_schedule(config, 4000)
+    grids.schedule(config, 4000)
   config.train.micro_batches = 2
-  cycles.make_schedule(config, 4000)
+  grids.schedule(config, 4000)
   with pytest.raises(ConfigError, match='do not divide among 8 devices'):
-    cycles.make_schedule(config, 4000, num_devices=8)
+    grids.schedule(config, 4000, num_devices=8)

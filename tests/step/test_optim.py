@@ -8,7 +8,7 @@ import pytest
 from configs import moving_digits
 from mgjax.cli import ConfigError
 from mgjax.config import fields as default
-from mgjax.grids import cycles
+from mgjax.setup import grids, run_checks
 from mgjax.step import optim, train_step
 
 # A layer, a bias and a batch norm: weight decay spares the last, layer-wise
@@ -166,9 +166,9 @@ def test_smoothed_cross_entropy_is_that_of_torch():
 @pytest.mark.parametrize('mode', ['both', 'ladder'])
 def test_all_learning_rates_follow_the_batch_that_they_are_meant_for(mode):
   config = moving_digits.get_config(f'grid={mode}')
-  plain = cycles.make_schedule(config, 4000)
+  plain = grids.schedule(config, 4000)
   config.optim.base_batch = 32  # The batch is 8.
-  scaled = cycles.make_schedule(config, 4000)
+  scaled = grids.schedule(config, 4000)
   epochs = np.linspace(0, plain.total_epochs, 60)
   assert [scaled.lr_at_epoch(e) for e in epochs] == pytest.approx(
     [plain.lr_at_epoch(e) / 4 for e in epochs], rel=1e-12
@@ -181,4 +181,4 @@ def test_averaged_weights_without_statistics_of_their_own_are_refused():
   config.optim.ema_decay = 0.999
   config.norm.precise_batches = 0
   with pytest.raises(ConfigError, match='norm.precise_batches is 0'):
-    cycles.make_schedule(config, 4000)
+    run_checks.check_norm(config)

@@ -1,0 +1,320 @@
+"""What a schedule may be made from, and what it may come to.
+
+Each message says what is wrong, where, and what would be accepted. Names of
+arguments stand between backticks, so that a caller with names of its own for
+them can put those in their place (mgjax/setup/grids.py does).
+"""
+
+import dataclasses
+import itertools
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+from mgjax.errors import ConfigError
+from mgjax.grids.learning_rate import LearningRate, Real
+from mgjax.grids.schedule import Grid, GridSchedule, Phase, describe
+
+# Five halvings leave one pixel of 16; below, the deep layers see padding only.
+MIN_CROP_PX = 16
+
+
+def require(condition: Any, message: str) -> None:
+  """Raises a ConfigError with the message where the condition does not hold."""
+  if not condition:
+    raise ConfigError(message)
+
+
+# What each argument may be.
+
+
+def check_counts(**counts: Any) -> None:
+  """Refuses an argument, given by its name, that is not 1, 2, 3 ..."""
+  for name, value in counts.items():
+    require(
+      isinstance(value, numbers.Integral) and value >= 1,
+      f'`{name}` is {value!r}; it must be at least 1, a whole number.',
+    )
+
+
+def check_not_negative(**values: Any) -> None:
+  """Refuses an argument, given by its name, below 0."""
+  for name, value in values.items():
+    require(
+      _is_number(value) and value >= 0,
+      f'`{name}` is {value!r}; it must be 0 or more.',
+    )
+
+
+def check_positive(**values: Any) -> None:
+  """Refuses an argument, given by its name, that is not above 0."""
+  for name, value in values.items():
+    require(
+      _is_number(value) and value > 0,
+      f'`{name}` is {value!r}; it must be positive.',
+    )
+
+
+def check_choice(accepted: Sequence[str], **values: Any) -> None:
+  """Refuses an argument, given by its name, that is not one of some words."""
+  for name, value in values.items():
+    require(
+      value in accepted,
+      f'`{name}` is {value!r}; use one of {", ".join(accepted)}.',
+    )
+
+
+def check_jitter(jitter_px: Sequence[Any], full: Grid) -> None:
+  """Refuses resized short sides that a crop of the full grid does not fit."""
+  side = min(full.H, full.W)
+  require(
+    len(jitter_px) == 2
+    and all(map(_is_number, jitter_px))
+    and side <= jitter_px[0] <= jitter_px[1],
+    f'`jitter_px` is {tuple(jitter_px)}; it must be (least, greatest) short '
+    f'side, the least no smaller than the crop of {side}.',
+  )
+
+
+def check_lr_steps(steps: Sequence[Any], total_epochs: Real) -> None:
+  """Refuses decays that are not in order, or not inside the schedule."""
+  edges = (0, *steps, total_epochs)
+  require(
+    all(map(_is_number, steps))
+    and all(a < b for a, b in itertools.pairwise(edges)),
+    f'`lr_steps` is {tuple(steps)}; it must be increasing epochs, all after 0 '
+    f'and before the end of the schedule at {total_epochs:g}.',
+  )
+
+
+def check_short_factors(factors: Sequence[Any]) -> None:
+  """Refuses side factors of a short cycle that are none."""
+  require(
+    len(factors) > 0 and all(map(_is_factor, factors)),
+    f'`short_factors` is {tuple(factors)}; it must be side factors in (0, 1], '
+    'at least one.',
+  )
+
+
+def check_long_cycle(
+  long_factors: Sequence[Any], num_long_cycles: int, rate: LearningRate
+) -> None:
+  """Refuses a long cycle that has no shapes, or nothing to be aligned with."""
+  require(
+    len(long_factors) > 0
+    and all(
+      _is_row(row, 2) and all(map(_is_factor, row)) for row in long_factors
+    ),
+    f'`long_factors` is {_plain(long_factors)}; it must be (frames factor, '
+    'side factor) pairs, each factor in (0, 1].',
+  )
+  require(
+    tuple(long_factors[-1]) == (1, 1),
+    f'`long_factors` ends with {_plain(long_factors[-1])}; it must end with '
+    '(1, 1), the full grid that the model is fine-tuned on.',
+  )
+  if rate.schedule != 'steps':
+    check_counts(num_long_cycles=num_long_cycles)
+    return
+  require(
+    len(rate.steps) > 0,
+    '`lr_steps` is empty, so long cycles have no decays to align with; name '
+    "some, or use `lr_schedule='constant'` with `num_long_cycles`.",
+  )
+
+
+def check_ladder(rungs: Sequence[Any], lr_steps: Sequence[Any]) -> None:
+  """Refuses rungs that are none, or lose frames."""
+  require(
+    len(rungs) > 0,
+    '`ladder` is empty; it needs a rung or more, each (frames factor, epochs, '
+    'learning rate, schedule).',
+  )
+  for i, rung in enumerate(rungs):
+    require(
+      _is_row(rung, 4)
+      and _is_factor(rung[0])
+      and _is_number(rung[1])
+      and rung[1] > 0
+      and _is_number(rung[2])
+      and rung[2] >= 0
+      and isinstance(rung[3], str),
+      f'`ladder[{i}]` is {_plain(rung)}; it must be (frames factor in (0, 1], '
+      'epochs > 0, learning rate, schedule).',
+    )
+    if rung[3] == 'steps':
+      check_lr_steps(lr_steps, rung[1])
+  factors = [rung[0] for rung in rungs]
+  require(
+    factors == sorted(factors),
+    f'`ladder` has frames factors {factors}; rungs must not lose frames.',
+  )
+
+
+def check_progressive(rows: Sequence[Any]) -> None:
+  """Refuses rows that are none, shrink, or do not share the whole run."""
+  require(
+    len(rows) > 0
+    and all(_is_row(row, 3) and all(map(_is_factor, row)) for row in rows),
+    f'`progressive` is {_plain(rows)}; it must be (share of the epochs, frames '
+    'factor, side factor) rows, each number in (0, 1].',
+  )
+  total = math.fsum(row[0] for row in rows)
+  require(
+    math.isclose(total, 1.0, abs_tol=1e-6),
+    f'`progressive` has shares that sum to {total:g}; they must sum to 1.',
+  )
+  volumes = [t * side * side for _, t, side in rows]
+  require(
+    volumes == sorted(volumes),
+    f'`progressive` is {_plain(rows)}; its grids must not shrink, so sort the '
+    'rows from coarse to fine.',
+  )
+
+
+# What the phases may be.
+
+
+def with_groups(
+  phase: Phase, number: str, full: Grid, *, group_clips: int, group_by: str
+) -> Phase:
+  """Returns the phase with its batch-norm groups.
+
+  Args:
+    phase: A phase.
+    number: Such as 'phase 1 of 3'.
+    full: The full grid.
+    group_clips: Clips of a group at the phase's base grid; 0: all clips.
+    group_by: 'phase': all steps have as many groups, so that a group is larger
+      where the short cycle enlarges the batch; 'step': all groups have
+      `group_clips` clips.
+
+  Raises:
+    ConfigError: A batch does not divide into groups.
+
+  Source: section 3.4 of the paper: statistics are those of a fixed number of
+    clips with respect to the long cycle, and grow inside the short cycle.
+  """
+  if not group_clips:
+    return phase
+  groups = []
+  for grid in phase.cycle:
+    batch = grid.batch if group_by == 'step' else phase.base.batch
+    require(
+      batch % group_clips == 0,
+      f'{number} ({describe(phase.base, full)}): a batch of {batch} clips does '
+      f'not divide into groups of `group_clips={group_clips}`; change `batch`, '
+      f'or use a group size such as {math.gcd(batch, group_clips)}, or 0 for '
+      'the whole batch.',
+    )
+    groups.append(batch // group_clips)
+  return dataclasses.replace(phase, bn_groups=tuple(groups))
+
+
+def check_phase(
+  phase: Phase,
+  number: str,
+  full: Grid,
+  *,
+  num_devices: int,
+  micro_batches: int,
+) -> None:
+  """Refuses a phase whose grids cannot be trained, and names it.
+
+  Args:
+    phase: A phase with its batch-norm groups.
+    number: Such as 'phase 1 of 3'.
+    full: The full grid.
+    num_devices: Devices that share every batch equally.
+    micro_batches: Parts of a batch that are computed one after the other.
+  """
+  base = phase.base
+  where = f'{number} ({describe(base, full)})'
+  for grid, groups in zip(phase.cycle, phase.bn_groups, strict=True):
+    crop = f'{grid.H}x{grid.W}'
+    require(
+      grid.H <= base.H and grid.W <= base.W,
+      f'{where}: the short cycle has a crop of {crop}, larger than the '
+      f"phase's {base.H}x{base.W}; use smaller `short_factors` or larger side "
+      'factors in `long_factors`.',
+    )
+    require(
+      min(grid.H, grid.W) >= MIN_CROP_PX,
+      f'{where}: a crop of {crop} is too small; sides of {MIN_CROP_PX} pixels '
+      'or more are accepted. Use a larger `height` and `width`, or larger '
+      'factors.',
+    )
+    require(
+      grid.batch >= 1,
+      f'{where}: the grid {crop} gets a batch of 0 clips; change `batch` or '
+      'the factors.',
+    )
+    require(
+      grid.batch % num_devices == 0,
+      f'{where}: a batch of {grid.batch} clips does not divide among '
+      f'{num_devices} devices; use a `batch` that is a multiple of '
+      f'{num_devices}.',
+    )
+    # A part has whole groups, or else its statistics would be other ones.
+    require(
+      groups % micro_batches == 0,
+      f'{where}: the {groups} batch-norm groups of the grid {grid} do not '
+      f'divide into `micro_batches={micro_batches}` equal parts; use '
+      f'{_divisors(groups)} micro-batches, or another `group_clips`.',
+    )
+    require(
+      grid.batch % (micro_batches * num_devices) == 0,
+      f'{where}: the {grid.batch // micro_batches} clips of a micro-batch of '
+      f'the grid {grid} do not divide among {num_devices} devices; use fewer '
+      f'`micro_batches` than {micro_batches}.',
+    )
+
+
+def check_rates(schedule: GridSchedule, name: str, text: str) -> None:
+  """Refuses learning rates that are negative or not finite.
+
+  Only a text of the user's can make them. It is asked at every thousandth of
+  the run and where phases begin: what is shorter than that may escape.
+
+  Args:
+    schedule: The schedule.
+    name: The argument that has the text.
+    text: The learning rate's schedules.
+  """
+  if 'optax.' not in text:
+    return
+  end = schedule.total_epochs
+  starts = [phase.end_epoch for phase in schedule.phases[:-1]]
+  for epoch in sorted({*(end * k / 1000 for k in range(1001)), *starts}):
+    rate = schedule.lr_at_epoch(epoch)
+    require(
+      math.isfinite(rate) and rate >= 0,
+      f'`{name}`: the learning rate is {rate:g} at epoch {epoch:g}; it must be '
+      'a finite number, 0 or more, from the first epoch to the last.',
+    )
+
+
+def _divisors(number: int) -> str:
+  """Lists the divisors: '1, 2 or 4'."""
+  found = [str(d) for d in range(1, number + 1) if number % d == 0]
+  return ' or '.join(filter(None, (', '.join(found[:-1]), found[-1])))
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, numbers.Real) and math.isfinite(value)
+
+
+def _is_factor(value: Any) -> bool:
+  return _is_number(value) and 0 < value <= 1
+
+
+def _is_row(value: Any, length: int) -> bool:
+  return isinstance(value, (tuple, list)) and len(value) == length
+
+
+def _plain(value: Any) -> Any:
+  """Returns nested lists as tuples, as they are usually written."""
+  if isinstance(value, (tuple, list)):
+    return tuple(_plain(item) for item in value)
+  return value

@@ -1,0 +1,303 @@
+"""Makes a schedule from numbers."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from mgjax.grids import checks, modes, schedule
+from mgjax.grids import learning_rate as learning_rates
+from mgjax.grids.learning_rate import LearningRate, Real
+from mgjax.grids.schedule import Grid, GridSchedule, Phase
+
+MODES = ('none', 'short', 'long', 'both', 'ladder', 'progressive')
+
+
+# Longer than other functions: it is the table of all that a schedule can be
+# made from.
+def make_schedule(
+  *,
+  frames: int,
+  height: int,
+  width: int,
+  batch: int,
+  epochs: Real,
+  num_train: int,
+  mode: str = 'both',
+  learning_rate: Real = 0.1,
+  lr_steps: Sequence[Any] = (),
+  lr_gamma: Real = 0.1,
+  lr_schedule: str = 'steps',
+  end_lr: Real = 0.0,
+  warmup_epochs: Real = 0.0,
+  warmup_lr: Real = 0.0,
+  base_batch: int = 0,
+  epoch_factor: Real = 1.5,
+  long_factors: Sequence[Any] = modes.LONG_FACTORS,
+  short_factors: Sequence[Any] = modes.SHORT_FACTORS,
+  num_long_cycles: int = 3,
+  fine_tune: bool = True,
+  scale_lr: bool = True,
+  ladder: Sequence[Any] = modes.LADDER,
+  progressive: Sequence[Any] = modes.PROGRESSIVE,
+  stride_frames: int = 1,
+  sampling: str = 'dense',
+  jitter_px: Sequence[Any] | None = None,
+  group_clips: int = 0,
+  group_by: str = 'phase',
+  num_devices: int = 1,
+  micro_batches: int = 1,
+) -> GridSchedule:
+  """Returns the schedule of a training: grid and learning rate of every step.
+
+  The first six say what the training on one grid, the baseline, looks like;
+  the others how multigrid varies it. A call that needs no more than these:
+
+    make_schedule(frames=16, height=112, width=112, batch=32, epochs=100,
+                  num_train=9537, learning_rate=0.1, lr_steps=(40, 80))
+
+  Args:
+    frames: Frames of a clip of the full grid.
+    height: Its height in pixels.
+    width: Its width in pixels.
+    batch: Clips per step of the full grid, over all devices.
+    epochs: Length of the baseline, positive.
+    num_train: Clips (videos) in an epoch.
+    mode: One of `MODES`: 'none' (the baseline), 'short', 'long' or 'both'
+      cycles of the multigrid paper, 'ladder' or 'progressive'.
+    learning_rate: Rate of the full grid's batch, before decays.
+    lr_steps: Epochs of the baseline at which the rate decays, increasing. With
+      `lr_schedule='steps'`, each interval between them is one long cycle.
+    lr_gamma: Factor of each decay, positive.
+    lr_schedule: 'steps', 'cosine' or 'constant'; or a call of an optax
+      schedule whose count is baseline epochs, such as
+      'optax.linear_schedule(init_value=0.1, end_value=0.0,
+      transition_steps=100)'.
+    end_lr: Rate at the end of 'cosine'.
+    warmup_epochs: Length of the linear warm-up, in epochs of the run itself:
+      no epoch factor stretches it; 0: there is none.
+    warmup_lr: Rate at its start.
+    base_batch: Clips per step that the rates (also `warmup_lr`, `end_lr` and
+      those of `ladder`) are meant for: they are multiplied by `batch /
+      base_batch`; 0: by nothing.
+    epoch_factor: Epochs of the run per epoch of the baseline, positive; 'none'
+      and 'ladder' do not use it.
+    long_factors: 'long', 'both': (frames factor, side factor) of each shape of
+      a long cycle, coarse to fine; factors of the full grid in (0, 1], the
+      last (1, 1).
+    short_factors: 'short', 'both': side factors of the full grid in (0, 1];
+      the phase's own grid comes after them.
+    num_long_cycles: 'long', 'both': long cycles before the fine-tuning phase,
+      where `lr_schedule` is not 'steps'.
+    fine_tune: 'long', 'both': whether the last interval is the fine-tuning
+      phase, on the full grid; else it is one more long cycle.
+    scale_lr: 'long', 'both', 'progressive': whether the rate follows the batch
+      of the phase.
+    ladder: (frames factor in (0, 1], epochs, learning rate, schedule) of each
+      rung; its schedule is written as `lr_schedule` and starts with the rung.
+    progressive: (share of the epochs, frames factor, side factor) of each
+      phase, in (0, 1].
+    stride_frames: Frames of the video from one frame of a clip to the next.
+    sampling: 'dense': clips of fewer frames may have a larger stride, up to
+      the same time as those of the full grid; 'segments': frames are drawn
+      from equal segments of the video, so that there is no stride. It changes
+      what the rungs of a ladder say of their stride.
+    jitter_px: Least and greatest short side to which a video of the full grid
+      is resized before it is cropped, no smaller than the crop; None: the
+      crop's own short side.
+    group_clips: Clips behind one batch-norm statistic at the base grid of a
+      phase; 0: the whole batch.
+    group_by: 'phase': groups grow with the batch inside a short cycle, as in
+      the paper; 'step': every group has `group_clips` clips.
+    num_devices: Devices that share every batch equally. It is checked only.
+    micro_batches: Parts of whole batch-norm groups in which every batch is
+      computed. It is checked only.
+
+  Raises:
+    ConfigError: The numbers do not make a schedule that can be trained. The
+      message has the arguments' names between backticks, or names the phase.
+  """
+  return _make(_Settings(**locals()))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Settings:
+  """The arguments of `make_schedule`, by their names."""
+
+  frames: int
+  height: int
+  width: int
+  batch: int
+  epochs: Real
+  num_train: int
+  mode: str
+  learning_rate: Real
+  lr_steps: Sequence[Any]
+  lr_gamma: Real
+  lr_schedule: str
+  end_lr: Real
+  warmup_epochs: Real
+  warmup_lr: Real
+  base_batch: int
+  epoch_factor: Real
+  long_factors: Sequence[Any]
+  short_factors: Sequence[Any]
+  num_long_cycles: int
+  fine_tune: bool
+  scale_lr: bool
+  ladder: Sequence[Any]
+  progressive: Sequence[Any]
+  stride_frames: int
+  sampling: str
+  jitter_px: Sequence[Any] | None
+  group_clips: int
+  group_by: str
+  num_devices: int
+  micro_batches: int
+
+
+def _make(s: _Settings) -> GridSchedule:
+  """See `make_schedule`."""
+  full = Grid(s.frames, s.height, s.width, s.batch)
+  _check(s, full)
+  plan = _plan(s, full)
+  total_epochs = plan.phases[-1].end_epoch
+  # Rounding leaves some phases no epoch (Something-Something V2 has one): they
+  # are not part of the run, so they need not be sound either.
+  starts = (0, *(phase.end_epoch for phase in plan.phases))
+  phases = [
+    phase
+    for start, phase in zip(starts, plan.phases, strict=False)
+    if phase.end_epoch > start
+  ]
+  checks.require(
+    phases,
+    f'`mode={s.mode!r}` with `epochs={s.epochs}` and `epoch_factor='
+    f'{s.epoch_factor}` leaves no epoch to train; raise one.',
+  )
+  checks.require(
+    s.warmup_epochs <= total_epochs,
+    f'`warmup_epochs` is {s.warmup_epochs:g}, longer than the run of '
+    f'{total_epochs:g} epochs; use at most that.',
+  )
+  policy = learning_rates.with_warmup(
+    plan.lr_at_epoch, warmup_epochs=s.warmup_epochs, warmup_lr=s.warmup_lr
+  )
+  made = schedule.lay_out(
+    _checked_phases(s, phases, full),
+    num_train=s.num_train,
+    lr_at_epoch=learning_rates.for_batch(policy, s.batch, s.base_batch),
+  )
+  if s.mode == 'ladder':
+    checks.check_rates(made, 'ladder', ' '.join(rung[3] for rung in s.ladder))
+  else:
+    checks.check_rates(made, 'lr_schedule', s.lr_schedule)
+  return made
+
+
+def _rate(s: _Settings) -> LearningRate:
+  """Returns the learning rate of the baseline."""
+  return LearningRate(
+    base_lr=s.learning_rate,
+    schedule=s.lr_schedule,
+    steps=s.lr_steps,
+    gamma=s.lr_gamma,
+    end_lr=s.end_lr,
+  )
+
+
+def _jitter(s: _Settings) -> tuple[Any, ...]:
+  """Returns the resized short sides of the baseline."""
+  if s.jitter_px is None:
+    return min(s.height, s.width), min(s.height, s.width)
+  return tuple(s.jitter_px)
+
+
+def _check(s: _Settings, full: Grid) -> None:
+  """Refuses arguments that are wrong whatever the phases."""
+  checks.check_counts(
+    num_train=s.num_train,
+    frames=s.frames,
+    stride_frames=s.stride_frames,
+    height=s.height,
+    width=s.width,
+    batch=s.batch,
+    num_devices=s.num_devices,
+    micro_batches=s.micro_batches,
+  )
+  checks.check_choice(MODES, mode=s.mode)
+  checks.check_choice(('dense', 'segments'), sampling=s.sampling)
+  checks.check_choice(('phase', 'step'), group_by=s.group_by)
+  checks.check_jitter(_jitter(s), full)
+  checks.check_positive(epochs=s.epochs, lr_gamma=s.lr_gamma)
+  checks.check_not_negative(
+    learning_rate=s.learning_rate,
+    end_lr=s.end_lr,
+    warmup_epochs=s.warmup_epochs,
+    warmup_lr=s.warmup_lr,
+    base_batch=s.base_batch,
+    group_clips=s.group_clips,
+  )
+  # A field of another mode may have any value: it does nothing.
+  if s.mode == 'ladder':
+    checks.check_ladder(s.ladder, s.lr_steps)
+  elif s.lr_schedule == 'steps':
+    checks.check_lr_steps(s.lr_steps, s.epochs)
+  if s.mode in ('short', 'long', 'both', 'progressive'):
+    checks.check_positive(epoch_factor=s.epoch_factor)
+  if s.mode in ('short', 'both'):
+    checks.check_short_factors(s.short_factors)
+  if s.mode in ('long', 'both'):
+    checks.check_long_cycle(s.long_factors, s.num_long_cycles, _rate(s))
+  if s.mode == 'progressive':
+    checks.check_progressive(s.progressive)
+
+
+def _plan(s: _Settings, full: Grid) -> modes.Plan:
+  """Returns the phases and the learning rate of the mode."""
+  base = modes.Baseline(full, s.epochs, _rate(s), s.stride_frames, _jitter(s))
+  match s.mode:
+    case 'none':
+      return modes.constant(base)
+    case 'short':
+      return modes.short(
+        base, epoch_factor=s.epoch_factor, short_factors=s.short_factors
+      )
+    case 'ladder':
+      return modes.ladder(base, rungs=s.ladder, keep_span=s.sampling == 'dense')
+    case 'progressive':
+      return modes.progressive(
+        base,
+        epoch_factor=s.epoch_factor,
+        rows=s.progressive,
+        scale_lr=s.scale_lr,
+      )
+  return modes.long(
+    base,
+    epoch_factor=s.epoch_factor,
+    long_factors=s.long_factors,
+    short_factors=s.short_factors if s.mode == 'both' else (),
+    num_long_cycles=s.num_long_cycles,
+    fine_tune=s.fine_tune,
+    scale_lr=s.scale_lr,
+  )
+
+
+def _checked_phases(
+  s: _Settings, phases: Sequence[Phase], full: Grid
+) -> list[Phase]:
+  """Returns the phases with their batch-norm groups; refuses what cannot be."""
+  found = []
+  for i, phase in enumerate(phases, start=1):
+    number = f'phase {i} of {len(phases)}'
+    phase = checks.with_groups(
+      phase, number, full, group_clips=s.group_clips, group_by=s.group_by
+    )
+    checks.check_phase(
+      phase,
+      number,
+      full,
+      num_devices=s.num_devices,
+      micro_batches=s.micro_batches,
+    )
+    found.append(phase)
+  return found

@@ -1,0 +1,144 @@
+"""From the settings to grids and schedules. No JAX."""
+
+import re
+
+import ml_collections
+
+from mgjax import grids
+from mgjax.errors import ConfigError
+from mgjax.grids import Grid, GridSchedule
+from mgjax.setup import data as data_setup
+
+# Videos in the training set where the data is not at hand.
+PUBLISHED_SIZES = {
+  'kinetics400': 240_436,
+  'something_something_v2': 168_913,
+  'something_something_v1': 86_017,
+  'charades': 7_985,
+  'moments_in_time': 802_264,
+  # Split 1 of three.
+  'ucf101': 9_537,
+  'hmdb51': 3_570,
+  # Ours: the defaults of data/moving_digits.py.
+  'moving_digits/motion': 4_000,
+  'moving_digits/motion_tiny': 240,
+  'moving_digits/digit_motion': 4_000,
+}
+
+# The field that has each argument of `make_schedule`. Its errors name the
+# arguments; whoever has written a config knows the fields.
+_FIELDS = {
+  'frames': 'data.num_frames',
+  'height': 'data.crop_px',
+  'width': 'data.crop_width_px',
+  'batch': 'data.batch_size',
+  'stride_frames': 'data.stride_frames',
+  'sampling': 'data.sampling',
+  'jitter_px': 'data.jitter_px',
+  'num_train': 'data.num_train',
+  'epochs': 'optim.total_epochs',
+  'learning_rate': 'optim.base_lr',
+  'lr_steps': 'optim.lr_steps',
+  'lr_gamma': 'optim.gamma',
+  'lr_schedule': 'optim.schedule',
+  'end_lr': 'optim.end_lr',
+  'warmup_epochs': 'optim.warmup_epochs',
+  'warmup_lr': 'optim.warmup_lr',
+  'base_batch': 'optim.base_batch',
+  'mode': 'grid.mode',
+  'epoch_factor': 'grid.epoch_factor',
+  'long_factors': 'grid.long_factors',
+  'short_factors': 'grid.short_factors',
+  'num_long_cycles': 'grid.num_long_cycles',
+  'fine_tune': 'grid.fine_tune',
+  'scale_lr': 'grid.scale_lr',
+  'ladder': 'grid.ladder',
+  'progressive': 'grid.progressive',
+  'group_clips': 'norm.group_clips',
+  'group_by': 'norm.group_by',
+  'micro_batches': 'train.micro_batches',
+}
+
+
+def schedule(
+  config: ml_collections.ConfigDict, num_train: int, *, num_devices: int = 1
+) -> GridSchedule:
+  """Returns the schedule of a training run.
+
+  Args:
+    config: See mgjax/config/fields.py; `data`, `optim`, `grid`, `norm` and
+      `train.micro_batches` are read.
+    num_train: Videos in an epoch.
+    num_devices: Devices of all hosts, which share every batch equally.
+
+  Raises:
+    ConfigError: If the settings do not make a schedule that can be trained.
+      The message names the phase or the field.
+  """
+  values = {}
+  for argument, field in _FIELDS.items():
+    section, name = field.split('.')
+    values[argument] = config[section][name]
+  values['width'] = full_grid(config).W
+  values['num_train'] = num_train
+  try:
+    return grids.make_schedule(**values, num_devices=num_devices)
+  except ConfigError as error:
+    raise ConfigError(_with_fields(str(error))) from error
+
+
+def full_grid(config: ml_collections.ConfigDict) -> Grid:
+  """Returns the grid of the baseline."""
+  data = config.data
+  width = data.crop_px if data.crop_width_px is None else data.crop_width_px
+  return Grid(data.num_frames, data.crop_px, width, data.batch_size)
+
+
+def eval_grid(config: ml_collections.ConfigDict) -> Grid:
+  """Returns the one grid of evaluation: all frames, the evaluation crop."""
+  crop = config.eval
+  return Grid(
+    config.data.num_frames,
+    crop.crop_px,
+    crop.crop_width_px or crop.crop_px,
+    crop.batch_size,
+  )
+
+
+def dataset_size(config: ml_collections.ConfigDict) -> tuple[int, str]:
+  """Returns the number of training videos, and where it is known from.
+
+  `config.data.num_train`, or else the description of the prepared data set,
+  or else the published size.
+
+  Raises:
+    ConfigError: If none of them says.
+  """
+  data = config.data
+  if data.num_train is not None:
+    return data.num_train, 'data.num_train'
+  if found := data_setup.describe(config):
+    source = data_setup.builder_dir(config) / 'dataset_info.json'
+    if 'train' in found.splits:
+      return found.splits['train'], str(source)
+  if data.name in PUBLISHED_SIZES:
+    return PUBLISHED_SIZES[data.name], f'published size of {data.name}'
+  folder = data_setup.data_dir(config)
+  raise ConfigError(
+    f'data.name={data.name!r} is not prepared in {folder}, so its size is '
+    'unknown; prepare it, or give --config.data.num_train=VIDEOS.'
+  )
+
+
+def _with_fields(message: str) -> str:
+  """Puts fields in the place of arguments, which are between backticks.
+
+  '`mode` is ...' becomes 'grid.mode is ...'; what follows the name stays.
+  """
+  return re.sub(
+    r'`(\w+)([^`]*)`',
+    lambda found: (
+      _FIELDS[found[1]] + found[2] if found[1] in _FIELDS else found[0]
+    ),
+    message,
+  )

@@ -1,0 +1,211 @@
+"""From the settings to what a plan is made from: costs and memory of grids.
+
+Functions import JAX when they are called: planning's commands refuse bad flags
+before that takes its second.
+"""
+
+import sys
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import ml_collections
+
+from mgjax.errors import ConfigError
+from mgjax.grids import Grid, GridSchedule, Phase
+from mgjax.planning import plan
+from mgjax.setup import grids as grids_setup
+
+
+def make_plan(
+  config: ml_collections.ConfigDict,
+  schedule: GridSchedule,
+  *,
+  size_source: str = 'data set',
+  num_devices: int = 1,
+) -> dict[str, Any]:
+  """Returns all that is known about a run before its launch, as JSON data.
+
+  Args:
+    config: See mgjax/config/fields.py.
+    schedule: Its schedule.
+    size_source: Where the number of training videos is known from.
+    num_devices: Devices that share each batch.
+
+  Raises:
+    ConfigError: If the model cannot be built, or a grid is too small for it.
+  """
+  from mgjax.planning import memory
+
+  full = grids_setup.full_grid(config)
+  # A ladder is compared with as many epochs of the full grid.
+  epochs = config.optim.total_epochs
+  if config.grid.mode == 'ladder':
+    epochs = sum(rung[1] for rung in config.grid.ladder)
+  return plan.make_plan(
+    schedule,
+    gmacs_per_clip(config, {full, *schedule.grids}, schedule.phases),
+    full=full,
+    baseline_epochs=epochs,
+    names={
+      'mode': config.grid.mode,
+      'model': config.model.name,
+      'data': config.data.name,
+    },
+    memory=memory.as_json(
+      estimate_memory(config, schedule, num_devices=num_devices),
+      num_devices=num_devices,
+      device_bytes=int(config.train.device_memory_gib * 2**30),
+    ),
+    size_source=size_source,
+  )
+
+
+def gmacs_per_clip(
+  config: ml_collections.ConfigDict,
+  grids: Collection[Grid],
+  phases: Sequence[Phase] = (),
+) -> dict[Grid, float]:
+  """Returns 1e9 multiply-adds of one clip's forward pass for each grid.
+
+  Args:
+    config: See mgjax/config/fields.py; only the model is read.
+    grids: Any.
+    phases: Where the grids come from, for the message of an error.
+
+  Raises:
+    ConfigError: If the model cannot be built, or a grid is too small for it.
+      The message names the first phase that has the grid.
+  """
+  from mgjax.planning import macs
+  from mgjax.setup import network
+
+  return macs.gmacs_per_clip(network.model(config), grids, phases)
+
+
+def check_network(
+  config: ml_collections.ConfigDict,
+  grids: Collection[Grid],
+  phases: Sequence[Phase] = (),
+) -> None:
+  """Refuses a network that cannot be built, or grids too small for it.
+
+  Every command calls it before it opens any data.
+
+  Args:
+    config: See mgjax/config/fields.py; only the model is read.
+    grids: What the network is to take.
+    phases: Where the grids come from, for the message of an error.
+
+  Raises:
+    ConfigError: Says what is wrong with the network, and names the grid.
+  """
+  gmacs_per_clip(config, grids, phases)
+
+
+def estimate_memory(
+  config: ml_collections.ConfigDict, schedule: GridSchedule, *, num_devices: int
+) -> dict[Grid, Any]:
+  """Returns the estimated `memory.Memory` of every grid of a schedule.
+
+  Args:
+    config: See mgjax/config/fields.py.
+    schedule: Its schedule.
+    num_devices: Devices that share each batch.
+  """
+  from mgjax.planning import memory
+  from mgjax.setup import network
+  from mgjax.step import optim
+
+  model = network.model(config)
+  copies = memory.state_copies(
+    optim.make_optimizer(config.optim, config.norm.frozen),
+    averaged=config.optim.ema_decay > 0,
+  )
+  return {
+    grid: memory.estimate(
+      model,
+      grid,
+      num_devices=num_devices,
+      micro_batches=config.train.micro_batches,
+      copies=copies,
+    )
+    for grid in schedule.grids
+  }
+
+
+def warn_of_memory(
+  config: ml_collections.ConfigDict, schedule: GridSchedule, *, num_devices: int
+) -> None:
+  """Says in one line on stderr that a run may not fit its devices.
+
+  Args:
+    config: See mgjax/config/fields.py. Devices have the memory of
+      `train.device_memory_gib`, or what they say; nothing is said where
+      neither is known.
+    schedule: Its schedule.
+    num_devices: Devices that share each batch.
+  """
+  from mgjax.planning import memory
+
+  device_bytes = memory.device_bytes(config.train.device_memory_gib)
+  if not device_bytes:
+    return  # Tracing the network takes a second, for nothing.
+  said = memory.warning(
+    estimate_memory(config, schedule, num_devices=num_devices),
+    schedule,
+    num_devices=num_devices,
+    device_bytes=device_bytes,
+  )
+  if said:
+    print(said, file=sys.stderr)
+
+
+def compiled_bytes(
+  config: ml_collections.ConfigDict,
+  schedule: GridSchedule,
+  *,
+  num_devices: int,
+) -> dict[Grid, int]:
+  """Compiles the step of every grid; returns the bytes that XLA gives it.
+
+  These are bytes per device of this machine's kind: of the state, one batch
+  and everything in between.
+
+  Raises:
+    ConfigError: There are fewer devices than asked for.
+  """
+  import jax
+
+  from mgjax.cpu import compilation
+  from mgjax.hosts import parallel
+  from mgjax.run import checkpoint
+  from mgjax.setup import network
+  from mgjax.step import initial_state, optim, programs
+
+  if num_devices > jax.device_count():
+    raise ConfigError(
+      f'--num_devices={num_devices}, but --compile finds '
+      f'{jax.device_count()}; use at most that.'
+    )
+  mesh = parallel.make_mesh(num_devices)
+  model, tx = (
+    network.model(config),
+    optim.make_optimizer(config.optim, config.norm.frozen),
+  )
+  abstract = checkpoint.abstract_state(
+    initial_state.state_maker(config, model, tx), parallel.replicated(mesh)
+  )
+  lowered = programs.lower_programs(
+    config, schedule, model, tx, mesh, abstract, 0, set()
+  )
+  sizes = {}
+  for program, lower in lowered.items():
+    print(f'compiling {program}', file=sys.stderr)
+    found = compilation.compile_program(lower()).memory_analysis()
+    sizes[program.grid] = (
+      found.argument_size_in_bytes
+      + found.output_size_in_bytes
+      + found.temp_size_in_bytes
+      - found.alias_size_in_bytes
+    )
+  return sizes
