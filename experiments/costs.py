@@ -48,7 +48,7 @@ class Cost(NamedTuple):
 
 def build(model: str, num_classes: int) -> 'nn.Module':
   """Makes the network."""
-  from mgjax import models
+  from mgjax.setup import network
 
   config = fields.base()
   if model in _NETWORKS:
@@ -58,7 +58,7 @@ def build(model: str, num_classes: int) -> 'nn.Module':
   else:
     published.set_network(config, model, frames='8x8')
   config.model.num_classes = num_classes
-  return models.from_config(config)
+  return network.model(config)
 
 
 def count(key: Key) -> Cost:

@@ -66,10 +66,10 @@ def measure(
   import jax.numpy as jnp
 
   from experiments import jax_side
-  from mgjax import models
   from mgjax.cpu import compilation
   from mgjax.hosts import parallel
   from mgjax.run import checkpoint
+  from mgjax.setup import network
   from mgjax.step import initial_state, optim, programs, train_step
 
   schedule = settings.schedule(config)
@@ -77,7 +77,7 @@ def measure(
   baseline.grid.mode = 'none'
   planning.check_network(config, [grids.full_grid(config)])
   mesh = parallel.make_mesh()
-  model, tx = models.from_config(config), optim.make_optimizer(config.optim)
+  model, tx = network.model(config), optim.make_optimizer(config.optim)
   abstract = checkpoint.abstract_state(
     initial_state.state_maker(config, model, tx), parallel.replicated(mesh)
   )

@@ -62,5 +62,5 @@ def find_config(values: flags.FlagValues, arguments: list[str]):
 
 if __name__ == '__main__':
   sys.exit(
-    cli.run('mgjax.evaluation.scoring', define_flags, find_config=find_config)
+    cli.run('mgjax.evaluation.command', define_flags, find_config=find_config)
   )

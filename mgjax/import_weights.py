@@ -129,7 +129,7 @@ def _read_facts(path: pathlib.Path) -> list[pyslowfast_cfg.Fact]:
 if __name__ == '__main__':
   sys.exit(
     cli.run(
-      'mgjax.weights.weight_transfer',
+      'mgjax.weights.command',
       define_flags,
       arguments='FILE',
       find_config=find_config,

@@ -82,7 +82,7 @@ def find_config(values: flags.FlagValues, arguments: list[str]):
 if __name__ == '__main__':
   sys.exit(
     cli.run(
-      'mgjax.predicting.labelling',
+      'mgjax.predicting.command',
       define_flags,
       arguments='VIDEO',
       find_config=find_config,

@@ -13,10 +13,10 @@ from mgjax import cli, evaluate, import_weights, train
 from mgjax import plan as plan_flags
 from mgjax.cli import ConfigError, RunError
 from mgjax.data import bench, decode_rates
-from mgjax.evaluation import scoring
+from mgjax.evaluation import command as evaluation
 from mgjax.planning import command
 from mgjax.run import loop
-from mgjax.weights import weight_transfer
+from mgjax.weights import command as transfer
 
 FOLDER = pathlib.Path(__file__).parents[1]
 DIGITS = 'configs/moving_digits.py:size=tiny'
@@ -409,7 +409,7 @@ def test_an_error_in_the_flags_is_told_before_jax_is_imported():
     ('train', loop.main, train.define_flags, ['--workdir=W']),
     (
       'evaluate',
-      scoring.main,
+      evaluation.main,
       evaluate.define_flags,
       ['--workdir=W', '--allow_config_change'],
     ),
@@ -417,7 +417,7 @@ def test_an_error_in_the_flags_is_told_before_jax_is_imported():
     ('bench', decode_rates.main, bench.define_flags, []),
     (
       'import_weights',
-      weight_transfer.main,
+      transfer.main,
       import_weights.define_flags,
       ['--out=W', 'FILE'],
     ),

@@ -23,9 +23,10 @@ import jax.numpy as jnp
 import pytest
 from etils import epath
 
-from mgjax import models, stop_signal
+from mgjax import stop_signal
 from mgjax.data import digits, moving_digits
 from mgjax.run import checkpoint, run_folder
+from mgjax.setup import network
 from mgjax.step import initial_state, optim
 from tests import speck
 
@@ -1152,7 +1153,7 @@ def run(data_dir, tmp_path_factory):
   run_folder.prepare(config, folder, names)
   make_state = initial_state.state_maker(
     config,
-    models.from_config(config),
+    network.model(config),
     optim.make_optimizer(config.optim, config.norm.frozen),
   )
   state = jax.jit(make_state)()

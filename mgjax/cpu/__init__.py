@@ -1,1 +1,1 @@
-"""What CPUs need to be fast: compiler options and the allocator."""
+"""What CPUs need to be fast: compiler options, the allocator, convolutions."""

@@ -6,11 +6,11 @@ import jax
 
 _CPU_OPTIONS = {
   # An XLA pass that removes `lax.optimization_barrier` before fusion. Without
-  # it a barrier means: write this to memory (models/conv.py, `materialize`).
+  # it a barrier means: write this to memory (folded.py, `materialize`).
   'xla_disable_hlo_passes': 'cse_barrier_expander',
   # What XLA:CPU gives to the library YNNPACK: of its default list, all but
   # convolutions. YNNPACK's take one core below 128 outputs, and their kernels'
-  # gradients are slow; Eigen's take all cores (models/conv.py has times).
+  # gradients are slow; Eigen's take all cores (folded.py has times).
   'xla_cpu_experimental_ynn_fusion_type': (
     'LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
   ),

@@ -20,7 +20,7 @@ _NAMES = {'fontsize': 8, **picture_text.PLAIN}
 
 
 def draw(path: epath.PathLike, result: dict, *, title: str) -> None:
-  """Writes a PNG of what `evaluate.evaluate` returned.
+  """Writes a PNG of what `results.evaluate` returned.
 
   Left the confusion matrix, right the most frequent confusions and the accuracy
   of every class. Where videos have several labels there is no confusion; left
@@ -28,7 +28,7 @@ def draw(path: epath.PathLike, result: dict, *, title: str) -> None:
 
   Args:
     path: Of the picture.
-    result: What `evaluate.evaluate` returned.
+    result: What `results.evaluate` returned.
     title: Above the picture.
   """
   with matplotlib.rc_context({'font.size': 9, 'axes.titlesize': 10}):

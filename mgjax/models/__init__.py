@@ -18,9 +18,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from mgjax.errors import ConfigError
 from mgjax.models.blvnet import BLVNet
+from mgjax.models.head import HEAD
 from mgjax.models.ibm_resnet3d import I3DResNet, S3DResNet
 from mgjax.models.norm import combine_statistics, group_matrix
 from mgjax.models.resnet2d import TAM, TSM, TSN
@@ -32,13 +33,10 @@ __all__ = [
   'MODELS',
   'build',
   'combine_statistics',
-  'from_config',
+  'example_video',
   'group_matrix',
+  'option_names',
 ]
-
-# Name of the classifier's part of every network's parameters; it alone has
-# shapes that depend on the classes.
-HEAD = 'head'
 
 MODELS = {
   'slowfast': SlowFast,
@@ -55,8 +53,15 @@ MODELS = {
 }
 
 
-def _options(name: str) -> set[str]:
-  """Names of the options that model `name` takes."""
+def option_names(name: str) -> set[str]:
+  """Names of the options that a network takes.
+
+  Args:
+    name: One of `MODELS`.
+
+  Raises:
+    ValueError: There is no such network.
+  """
   if name not in MODELS:
     raise ValueError(
       f'Unknown model {name!r}; accepted are {", ".join(sorted(MODELS))}.'
@@ -83,45 +88,22 @@ def build(
   Raises:
     ValueError: If the name or an option is unknown.
   """
-  unknown = set(options) - _options(name)
+  unknown = set(options) - option_names(name)
   if unknown:
     raise ValueError(
       f'Model {name!r} has no option {", ".join(sorted(unknown))}; accepted '
-      f'are {", ".join(sorted(_options(name)))}.'
+      f'are {", ".join(sorted(option_names(name)))}.'
     )
   return MODELS[name](
     num_classes=num_classes, dropout=dropout, dtype=jnp.dtype(dtype), **options
   )
 
 
-def from_config(config: Any) -> nn.Module:
-  """Makes the model of `config.model`, `config.norm` and `config.train.remat`.
+def example_video(num_frames: int) -> Float[Array, '1 num_frames 32 32 3']:
+  """A clip that is enough to initialise a model: parameters ignore its shape.
 
-  Fields of `config.model` that this model does not have are left out (a Slow
-  network has no alpha).
-
-  Raises:
-    ConfigError: The name or an option is unknown.
+  Args:
+    num_frames: T, of the training clips: enough for the ratio of the frame
+      rates of SlowFast's pathways.
   """
-  model = config.model
-  try:
-    options = {
-      k: _as_tuple(v) for k, v in model.items() if k in _options(model.name)
-    }
-    return build(
-      model.name,
-      **options,
-      norm_momentum=config.norm.momentum,
-      norm_eps=config.norm.eps,
-      norm_frozen=config.norm.frozen,
-      remat=config.train.remat == 'block',
-    )
-  except ValueError as error:
-    raise ConfigError(f'model: {error}') from error
-
-
-def _as_tuple(value: Any) -> Any:
-  """Turns lists, also nested ones, into tuples: modules must be hashable."""
-  if isinstance(value, (list, tuple)):
-    return tuple(map(_as_tuple, value))
-  return value
+  return jnp.zeros((1, num_frames, 32, 32, 3))

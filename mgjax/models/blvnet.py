@@ -18,7 +18,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mgjax.models import conv, resnet2d, resnet3d, temporal
+from mgjax.models import conv, head, resnet2d, resnet3d, temporal
+from mgjax.models.head import Clips
 
 # Of depth 101, stages 2 and 3 differ from a plain ResNet's 4 and 23.
 BLOCKS = {50: (3, 4, 6, 3), 101: (4, 8, 18, 3), 152: (5, 12, 30, 3)}
@@ -70,8 +71,7 @@ class Block(nn.Module):
     x = self.layer(
       self.features, (1, 1, 1), relu=False, zero_init=True, name='c'
     )(x, pool)
-    x = x + shortcut
-    return conv.materialize(conv.relu(x) if self.relu else x)
+    return conv.join(x, shortcut, relu_after=self.relu)
 
 
 def _split(x, pairs):
@@ -111,7 +111,7 @@ class Stem(nn.Module):
     little = self.layer(self.features, (1, 1, 1), relu=False, name='little2')(
       little, pool
     )
-    x = conv.materialize(conv.relu(big + little))
+    x = conv.join(big, little)
     x = self.layer(self.features, (1, 1, 1), name='merge')(x, pool)
     return _distribute(x, self.pairs)
 
@@ -176,7 +176,7 @@ class BigLittleStage(nn.Module):
     )
     _, _, height, width, _ = little.shape
     big = conv.upsample_spatial(big, height=height, width=width)
-    x = conv.materialize(conv.relu(big + little))
+    x = conv.join(big, little)
     block = resnet3d.maybe_remat(Block, self.remat)
     x = block(self.features, self.layer, self.stride, name='fusion')(x, pool)
     return _distribute(x, self.pairs)
@@ -231,6 +231,27 @@ class BLVNet(nn.Module):
         f'bl_alpha {self.bl_alpha} leaves no channels of width {self.width}.'
       )
 
+  def _last_stage(
+    self,
+    blocks: tuple[int, ...],
+    layer: Callable[..., resnet3d.Layer],
+    aggregation: Aggregation,
+  ) -> resnet2d.Stage:
+    features = 4 * self.width * 2 ** (len(blocks) - 1)
+    return resnet2d.Stage(
+      tuple(
+        functools.partial(
+          resnet3d.maybe_remat(Block, self.remat),
+          features,
+          layer,
+          2 if i == 0 else 1,
+          aggregation=aggregation,
+        )
+        for i in range(blocks[-1])
+      ),
+      name=f'res{len(blocks) + 1}',
+    )
+
   @nn.compact
   def __call__(
     self,
@@ -238,7 +259,7 @@ class BLVNet(nn.Module):
     pool: resnet3d.Pool = None,
     *,
     deterministic: bool | None = None,
-    clips: resnet3d.Clips = None,
+    clips: Clips = None,
   ) -> Float[Array, 'B K']:
     """Returns logits.
 
@@ -278,22 +299,12 @@ class BLVNet(nn.Module):
     # The last stage is an ordinary one. The two frames of a pair are equal by
     # now: it takes one.
     x, _ = _split(x, self.pairs)
-    features = 4 * self.width * 2 ** (len(blocks) - 1)
-    x = resnet2d.Stage(
-      tuple(
-        functools.partial(
-          resnet3d.maybe_remat(Block, self.remat),
-          features,
-          layer,
-          2 if i == 0 else 1,
-          aggregation=aggregation,
-        )
-        for i in range(blocks[-1])
-      ),
-      name=f'res{len(blocks) + 1}',
-    )(x, pool)
-    if deterministic is None:
-      deterministic = pool is None
-    return resnet2d.FrameHead(
-      self.num_classes, self.dropout, self.dtype, name='head'
-    )(x, deterministic=deterministic, clips=clips)
+    x = self._last_stage(blocks, layer, aggregation)(x, pool)
+    return head.classify(
+      self,
+      [x],
+      in_training=pool is not None,
+      deterministic=deterministic,
+      clips=clips,
+      per_frame=True,
+    )

@@ -14,8 +14,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mgjax.models import conv, resnet3d, temporal
-from mgjax.models.dropout import Dropout
+from mgjax.models import conv, head, resnet3d, temporal
+from mgjax.models.head import Clips
 
 BLOCKS = {
   18: (2, 2, 2, 2),
@@ -79,7 +79,7 @@ class Block(nn.Module):
         relu=shape is not self.branch[-1],
         name=shape.name,
       )(x, pool)
-    return conv.materialize(conv.relu(x + shortcut))
+    return conv.join(x, shortcut)
 
 
 class Stage(nn.Module):
@@ -94,41 +94,6 @@ class Stage(nn.Module):
     for i, block in enumerate(self.blocks):
       x = block(name=f'block{i}')(x, pool)
     return x
-
-
-class FrameHead(nn.Module):
-  """Average over H and W, dropout, classifier; then the mean over frames.
-
-  Every frame has its own dropout mask and its own logits, as in TSN.
-
-  Source: mit-han-lab/temporal-shift-module, ops/models.py (classifier from
-    N(0, 0.001), consensus 'avg'), the same in IBM/bLVNet-TAM feadcd3.
-  Differs: IBM's 2-D networks take torch's default for the classifier.
-  """
-
-  num_classes: int
-  dropout: float
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(
-    self,
-    x: Float[Array, 'B T H W C'],
-    *,
-    deterministic: bool,
-    clips: resnet3d.Clips = None,
-  ) -> Float[Array, 'B K']:
-    # In float32 at least, like resnet3d.Head.
-    dtype = jnp.promote_types(self.dtype, jnp.float32)
-    x = x.astype(dtype).mean((2, 3))
-    x = Dropout(self.dropout)(x, clips, deterministic=deterministic)
-    x = nn.Dense(
-      self.num_classes,
-      dtype=dtype,
-      kernel_init=nn.initializers.normal(0.001),
-      name='classifier',
-    )(x)
-    return x.mean(1)
 
 
 class ResNet(nn.Module):
@@ -210,7 +175,7 @@ class ResNet(nn.Module):
     pool: resnet3d.Pool = None,
     *,
     deterministic: bool | None = None,
-    clips: resnet3d.Clips = None,
+    clips: Clips = None,
   ) -> Float[Array, 'B K']:
     """Returns logits.
 
@@ -241,10 +206,13 @@ class ResNet(nn.Module):
           )
         )
       x = Stage(tuple(stage), name=f'res{i + 2}')(x, pool)
-    if deterministic is None:
-      deterministic = pool is None
-    return FrameHead(self.num_classes, self.dropout, self.dtype, name='head')(
-      x, deterministic=deterministic, clips=clips
+    return head.classify(
+      self,
+      [x],
+      in_training=pool is not None,
+      deterministic=deterministic,
+      clips=clips,
+      per_frame=True,
     )
 
 

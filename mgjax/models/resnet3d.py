@@ -1,6 +1,6 @@
 """3-D bottleneck residual networks of one pathway: Slow, C2D, I3D.
 
-The parts (stem, stages, head) are also those of SlowFast.
+The parts (stem, stages) are also those of SlowFast.
 """
 
 import functools
@@ -10,14 +10,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from mgjax.models import conv, norm
-from mgjax.models.dropout import Dropout
+from mgjax.models import conv, head, norm
+from mgjax.models.head import Clips, Window
 from mgjax.models.nonlocal_block import NonLocalBlock
 
 Pool = Float[Array, 'B B'] | None
-Clips = Int[Array, ' B'] | None
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -157,7 +156,7 @@ class Block(nn.Module):
     x = self.layer(
       self.features, (1, 1, 1), relu=False, zero_init=True, name='c'
     )(x, pool)
-    return conv.materialize(conv.relu(x + shortcut))
+    return conv.join(x, shortcut)
 
 
 class Stage(nn.Module):
@@ -205,29 +204,6 @@ class Stage(nn.Module):
       if i in self.nonlocal_after:
         x = self.nonlocal_block(name=f'nonlocal{i}')(x, pool)
     return x
-
-
-def head_window(
-  clip: tuple[int, int, int], num_stages: int, frames_per_position: int
-) -> tuple[int, int, int]:
-  """Returns the head's window for training clips of a size.
-
-  Args:
-    clip: Frames, height and width.
-    num_stages: The stem divides the sides by 4, every stage but the first
-      by 2: with four stages, a position is 32 pixels.
-    frames_per_position: Of the features.
-
-  Source: PySlowFast 287ec00, models/video_model_builder.py (pool_size:
-    TRAIN_CROP_SIZE // 32).
-  """
-  t, h, w = clip
-  stride = 2 ** (num_stages + 1)
-  return (
-    max(t // frames_per_position, 1),
-    max(h // stride, 1),
-    max(w // stride, 1),
-  )
 
 
 def nonlocal_options(
@@ -291,73 +267,6 @@ def _is_window(value: Any) -> bool:
   )
 
 
-class Head(nn.Module):
-  """Average of each pathway, joined, dropout, linear classifier.
-
-  The average is over all positions, whatever size arrives, so one head serves
-  every grid. With `windows` it slides over the positions instead, and the
-  classifier is applied to each of the averages.
-
-  Source: PySlowFast 287ec00, models/head_helper.py, ResNetBasicHead: global
-    pooling with the short cycle on, windows of the training clip's size
-    without.
-  """
-
-  num_classes: int
-  dropout: float
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(
-    self,
-    pathways: Sequence[Float[Array, 'B _ _ _ _']],
-    *,
-    deterministic: bool,
-    clips: Clips = None,
-    windows: Sequence[tuple[int, int, int]] | None = None,
-  ) -> Float[Array, 'B *positions K']:
-    """Returns logits: one for the clip, or [t, h, w] with `windows`.
-
-    Args:
-      pathways: Features of each pathway.
-      deterministic: Whether dropout is off.
-      clips: Numbers of the clips, for `Dropout`.
-      windows: Per pathway, frames, rows and columns of its features that one
-        average covers. All pathways must have equally many positions.
-
-    Raises:
-      ValueError: If a window does not fit, or the positions differ.
-    """
-    # The classifier runs in float32 at least: it is small, and bfloat16
-    # logits would cost the loss its digits.
-    dtype = jnp.promote_types(self.dtype, jnp.float32)
-    pathways = [x.astype(dtype) for x in pathways]
-    if windows is None:
-      features = [x.mean((1, 2, 3)) for x in pathways]
-    else:
-      sizes = [x.shape[1:4] for x in pathways]
-      positions = [
-        tuple(n - k + 1 for n, k in zip(size, window, strict=True))
-        for size, window in zip(sizes, windows, strict=True)
-      ]
-      if len(set(positions)) > 1 or min(min(p) for p in positions) < 1:
-        raise ValueError(
-          f'Windows {windows} do not fit features of {sizes} positions.'
-        )
-      features = [
-        nn.avg_pool(x, window)
-        for x, window in zip(pathways, windows, strict=True)
-      ]
-    x = jnp.concatenate(features, axis=-1)
-    x = Dropout(self.dropout)(x, clips, deterministic=deterministic)
-    return nn.Dense(
-      self.num_classes,
-      dtype=dtype,
-      kernel_init=nn.initializers.normal(0.01),
-      name='classifier',
-    )(x)
-
-
 class ResNet3D(nn.Module):
   """Network of one pathway.
 
@@ -400,6 +309,33 @@ class ResNet3D(nn.Module):
   dtype: Any = jnp.float32
   remat: bool = False
 
+  def _stage(
+    self, i: int, blocks: tuple[int, ...], layer: Callable[..., Layer]
+  ) -> Stage:
+    nonlocal_block = functools.partial(
+      maybe_remat(NonLocalBlock, self.remat),
+      mode=self.nonlocal_mode,
+      **layer_options(self),
+    )
+    return Stage(
+      4 * self.width * 2**i,
+      blocks[i],
+      TEMPORAL_KERNELS[self.arch][i],
+      stride=1 if i == 0 else 2,
+      layer=layer,
+      num_temporal=self.num_temporal[i] if self.num_temporal else None,
+      remat=self.remat,
+      **nonlocal_options(
+        i,
+        blocks,
+        after=self.nonlocal_blocks,
+        groups=self.nonlocal_groups,
+        pool=self.nonlocal_pool,
+        block=nonlocal_block,
+      ),
+      name=f'res{i + 2}',
+    )
+
   @nn.compact
   def __call__(
     self,
@@ -408,7 +344,7 @@ class ResNet3D(nn.Module):
     *,
     deterministic: bool | None = None,
     clips: Clips = None,
-    window: tuple[int, int, int] | None = None,
+    window: Window | None = None,
   ) -> Float[Array, 'B *positions K']:
     """Returns logits: [B, K], or [B, t, h, w, K] with `window`.
 
@@ -421,43 +357,25 @@ class ResNet3D(nn.Module):
       window: Frames, height and width of the training clip: the head slides a
         window of that size over the features of a larger clip.
     """
-    options = layer_options(self)
-    layer = functools.partial(Layer, **options)
+    layer = functools.partial(Layer, **layer_options(self))
     blocks = stage_blocks(self.depth, self.blocks)
     check_num_temporal(self.num_temporal, blocks)
     pools_time = self.arch in ('c2d', 'i3d')
     x = video.astype(self.dtype)
     x = Stem(self.width, STEM_KERNELS[self.arch], layer, name='stem')(x, pool)
-    for i, num_blocks in enumerate(blocks):
-      x = Stage(
-        4 * self.width * 2**i,
-        num_blocks,
-        TEMPORAL_KERNELS[self.arch][i],
-        stride=1 if i == 0 else 2,
-        layer=layer,
-        num_temporal=self.num_temporal[i] if self.num_temporal else None,
-        remat=self.remat,
-        **nonlocal_options(
-          i,
-          blocks,
-          after=self.nonlocal_blocks,
-          groups=self.nonlocal_groups,
-          pool=self.nonlocal_pool,
-          block=functools.partial(
-            maybe_remat(NonLocalBlock, self.remat),
-            mode=self.nonlocal_mode,
-            **options,
-          ),
-        ),
-        name=f'res{i + 2}',
-      )(x, pool)
+    for i in range(len(blocks)):
+      x = self._stage(i, blocks, layer)(x, pool)
       if i == 0 and pools_time:
         x = conv.max_pool_temporal(x)
-    if deterministic is None:
-      deterministic = pool is None
     windows = None
     if window is not None:
-      windows = [head_window(window, len(blocks), 2 if pools_time else 1)]
-    return Head(self.num_classes, self.dropout, self.dtype, name='head')(
-      [x], deterministic=deterministic, clips=clips, windows=windows
+      frames = 2 if pools_time else 1
+      windows = [head.features_window(window, len(blocks), frames)]
+    return head.classify(
+      self,
+      [x],
+      in_training=pool is not None,
+      deterministic=deterministic,
+      clips=clips,
+      windows=windows,
     )

@@ -5,6 +5,7 @@ models/video_model_builder.py.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mgjax.models import resnet3d
+from mgjax.models import head, resnet3d
+from mgjax.models.head import Clips, Window
 from mgjax.models.nonlocal_block import NonLocalBlock
 
 
@@ -85,34 +87,41 @@ class SlowFast(nn.Module):
   dtype: Any = jnp.float32
   remat: bool = False
 
-  @nn.compact
-  def __call__(
-    self,
-    video: Float[Array, 'B T H W 3'],
-    pool: resnet3d.Pool = None,
-    *,
-    deterministic: bool | None = None,
-    clips: resnet3d.Clips = None,
-    window: tuple[int, int, int] | None = None,
-  ) -> Float[Array, 'B *positions K']:
-    """Returns logits: [B, K], or [B, t, h, w, K] with `window`.
-
-    Args:
-      video: Normalised clips.
-      pool: Batch-norm groups (`norm.group_matrix`) in training; None in
-        evaluation, which uses running statistics.
-      deterministic: Whether dropout is off; by default where `pool` is None.
-      clips: Their numbers in the batch, for `Dropout`; None: 0, 1, 2, ...
-      window: Frames, height and width of the training clip: the head slides a
-        window of that size over the features of a larger clip. The frames
-        must be those of `video`: the pathways differ in frame rate.
-    """
+  def __post_init__(self):
+    super().__post_init__()
     if self.width % self.beta_inv:
       raise ValueError(
         f'width {self.width} is not divisible by beta_inv {self.beta_inv}.'
       )
-    options = resnet3d.layer_options(self)
-    layer = functools.partial(resnet3d.Layer, **options)
+
+  def _fuse(
+    self,
+    x: dict[str, Array],
+    layer: Callable[..., resnet3d.Layer],
+    pool: resnet3d.Pool,
+    name: str,
+  ) -> dict[str, Array]:
+    """Joins fast features to the slow pathway's, at its frame rate."""
+    lateral = layer(
+      self.fusion_ratio * x['fast'].shape[-1],
+      (self.fusion_kernel, 1, 1),
+      (self.alpha, 1, 1),
+      name=name,
+    )(x['fast'], pool)
+    # A length that alpha does not divide has one more strided position.
+    lateral = lateral[:, : x['slow'].shape[1]]
+    slow = jnp.concatenate([x['slow'], lateral], axis=-1)
+    return {'slow': slow, 'fast': x['fast']}
+
+  def _stage(
+    self,
+    path: str,
+    width: int,
+    i: int,
+    blocks: tuple[int, ...],
+    layer: Callable[..., resnet3d.Layer],
+  ) -> resnet3d.Stage:
+    """Stage i of a pathway ('slow' or 'fast') with `width` after its stem."""
     nonlocal_of = {
       'slow': {
         'after': self.nonlocal_blocks,
@@ -128,68 +137,77 @@ class SlowFast(nn.Module):
     nonlocal_block = functools.partial(
       resnet3d.maybe_remat(NonLocalBlock, self.remat),
       mode=self.nonlocal_mode,
-      **options,
+      **resnet3d.layer_options(self),
     )
+    return resnet3d.Stage(
+      4 * width * 2**i,
+      blocks[i],
+      resnet3d.TEMPORAL_KERNELS[path][i],
+      stride=1 if i == 0 else 2,
+      layer=layer,
+      num_temporal=self.num_temporal[i] if self.num_temporal else None,
+      remat=self.remat,
+      **resnet3d.nonlocal_options(
+        i, blocks, block=nonlocal_block, **nonlocal_of[path]
+      ),
+      name=f'{path}_res{i + 2}',
+    )
+
+  @nn.compact
+  def __call__(
+    self,
+    video: Float[Array, 'B T H W 3'],
+    pool: resnet3d.Pool = None,
+    *,
+    deterministic: bool | None = None,
+    clips: Clips = None,
+    window: Window | None = None,
+  ) -> Float[Array, 'B *positions K']:
+    """Returns logits: [B, K], or [B, t, h, w, K] with `window`.
+
+    Args:
+      video: Normalised clips.
+      pool: Batch-norm groups (`norm.group_matrix`) in training; None in
+        evaluation, which uses running statistics.
+      deterministic: Whether dropout is off; by default where `pool` is None.
+      clips: Their numbers in the batch, for `Dropout`; None: 0, 1, 2, ...
+      window: Frames, height and width of the training clip: the head slides a
+        window of that size over the features of a larger clip. The frames
+        must be those of `video`: the pathways differ in frame rate.
+    """
+    layer = functools.partial(resnet3d.Layer, **resnet3d.layer_options(self))
     widths = {'slow': self.width, 'fast': self.width // self.beta_inv}
     video = video.astype(self.dtype)
     x = {
       'slow': video[:, slow_frames(video.shape[1], self.alpha)],
       'fast': video,
     }
-
-    def fuse(x, name):
-      """Joins fast features to the slow pathway's, at its frame rate."""
-      lateral = layer(
-        self.fusion_ratio * x['fast'].shape[-1],
-        (self.fusion_kernel, 1, 1),
-        (self.alpha, 1, 1),
-        name=name,
-      )(x['fast'], pool)
-      # A length that alpha does not divide has one more strided position.
-      lateral = lateral[:, : x['slow'].shape[1]]
-      slow = jnp.concatenate([x['slow'], lateral], axis=-1)
-      return {'slow': slow, 'fast': x['fast']}
-
     x = {
       path: resnet3d.Stem(
         widths[path], resnet3d.STEM_KERNELS[path], layer, name=f'{path}_stem'
       )(x[path], pool)
       for path in x
     }
-    x = fuse(x, 'fuse_stem')
+    x = self._fuse(x, layer, pool, 'fuse_stem')
     blocks = resnet3d.stage_blocks(self.depth, self.blocks)
     resnet3d.check_num_temporal(self.num_temporal, blocks)
-    for i, num_blocks in enumerate(blocks):
+    for i in range(len(blocks)):
       x = {
-        path: resnet3d.Stage(
-          4 * widths[path] * 2**i,
-          num_blocks,
-          resnet3d.TEMPORAL_KERNELS[path][i],
-          stride=1 if i == 0 else 2,
-          layer=layer,
-          num_temporal=self.num_temporal[i] if self.num_temporal else None,
-          remat=self.remat,
-          **resnet3d.nonlocal_options(
-            i, blocks, block=nonlocal_block, **nonlocal_of[path]
-          ),
-          name=f'{path}_res{i + 2}',
-        )(x[path], pool)
+        path: self._stage(path, widths[path], i, blocks, layer)(x[path], pool)
         for path in x
       }
       if i < len(blocks) - 1:  # The head joins what the last stage gives.
-        x = fuse(x, f'fuse_res{i + 2}')
-    if deterministic is None:
-      deterministic = pool is None
+        x = self._fuse(x, layer, pool, f'fuse_res{i + 2}')
     windows = None
     if window is not None:
       windows = [
-        resnet3d.head_window(window, len(blocks), frames)
+        head.features_window(window, len(blocks), frames)
         for frames in (self.alpha, 1)
       ]
-    return resnet3d.Head(
-      self.num_classes, self.dropout, self.dtype, name='head'
-    )(
+    return head.classify(
+      self,
       [x['slow'], x['fast']],
+      in_training=pool is not None,
       deterministic=deterministic,
       clips=clips,
       windows=windows,

@@ -37,10 +37,9 @@ def main(values: flags.FlagValues, *configs: str) -> None:
   num_train, size_source = grids.dataset_size(config)
   run_checks.check(config, data_setup.describe(config), values.num_devices)
   if config.eval.head != 'global':
-    from mgjax import models
-    from mgjax.evaluation import scoring
+    from mgjax.setup import evaluation, network
 
-    scoring.head_window(config, models.from_config(config))
+    evaluation.head_window(config, network.model(config))
   if values.budget_hours:
     _write(values.output, _budget(values, config, num_train))
     return

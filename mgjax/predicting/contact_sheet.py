@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import cv2
 import matplotlib
+import matplotlib.axes
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib import figure
@@ -17,6 +18,9 @@ from mgjax import files, picture_text
 _MAX_COLUMNS = 8
 _FRAME_PX = 128
 _CHARACTER_PX = 8  # Of a title, on average.
+_DPI = 100
+_SIDE_PX = 340  # Room for the predictions,
+_TOP_PX = 40  # and for the title.
 
 
 def overlay(
@@ -57,6 +61,48 @@ def draw(
   Raises:
     OSError: The file cannot be written.
   """
+  mosaic = _mosaic(clips)
+  bars_px = 30 * len(predictions)
+  height_px = max(mosaic.shape[0], bars_px + 10) + _TOP_PX
+  width_px = mosaic.shape[1] + _SIDE_PX
+  fig = figure.Figure(figsize=(width_px / _DPI, height_px / _DPI), dpi=_DPI)
+  fig.text(
+    0.5,
+    1 - _TOP_PX / 2 / height_px,
+    picture_text.printable(title, width_px // _CHARACTER_PX),
+    ha='center',
+    va='center',
+    **picture_text.PLAIN,
+  )
+  picture = fig.add_axes(
+    (
+      0,
+      1 - (_TOP_PX + mosaic.shape[0]) / height_px,
+      mosaic.shape[1] / width_px,
+      mosaic.shape[0] / height_px,
+    )
+  )
+  picture.imshow(mosaic, interpolation='nearest', aspect='auto')
+  picture.set_axis_off()
+  bars = fig.add_axes(
+    (
+      (mosaic.shape[1] + 15) / width_px,
+      1 - (_TOP_PX + bars_px) / height_px,
+      (_SIDE_PX - 30) / width_px,
+      bars_px / height_px,
+    )
+  )
+  _draw_bars(bars, predictions)
+  picture = io.BytesIO()
+  with picture_text.any_characters():
+    backend_agg.FigureCanvasAgg(fig).print_png(picture)
+  files.write_bytes(path, picture.getvalue())
+
+
+def _mosaic(
+  clips: Sequence[UInt8[np.ndarray, 'T H W 3']],
+) -> UInt8[np.ndarray, 'height width 3']:
+  """A row of frames for each clip; of long ones evenly spread frames."""
   rows = []
   for clip in clips:
     count = min(len(clip), _MAX_COLUMNS)
@@ -71,46 +117,17 @@ def draw(
       np.pad(f, ((1, 1), (1, 1), (0, 0)), constant_values=255) for f in shown
     ]
     rows.append(np.concatenate(shown, axis=1))
-  mosaic = np.concatenate(rows)
-  dpi, side_px, top_px = 100, 340, 40
-  height_px = max(mosaic.shape[0], 30 * len(predictions) + 10) + top_px
-  width_px = mosaic.shape[1] + side_px
-  fig = figure.Figure(figsize=(width_px / dpi, height_px / dpi), dpi=dpi)
-  fig.text(
-    0.5,
-    1 - top_px / 2 / height_px,
-    picture_text.printable(title, width_px // _CHARACTER_PX),
-    ha='center',
-    va='center',
-    **picture_text.PLAIN,
-  )
-  picture = fig.add_axes(
-    (
-      0,
-      1 - (top_px + mosaic.shape[0]) / height_px,
-      mosaic.shape[1] / width_px,
-      mosaic.shape[0] / height_px,
-    )
-  )
-  picture.imshow(mosaic, interpolation='nearest', aspect='auto')
-  picture.set_axis_off()
-  bars_px = 30 * len(predictions)
-  bars = fig.add_axes(
-    (
-      (mosaic.shape[1] + 15) / width_px,
-      1 - (top_px + bars_px) / height_px,
-      (side_px - 30) / width_px,
-      bars_px / height_px,
-    )
-  )
+  return np.concatenate(rows)
+
+
+def _draw_bars(
+  axis: matplotlib.axes.Axes, predictions: Sequence[tuple[str, float]]
+) -> None:
+  """A bar for each label, as long as it is likely."""
   places = range(len(predictions))
-  bars.barh(places, [p for _, p in predictions], color='tab:blue', alpha=0.35)
+  axis.barh(places, [p for _, p in predictions], color='tab:blue', alpha=0.35)
   for i, (label, probability) in enumerate(predictions):
     text = f'{100 * probability:.1f} %  {picture_text.printable(label)}'
-    bars.text(0.01, i, text, va='center', fontsize=9, **picture_text.PLAIN)
-  bars.set(xlim=(0, 1), ylim=(len(predictions) - 0.5, -0.5))
-  bars.set_axis_off()
-  picture = io.BytesIO()
-  with picture_text.any_characters():
-    backend_agg.FigureCanvasAgg(fig).print_png(picture)
-  files.write_bytes(path, picture.getvalue())
+    axis.text(0.01, i, text, va='center', fontsize=9, **picture_text.PLAIN)
+  axis.set(xlim=(0, 1), ylim=(len(predictions) - 0.5, -0.5))
+  axis.set_axis_off()

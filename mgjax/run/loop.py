@@ -19,11 +19,11 @@ from absl import flags
 from etils import epath
 from ml_collections import config_flags
 
-from mgjax import files, models, stop_signal
+from mgjax import files, stop_signal
 from mgjax.cli import ConfigError, RunError
 from mgjax.cpu import allocator
 from mgjax.data import stream
-from mgjax.evaluation import scoring
+from mgjax.evaluation import results, scoring
 from mgjax.grids.schedule import Grid, GridSchedule
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
@@ -42,7 +42,7 @@ from mgjax.run import (
   step_log,
 )
 from mgjax.setup import data as data_setup
-from mgjax.setup import grids, planning, run_checks
+from mgjax.setup import evaluation, grids, network, planning, run_checks
 from mgjax.step import initial_state, optim, programs, step_cache, train_step
 from mgjax.step.step_cache import Program
 
@@ -195,8 +195,9 @@ def make_job(
   shard = {'shard': peers.index, 'num_shards': peers.count}
   train_stream = data_setup.train_stream(config, schedule, source, **shard)
   eval_stream = data_setup.eval_stream(config, eval_source, **shard)
-  model = models.from_config(config)
-  scoring.head_window(config, model)  # Refused now, or else at its first use.
+  model = network.model(config)
+  # Refused now, or else at its first use.
+  evaluation.head_window(config, model)
   tx = optim.make_optimizer(config.optim, config.norm.frozen)
   make_state = initial_state.state_maker(config, model, tx)
   abstract = checkpoint.abstract_state(make_state, parallel.replicated(mesh))
@@ -636,7 +637,7 @@ class Training:
     job, step = self._job, self.done
     partial = scoring.Partial(
       job.workdir,
-      scoring.partial_key(job.config, self.state, job.eval_stream.source),
+      evaluation.partial_key(job.config, self.state, job.eval_stream.source),
       job.config.eval.save_every_s,
     )
 
@@ -647,15 +648,15 @@ class Training:
       if number < total:
         self._stop_if_asked()
 
-    result = scoring.evaluate(
+    result = results.evaluate(
       self._program('eval', grids.eval_grid(job.config)),
       self.state,
       job.eval_stream,
       job.mesh,
+      ensemble=job.config.eval.ensemble,
       report=report_batch,
       partial=partial,
       peers=job.peers,
-      ensemble=job.config.eval.ensemble,
     )
     self._result = result
     self.times.eval_s += time.perf_counter() - begin
@@ -663,10 +664,10 @@ class Training:
     self._log.write_evaluation(step, result)
     self._bar.say(
       f'step {step}, epoch {job.schedule.epoch(step):.1f}: '
-      + '\n'.join([scoring.describe(result), *scoring.losses(result)])
+      + '\n'.join([results.describe(result), *results.losses(result)])
     )
     if job.peers.is_first:
-      scoring.write_result(job.workdir, {'step': step, **result})
+      results.write(job.workdir, {'step': step, **result})
       partial.remove()
       self._writer.picture('confusion', report.confusion(result), step)
 

@@ -6,13 +6,12 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from mgjax import models
 from mgjax.cpu import compilation
 from mgjax.hosts import parallel
 from mgjax.run import checkpoint, run_folder
 from mgjax.run import failure as bundle
 from mgjax.setup import data as data_setup
-from mgjax.setup import grids, planning, run_checks
+from mgjax.setup import grids, network, planning, run_checks
 from mgjax.step import initial_state, optim, programs, train_step
 from mgjax.step.step_cache import Program
 
@@ -42,7 +41,7 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
   mesh = parallel.make_mesh()
   schedule = grids.schedule(config, len(source), num_devices=mesh.size)
   train_stream = data_setup.train_stream(config, schedule, source)
-  model = models.from_config(config)
+  model = network.model(config)
   tx = optim.make_optimizer(config.optim, config.norm.frozen)
   make_state = initial_state.state_maker(config, model, tx)
   replicated = parallel.replicated(mesh)

@@ -9,7 +9,7 @@ from matplotlib import figure
 from matplotlib.backends import backend_agg
 
 from mgjax import files, picture_text
-from mgjax.evaluation import eval_picture, scoring
+from mgjax.evaluation import eval_picture, results
 from mgjax.grids.schedule import GridSchedule
 from mgjax.run import run_folder
 
@@ -56,7 +56,7 @@ def draw(workdir: epath.PathLike, schedule: GridSchedule) -> np.ndarray:
       axes[name].set_xlim(0, minutes.max() if len(minutes) else 1)
       axes[name].grid(alpha=0.3)
     fig.suptitle(
-      f'{picture_text.printable(workdir.name)}: {scoring.describe(result)} '
+      f'{picture_text.printable(workdir.name)}: {results.describe(result)} '
       f'after {schedule.total_steps} steps, {schedule.total_clips} clips',
       **picture_text.PLAIN,
     )
@@ -72,7 +72,7 @@ def confusion(result: dict) -> np.ndarray:
   """Draws the confusion of an evaluation.
 
   Args:
-    result: What `evaluation.evaluate` returns.
+    result: What `results.evaluate` returns.
 
   Returns:
     The picture, uint8 [H, W, 3].

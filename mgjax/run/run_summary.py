@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 
 from mgjax import cli, environment
-from mgjax.evaluation import scoring
+from mgjax.evaluation import results
 
 
 def summarize(
@@ -18,7 +18,7 @@ def summarize(
   return {
     'mode': config.grid.mode,
     'seed': config.seed,
-    **{k: result[k] for k in scoring.METRICS if k in result},
+    **{k: result[k] for k in results.METRICS if k in result},
     'num_videos': result['num_videos'],
     'num_scored': result['num_scored'],
     'num_lost_views': result['num_lost_views'],
@@ -79,7 +79,7 @@ def tell(
   other_given = [g for g in given if not g.startswith('--config.grid.mode=')]
   to = f'--workdir={workdir}'
   return f"""
-{scoring.describe(s)}
+{results.describe(s)}
 {s['num_grids']} distinct grids, {programs} \
 ({s['num_from_disk']} of them read from the cache on disk)
 {s['compile_s']:.0f} s compiling in the background ({s['compile_wait_s']:.0f} s\

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from mgjax.evaluation import scoring
+from mgjax.evaluation import results
 from mgjax.grids.schedule import Grid, GridSchedule
 from mgjax.progress import Progress, duration
 from mgjax.run import metrics
@@ -81,7 +81,7 @@ class StepLog:
         'wait_fraction': self._times.wait_fraction,
         **{
           f'eval_{k}': result[k]
-          for k in (*scoring.METRICS, 'num_scored')
+          for k in (*results.METRICS, 'num_scored')
           if k in result
         },
       }

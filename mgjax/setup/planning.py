@@ -76,10 +76,10 @@ def gmacs_per_clip(
     ConfigError: If the model cannot be built, or a grid is too small for it.
       The message names the first phase that has the grid.
   """
-  from mgjax import models
   from mgjax.planning import macs
+  from mgjax.setup import network
 
-  return macs.gmacs_per_clip(models.from_config(config), grids, phases)
+  return macs.gmacs_per_clip(network.model(config), grids, phases)
 
 
 def check_network(
@@ -112,11 +112,11 @@ def estimate_memory(
     schedule: Its schedule.
     num_devices: Devices that share each batch.
   """
-  from mgjax import models
   from mgjax.planning import memory
+  from mgjax.setup import network
   from mgjax.step import optim
 
-  model = models.from_config(config)
+  model = network.model(config)
   copies = memory.state_copies(
     optim.make_optimizer(config.optim, config.norm.frozen),
     averaged=config.optim.ema_decay > 0,
@@ -176,10 +176,10 @@ def compiled_bytes(
   """
   import jax
 
-  from mgjax import models
   from mgjax.cpu import compilation
   from mgjax.hosts import parallel
   from mgjax.run import checkpoint
+  from mgjax.setup import network
   from mgjax.step import initial_state, optim, programs
 
   if num_devices > jax.device_count():
@@ -189,7 +189,7 @@ def compiled_bytes(
     )
   mesh = parallel.make_mesh(num_devices)
   model, tx = (
-    models.from_config(config),
+    network.model(config),
     optim.make_optimizer(config.optim, config.norm.frozen),
   )
   abstract = checkpoint.abstract_state(

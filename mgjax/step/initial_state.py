@@ -6,11 +6,10 @@ import ml_collections
 
 from mgjax import models
 from mgjax.cli import ConfigError
-from mgjax.evaluation import scoring
 from mgjax.hosts import parallel
 from mgjax.run import checkpoint
 from mgjax.step import train_step
-from mgjax.weights import weight_check
+from mgjax.weights import checks
 
 
 def initial_variables(
@@ -39,7 +38,7 @@ def initial_variables(
       head=config.init_head == 'load',
       instead='--config.init_from={path}',
     )
-    weight_check.check_numbers(variables, path)
+    checks.check_numbers(variables, path)
     return variables
   except ConfigError as error:
     hint = ''
@@ -56,7 +55,7 @@ def state_maker(config: ml_collections.ConfigDict, model, tx):
       model,
       tx,
       jax.random.key(config.seed),
-      scoring.example_video(config),
+      models.example_video(config.data.num_frames),
       average=config.optim.ema_decay > 0,
     )
 

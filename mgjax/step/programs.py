@@ -9,10 +9,9 @@ import ml_collections
 import numpy as np
 import optax
 
-from mgjax.evaluation import scoring
 from mgjax.grids.schedule import Grid, GridSchedule
 from mgjax.hosts import parallel
-from mgjax.setup import augmentation, grids
+from mgjax.setup import augmentation, evaluation, grids
 from mgjax.step import train_step
 from mgjax.step.step_cache import Program
 
@@ -87,7 +86,7 @@ def lower_programs(
       )
     if program.kind == 'stats':
       return run_stats_step.lower(abstract, batch, scalar(jnp.int32), key)
-    return scoring.lower_eval_step(config, model, mesh, abstract)
+    return evaluation.lower_eval_step(config, model, mesh, abstract)
 
   return {
     program: lambda program=program: lower(program)

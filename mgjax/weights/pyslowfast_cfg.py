@@ -73,6 +73,7 @@ def read(cfg: Any) -> dict:
   return cfg
 
 
+# Above 60 lines: it is a table of fields, each with the entry that it is from.
 def facts(cfg: dict) -> list[Fact]:
   """What a configuration says about our config's fields, the model's first.
 

@@ -15,7 +15,7 @@ from mgjax.config import config_file
 from mgjax.config import fields as default
 from mgjax.grids import MODES
 from mgjax.recipes import segments
-from mgjax.setup import augmentation, grids
+from mgjax.setup import augmentation, grids, network
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'schedule'
 NAMES = sorted(config_file.recipes())
@@ -142,7 +142,7 @@ def test_every_grid_of_every_config_fits_its_model(name):
   config = get_config(name, 'grid=both')
   # Two configs that differ only in classes share what is traced.
   config.model.num_classes, config.model.dropout = 5, 0.5
-  model = models.from_config(config)
+  model = network.model(config)
   for t, h, w in sorted({grid[:3] for grid in schedule_of(config).grids}):
     assert logits_shape(model, 2, t, h, w, 3) == (2, 5)
 
@@ -224,7 +224,7 @@ def test_networks_on_segments_are_named_with_their_depth():
     name: (config.model.name, config.model.depth, config.data.num_frames)
     for name in segments.MODELS
     for config in [get_config('ssv2', f'model={name}')]
-    if models.from_config(config)
+    if network.model(config)
   }
   assert len(found) == 38
   for name, want in {

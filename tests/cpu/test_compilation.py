@@ -3,13 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-from mgjax.cpu import compilation
+from mgjax.cpu import compilation, folded
 from mgjax.models import conv
 
 
 def test_what_is_materialized_is_not_computed_again_for_each_reader():
   def readers(x):
-    y = conv.materialize(x * 2 + x[0])
+    y = folded.materialize(x * 2 + x[0])
     return y + 1, jnp.tanh(y).T
 
   x = jnp.arange(12.0).reshape(3, 4)

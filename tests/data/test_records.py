@@ -11,12 +11,12 @@ import tensorflow_datasets as tfds
 
 from mgjax.cli import RunError
 from mgjax.data import records, sources
-from mgjax.evaluation import scoring
+from mgjax.evaluation import results, scoring
 from mgjax.hosts import parallel
 from mgjax.run import loop
 from mgjax.setup import data as data_setup
 from mgjax.setup import grids
-from tests.evaluation.test_evaluate import NO_STATE, first_pixels
+from tests.evaluation.test_scoring import NO_STATE, first_pixels
 
 
 @pytest.fixture
@@ -110,11 +110,12 @@ def test_an_evaluation_names_a_damaged_record_and_scores_the_others(config):
   flip_a_bit(path, path.stat().st_size // 2)
   source = data_setup.source(config, 'validation')
   bad = damaged_index(source)
-  result = scoring.evaluate(
+  result = results.evaluate(
     first_pixels,
     NO_STATE,
     data_setup.eval_stream(config, source, batch_size=16),
     parallel.make_mesh(),
+    ensemble='sum',
   )
   name = f'{path.name}, record {bad}'
   assert result['failed'] == [name]
@@ -146,6 +147,7 @@ def test_a_view_that_cannot_be_read_does_not_take_the_label_of_the_others(
     NO_STATE,
     data_setup.eval_stream(config, source, batch_size=2),
     parallel.make_mesh(),
+    ensemble='sum',
   )
   assert (got.views + got.lost == 2).all() and got.lost.any()
   np.testing.assert_array_equal(got.labels, want)

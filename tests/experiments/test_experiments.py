@@ -33,11 +33,12 @@ from experiments import (
   tables,
   tabulate,
 )
-from mgjax import cli, models
+from mgjax import cli
 from mgjax.cli import ConfigError
 from mgjax.planning import macs
 from mgjax.setup import data as data_setup
 from mgjax.setup import planning
+from mgjax.setup.network import model as model_of
 
 # Keys that stand for all in the fast tests.
 FAST_KEYS = (
@@ -923,8 +924,8 @@ def test_launch_lists_runs_without_record_and_their_hours(
 
 def test_three_times_the_plans_multiply_adds_are_trained(records):
   item, *_ = launch.planned('moving_digits', 1)
-  network = models.from_config(cli.read_config(item.config))
-  of_clip = macs.forward_macs(network, T=16, H=64, W=64)
+  model = model_of(cli.read_config(item.config))
+  of_clip = macs.forward_macs(model, T=16, H=64, W=64)
   # Eight epochs of 4000 clips.
   assert item.gmacs == pytest.approx(3e-9 * 8 * 4000 * of_clip)
 

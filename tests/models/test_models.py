@@ -12,6 +12,8 @@ import pytest
 from mgjax import models
 from mgjax.config import fields
 from mgjax.models import norm, resnet3d, slowfast
+from mgjax.models.head import Head
+from mgjax.setup import network
 from tests.data.test_sampling import GOLDEN
 from tests.models import test_norm
 
@@ -63,7 +65,7 @@ def test_every_model_is_made_from_the_default_config(name):
   config = fields.base()
   config.model.name = name
   config.norm.momentum = 0.75
-  model = models.from_config(config)
+  model = network.model(config)
   assert model.num_classes == 400
   assert model.norm_momentum == 0.75
   assert model.dtype == jnp.float32
@@ -211,7 +213,7 @@ def test_training_updates_statistics_and_evaluation_does_not():
 
 
 def test_dropout_is_on_in_training_only():
-  head = resnet3d.Head(5, dropout=0.5)
+  head = Head(5, dropout=0.5)
   x = [clips((2, 4, 2, 2))]
   variables = head.init(jax.random.key(0), x, deterministic=True)
   run = lambda seed: head.apply(

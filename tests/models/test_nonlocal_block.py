@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mgjax import models
-from mgjax.models import resnet3d
+from mgjax.models.head import Head
 from mgjax.models.nonlocal_block import NonLocalBlock, max_pool_windows
 
 
@@ -260,7 +260,7 @@ def test_pools_of_non_local_blocks_may_differ_by_stage_and_pathway():
 
 
 def test_the_sliding_head_averages_windows():
-  head = resnet3d.Head(3, dropout=0.0)
+  head = Head(3, dropout=0.0)
   x = random(2, 2, 4, 3, 6)
   dense = {'kernel': random(6, 3), 'bias': random(3)}
   variables = {'params': {'classifier': dense}}

@@ -20,6 +20,7 @@ import pytest
 from mgjax import models
 from mgjax.config import fields
 from mgjax.recipes import published
+from mgjax.setup.network import model as model_of
 from mgjax.step import train_step
 from tests.golden import rule
 from tests.models import reference
@@ -117,7 +118,7 @@ def build(network, dtype):
   """The model, and the window of its fully convolutional head."""
   config = config_of(network, dtype)
   window = config.data.num_frames, config.data.crop_px, config.data.crop_px
-  return models.from_config(config), window
+  return model_of(config), window
 
 
 def array_of(stored):

@@ -10,7 +10,7 @@ import pytest
 from mgjax import models
 from mgjax.cli import ConfigError
 from mgjax.config import fields
-from mgjax.models import resnet2d
+from mgjax.models.head import Head
 from mgjax.planning import macs
 from mgjax.setup import grids
 from tests.models import reference_2d
@@ -233,12 +233,12 @@ def test_tsn_averages_the_logits_of_its_frames():
 
 
 def test_every_frame_has_its_own_dropout_mask():
-  head = resnet2d.FrameHead(5, dropout=0.5)
+  head = Head(5, dropout=0.5, per_frame=True)
   x = jnp.ones((1, 2, 1, 1, 64))
-  variables = head.init(jax.random.key(0), x, deterministic=True)
+  variables = head.init(jax.random.key(0), [x], deterministic=True)
   apply = lambda x: head.apply(
     variables,
-    x,
+    [x],
     deterministic=False,
     rngs={'dropout': jax.random.key(1)},
   )

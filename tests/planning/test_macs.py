@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mgjax import models
 from mgjax.config import fields
 from mgjax.models import norm, resnet3d
 from mgjax.planning import macs
 from mgjax.recipes import published
+from mgjax.setup.network import model as model_of
 
 NETWORKS = json.loads(
   (
@@ -51,7 +51,7 @@ def marked(networks):
 @pytest.mark.parametrize('network', marked(NETWORKS))
 def test_published_networks_have_the_parameters_of_the_reference(network):
   config = config_of(network)
-  model = models.from_config(config)
+  model = model_of(config)
   shapes = jax.eval_shape(
     model.init,
     jax.random.key(0),
@@ -68,7 +68,7 @@ def test_multiply_adds_equal_the_reference(network, monkeypatch):
   golden = NETWORKS[network]
   config = config_of(network)
   assert config.data.num_frames == golden['num_frames']
-  model = models.from_config(config)
+  model = model_of(config)
 
   norm_elements = []
   shortcut = macs._shortcut

@@ -21,7 +21,7 @@ from mgjax.hosts.peers import Peers
 from mgjax.models import conv
 from mgjax.planning import command, memory
 from mgjax.run import loop
-from mgjax.setup import grids, planning
+from mgjax.setup import grids, network, planning
 from mgjax.step import initial_state, optim, train_step
 
 DIGITS = 'configs/moving_digits.py:grid=both'
@@ -48,7 +48,7 @@ def test_the_state_is_counted_without_making_it(name, optimizer, copies):
   config.model.name = name
   config.model.width = 32
   config.optim.name = optimizer
-  model, tx = models.from_config(config), optim.make_optimizer(config.optim)
+  model, tx = network.model(config), optim.make_optimizer(config.optim)
   state = jax.eval_shape(initial_state.state_maker(config, model, tx))
   want = 4 * sum(x.size for x in jax.tree.leaves(state))
   grid = grids.full_grid(config)
@@ -162,7 +162,7 @@ def test_a_process_grows_by_the_estimate_and_some_more(case, most):
 
 def test_devices_micro_batches_and_blocks_share_the_activations():
   config = kinetics400.get_config('grid=none')
-  model, grid = models.from_config(config), grids.full_grid(config)
+  model, grid = network.model(config), grids.full_grid(config)
   one = estimate(config, model, grid, num_devices=1)
   eight = estimate(config, model, grid, num_devices=8)
   assert eight.activations == one.activations / 8
@@ -174,7 +174,7 @@ def test_devices_micro_batches_and_blocks_share_the_activations():
   assert parts.gradients == 2 * eight.gradients
   config.train.remat = 'block'
   config.model.dtype = 'bfloat16'
-  again = estimate(config, models.from_config(config), grid, num_devices=8)
+  again = estimate(config, network.model(config), grid, num_devices=8)
   # Blocks keep one tensor instead of seven or so; half the bytes.
   assert again.activations < 0.3 * parts.activations
 

@@ -12,12 +12,11 @@ import sys
 import pytest
 
 from configs import kinetics400, moving_digits
-from mgjax import models
 from mgjax.cli import ConfigError
 from mgjax.config import fields as default
 from mgjax.models import slowfast
 from mgjax.planning import macs, plan, plan_picture, plan_text
-from mgjax.setup import grids, planning
+from mgjax.setup import grids, network, planning
 
 ROOT = pathlib.Path(__file__).parents[2]
 COST = json.loads(
@@ -98,7 +97,7 @@ def test_a_grid_that_the_model_refuses_names_its_phase(monkeypatch):
 
 def test_multiply_adds_of_a_rectangle_are_those_of_its_area():
   config = moving_digits.get_config()
-  model = models.from_config(config)
+  model = network.model(config)
   square = macs.forward_macs(model, T=16, H=64, W=64)
   wide = macs.forward_macs(model, T=16, H=64, W=128)
   # All but the classifier doubles.

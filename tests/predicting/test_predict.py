@@ -12,11 +12,18 @@ from etils import epath
 from mgjax import cli, models, predict
 from mgjax.cli import ConfigError
 from mgjax.data import decode, digits, sampling
-from mgjax.predicting import contact_sheet, labelling
+from mgjax.predicting import (
+  command,
+  contact_sheet,
+  output,
+  video_files,
+)
+from mgjax.predicting.predictor import Explained, Predictor
 from mgjax.run import checkpoint, run_folder
 from mgjax.setup import data as data_setup
+from mgjax.setup import network
 from mgjax.step import train_step
-from mgjax.weights import weight_transfer
+from mgjax.weights import command as transfer
 from tests.data import odd_videos
 from tests.weights import test_import_weights as weights
 
@@ -51,7 +58,7 @@ def folder(tmp_path_factory):
 
 def run(capsys, folder, *argv, workdir='--workdir={}/out'):
   code = cli.run(
-    labelling.main,
+    command.main,
     predict.define_flags,
     ['predict', workdir.format(folder), *map(str, argv)],
     arguments='VIDEO',
@@ -71,7 +78,7 @@ def test_probabilities_are_the_mean_over_the_views(folder, capsys):
   # The same by hand: two clips of 4 frames, 8 apart at 30 frames a second,
   # the first from the start, the second from the middle of what is left.
   config = weights.small_config()
-  model = models.from_config(config)
+  model = network.model(config)
   variables = jax.tree.map(
     jnp.asarray,
     checkpoint.load_variables(
@@ -120,9 +127,9 @@ def test_clips_of_odd_files_have_the_frames_that_a_player_shows(how, tmp_path):
   config.eval.num_views = config.eval.num_crops = 1
   config.eval.crop_px = config.eval.short_side_px = odd_videos.HEIGHT
   config.eval.crop_width_px = odd_videos.WIDTH
-  in_order, errors = labelling._look_at([path])
-  assert not errors
-  files = labelling._Files(config, [path], in_order)
+  looked = video_files.look_at([path])
+  assert not looked.errors
+  files = video_files.VideoFiles([path], looked.in_order, 7)
   eval_stream = data_setup.eval_stream(config, files, batch_size=1)
   (clip,) = eval_stream.batch(0)['video']
   wanted = sampling.view_frames(
@@ -248,19 +255,19 @@ def test_pooled_features_and_heat_explain_the_prediction(folder, capsys):
 def test_pictures_of_files_with_one_name_are_numbered(tmp_path):
   files = ['x/a.mp4', 'a-2.mp4', 'y/a.mp4', 'z/a.mp4']
 
-  class Explains(labelling.Predictor):
+  class Explains(Predictor):
     def __init__(self): ...
 
     def explain(self, labels):
       for file in labels:
         clip = np.zeros((2, 8, 8, 3), np.uint8)
-        yield labelling.Explained(file, clip, np.zeros(3), np.zeros((1, 2, 2)))
+        yield Explained(file, clip, np.zeros(3), np.zeros((1, 2, 2)))
 
   predictions = [{'label': 'walk', 'class': 0, 'probability': 1.0}]
   results = [
     {'file': f, 'scores': np.ones(1), 'predictions': predictions} for f in files
   ]
-  labelling.write_explained(
+  output.write_explained(
     Explains(), results, sheets=tmp_path, heatmaps=None, npz=None
   )
   names = {path.name for path in tmp_path.iterdir()}
@@ -331,10 +338,10 @@ def test_predictions_are_printed_whatever_becomes_of_pictures(
 
 def test_labels_are_those_of_the_data_set(tiny_config, tmp_path):
   source = data_setup.source(tiny_config, 'validation')
-  names = labelling.label_names(tiny_config, tmp_path, None)
+  names = command.label_names(tiny_config, tmp_path, None)
   assert names == list(source.label_names)
   tiny_config.model.num_classes = 3  # Of another data set.
-  names = labelling.label_names(tiny_config, tmp_path, None)
+  names = command.label_names(tiny_config, tmp_path, None)
   assert names == ['class 0', 'class 1', 'class 2']
 
 
@@ -342,7 +349,7 @@ def test_labels_of_a_run_need_no_data_set(tiny_config, tmp_path):
   names = [f'“{k}”' for k in range(tiny_config.model.num_classes)]
   run_folder.prepare(tiny_config, epath.Path(tmp_path), names)
   tiny_config.data.dir = str(tmp_path / 'nowhere')
-  assert labelling.label_names(tiny_config, tmp_path, None) == names
+  assert command.label_names(tiny_config, tmp_path, None) == names
 
 
 def test_labels_can_be_given(folder, tmp_path, capsys):
@@ -383,7 +390,7 @@ def test_labels_that_do_not_fit_are_refused(
 
 def test_imported_weights_are_no_folder_for_a_run(folder):
   with pytest.raises(ConfigError, match='holds checkpoints already'):
-    weight_transfer.import_file(
+    transfer.import_file(
       weights.small_config(),
       folder / 'x.pyth',
       folder / 'out',

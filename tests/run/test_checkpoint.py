@@ -13,14 +13,14 @@ import pytest
 
 from mgjax.cli import ConfigError
 from mgjax.config import fields
-from mgjax.evaluation import scoring
-from mgjax.predicting import labelling
+from mgjax.evaluation import command as evaluation
+from mgjax.predicting import command as predicting
 from mgjax.run import checkpoint
 from mgjax.run.checkpoint import DamagedError
 from mgjax.setup import data as data_setup
 from mgjax.step import initial_state
 from mgjax.step.train_step import TrainState
-from mgjax.weights import weight_transfer
+from mgjax.weights import command as transfer
 from tests.weights import test_import_weights as weights
 
 # Where a read or write fails, Orbax leaves coroutines behind.
@@ -257,11 +257,11 @@ def test_every_reader_of_weights_names_its_way_to_the_one_before(
   for way, read in (
     (
       '--step=0',
-      lambda: scoring.evaluate_checkpoint(config, folder, None),
+      lambda: evaluation.evaluate_checkpoint(config, folder, None),
     ),
     (
       f'--checkpoint={good}',
-      lambda: labelling.Predictor(config, folder, [video]),
+      lambda: predicting.open_predictor(config, folder, [video]),
     ),
     (
       f'--config.init_from={good}',
@@ -269,7 +269,7 @@ def test_every_reader_of_weights_names_its_way_to_the_one_before(
     ),
     (
       f'can be used: {good}',
-      lambda: weight_transfer.export(
+      lambda: transfer.export(
         config, folder, 'pyslowfast', tmp_path / 'out.pyth'
       ),
     ),

@@ -26,6 +26,7 @@ from mgjax import cli, evaluate, files, stop_signal, train
 from mgjax.cli import ConfigError, RunError
 from mgjax.config import fields
 from mgjax.data import stream
+from mgjax.evaluation import command as evaluation
 from mgjax.evaluation import scoring
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
@@ -381,7 +382,7 @@ def test_sigterm_stops_a_run_whatever_it_is_doing(
 def test_an_evaluation_that_a_signal_stops_goes_on_where_it_was(
   undisturbed, data_dir, tmp_path, monkeypatch, capsys
 ):
-  monkeypatch.setattr(scoring.allocator, 'keep', lambda: None)
+  monkeypatch.setattr(evaluation.allocator, 'keep', lambda: None)
   workdir = tmp_path / 'run'
   shutil.copytree(undisturbed, workdir)
   argv = [
@@ -391,7 +392,7 @@ def test_an_evaluation_that_a_signal_stops_goes_on_where_it_was(
     f'--workdir={workdir}',
   ]
   run = lambda: cli.run(
-    scoring.main,
+    evaluation.main,
     evaluate.define_flags,
     argv,
     find_config=evaluate.find_config,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mgjax.cli import ConfigError
-from mgjax.evaluation import scoring
+from mgjax.evaluation import command as evaluation
 from mgjax.run import checkpoint, loop
 from mgjax.step import initial_state, train_step
 from tests.models import test_frozen_norm as frozen
@@ -60,7 +60,7 @@ def test_a_run_starts_from_the_weights_and_resumes_without_them(
 def test_imported_weights_can_be_evaluated(config, tmp_path):
   initialised(config, tmp_path)
   config.init_from = ''  # As in the folder of the weights.
-  result = scoring.evaluate_checkpoint(config, tmp_path / 'out', None)
+  result = evaluation.evaluate_checkpoint(config, tmp_path / 'out', None)
   assert result['num_scored'] == result['num_videos'] == 64
   assert result['step'] == 0
 
@@ -166,5 +166,7 @@ def test_scores_come_from_finite_features(
   checkpoints.save(state, 0, {'times': {}, 'bad_videos': {}})
   checkpoints.close()
   with pytest.raises(ConfigError, match=words):
-    scoring.evaluate_checkpoint(config, folder, None, allow_config_change=True)
+    evaluation.evaluate_checkpoint(
+      config, folder, None, allow_config_change=True
+    )
   assert not (folder / 'eval.json').exists()

@@ -14,7 +14,7 @@ from tensorboardX.proto import event_pb2
 from configs import moving_digits as config_file
 from mgjax import cli, train
 from mgjax.cli import ConfigError, RunError
-from mgjax.evaluation import scoring as evaluation
+from mgjax.evaluation import command as evaluation
 from mgjax.run import loop, run_folder
 from mgjax.run.run_summary import tell
 from mgjax.setup import data as data_setup

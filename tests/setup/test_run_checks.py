@@ -12,11 +12,12 @@ from mgjax import cli, evaluate, models, train
 from mgjax import plan as plan_flags
 from mgjax.cli import ConfigError
 from mgjax.config import fields as default
-from mgjax.evaluation import scoring
+from mgjax.data import description
+from mgjax.evaluation import command as evaluation
 from mgjax.planning import command
 from mgjax.run import checkpoint, loop, run_folder
 from mgjax.setup import data as data_setup
-from mgjax.setup import run_checks
+from mgjax.setup import network, run_checks
 from mgjax.step import optim, train_step
 
 DIGITS = 'configs/moving_digits.py:size=tiny'
@@ -152,10 +153,10 @@ def run(tiny_config, tmp_path):
   """The folder of a run that has not learnt anything."""
   tmp_path = epath.Path(tmp_path)
   state = train_step.create_state(
-    models.from_config(tiny_config),
+    network.model(tiny_config),
     optim.make_optimizer(tiny_config.optim),
     jax.random.key(0),
-    scoring.example_video(tiny_config),
+    models.example_video(tiny_config.data.num_frames),
   )
   names = data_setup.source(tiny_config, 'validation').label_names
   run_folder.prepare(tiny_config, tmp_path, names)
@@ -166,7 +167,7 @@ def run(tiny_config, tmp_path):
 
 def evaluate_run(workdir, *flags) -> int:
   return cli.run(
-    scoring.main,
+    evaluation.main,
     evaluate.define_flags,
     ['', f'--workdir={workdir}', *flags],
     find_config=evaluate.find_config,
@@ -216,3 +217,21 @@ def test_evaluate_without_a_run_says_what_is_missing(tmp_path, capsys):
   assert evaluate_run(tmp_path / 'none') == 2
   error = capsys.readouterr().err
   assert error.count('\n') == 1 and 'config.json' in error
+
+
+def test_smoothing_is_refused_with_the_sigmoid_loss(tiny_config):
+  tiny_config.optim.update({'loss': 'sigmoid', 'label_smoothing': 0.1})
+  with pytest.raises(ConfigError, match='optim.label_smoothing=0.1'):
+    run_checks.check(tiny_config, None, 1)
+
+
+def test_the_softmax_loss_is_refused_for_videos_with_actions(tiny_config):
+  config = tiny_config
+  data = description.Description(
+    name='charades',
+    splits={'train': 1, config.eval.split: 1},
+    num_classes=config.model.num_classes,
+    has_actions=True,
+  )
+  with pytest.raises(ConfigError, match="optim.loss='softmax'.*'sigmoid'"):
+    run_checks.check_evaluation(config, data, 1)

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from configs import moving_digits
-from mgjax import models
 from mgjax.config import fields as default
 from mgjax.models import norm
-from mgjax.setup import augmentation
+from mgjax.setup import augmentation, network
 from mgjax.step import optim, train_step
 
 MEAN, STD = (0.45, 0.4, 0.5), (0.225, 0.2, 0.25)
@@ -20,7 +19,7 @@ def setup():
   config = moving_digits.get_config('size=tiny')
   config.unlock()
   config.model.blocks = (1,)
-  model = models.from_config(config)
+  model = network.model(config)
   tx = optim.make_optimizer(config.optim)
   state = train_step.create_state(
     model, tx, jax.random.key(0), jnp.zeros((1, 4, 16, 16, 3))

@@ -18,11 +18,15 @@ from mgjax import cli, import_weights, models
 from mgjax.cli import ConfigError
 from mgjax.config import fields
 from mgjax.run import checkpoint
+from mgjax.setup import network
 from mgjax.weights import (
+  checks,
+  command,
+  contents,
+  matching,
+  naming,
+  tensors,
   torch_files,
-  weight_check,
-  weight_names,
-  weight_transfer,
 )
 from tests.golden import rule
 from tests.weights import test_pyslowfast_cfg
@@ -45,7 +49,7 @@ def config():
 
 
 def shapes_of(config):
-  model = models.from_config(config)
+  model = network.model(config)
   video = jax.ShapeDtypeStruct((1, 8, 32, 32, 3), np.float32)
   return jax.eval_shape(model.init, jax.random.key(0), video)
 
@@ -54,14 +58,14 @@ def state_of(config, form='pyslowfast'):
   """A file's tensors for a config's network: random, of realistic sizes."""
   tree = shapes_of(config)
   state = {}
-  for name, path in weight_names.names(form, tree, config.model.name).items():
+  for name, path in naming.names(form, tree, config.model.name).items():
     *keys, last = path
     leaf = tree
     for key in keys:
       leaf = leaf[key]
     # A row of an aggregation's kernel is a tensor of its own.
     ours = leaf.shape[1:] if isinstance(last, int) else leaf[last].shape
-    shape = weight_transfer.to_theirs(np.broadcast_to(0, ours)).shape
+    shape = matching.to_theirs(np.broadcast_to(0, ours)).shape
     values = rule.unit(name, shape)
     if path[-1] == 'kernel':
       values *= np.prod(shape[1:]) ** -0.5
@@ -77,7 +81,7 @@ def import_state(config, state, folder, key='model_state', **options):
   torch_files.save(file, {key: state} if key else state)
   out = folder / 'out'
   options = {'inflate': 'repeat'} | options
-  weight_transfer.import_file(config, file, out, **options)
+  command.import_file(config, file, out, **options)
   return checkpoint.load_variables(
     checkpoint.find(out, 'out'), shapes_of(config)
   )
@@ -160,7 +164,7 @@ def test_counters_and_the_optimizers_state_are_left_out_with_a_reason(
   torch_files.save(
     file, {'epoch': 3, 'optimizer_state': {}, 'model_state': state}
   )
-  weight_transfer.import_file(config, file, out, inflate='repeat')
+  command.import_file(config, file, out, inflate='repeat')
   table = (out / 'import.txt').read_text()
   assert 'num_batches_tracked' in table and 'counts batches' in table
   assert 'optimizer_state' in table and 'epoch' in table
@@ -246,14 +250,14 @@ def test_layers_that_images_lack_start_anew_on_request(name, module, tmp_path):
   )
   tree = shapes_of(config)
   state = {}
-  for file_name, path in weight_names.names(
+  for file_name, path in naming.names(
     'torchvision', tree, name, may_lack=anew
   ).items():
     if not anew(path):
       kernel = tree
       for key in path:
         kernel = kernel[key]
-      shape = weight_transfer.to_theirs(np.broadcast_to(0, kernel.shape)).shape
+      shape = matching.to_theirs(np.broadcast_to(0, kernel.shape)).shape
       shape = (*shape[:2], *shape[3:]) if len(shape) == 5 else shape
       state[file_name] = np.ones(shape, np.float32)
   with pytest.raises(ConfigError, match=f'start anew: --new_{module}$'):
@@ -275,7 +279,7 @@ def test_layers_that_images_lack_start_anew_on_request(name, module, tmp_path):
 @pytest.mark.parametrize('num_frames', [3, 5, 7])
 def test_rows_of_an_aggregation_have_ibms_names(num_frames):
   config = on_segments('tam', tam_frames=num_frames)
-  names = weight_names.names('torchvision', shapes_of(config), 'tam')
+  names = naming.names('torchvision', shapes_of(config), 'tam')
   rows = {
     name: path[-1]
     for name, path in names.items()
@@ -347,7 +351,7 @@ def test_where_a_file_shifts_is_where_the_network_must(place, tmp_path):
 def test_pyslowfast_has_no_networks_on_segments(model):
   tree = shapes_of(on_segments(model))
   for form in ('pyslowfast', 'caffe2', 'pytorchvideo'):
-    assert weight_names.names(form, tree, model) == {}
+    assert naming.names(form, tree, model) == {}
 
 
 def test_names_of_mmaction2s_other_networks_are_explained(tmp_path):
@@ -359,11 +363,11 @@ def test_names_of_mmaction2s_other_networks_are_explained(tmp_path):
 
 def test_split_statistics_become_those_of_the_whole():
   golden = json.loads((GOLDEN / 'ops' / 'subbn_numeric.json').read_text())
-  tensor = lambda values: torch_files.Tensor(
+  tensor = lambda values: tensors.Tensor(
     (len(values),), np.dtype(np.float32), lambda: np.float32(values)
   )
   ones = [1.0] * 3
-  merged = weight_transfer.merge_split_statistics(
+  merged = contents.merge_split_statistics(
     {
       'a.bn.weight': tensor(ones),
       'a.bn.bn.running_mean': tensor(ones),  # Stale.
@@ -401,7 +405,7 @@ def test_an_export_is_the_file_that_was_imported(config, tmp_path, to, capsys):
   for name, array in state.items():
     np.testing.assert_array_equal(back[name].numpy(), array)
   # It can be imported again, and says what must come out.
-  again = weight_transfer.import_file(
+  again = command.import_file(
     config, file, tmp_path / 'again', inflate='repeat'
   )
   assert f'agree with those of {file} to' in again.checked
@@ -413,9 +417,9 @@ def test_logits_that_are_not_those_of_the_file_end_the_import(config, tmp_path):
   state = state_of(config)
   import_state(config, state, tmp_path)
   file, out = tmp_path / 'back.pyth', tmp_path / 'again'
-  weight_transfer.export(config, tmp_path / 'out', 'pyslowfast', file)
+  command.export(config, tmp_path / 'out', 'pyslowfast', file)
   content = torch_files.load(file)
-  check = weight_check.read(content[weight_check.KEY])
+  check = checks.read(content[checks.KEY])
   assert check['shape'].tolist() == [1, 8, 64, 64, 3]
   name = 's3.pathway0_res0.branch2.a.weight'
   for changed, words in (
@@ -424,26 +428,26 @@ def test_logits_that_are_not_those_of_the_file_end_the_import(config, tmp_path):
       'other logits',
     ),
     ({'model_state': {**state, name: state[name] * np.nan}}, 'holds NaN'),
-    ({weight_check.KEY: check | {'logits': np.zeros((1, 9))}}, r'\(1, 9\)'),
+    ({checks.KEY: check | {'logits': np.zeros((1, 9))}}, r'\(1, 9\)'),
   ):
-    entries = {'model_state': state, weight_check.KEY: check} | changed
-    entries[weight_check.KEY] = {
-      'shape': entries[weight_check.KEY]['shape'],
-      'logits': np.float32(entries[weight_check.KEY]['logits']),
+    entries = {'model_state': state, checks.KEY: check} | changed
+    entries[checks.KEY] = {
+      'shape': entries[checks.KEY]['shape'],
+      'logits': np.float32(entries[checks.KEY]['logits']),
     }
     torch_files.save(file, entries)
     with pytest.raises(ConfigError, match=words):
-      weight_transfer.import_file(config, file, out, inflate='repeat')
+      command.import_file(config, file, out, inflate='repeat')
     assert not out.exists()
   # What starts anew gives other logits, and a clip too large is not believed.
-  torch_files.save(file, entries | {weight_check.KEY: check})
-  result = weight_transfer.import_file(
+  torch_files.save(file, entries | {checks.KEY: check})
+  result = command.import_file(
     config, file, out, inflate='repeat', new=('head',)
   )
   assert 'are finite' in result.checked
   shape = np.array([1, 8, 10**6, 10**6, 3])
-  torch_files.save(file, {weight_check.KEY: check | {'shape': shape}})
-  assert weight_check.read(torch_files.load(file)[weight_check.KEY]) == {}
+  torch_files.save(file, {checks.KEY: check | {'shape': shape}})
+  assert checks.read(torch_files.load(file)[checks.KEY]) == {}
 
 
 def test_logits_of_the_reference_are_compared(config, tmp_path, capsys):
@@ -452,7 +456,7 @@ def test_logits_of_the_reference_are_compared(config, tmp_path, capsys):
   torch_files.save(file, {'model_state': state})
   variables = import_state(config, state, tmp_path)
   video = rule.unit('clip', (2, 4, 32, 40, 3)).astype(np.float32)
-  logits = jax.jit(models.from_config(config).apply)(variables, video)
+  logits = jax.jit(network.model(config).apply)(variables, video)
 
   def imported(out, **arrays):
     np.savez(npz, **arrays)
@@ -477,7 +481,7 @@ def test_logits_of_the_reference_are_compared(config, tmp_path, capsys):
 
 def run(capsys, *argv):
   code = cli.run(
-    weight_transfer.main,
+    command.main,
     import_weights.define_flags,
     ['import_weights', *map(str, argv)],
     arguments='FILE',

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from mgjax.cli import ConfigError
-from mgjax.weights import torch_files
+from mgjax.weights import tensors, torch_files, unpickling
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'torch_files'
 
@@ -250,7 +250,7 @@ def test_what_weights_do_not_need_is_left_out(tmp_path, protocol):
   np.testing.assert_array_equal(read['state_dict']['w'].numpy(), weights)
   assert set(read) == {'state_dict', *others}
   assert read['milestones'] == {10: 1, 20: 1}
-  assert not any(isinstance(read[k], torch_files.Tensor) for k in others)
+  assert not any(isinstance(read[k], tensors.Tensor) for k in others)
 
 
 def test_a_log_of_mmengine_is_left_out(tmp_path):
@@ -297,7 +297,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_a_file_cannot_change_what_its_functions_are(tmp_path):
-  before = {k: v for k, v in vars(torch_files._Function).items()}
+  before = {k: v for k, v in vars(unpickling._Function).items()}
   function = b'ctorch._utils\n_rebuild_tensor_v2\n'
   record = b'ccollections\nOrderedDict\n'
   for target in (function, record):
@@ -309,7 +309,7 @@ def test_a_file_cannot_change_what_its_functions_are(tmp_path):
       path.write_bytes(b'\x80\x02' + target + state + b'b.')
       with pytest.raises(ConfigError, match='not a readable weights file'):
         torch_files.load(path)
-  assert dict(vars(torch_files._Function)) == before
+  assert dict(vars(unpickling._Function)) == before
   test_files_that_torch_wrote_are_read_exactly('zip.pth')
 
 

@@ -1,7 +1,7 @@
 """Weights of IBM's and MIT's networks, against a mapping of its own.
 
 tests/models/reference_2d.py, by which the forward passes are compared with
-their references, was written without mgjax/weights/weight_names.py.
+their references, was written without mgjax/weights/naming.py.
 """
 
 import json
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mgjax import models
-from mgjax.weights import torch_files, weight_names, weight_transfer
+from mgjax.weights import contents, matching, naming, tensors, torch_files
 from tests.models import reference_2d
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'forward'
@@ -29,7 +29,7 @@ def shapes(model, num_classes, **options):
 
 
 def tensor(array):
-  return torch_files.Tensor(array.shape, array.dtype, lambda: array)
+  return tensors.Tensor(array.shape, array.dtype, lambda: array)
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def test_every_tensor_goes_where_the_forward_tests_have_it(network, tmp_path):
   torch_files.save(
     file, {'state_dict': {f'module.{n}': a for n, a in arrays.items()}}
   )
-  result = weight_transfer.match_state(
-    weight_transfer.read(file).state,
+  result = matching.match_state(
+    contents.read(file).state,
     shapes(reference_2d.NETWORKS[network], golden['num_classes']),
     reference_2d.NETWORKS[network],
     inflate='repeat',
@@ -62,7 +62,7 @@ def test_every_tensor_goes_where_the_forward_tests_have_it(network, tmp_path):
   assert not result.problems
   want = reference_2d.variables_of(arrays, np.float32)
   jax.tree.map(
-    np.testing.assert_array_equal, weight_transfer.nest(result.arrays), want
+    np.testing.assert_array_equal, matching.nest(result.arrays), want
   )
 
 
@@ -74,7 +74,7 @@ def test_a_shifting_network_is_not_taken_for_one_that_does_not():
     )
     for name, shape, *_ in golden['state']
   }
-  result = weight_transfer.match_state(
+  result = matching.match_state(
     state, shapes('tsn', 174), 'tsn', inflate='repeat', new=()
   )
   # 16 blocks: each misses a name and has one too many.
@@ -85,10 +85,10 @@ def test_an_image_network_starts_aggregation_anew_on_request():
   tree = shapes('tam', 5, blocks=(1, 1), width=8)
   state = {
     name: tensor(np.zeros(_torch_shape(tree, path), np.float32))
-    for name, path in weight_names.names('torchvision', tree, 'tam').items()
+    for name, path in naming.names('torchvision', tree, 'tam').items()
     if '.tam.' not in name
   }
-  match = lambda new: weight_transfer.match_state(
+  match = lambda new: matching.match_state(
     state, tree, 'tam', inflate='repeat', new=new
   )
   assert {row[3] for row in match(()).problems} == {'missing in the file'}
@@ -98,7 +98,7 @@ def test_an_image_network_starts_aggregation_anew_on_request():
 def _torch_shape(tree, path):
   for key in path[:-1] if isinstance(path[-1], int) else path:
     tree = tree[key]
-  shape = weight_transfer.to_theirs(np.broadcast_to(0, tree.shape)).shape
+  shape = matching.to_theirs(np.broadcast_to(0, tree.shape)).shape
   return (*shape[:2], *shape[3:]) if len(shape) == 5 else shape
 
 
@@ -107,6 +107,6 @@ def _torch_shape(tree, path):
 )
 def test_rows_of_an_aggregation_have_names_of_their_own(tam_frames, name):
   tree = shapes('blvnet_tam', 5, blocks=(3, 1), width=8, tam_frames=tam_frames)
-  names = weight_names.names('biglittle', tree, 'blvnet_tam')
+  names = naming.names('biglittle', tree, 'blvnet_tam')
   path = ('params', 'stem', 'temporal', 'kernel', 0)
   assert names[f'tam.{name}.weight'] == path

@@ -2,19 +2,17 @@
 
 Where weights do not fit the given model, this says which one they fit. Names
 and shapes show depth, width, classes, lateral and temporal kernels; they do not
-show alpha, say, which is a stride (`unverified`).
+show alpha, say, which is a stride (setup/weights.py, `unverified`).
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import ml_collections
-
 from mgjax.models import blvnet, resnet2d, resnet3d
-from mgjax.weights import weight_names
-from mgjax.weights.torch_files import Tensor
-from mgjax.weights.weight_names import Path
+from mgjax.weights import naming
+from mgjax.weights.naming import Path
+from mgjax.weights.tensors import Tensor
 
 # A module that shifts wraps what comes behind it (TSM), by model.shift_place.
 SHIFTED = {
@@ -24,23 +22,10 @@ SHIFTED = {
 _PAIRED = ('slowfast',)
 _BIG_LITTLE = ('blresnet', 'blvnet_tam')
 _ON_SEGMENTS = ('tsn', 'tsm', 'tam', 'i3d_resnet', 's3d_resnet')
+_KERNEL = ('conv', 'kernel')
+_FUSE_STEM = ('fuse_stem',)
 _MAX_BLOCKS = 40  # Of a stage; a ResNet-152 has 36.
 _MAX_STAGES = 4
-# Options of `config` that neither names nor shapes show, by model.
-_HIDDEN = {
-  'slowfast': ('model.alpha',),
-  'tsn': ('model.temporal_strides',),
-  'tsm': ('model.shift_div', 'model.temporal_strides'),
-  'tam': ('model.tam_blend', 'model.temporal_strides'),
-  'i3d_resnet': ('model.temporal_strides',),
-  's3d_resnet': ('model.temporal_strides',),
-}
-_HIDDEN_NONLOCAL = (
-  'model.nonlocal_mode',
-  'model.nonlocal_pool',
-  'model.nonlocal_groups',
-)
-_HIDDEN_ALWAYS = ('norm.eps', 'data.mean', 'data.std')
 
 
 class _Leaf:
@@ -71,13 +56,7 @@ def infer(state: Mapping[str, Tensor], model: str) -> dict[str, Any] | None:
         found['shift_place'] = place
         state = plain
         break
-  # Aggregations of three frames have other names than those of more.
-  tables = [
-    _possible_names(form, model, rows)
-    for form in weight_names.FORMATS
-    for rows in (3, 9)
-  ]
-  table = max(tables, key=lambda t: len(t.keys() & state.keys()))
+  table = _likeliest_names(state, model)
   ours = {table[n]: state[n].shape for n in table.keys() & state.keys()}
   kernels = {
     path[1:-2]: shape for path, shape in ours.items() if path[-2:] == _KERNEL
@@ -93,12 +72,7 @@ def infer(state: Mapping[str, Tensor], model: str) -> dict[str, Any] | None:
   if head:
     found['num_classes'] = head[0]
   if model in _PAIRED:
-    fast, fuse = kernels.get(('fast_stem', 'layer')), kernels.get(_FUSE_STEM)
-    if fast:
-      found['beta_inv'] = max(1, stem[0] // fast[0])
-    if fuse and len(fuse) == 5:
-      found['fusion_ratio'] = max(1, fuse[0] // fuse[1])
-      found['fusion_kernel'] = fuse[2]
+    found |= _lateral(kernels, stem)
   if model in resnet3d.TEMPORAL_KERNELS or model in _PAIRED:
     found['num_temporal'] = _num_temporal(kernels, prefix, blocks, model)
     for pathway, suffix in ((prefix, ''), ('fast_', '_fast')):
@@ -120,32 +94,29 @@ def infer(state: Mapping[str, Tensor], model: str) -> dict[str, Any] | None:
   return found
 
 
-def unverified(
-  config: ml_collections.ConfigDict, known: set[str]
-) -> dict[str, Any]:
-  """Options that names and shapes do not show, with the values they have.
-
-  Args:
-    config: What weights were imported for.
-    known: Fields that the file says by other means.
-  """
-  model = config.model
-  fields = list(_HIDDEN.get(model.name, ()))
-  if any(model.nonlocal_blocks):
-    fields += _HIDDEN_NONLOCAL
-  if any(model.nonlocal_blocks_fast):
-    fields += ['model.nonlocal_pool_fast', 'model.nonlocal_groups_fast']
-  fields += _HIDDEN_ALWAYS
-  values = {}
-  for field in fields:
-    if field not in known:
-      section, _, name = field.rpartition('.')
-      values[field] = config[section][name]
-  return values
+def _likeliest_names(
+  state: Mapping[str, Tensor], model: str
+) -> dict[str, Path]:
+  """Our paths by the names of the format that knows most of the tensors."""
+  # Aggregations of three frames have other names than those of more.
+  tables = [
+    _possible_names(form, model, rows)
+    for form in naming.FORMATS
+    for rows in (3, 9)
+  ]
+  return max(tables, key=lambda t: len(t.keys() & state.keys()))
 
 
-_KERNEL = ('conv', 'kernel')
-_FUSE_STEM = ('fuse_stem',)
+def _lateral(kernels: dict, stem: tuple[int, ...]) -> dict[str, Any]:
+  """Options of the fast pathway and of what joins it to the slow one."""
+  found = {}
+  fast, fuse = kernels.get(('fast_stem', 'layer')), kernels.get(_FUSE_STEM)
+  if fast:
+    found['beta_inv'] = max(1, stem[0] // fast[0])
+  if fuse and len(fuse) == 5:
+    found['fusion_ratio'] = max(1, fuse[0] // fuse[1])
+    found['fusion_kernel'] = fuse[2]
+  return found
 
 
 def _possible_names(form: str, model: str, rows: int) -> dict[str, Path]:
@@ -156,7 +127,7 @@ def _possible_names(form: str, model: str, rows: int) -> dict[str, Path]:
     for key in path[:-1]:
       node = node.setdefault(key, {})
     node[path[-1]] = _Leaf(rows)
-  return weight_names.names(form, tree, model, may_lack=lambda path: True)
+  return naming.names(form, tree, model, may_lack=lambda path: True)
 
 
 def _possible_paths(form: str, model: str) -> Iterator[tuple[str, ...]]:

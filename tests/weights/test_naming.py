@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mgjax import models
-from mgjax.weights import weight_names, weight_transfer
+from mgjax.weights import matching, naming
 
 PATH = pathlib.Path(__file__).parents[1] / 'golden' / 'models'
 GOLDEN = json.loads((PATH / 'weight_names.json').read_text())
@@ -74,11 +74,11 @@ def test_every_name_and_shape_of_a_network_is_that_of_the_framework(network):
   form = 'pyslowfast' if network.startswith('pysf') else 'pytorchvideo'
   tree = shapes_of(network)
   found = {}
-  for name, path in weight_names.names(form, tree, model).items():
+  for name, path in naming.names(form, tree, model).items():
     leaf = tree
     for key in path:
       leaf = leaf[key]
-    shape = weight_transfer.to_theirs(np.broadcast_to(0, leaf.shape)).shape
+    shape = matching.to_theirs(np.broadcast_to(0, leaf.shape)).shape
     found[name] = list(shape)
   assert found == GOLDEN['networks'][network]
 
@@ -91,8 +91,7 @@ def test_caffe2_names_are_those_of_the_converter():
     theirs, pysf = (
       {path: name for name, path in table.items()}
       for table in (
-        weight_names.names(form, tree, model)
-        for form in ('caffe2', 'pyslowfast')
+        naming.names(form, tree, model) for form in ('caffe2', 'pyslowfast')
       )
     )
     assert theirs.keys() == pysf.keys()
@@ -101,7 +100,7 @@ def test_caffe2_names_are_those_of_the_converter():
 
 
 def test_torchvision_names_are_those_of_its_resnet():
-  names = weight_names.names('torchvision', shapes('c2d', ()), 'c2d')
+  names = naming.names('torchvision', shapes('c2d', ()), 'c2d')
   # 53 convolutions, as many norms of 4, and a classifier of 2.
   assert len(names) == 53 * 5 + 2
   for name, path in (
@@ -118,5 +117,5 @@ def test_torchvision_names_are_those_of_its_resnet():
 
 def test_a_network_that_a_framework_lacks_has_no_names_there():
   tree = shapes('slowfast', ())
-  assert weight_names.names('torchvision', tree, 'slowfast') == {}
-  assert weight_names.names('mmaction2', shapes('c2d', ()), 'c2d') == {}
+  assert naming.names('torchvision', tree, 'slowfast') == {}
+  assert naming.names('mmaction2', shapes('c2d', ()), 'c2d') == {}

@@ -17,7 +17,7 @@ import numpy as np
 from mgjax.cli import ConfigError
 from mgjax.cpu import compilation
 from mgjax.models import norm
-from mgjax.weights.torch_files import Tensor
+from mgjax.weights.tensors import Tensor
 
 # Where a file keeps them, and the clips' sides.
 KEY = 'mgjax_check'

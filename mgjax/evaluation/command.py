@@ -1,0 +1,242 @@
+"""The command `evaluate`: a checkpoint of a run becomes eval.json."""
+
+import contextlib
+import os
+import sys
+
+import jax
+import ml_collections
+from absl import flags
+from etils import epath
+
+from mgjax import files, stop_signal
+from mgjax.cpu import allocator, compilation
+from mgjax.data import sources, stream
+from mgjax.errors import ConfigError
+from mgjax.evaluation import eval_picture, results, scoring
+from mgjax.hosts import parallel
+from mgjax.hosts.peers import Peers
+from mgjax.progress import Progress
+from mgjax.run import checkpoint, run_folder
+from mgjax.setup import data as data_setup
+from mgjax.setup import evaluation, grids, network, planning, run_checks
+from mgjax.step import train_step
+from mgjax.weights import checks
+
+
+def evaluate_checkpoint(
+  config: ml_collections.ConfigDict,
+  workdir: epath.PathLike,
+  step: int | None,
+  peers: Peers | None = None,
+  *,
+  allow_config_change: bool = False,
+  stop: stop_signal.Listener | None = None,
+) -> dict:
+  """Scores a checkpoint of a run and writes workdir/eval.json and eval.png.
+
+  Args:
+    config: The settings; those of eval and the machine's may be new.
+    workdir: The run's folder.
+    step: Checkpoint; None: the newest.
+    peers: The processes that share the work; None: this one alone.
+    allow_config_change: Whether all other settings may differ as well.
+    stop: Asked for signals after every batch; None: nobody.
+
+  Returns:
+    What `results.evaluate` returns, with 'step', 'config_eval' and the settings
+    that differ from the run's, by 'group.field' ('overrides').
+
+  Raises:
+    ConfigError: There is no such checkpoint, or the settings cannot work.
+    Stopped: There was a signal; what has been scored is kept.
+  """
+  peers = peers or Peers()
+  workdir = epath.Path(workdir)
+  overrides = run_folder.check_evaluation(config, workdir, allow_config_change)
+  mesh = parallel.make_mesh()
+  source = _open_source(config, mesh.size)
+  overrides |= _other_labels(workdir, source, allow_config_change)
+  if peers.is_first:
+    files.check_output(
+      workdir / results.FILE, os.fspath(workdir / results.FILE)
+    )
+  step, path = _find_checkpoint(workdir, step)
+  state, program = _load(config, mesh, path, step)
+  key = evaluation.partial_key(config, state, source)
+  partial = scoring.Partial(workdir, key, config.eval.save_every_s)
+  shard = {'shard': peers.index, 'num_shards': peers.count}
+  result = _evaluate(
+    program,
+    state,
+    data_setup.eval_stream(config, source, **shard),
+    mesh,
+    ensemble=config.eval.ensemble,
+    partial=partial,
+    peers=peers,
+    stop=stop,
+  )
+  protocol = {'config_eval': config.eval.to_dict(), 'overrides': overrides}
+  result = {'step': step, **protocol, **result}
+  if peers.is_first:
+    results.write(workdir, result)
+    title = f'{workdir.name}, step {step}: {results.describe(result)}'
+    eval_picture.draw(workdir / 'eval.png', result, title=title)
+    partial.remove()
+  return result
+
+
+def _open_source(
+  config: ml_collections.ConfigDict, num_devices: int
+) -> sources.Source:
+  """Opens the videos, once it is certain that the settings can work.
+
+  Raises:
+    ConfigError: They cannot, or the data set is not there.
+  """
+  run_checks.check_evaluation(config, data_setup.describe(config), num_devices)
+  planning.check_network(config, [grids.eval_grid(config)])
+  return data_setup.source(config, config.eval.split)
+
+
+def _other_labels(
+  workdir: epath.Path, source: sources.Source, allow_config_change: bool
+) -> dict[str, str]:
+  """What `overrides` says of names of classes that are not the run's.
+
+  Raises:
+    ConfigError: There are some, and they are not allowed.
+  """
+  other = run_folder.other_labels(workdir, source.label_names)
+  if not other:
+    return {}
+  if not allow_config_change:
+    raise ConfigError(
+      f'{source.name} has other names of the classes than the run in '
+      f'{workdir}, such as {other}: prepare it as it was, or give '
+      '--allow_config_change'
+    )
+  return {'the names of the classes': other}
+
+
+def _find_checkpoint(
+  workdir: epath.Path, step: int | None
+) -> tuple[int, epath.Path]:
+  """The step and the folder of a complete checkpoint, by default the newest.
+
+  Raises:
+    ConfigError: There is no such checkpoint.
+  """
+  if not (workdir / 'checkpoints').is_dir():
+    raise ConfigError(f'--workdir={workdir} holds no checkpoints of a run')
+  with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
+    folder, steps = checkpoints.directory, checkpoints.steps()
+  if not steps:
+    raise ConfigError(f'{folder} holds no complete checkpoint')
+  step = steps[-1] if step is None else step
+  if step not in steps:
+    raise ConfigError(f'--step={step}: there are checkpoints of steps {steps}')
+  return step, folder / str(step)
+
+
+def _load(
+  config: ml_collections.ConfigDict,
+  mesh: jax.sharding.Mesh,
+  path: epath.Path,
+  step: int,
+) -> tuple[train_step.TrainState, jax.stages.Compiled]:
+  """Reads a checkpoint and compiles the program that scores with it.
+
+  Raises:
+    ConfigError: It is of another network, or its features are not finite.
+  """
+  model = network.model(config)
+  state = evaluation.load_state(
+    config, model, mesh, path, instead='--step={step}'
+  )
+  state = state.replace(step=step)
+  checks.check_features(
+    model,
+    {'params': state.params, 'batch_stats': state.batch_stats},
+    config.data.num_frames,
+    path,
+  )
+  program = compilation.compile_program(
+    evaluation.lower_eval_step(config, model, mesh, state)
+  )
+  return state, program
+
+
+def _evaluate(
+  program: jax.stages.Compiled,
+  state: train_step.TrainState,
+  eval_stream: stream.EvalStream,
+  mesh: jax.sharding.Mesh,
+  *,
+  ensemble: str,
+  partial: scoring.Partial,
+  peers: Peers,
+  stop: stop_signal.Listener | None,
+) -> dict:
+  """`results.evaluate` with a progress bar; stops at a signal."""
+  begun = partial.load()
+  bar = Progress(
+    eval_stream.num_batches,
+    begun[0] if begun else 0,
+    unit='batch',
+    quiet=not peers.is_first,
+  )
+
+  def report(done: int, total: int) -> None:
+    bar.update(done, bar.time_left(done))
+    if stop:
+      stop.defer(lambda: 'the batch at hand; all scores are kept')
+      if done < total:
+        stop.check(peers)
+
+  with contextlib.closing(bar):
+    return results.evaluate(
+      program,
+      state,
+      eval_stream,
+      mesh,
+      ensemble=ensemble,
+      report=report,
+      partial=partial,
+      peers=peers,
+    )
+
+
+def main(values: flags.FlagValues) -> None:
+  """Runs the command: see mgjax/evaluate.py for its flags."""
+  allocator.keep()
+  with (
+    contextlib.closing(parallel.start(values)) as peers,
+    stop_signal.listening() as stop,
+    stop.at_end(peers.tell_stopped),
+    peers.guard(),
+  ):
+    try:
+      result = evaluate_checkpoint(
+        values.config,
+        values.workdir,
+        values.step,
+        peers,
+        allow_config_change=values.allow_config_change,
+        stop=stop,
+      )
+    except stop_signal.Stopped as stopped:
+      if peers.is_first:
+        print(
+          'Stopped; the same command goes on with the next batch.',
+          file=sys.stderr,
+        )
+      sys.exit(stop_signal.exit_code(stopped.args[0]))
+  if not peers.is_first:
+    return
+  print(
+    f'{results.describe(result)} ({result["num_views"]} views each), '
+    f'step {result["step"]}; {values.workdir}/{results.FILE}, eval.png',
+    *results.losses(result),
+    sep='\n',
+  )

@@ -1,0 +1,178 @@
+"""The result of an evaluation: made, told, written."""
+
+import json
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from etils import epath
+
+from mgjax import files
+from mgjax.data import sources, stream
+from mgjax.errors import RunError
+from mgjax.evaluation import accuracy, scoring
+from mgjax.step import train_step
+
+FILE = 'eval.json'
+
+# Numbers of a result, the one that matters most in front, with their names.
+METRICS = {
+  'map': 'mAP',
+  'top1': 'top-1',
+  'top5': 'top-5',
+  'mean_class': 'mean class accuracy',
+}
+
+# So many videos with lost views are listed; the others are only counted.
+_MAX_LOST = 100
+_MAX_LOST_PRINTED = 5
+
+
+def evaluate(
+  program: Callable,
+  state: train_step.TrainState,
+  eval_stream: stream.EvalStream,
+  mesh: jax.sharding.Mesh,
+  **options,
+) -> dict:
+  """Scores every video of a source and compares with its labels.
+
+  Args:
+    program: The compiled evaluation step.
+    state: Its state.
+    eval_stream: The views.
+    mesh: Devices of the program.
+    **options: Those of `scoring.score`.
+
+  Returns:
+    What `accuracy.accuracy` returns (`accuracy.multi_label_accuracy` where
+    videos have actions), over the videos with a decoded view, and
+
+      'num_videos'        of the source
+      'num_scored'        of these, videos with a decoded view
+      'num_views'         views of each video
+      'failed'            ids of the videos without a decoded view
+      'num_lossy_videos'  videos with a view that could not be decoded
+      'num_lost_views'    such views
+      'lost'              some of these videos: 'id', 'views' and 'reason'
+      'manifest_sha256'   where the data set has a manifest
+      'seconds'           since the start, or the resumption
+
+  Raises:
+    RunError: No view of any video can be decoded.
+    RuntimeError: A view was scored twice or never: a bug, not bad data.
+  """
+  start = time.perf_counter()
+  source = eval_stream.source
+  scored = scoring.score(program, state, eval_stream, mesh, **options)
+  _check_counts(scored, eval_stream)
+  known = scored.views > 0
+  if not known.any():
+    name, reason = next(iter(scored.failures.items()))
+    raise RunError(
+      f'none of the {len(source)} videos of the evaluation can be decoded, '
+      f'such as {name}: {reason}'
+    )
+  found = {
+    **_measure(scored, known, source.label_names),
+    'num_videos': len(source),
+    'num_scored': int(known.sum()),
+    'num_views': eval_stream.views_per_video,
+    'failed': [source.name_of(int(i)) for i in np.flatnonzero(~known)],
+    **_lost(scored, source),
+    'seconds': time.perf_counter() - start,
+  }
+  if source.manifest_sha256:
+    found['manifest_sha256'] = source.manifest_sha256
+  return found
+
+
+def _measure(
+  scored: scoring.Scores, known: np.ndarray, names: tuple[str, ...]
+) -> dict:
+  """The accuracies, of the videos that are `known` to have a score."""
+  labels = scored.labels[known]
+  measure = (
+    accuracy.accuracy if labels.ndim == 1 else accuracy.multi_label_accuracy
+  )
+  return measure(scored.scores[known], labels, names)
+
+
+def _lost(scored: scoring.Scores, source: sources.Source) -> dict:
+  """The entries about views that could not be decoded."""
+  lossy = np.flatnonzero(scored.lost)
+  names = {int(i): source.name_of(int(i)) for i in lossy[:_MAX_LOST]}
+  return {
+    'num_lossy_videos': len(lossy),
+    'num_lost_views': int(scored.lost.sum()),
+    'lost': [
+      {
+        'id': name,
+        'views': int(scored.lost[i]),
+        'reason': scored.failures[name],
+      }
+      for i, name in names.items()
+    ],
+  }
+
+
+def _check_counts(
+  scored: scoring.Scores, eval_stream: stream.EvalStream
+) -> None:
+  """Every view is decoded or lost, once; anything else is a bug."""
+  wrong = np.flatnonzero(
+    scored.views + scored.lost != eval_stream.views_per_video
+  )
+  if len(wrong):
+    i = int(wrong[0])
+    raise RuntimeError(
+      f'{len(wrong)} of {len(eval_stream.source)} videos were not scored '
+      f'{eval_stream.views_per_video} times, such as '
+      f'{eval_stream.source.name_of(i)}: {scored.views[i]} times, and '
+      f'{scored.lost[i]} views could not be decoded.'
+    )
+
+
+def describe(result: dict) -> str:
+  """A result in words: 'top-1 50.00 %, ..., 64 of 64 videos scored'."""
+  numbers = ', '.join(
+    f'{text} {result[name]:.2f} %'
+    for name, text in METRICS.items()
+    if name in result
+  )
+  counts = f'{result["num_scored"]} of {result["num_videos"]} videos scored'
+  # Records of older versions do not tell.
+  if result.get('num_lost_views'):
+    counts += f', {result["num_lost_views"]} views lost'
+  return f'{numbers}, {counts}'
+
+
+def losses(result: dict) -> list[str]:
+  """Lines that name some of the videos with lost views, and the reasons."""
+  named = result['lost'][:_MAX_LOST_PRINTED]
+  lines = [
+    f'  {video["id"]}: {video["views"]} of {result["num_views"]} views lost: '
+    f'{video["reason"]}'
+    for video in named
+  ]
+  if more := result['num_lossy_videos'] - len(named):
+    lines.append(
+      f'  and views of {more} more videos; {FILE} has up to {_MAX_LOST} of them'
+    )
+  return lines
+
+
+def write(workdir: epath.PathLike, result: dict) -> None:
+  """Writes workdir/eval.json, one line per entry.
+
+  Raises:
+    ValueError: A number is NaN or infinite; nothing is written.
+  """
+  # A bug ends here, rather than in a file that is no JSON.
+  lines = [
+    f'{json.dumps(k)}: {json.dumps(v, allow_nan=False)}'
+    for k, v in result.items()
+  ]
+  text = '{\n' + ',\n'.join(lines) + '\n}\n'
+  files.write_text(epath.Path(workdir) / FILE, text)

@@ -1,0 +1,174 @@
+"""The command `predict`: names what video files show, with a checkpoint."""
+
+import pathlib
+from collections.abc import Sequence
+
+import ml_collections
+import tensorflow_datasets as tfds
+from absl import flags
+
+from mgjax import files
+from mgjax.cpu import allocator, compilation
+from mgjax.data import copies, stream
+from mgjax.errors import ConfigError, RunError
+from mgjax.hosts import parallel
+from mgjax.predicting import output, video_files
+from mgjax.predicting.predictor import Predictor
+from mgjax.run import checkpoint, run_folder
+from mgjax.setup import data as data_setup
+from mgjax.setup import evaluation, grids, network, planning
+
+
+def open_predictor(
+  config: ml_collections.ConfigDict,
+  folder: pathlib.Path,
+  paths: Sequence[pathlib.Path],
+) -> Predictor:
+  """Looks at the files, reads the weights and compiles the program.
+
+  Args:
+    config: The run's configuration; its evaluation views are used.
+    folder: Folder of a run (its newest checkpoint) or of one checkpoint.
+    paths: Video files.
+
+  Raises:
+    ConfigError: There is no checkpoint, it is of another network, or none of
+      the files can be used.
+    checkpoint.DamagedError: The checkpoint is damaged.
+  """
+  planning.check_network(config, [grids.eval_grid(config)])
+  path = checkpoint.find(folder, 'checkpoint')
+  looked = video_files.look_at(paths)
+  if not looked.in_order:
+    raise ConfigError(video_files.none_usable(looked.errors))
+  mesh = parallel.make_mesh()
+  num_clips = (
+    len(looked.in_order) * config.eval.num_views * config.eval.num_crops
+  )
+  # A few files need no batch of the size that an evaluation has.
+  batch = min(config.eval.batch_size, num_clips)
+  config = config.copy_and_resolve_references()
+  config.eval.batch_size = -(-batch // mesh.size) * mesh.size
+  model = network.model(config)
+  state = evaluation.load_state(
+    config, model, mesh, path, instead='--checkpoint={path}'
+  )
+
+  def make_stream(paths: Sequence[pathlib.Path]) -> stream.EvalStream:
+    source = video_files.VideoFiles(
+      paths, looked.in_order, config.model.num_classes
+    )
+    return data_setup.eval_stream(config, source)
+
+  return Predictor(
+    paths=paths,
+    looked=looked,
+    model=model,
+    state=state,
+    mesh=mesh,
+    program=compilation.compile_program(
+      evaluation.lower_eval_step(config, model, mesh, state)
+    ),
+    make_stream=make_stream,
+    ensemble=config.eval.ensemble,
+    mean=config.data.mean,
+    std=config.data.std,
+  )
+
+
+def label_names(
+  config: ml_collections.ConfigDict,
+  folder: pathlib.Path,
+  file: pathlib.Path | None,
+) -> list[str]:
+  """Names of the classes; their numbers where nothing tells them.
+
+  Args:
+    config: The run's.
+    folder: Of the run.
+    file: With names that come before all others, or None.
+
+  Raises:
+    ConfigError: A file has other than config.model.num_classes names.
+  """
+  numbers = [f'class {k}' for k in range(config.model.num_classes)]
+  if file is None and (folder / run_folder.LABELS).exists():
+    file = folder / run_folder.LABELS
+  if file is not None:
+    names = run_folder.read_labels(file)
+    if len(names) != len(numbers):
+      raise ConfigError(
+        f'{file} has {len(names)} names, but the network '
+        f'{len(numbers)} classes; give one name for each'
+      )
+    return names
+  if data_setup.describe(config) is None:  # Or is damaged, which it says.
+    return numbers
+  builder = tfds.builder_from_directory(str(data_setup.builder_dir(config)))
+  names = list(copies.labels_of(builder))
+  return names if len(names) == len(numbers) else numbers
+
+
+def _made_folder(flag: str, name: str | None) -> pathlib.Path | None:
+  """Makes the folder that a flag names, if it names one."""
+  if not name:
+    return None
+  files.make_folder(name, f'--{flag}={name}')
+  return pathlib.Path(name)
+
+
+def _checked_npz(name: str | None) -> pathlib.Path | None:
+  """The file of --features, if it is given, once it can be written.
+
+  Raises:
+    ConfigError: It cannot.
+  """
+  if not name:
+    return None
+  npz = pathlib.Path(name)
+  if npz.suffix != '.npz':
+    raise ConfigError(f'--features={npz}: give the name of an .npz file')
+  files.check_output(npz, f'--features={npz}')
+  return npz
+
+
+def main(values: flags.FlagValues, *videos: str) -> None:
+  """Runs the command: see mgjax/predict.py for its flags.
+
+  Raises:
+    RunError: Some files could not be used, or something could not be written;
+      all else is printed and written.
+  """
+  folder = run_folder.weights(values)
+  if not videos:
+    raise ConfigError('no video is given; name one file or more.')
+  run = run_folder.of_weights(values)
+  run_folder.check_evaluation(values.config, run, values.allow_config_change)
+  sheets, heatmaps = (
+    _made_folder(name, values[name].value) for name in ('sheet', 'heatmap')
+  )
+  npz = _checked_npz(values.features)
+  names = label_names(
+    values.config, run, pathlib.Path(values.labels) if values.labels else None
+  )
+  allocator.keep()
+  paths = [pathlib.Path(video) for video in videos]
+  predictor = open_predictor(values.config, folder, paths)
+  results = predictor.scores()
+  output.add_predictions(results, names, values.top)
+  # At once: what comes later may fail.
+  print(output.printed(results, values.format), flush=True)
+  problems = []
+  if sheets or heatmaps or npz:
+    problems = output.write_explained(
+      predictor, results, sheets=sheets, heatmaps=heatmaps, npz=npz
+    )
+  bad = [r for r in results if 'error' in r]
+  if bad:
+    problems.insert(
+      0,
+      f'{len(bad)} of {len(results)} files could not be used: '
+      + '; '.join(f'{r["file"]}: {r["error"]}' for r in bad),
+    )
+  if problems:
+    raise RunError('; '.join(problems))

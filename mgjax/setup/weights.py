@@ -1,0 +1,292 @@
+"""What settings and a file of weights say of each other, and what would fit."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from mgjax import models
+from mgjax.errors import ConfigError
+from mgjax.models import resnet3d
+from mgjax.setup import network
+from mgjax.weights import inference, matching, pyslowfast_cfg
+from mgjax.weights.contents import File
+from mgjax.weights.matching import Imported
+from mgjax.weights.tensors import Tensor
+
+# What decides whether temporal layers are dense or depthwise, by model.
+_DENSE_OR_DEPTHWISE = {
+  'tam': 'tam_depthwise',
+  's3d_resnet': 'depthwise_temporal',
+}
+# Options of `config` that neither names nor shapes show, by model.
+_HIDDEN = {
+  'slowfast': ('model.alpha',),
+  'tsn': ('model.temporal_strides',),
+  'tsm': ('model.shift_div', 'model.temporal_strides'),
+  'tam': ('model.tam_blend', 'model.temporal_strides'),
+  'i3d_resnet': ('model.temporal_strides',),
+  's3d_resnet': ('model.temporal_strides',),
+}
+_HIDDEN_NONLOCAL = (
+  'model.nonlocal_mode',
+  'model.nonlocal_pool',
+  'model.nonlocal_groups',
+)
+_HIDDEN_ALWAYS = ('norm.eps', 'data.mean', 'data.std')
+
+
+def check_facts(
+  path: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  facts: list[pyslowfast_cfg.Fact],
+  new: tuple[str, ...],
+) -> None:
+  """Refuses a config that contradicts what a file says about its network.
+
+  Args:
+    path: The file.
+    config: Its model is the one that the weights are for.
+    facts: What the file says.
+    new: Keys of `matching.NEW`: what the file need not agree about.
+
+  Raises:
+    ConfigError: Names the field, what it is and what the file says.
+  """
+  wanted = ml_collections.ConfigDict(config.to_dict())
+  pyslowfast_cfg.apply(wanted, facts)
+  for field, value, source in facts:
+    skipped = (field == 'model.num_classes' and 'head' in new) or (
+      field.startswith('model.nonlocal') and 'nonlocal' in new
+    )
+    if skipped or not _must_agree(field):
+      continue
+    if _effect(config, field) != _effect(wanted, field):
+      given = _field(config, field)
+      if field == 'model.depth' and config.model.blocks:
+        given = f'{given} with model.blocks={tuple(config.model.blocks)}'
+      raise ConfigError(
+        f'{path}: its cfg has {source}={value}, but {field} is {given}; give '
+        f'--config.{field}={str(value).replace(" ", "")}, or neither --config '
+        'nor --model: then all is taken from the file'
+      )
+
+
+def _must_agree(field: str) -> bool:
+  """Whether weights give other scores where a field differs."""
+  return field.startswith('model.') or field in ('data.mean', 'data.std')
+
+
+def _field(config: ml_collections.ConfigDict, field: str) -> Any:
+  section, _, name = field.rpartition('.')
+  return config[section][name]
+
+
+def _effect(config: ml_collections.ConfigDict, field: str) -> Any:
+  """A field's value, the same for all spellings of one network."""
+  value, model = _field(config, field), config.model
+  if field in ('data.mean', 'data.std'):
+    return tuple(round(float(number), 6) for number in value)
+  if field == 'model.depth' or field == 'model.num_temporal':
+    known = resnet3d.BLOCKS.get(model.depth, ())
+    blocks = tuple(model.blocks or known)
+    if field == 'model.depth':
+      return blocks or model.depth
+    counts = value or blocks
+    return tuple(map(min, zip(counts, blocks, strict=False)))
+  if not field.startswith('model.nonlocal'):
+    return value
+  suffix = '_fast' if field.endswith('_fast') else ''
+  places = model[f'nonlocal_blocks{suffix}']
+  if not any(places):
+    return ()
+  if 'blocks' in field:
+    return tuple(map(tuple, places))
+  if 'mode' in field:
+    return value
+  if 'groups' in field:
+    value = value or (1,) * len(places)
+  else:
+    value = value or model.nonlocal_pool
+    value = value if isinstance(value[0], tuple) else (value,) * len(places)
+  # Of stages that have such blocks.
+  return tuple(v for v, blocks in zip(value, places, strict=False) if blocks)
+
+
+def notes_of(
+  config: ml_collections.ConfigDict, file: File, *, is_compared: bool
+) -> tuple[str, ...]:
+  """What the user should know of options, in lines.
+
+  Args:
+    config: Its model is the one that the weights are for.
+    file: The file.
+    is_compared: Whether logits of the file, or given ones, were compared: they
+      show what the network is.
+  """
+  notes = list(file.notes)
+  differing = [
+    f'{field}={_field(config, field)} (its cfg: {source}={value})'
+    for field, value, source in file.facts
+    if not _must_agree(field) and _field(config, field) != value
+  ]
+  if file.facts:
+    notes.append(
+      'the network is that of the cfg in the file'
+      + ''.join(f'; but {text}' for text in differing)
+    )
+  known = {fact.field for fact in file.facts}
+  hidden = unverified(config, known)
+  if is_compared:  # Logits show the network's, but of normalised pixels.
+    hidden = {f: v for f, v in hidden.items() if f.startswith('data.')}
+  if hidden:
+    listed = ', '.join(f'{field}={value}' for field, value in hidden.items())
+    notes.append(f'unverified, the file does not show them: {listed}')
+  return tuple(notes)
+
+
+def unverified(
+  config: ml_collections.ConfigDict, known: set[str]
+) -> dict[str, Any]:
+  """Options that names and shapes do not show, with the values they have.
+
+  Args:
+    config: What weights were imported for.
+    known: Fields that the file says by other means.
+  """
+  model = config.model
+  fields = list(_HIDDEN.get(model.name, ()))
+  if any(model.nonlocal_blocks):
+    fields += _HIDDEN_NONLOCAL
+  if any(model.nonlocal_blocks_fast):
+    fields += ['model.nonlocal_pool_fast', 'model.nonlocal_groups_fast']
+  fields += _HIDDEN_ALWAYS
+  values = {}
+  for field in fields:
+    if field not in known:
+      section, _, name = field.rpartition('.')
+      values[field] = config[section][name]
+  return values
+
+
+def fitting_options(
+  state: Mapping[str, Tensor],
+  config: ml_collections.ConfigDict,
+  inflate: str,
+  new: tuple[str, ...],
+) -> str:
+  """What to give so that a file's tensors fit; '' where nothing is known.
+
+  Args:
+    state: Tensors by name.
+    config: Its model is the one that they do not fit.
+    inflate: See `matching.match_state`.
+    new: Keys of `matching.NEW`: what starts anew.
+  """
+  # Ones, of the same shapes: the numbers do not matter, and take time to read.
+  blank = {
+    name: Tensor(t.shape, t.dtype, lambda s=t.shape: np.ones(s, np.float32))
+    for name, t in state.items()
+  }
+  others = [name for name in models.MODELS if name != config.model.name]
+  for name in (config.model.name, *others):
+    options = inference.infer(state, name)
+    if options is None:
+      continue
+    wanted = ml_collections.ConfigDict(config.to_dict())
+    wanted.model.update(options)
+    if 'head' in new:
+      wanted.model.num_classes = config.model.num_classes
+    try:
+      model = network.model(wanted)
+      video = models.example_video(wanted.data.num_frames)
+      shapes = jax.eval_shape(model.init, jax.random.key(0), video)
+      result = matching.match_state(
+        blank,
+        shapes,
+        name,
+        inflate=inflate,
+        new=new,
+        shift_place=wanted.model.shift_place,
+      )
+    except ValueError:  # No such network, or names of no format.
+      continue
+    inflated = any(
+      'repeated' in r[3] or 'in the mid' in r[3] for r in result.report
+    )
+    if result.problems or (inflated and name != config.model.name):
+      continue
+    return _overrides(config, wanted)
+  return ''
+
+
+def _overrides(config, wanted) -> str:
+  """How one config's model becomes another's, in words and flags."""
+  changed = {
+    name: wanted.model[name]
+    for name in wanted.model
+    if _as_tuples(wanted.model[name]) != _as_tuples(config.model[name])
+  }
+  words = ', '.join(
+    f'{name} {value} (not {config.model[name]})'
+    for name, value in changed.items()
+  )
+  flags_text = ' '.join(
+    f'--config.model.{name}={_as_tuples(value)!s}'.replace(' ', '')
+    for name, value in changed.items()
+  )
+  return f'{words}: give {flags_text}' if changed else ''
+
+
+def _as_tuples(value: Any) -> Any:
+  if isinstance(value, (list, tuple)):
+    return tuple(map(_as_tuples, value))
+  return value
+
+
+def explain(
+  path: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  result: Imported,
+  fitting: Callable[[], str],
+) -> str:
+  """One line about what does not fit, and what may help.
+
+  Args:
+    path: The file.
+    config: Its model is the one that the weights do not fit.
+    result: Of `matching.match_state`, with problems.
+    fitting: `fitting_options` of them; called where it may help.
+  """
+  kinds = {
+    matching.kind_of(tuple(row[1].split('/'))) for row in result.problems
+  }
+  name, path_in_model, shapes, words = result.problems[0]
+  option = _DENSE_OR_DEPTHWISE.get(config.model.name)
+  text = (
+    f'{path}: {len(result.problems)} tensors do not fit model '
+    f'{config.model.name!r} by names of {result.format}, such as '
+    f'{path_in_model if name == "-" else name}: {shapes}, {words}'
+  )
+  if words.startswith('it holds'):  # Numbers that no network has.
+    return text
+  if None in kinds and (hint := fitting()):
+    return f'{text}. The file is of {hint}'
+  if kinds == {'head'}:
+    text += (
+      f'. The model has {config.model.num_classes} classes; set '
+      "--config.model.num_classes to the file's, or start with a new "
+      'classifier: --new_head'
+    )
+  elif kinds == {'temporal'} and option and words != 'missing in the file':
+    text += (
+      '. They may be dense where those of the model are depthwise, or the '
+      f'other way: set --config.model.{option}={not config.model[option]}'
+    )
+  elif None not in kinds:
+    flags_text = ' '.join(f'--new_{kind}' for kind in sorted(kinds))
+    text += f'. Such layers can start anew: {flags_text}'
+  return text
