@@ -68,24 +68,19 @@ def measure(
   from experiments import jax_side
   from mgjax.cpu import compilation
   from mgjax.hosts import parallel
-  from mgjax.run import checkpoint
   from mgjax.setup import network
-  from mgjax.step import initial_state, optim, programs, train_step
+  from mgjax.setup import programs as setup_programs
+  from mgjax.step import programs, train_state
 
   schedule = settings.schedule(config)
   baseline = config.copy_and_resolve_references()
   baseline.grid.mode = 'none'
   planning.check_network(config, [grids.full_grid(config)])
   mesh = parallel.make_mesh()
-  model, tx = network.model(config), optim.make_optimizer(config.optim)
-  abstract = checkpoint.abstract_state(
-    initial_state.state_maker(config, model, tx), parallel.replicated(mesh)
-  )
+  composed = network.compose(config, mesh)
   steps = {}
   for s in (schedule, settings.schedule(baseline)):
-    lowered = programs.lower_programs(
-      config, s, model, tx, mesh, abstract, 0, set()
-    )
+    lowered = setup_programs.lower_programs(config, s, composed, mesh, 0, set())
     for program, lower in lowered.items():
       if program.grid not in steps:
         steps[program.grid] = compilation.compile_program(lower())
@@ -93,15 +88,15 @@ def measure(
 
   grid = grids.full_grid(config)
   variables = jax_side.random_variables(
-    model, jax.ShapeDtypeStruct((1, *grid[:3], 3), jnp.float32)
+    composed.model, jax.ShapeDtypeStruct((1, *grid[:3], 3), jnp.float32)
   )
   state = parallel.put_replicated(
     mesh,
-    train_step.TrainState(
+    train_state.TrainState(
       step=np.zeros((), np.int32),
       params=variables['params'],
       batch_stats=variables['batch_stats'],
-      opt_state=tx.init(variables['params']),
+      opt_state=composed.tx.init(variables['params']),
     ),
   )
   rng = np.random.default_rng(0)

@@ -13,7 +13,8 @@ from mgjax import models
 from mgjax.config import fields
 from mgjax.cpu import compilation
 from mgjax.planning import macs
-from mgjax.step import optim, train_step
+from mgjax.setup import network
+from mgjax.step import train_state, train_step
 
 
 def random_variables(model: nn.Module, video: Any) -> dict:
@@ -80,11 +81,11 @@ class JaxSide:
     self.macs = macs.forward_macs(
       self.model, T=self.frames, H=args.crop_px, W=args.crop_px
     )
-    tx = optim.make_optimizer(config.optim)
+    tx = network.optimizer(config)
     params, batch_stats = jax.device_put(
       (self.variables['params'], self.variables['batch_stats'])
     )
-    self.state = train_step.TrainState(
+    self.state = train_state.TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
       batch_stats=batch_stats,

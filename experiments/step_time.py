@@ -213,7 +213,7 @@ def measure(name: str, args: argparse.Namespace) -> dict:
     RuntimeError: The sides are not the same network, or PyTorch fails.
   """
   from experiments import jax_side
-  from mgjax.step import optim
+  from mgjax.step import train_state
 
   side = jax_side.JaxSide(
     name,
@@ -248,7 +248,7 @@ def measure(name: str, args: argparse.Namespace) -> dict:
         }
       }
     )
-    parameters = optim.num_parameters(side.variables['params'])
+    parameters = train_state.num_parameters(side.variables['params'])
     if parameters != loaded['parameters']:
       raise RuntimeError(
         f'{name} has {parameters} parameters, in PyTorch '

@@ -5,8 +5,9 @@ data.bench and data.moving_digits are modules with flags alone. They import what
 does the work, and with it JAX, once the flags are right.
 
 Rooms, from the commands down:
-  setup/       settings -> what a run is made of
-  run/         loop.py: the training loop; its folder, checkpoints and reports
+  setup/       settings -> what a run is made of; job.py composes all of it
+  run/         loop.py: the training loop; launch.py: what is around it; the
+               run's folder, checkpoints and reports
   evaluation/  accuracy of a checkpoint
   predicting/  labels for videos
   planning/    a run before its launch: steps, cost, memory

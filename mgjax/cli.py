@@ -17,7 +17,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from mgjax.config import config_file
+from mgjax.config import config_file, fields
 from mgjax.errors import ConfigError, RunError
 from mgjax.stop_signal import EXIT_INTERRUPTED, EXIT_RESTART
 
@@ -62,7 +62,7 @@ def run(
   """Parses the flags of a command, calls it and returns its exit code.
 
     if __name__ == '__main__':
-      sys.exit(cli.run('mgjax.run.loop', define_flags))
+      sys.exit(cli.run('mgjax.run.launch', define_flags))
 
   Every command takes --config=FILE.py[:arguments] and --config.field=value.
   It ends as `guard` says.
@@ -214,19 +214,7 @@ def _describe(error: BaseException) -> tuple[int, str | None]:
     case MemoryError():
       detail = f' ({text})' if text else ''
       return 1, f'the memory of this machine is used up{detail}'
-    # JAX has no classes of its own for the next two. An assertion fails where
-    # it was installed without the platform that is asked for.
-    case RuntimeError() | AssertionError() if _raised_in(error)[0].endswith(
-      'jax/_src/xla_bridge.py'
-    ):
-      reason = re.split(r' \((?:you may need|set JAX_PLATFORMS)', text)[0]
-      return 2, (
-        f'JAX finds no device for JAX_PLATFORMS='
-        f'{os.environ.get("JAX_PLATFORMS", "")!r}'
-        + (f' ({reason.strip().rstrip(".")})' if reason else '')
-        + '; leave it unset to use what there is, set it to cpu, or install '
-        'the driver and requirements-cuda.txt (GPUs) or requirements-tpu.txt'
-      )
+    # JAX has no class of its own for this.
     case RuntimeError() if text.startswith('RESOURCE_EXHAUSTED'):
       return 1, (
         f'the memory of the device is used up: {text.splitlines()[0]}; '
@@ -249,19 +237,15 @@ def _path(name: Any) -> str:
   return os.fsdecode(name) if isinstance(name, str | bytes) else str(name)
 
 
-def _raised_in(error: BaseException) -> tuple[str, int | None]:
-  """File and line that raised the error."""
-  frames = traceback.extract_tb(error.__traceback__)
-  return (frames[-1].filename, frames[-1].lineno) if frames else ('', None)
-
-
 def _bug(error: BaseException) -> str:
   text = ' '.join(str(error).split())
   if len(text) > 300:
     text = f'{text[:297]}...'
-  file, line = _raised_in(error)
+  where = 'an unknown line'
+  for frame, line in traceback.walk_tb(error.__traceback__):
+    where = f'{frame.f_code.co_filename}:{line}'
   return (
-    f'{type(error).__name__} at {file}:{line}: {text or "no message"} (this '
+    f'{type(error).__name__} at {where}: {text or "no message"} (this '
     'is a bug: mgjax should have refused its input or gone on)'
   )
 
@@ -301,9 +285,6 @@ class _ConfigParser(flags.ArgumentParser):
 
 
 def _check_fields(config: ml_collections.ConfigDict, source: str) -> None:
-  # Configs import this module for its errors.
-  from mgjax.config import fields
-
   try:
     fields.check_fields(config)
   except ConfigError as error:
@@ -368,9 +349,6 @@ def _parse(
     ConfigError: A flag is unknown or has a wrong value, a config cannot be
       read or refuses its arguments, or something else stands between flags.
   """
-  # Configs import this module for its errors.
-  from mgjax.config import fields
-
   values = _flags(define_flags, argv)
   try:
     if found is not None:

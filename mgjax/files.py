@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from mgjax.cli import ConfigError, RunError
+from mgjax.errors import ConfigError, RunError
 
 # No file that is read whole is longer; Kinetics-700's annotation has 0.1 GB.
 _MAX_BYTES = 2**30
@@ -28,6 +28,12 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 def is_remote(path: epath.PathLike) -> bool:
   """Whether a path is in an object store, which knows whole files only."""
   return '://' in os.fspath(path)
+
+
+def size_text(size: int) -> str:
+  """A number of bytes in words: '2.5 GiB', below one GiB '0.3 MiB'."""
+  unit, name = (2**30, 'GiB') if size >= 2**30 else (2**20, 'MiB')
+  return f'{size / unit:.1f} {name}'
 
 
 def write_text(path: epath.PathLike, text: str) -> None:

@@ -50,4 +50,4 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 if __name__ == '__main__':
-  sys.exit(cli.run('mgjax.run.loop', define_flags))
+  sys.exit(cli.run('mgjax.run.launch', define_flags))

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from absl import flags
 
 from mgjax import cli, train
-from mgjax.run import failure, loop
+from mgjax.run import failure, launch
 from mgjax.setup import grids
-from mgjax.step import programs, train_step
+from mgjax.step import programs, train_state
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -35,7 +35,7 @@ def use_float64(config) -> None:
   jax.config.update('jax_enable_x64', True)
   with config.unlocked():
     config.model.dtype = 'float64'
-  create_state = train_step.create_state
+  create_state = train_state.create_state
 
   def create_state64(*args, **kwargs):
     return jax.tree.map(
@@ -43,7 +43,7 @@ def use_float64(config) -> None:
       create_state(*args, **kwargs),
     )
 
-  train_step.create_state = create_state64
+  train_state.create_state = create_state64
 
 
 def end_after_one_step() -> None:
@@ -88,7 +88,7 @@ def main(values: flags.FlagValues) -> None:
     write_bundles_slowly()
   if values.signal:
     send_signal(values.signal, values.signal_at)
-  loop.main(values)
+  launch.main(values)
 
 
 if __name__ == '__main__':

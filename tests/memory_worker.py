@@ -15,7 +15,8 @@ from mgjax import models
 from mgjax.cpu import allocator, compilation
 from mgjax.grids.schedule import Grid
 from mgjax.planning import memory
-from mgjax.step import optim, train_step
+from mgjax.setup import network
+from mgjax.step import train_state, train_step
 
 
 def status(name: str) -> int:
@@ -38,8 +39,8 @@ def main(
     remat=bool(remat),
   )
   config = moving_digits.get_config()
-  tx = optim.make_optimizer(config.optim)
-  make_state = lambda: train_step.create_state(
+  tx = network.optimizer(config)
+  make_state = lambda: train_state.create_state(
     model, tx, jax.random.key(0), jnp.zeros((1, T, 32, 32, 3))
   )
   step = train_step.make_train_step(

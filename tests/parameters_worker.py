@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from configs import moving_digits
-from mgjax.run import loop
+from mgjax.run import launch
 from tests import speck
 from tests.run_state import final_state
 
@@ -39,7 +39,7 @@ def make_config(name: str):
 def main(name: str, data_dir: str, workdir: str) -> None:
   config = make_config(name)
   config.data.dir = data_dir
-  loop.train(config, workdir)
+  launch.train(config, workdir)
   state = final_state(pathlib.Path(workdir))
   hashed = hashlib.sha256()
   norms = {}

@@ -15,7 +15,7 @@ from mgjax.cli import ConfigError, RunError
 from mgjax.data import bench, decode_rates
 from mgjax.evaluation import command as evaluation
 from mgjax.planning import command
-from mgjax.run import loop
+from mgjax.run import launch
 from mgjax.weights import command as transfer
 
 FOLDER = pathlib.Path(__file__).parents[1]
@@ -406,7 +406,7 @@ def test_an_error_in_the_flags_is_told_before_jax_is_imported():
 @pytest.mark.parametrize(
   'name,main,define_flags,arguments',
   [
-    ('train', loop.main, train.define_flags, ['--workdir=W']),
+    ('train', launch.main, train.define_flags, ['--workdir=W']),
     (
       'evaluate',
       evaluation.main,

@@ -25,9 +25,8 @@ from etils import epath
 
 from mgjax import stop_signal
 from mgjax.data import digits, moving_digits
-from mgjax.run import checkpoint, run_folder
-from mgjax.setup import network
-from mgjax.step import initial_state, optim
+from mgjax.run.checkpoint_manager import Checkpoints, Keep
+from mgjax.setup import network, run_settings
 from tests import speck
 
 pytestmark = [
@@ -1150,14 +1149,14 @@ def run(data_dir, tmp_path_factory):
   config = speck.get_config()
   config.data.dir = str(data_dir)
   names = moving_digits.class_names('motion')
-  run_folder.prepare(config, folder, names)
-  make_state = initial_state.state_maker(
+  run_settings.prepare(config, folder, names)
+  make_state = network.state_maker(
     config,
     network.model(config),
-    optim.make_optimizer(config.optim, config.norm.frozen),
+    network.optimizer(config),
   )
   state = jax.jit(make_state)()
-  with checkpoint.Checkpoints(folder, config.train) as checkpoints:
+  with Checkpoints(folder, Keep(newest=3, best=1)) as checkpoints:
     for step in (2, 4):
       progress = {'times': {}, 'bad_videos': {}, 'statistics_due': False}
       checkpoints.save(state.replace(step=jnp.int32(step)), step, progress)

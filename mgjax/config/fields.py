@@ -17,8 +17,8 @@ from etils import epath
 from ml_collections import config_dict
 
 from mgjax import files
-from mgjax.cli import ConfigError
 from mgjax.config.config_file import did_you_mean
+from mgjax.errors import ConfigError
 
 # Of `data`: how a machine feeds itself. No result depends on them.
 MACHINE_DATA_FIELDS = (

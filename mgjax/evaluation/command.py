@@ -17,10 +17,18 @@ from mgjax.evaluation import eval_picture, results, scoring
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
 from mgjax.progress import Progress
-from mgjax.run import checkpoint, run_folder
+from mgjax.run import run_folder
+from mgjax.run.checkpoint_manager import Checkpoints
 from mgjax.setup import data as data_setup
-from mgjax.setup import evaluation, grids, network, planning, run_checks
-from mgjax.step import train_step
+from mgjax.setup import (
+  evaluation,
+  grids,
+  network,
+  planning,
+  run_checks,
+  run_settings,
+)
+from mgjax.step.train_state import TrainState
 from mgjax.weights import checks
 
 
@@ -53,7 +61,9 @@ def evaluate_checkpoint(
   """
   peers = peers or Peers()
   workdir = epath.Path(workdir)
-  overrides = run_folder.check_evaluation(config, workdir, allow_config_change)
+  overrides = run_settings.check_evaluation(
+    config, workdir, allow_config_change
+  )
   mesh = parallel.make_mesh()
   source = _open_source(config, mesh.size)
   overrides |= _other_labels(workdir, source, allow_config_change)
@@ -129,7 +139,7 @@ def _find_checkpoint(
   """
   if not (workdir / 'checkpoints').is_dir():
     raise ConfigError(f'--workdir={workdir} holds no checkpoints of a run')
-  with contextlib.closing(checkpoint.Checkpoints(workdir)) as checkpoints:
+  with contextlib.closing(Checkpoints(workdir)) as checkpoints:
     folder, steps = checkpoints.directory, checkpoints.steps()
   if not steps:
     raise ConfigError(f'{folder} holds no complete checkpoint')
@@ -144,7 +154,7 @@ def _load(
   mesh: jax.sharding.Mesh,
   path: epath.Path,
   step: int,
-) -> tuple[train_step.TrainState, jax.stages.Compiled]:
+) -> tuple[TrainState, jax.stages.Compiled]:
   """Reads a checkpoint and compiles the program that scores with it.
 
   Raises:
@@ -169,7 +179,7 @@ def _load(
 
 def _evaluate(
   program: jax.stages.Compiled,
-  state: train_step.TrainState,
+  state: TrainState,
   eval_stream: stream.EvalStream,
   mesh: jax.sharding.Mesh,
   *,
@@ -210,8 +220,9 @@ def _evaluate(
 def main(values: flags.FlagValues) -> None:
   """Runs the command: see mgjax/evaluate.py for its flags."""
   allocator.keep()
+  settings = run_settings.of_all_processes(values.config)
   with (
-    contextlib.closing(parallel.start(values)) as peers,
+    contextlib.closing(parallel.start(values, settings)) as peers,
     stop_signal.listening() as stop,
     stop.at_end(peers.tell_stopped),
     peers.guard(),

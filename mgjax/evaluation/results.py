@@ -12,7 +12,7 @@ from mgjax import files
 from mgjax.data import sources, stream
 from mgjax.errors import RunError
 from mgjax.evaluation import accuracy, scoring
-from mgjax.step import train_step
+from mgjax.step.train_state import TrainState
 
 FILE = 'eval.json'
 
@@ -31,7 +31,7 @@ _MAX_LOST_PRINTED = 5
 
 def evaluate(
   program: Callable,
-  state: train_step.TrainState,
+  state: TrainState,
   eval_stream: stream.EvalStream,
   mesh: jax.sharding.Mesh,
   **options,

@@ -22,11 +22,12 @@ from mgjax.grids.schedule import Grid
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
 from mgjax.step import train_step
+from mgjax.step.train_state import TrainState
 
 
 def lower_step(
   model: nn.Module,
-  state: train_step.TrainState,
+  state: TrainState,
   grid: Grid,
   mesh: jax.sharding.Mesh,
   *,
@@ -147,7 +148,7 @@ class Partial:
 
 
 def partial_key(
-  settings: dict, state: train_step.TrainState, source: sources.Source
+  settings: dict, state: TrainState, source: sources.Source
 ) -> str:
   """What an evaluation depends on, as one hash: views, weights, videos.
 
@@ -171,7 +172,7 @@ def partial_key(
 
 def score(
   program,
-  state: train_step.TrainState,
+  state: TrainState,
   eval_stream: stream.EvalStream,
   mesh: jax.sharding.Mesh,
   *,

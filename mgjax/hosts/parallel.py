@@ -1,12 +1,13 @@
 """Devices and processes: the start of a run on several hosts, and the mesh."""
 
 import os
+import re
 import sys
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from absl import flags
 
@@ -16,37 +17,37 @@ from jax._src.clusters import ClusterEnv
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mgjax.cli import ConfigError
-from mgjax.config import fields as default
+from mgjax.errors import ConfigError
 from mgjax.hosts.peers import Peers, end, meet
 
 # The mesh has one axis: clips of a batch.
 BATCH_AXIS = 'data'
 
 
-def start(values: flags.FlagValues) -> Peers:
+def start(values: flags.FlagValues, settings: Mapping[str, str]) -> Peers:
   """Joins the processes of a run; must come before any use of a device.
 
   Without a cluster around it and without flags, a process is alone, and
   nothing happens.
 
   Args:
-    values: Parsed flags, those of `peers.define_flags` and `config` among them.
+    values: Parsed flags, those of `peers.define_flags` among them.
+    settings: What must be the same in all processes, by name.
 
   Returns:
     The processes; `close` it at the end.
 
   Raises:
-    ConfigError: The flags contradict each other, or the processes were
-      started with different configs.
+    ConfigError: The flags contradict each other, the processes were started
+      with different settings, or there is no device.
     RunError: Processes are missing.
   """
   address, count, index, local_devices = _find_cluster(values)
   if count == 1:
+    find_devices()
     return Peers()
   timeout_s = float(values.start_timeout_s)
-  settings = _settings(values.config)
-  settings['the version of JAX'] = jax.__version__
+  settings = {**settings, 'the version of JAX': jax.__version__}
   peers = meet(address, count, index, settings=settings, timeout_s=timeout_s)
   # Its handler would swallow SIGTERM; train.py has its own.
   jax.config.update('jax_enable_preemption_service', False)
@@ -58,6 +59,7 @@ def start(values: flags.FlagValues) -> Peers:
       local_devices,
       initialization_timeout=values.start_timeout_s,
     )
+    find_devices()
     _try_collective(peers, timeout_s)
   return peers
 
@@ -128,16 +130,29 @@ def _try_collective(peers: Peers, timeout_s: float) -> None:
   timer.cancel()
 
 
-def _settings(config: ml_collections.ConfigDict, prefix: str = '') -> dict:
-  """Fields by dotted name, as text, without those that are a host's own."""
-  own = [f'data.{name}' for name in default.MACHINE_DATA_FIELDS]
-  fields: dict[str, Any] = {}
-  for name, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict):
-      fields.update(_settings(value, f'{prefix}{name}.'))
-    elif prefix + name not in own:
-      fields[prefix + name] = str(value)
-  return fields
+def find_devices() -> list[jax.Device]:
+  """All devices of all processes.
+
+  Every command asks here before it uses one: JAX has no error of its own for a
+  platform that it does not find.
+
+  Raises:
+    ConfigError: There is none of the platforms that JAX_PLATFORMS asks for.
+  """
+  try:
+    return jax.devices()
+  # An assertion fails where the platform that is asked for is not installed.
+  except (RuntimeError, AssertionError) as error:
+    reason = re.split(
+      r' \((?:you may need|set JAX_PLATFORMS)', str(error).strip()
+    )[0]
+    raise ConfigError(
+      f'JAX finds no device for JAX_PLATFORMS='
+      f'{os.environ.get("JAX_PLATFORMS", "")!r}'
+      + (f' ({reason.strip().rstrip(".")})' if reason else '')
+      + '; leave it unset to use what there is, set it to cpu, or install '
+      'the driver and requirements-cuda.txt (GPUs) or requirements-tpu.txt'
+    ) from error
 
 
 def make_mesh(num_devices: int | None = None) -> Mesh:
@@ -145,8 +160,14 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
 
   Process after process, so that each holds consecutive clips of a batch: the
   order of clips, hence batch-norm groups and dropout, is the same everywhere.
+
+  Args:
+    num_devices: How many; None: all.
+
+  Raises:
+    ConfigError: There is no device.
   """
-  devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+  devices = sorted(find_devices(), key=lambda d: (d.process_index, d.id))
   return Mesh(
     np.array(devices[:num_devices]), (BATCH_AXIS,), axis_types=(AxisType.Auto,)
   )

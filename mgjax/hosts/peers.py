@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from absl import flags
 
 from mgjax import cli, stop_signal
-from mgjax.cli import ConfigError, RunError
+from mgjax.errors import ConfigError, RunError
 
 
 def define_flags(values: flags.FlagValues) -> None:

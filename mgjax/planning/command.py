@@ -101,10 +101,10 @@ def _plan(
   if values.device_memory_gib:
     memory_plan['device_bytes'] = int(values.device_memory_gib * 2**30)
   if values.compile:
-    # Imports JAX, which finds the devices.
-    from mgjax.planning import memory
+    # Import JAX, which finds the devices.
+    from mgjax.planning import compiled, memory
 
-    sizes = planning.compiled_bytes(config, schedule, num_devices=num_devices)
+    sizes = compiled.step_bytes(config, schedule, num_devices=num_devices)
     memory_plan['compiled_bytes'] = [sizes[grid] for grid in schedule.grids]
     memory_plan['device_bytes'] = memory_plan[
       'device_bytes'

@@ -42,6 +42,7 @@ import jax.numpy as jnp
 import optax
 from jax.extend import core
 
+from mgjax.files import size_text
 from mgjax.grids import Grid, GridSchedule
 from mgjax.planning import macs
 
@@ -270,12 +271,6 @@ class _Clip:
       kernel = eqn.invars[1].aval
       self.num_params += kernel.size + 2 * eqn.outvars[0].aval.shape[-1]
     return written
-
-
-def size_text(size: int) -> str:
-  """Returns a number of bytes in words: '2.5 GiB', below one GiB '0.3 MiB'."""
-  unit, name = (GIB, 'GiB') if size >= GIB else (2**20, 'MiB')
-  return f'{size / unit:.1f} {name}'
 
 
 def device_bytes(known_gib: float) -> int:

@@ -16,7 +16,7 @@ from mgjax.predicting import output, video_files
 from mgjax.predicting.predictor import Predictor
 from mgjax.run import checkpoint, run_folder
 from mgjax.setup import data as data_setup
-from mgjax.setup import evaluation, grids, network, planning
+from mgjax.setup import evaluation, grids, network, planning, run_settings
 
 
 def open_predictor(
@@ -143,7 +143,7 @@ def main(values: flags.FlagValues, *videos: str) -> None:
   if not videos:
     raise ConfigError('no video is given; name one file or more.')
   run = run_folder.of_weights(values)
-  run_folder.check_evaluation(values.config, run, values.allow_config_change)
+  run_settings.check_evaluation(values.config, run, values.allow_config_change)
   sheets, heatmaps = (
     _made_folder(name, values[name].value) for name in ('sheet', 'heatmap')
   )
@@ -152,6 +152,7 @@ def main(values: flags.FlagValues, *videos: str) -> None:
     values.config, run, pathlib.Path(values.labels) if values.labels else None
   )
   allocator.keep()
+  parallel.find_devices()
   paths = [pathlib.Path(video) for video in videos]
   predictor = open_predictor(values.config, folder, paths)
   results = predictor.scores()

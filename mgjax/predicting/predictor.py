@@ -15,7 +15,7 @@ from mgjax.errors import ConfigError
 from mgjax.evaluation import scoring
 from mgjax.hosts import parallel
 from mgjax.predicting import class_maps, video_files
-from mgjax.step import train_step
+from mgjax.step.train_state import TrainState
 
 
 class Explained(NamedTuple):
@@ -54,7 +54,7 @@ class Predictor:
   paths: Sequence[pathlib.Path]
   looked: video_files.Looked
   model: nn.Module
-  state: train_step.TrainState
+  state: TrainState
   mesh: jax.sharding.Mesh
   program: Callable
   make_stream: Callable[[Sequence[pathlib.Path]], stream.EvalStream]

@@ -6,12 +6,11 @@ import shutil
 from typing import Any
 
 import jax
-import ml_collections
 from etils import epath
 
 from mgjax import files
-from mgjax.cli import ConfigError
-from mgjax.planning.memory import size_text
+from mgjax.errors import ConfigError
+from mgjax.files import size_text
 
 # Of metrics.jsonl and TensorBoard's events, measured on generous runs.
 _LINE_BYTES = 2500
@@ -21,10 +20,10 @@ _START_BYTES = 500_000  # Settings, plan and pictures.
 
 def check(
   workdir: epath.PathLike,
-  train: ml_collections.ConfigDict,
   state: Any,
   *,
-  num_steps: int,
+  num_checkpoints: int,
+  num_lines: int,
   num_evaluations: int,
 ) -> None:
   """Refuses a run that its disk has no room for.
@@ -32,9 +31,9 @@ def check(
   Args:
     workdir: The run's folder, which need not exist; nothing is known of those
       in an object store.
-    train: config.train.
     state: What a checkpoint holds: a tree of arrays, or of their shapes.
-    num_steps: Of the run.
+    num_checkpoints: How many there are at most at the same time.
+    num_lines: Of metrics.jsonl, those of evaluations left aside.
     num_evaluations: Of the run.
 
   Raises:
@@ -43,12 +42,10 @@ def check(
   if files.is_remote(workdir):
     return
   folder = pathlib.Path(workdir).absolute()
-  # A new checkpoint is complete before an old one is removed.
-  kept = min(train.keep_checkpoints + train.keep_best + 1, num_steps)
   one = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
   needed = (
-    kept * one
-    + num_steps // train.log_every_steps * _LINE_BYTES
+    num_checkpoints * one
+    + num_lines * _LINE_BYTES
     + num_evaluations * _EVALUATION_BYTES
     + _START_BYTES
   )
@@ -59,7 +56,8 @@ def check(
   if needed > free + there:
     raise ConfigError(
       f'--workdir={os.fspath(workdir)}: the run needs about '
-      f'{size_text(needed)} with up to {kept} checkpoints of {size_text(one)}, '
+      f'{size_text(needed)} with up to {num_checkpoints} checkpoints of '
+      f'{size_text(one)}, '
       f'and {size_text(free + there)} are free in {parent}'
       + (', what the run has there already included' if there else '')
       + '; make room, use another disk, or keep fewer by '

@@ -1,18 +1,21 @@
-"""What a run leaves behind when a step goes wrong: enough to run it again."""
+"""What a run leaves behind when a step goes wrong: enough to run it again.
+
+It is a folder failure-STEP laid out like that of a run (the bundle), which
+mgjax.replay takes.
+"""
 
 import json
 from typing import NoReturn
 
 import jax
 import jaxlib
-import ml_collections
 from etils import epath
 
 from mgjax import cli, files
-from mgjax.cli import ConfigError, RunError
+from mgjax.errors import ConfigError, RunError
 from mgjax.grids.schedule import GridSchedule
 from mgjax.hosts.peers import Peers
-from mgjax.run import checkpoint
+from mgjax.run.checkpoint_manager import Checkpoints
 
 
 def fail(
@@ -21,9 +24,9 @@ def fail(
   step: int,
   ids: list[str],
   schedule: GridSchedule,
-  config: ml_collections.ConfigDict,
+  settings: str,
   workdir: epath.Path,
-  checkpoints: checkpoint.Checkpoints,
+  checkpoints: Checkpoints,
   peers: Peers,
 ) -> NoReturn:
   """Writes what replays a step that is not finite, and stops the run.
@@ -33,7 +36,7 @@ def fail(
     step: The step.
     ids: Of its clips.
     schedule: The run's schedule.
-    config: The run's configuration.
+    settings: The run's settings, the text of its config.json.
     workdir: The bundle becomes its folder failure-STEP.
     checkpoints: Of the run; all of them are from before the step.
     peers: Its processes, all of which must come here.
@@ -45,7 +48,7 @@ def fail(
   folder = workdir / f'failure-{step}'
   write(
     folder,
-    config,
+    settings,
     checkpoints,
     {
       'step': step,
@@ -67,8 +70,8 @@ def fail(
 
 def write(
   folder: epath.Path,
-  config: ml_collections.ConfigDict,
-  checkpoints: checkpoint.Checkpoints,
+  settings: str,
+  checkpoints: Checkpoints,
   failure: dict,
   peers: Peers,
 ) -> None:
@@ -81,19 +84,21 @@ def write(
     folder: Where; laid out like the folder of a run: config.json,
       failure.json and checkpoints/, which holds the newest checkpoint from
       before the failing step, if there is one.
-    config: The run's configuration.
+    settings: The run's settings, the text of its config.json.
     checkpoints: The run's checkpoints.
     failure: JSON record of the failing step, with 'step' and 'ids'.
     peers: The processes of the run; the first one writes.
   """
   checkpoints.wait()
   if peers.is_first:
-    _write(folder, config, checkpoints, failure)
+    _write(folder, settings, checkpoints, failure)
   # A process that fails ends the others: not before all of it is there.
   peers.exchange(None)
 
 
-def _write(folder, config, checkpoints, failure) -> None:
+def _write(
+  folder: epath.Path, settings: str, checkpoints: Checkpoints, failure: dict
+) -> None:
   before = [s for s in checkpoints.steps() if s <= failure['step']]
   if folder.exists():
     folder.rmtree()
@@ -102,7 +107,7 @@ def _write(folder, config, checkpoints, failure) -> None:
     _copy_tree(
       checkpoints.directory / str(step), folder / 'checkpoints' / str(step)
     )
-  (folder / 'config.json').write_text(config.to_json_best_effort(indent=1))
+  (folder / 'config.json').write_text(settings)
   record = {
     **failure,
     'backend': jax.default_backend(),

@@ -8,11 +8,11 @@ from etils import epath
 
 from mgjax.cpu import compilation
 from mgjax.hosts import parallel
-from mgjax.run import checkpoint, run_folder
-from mgjax.run import failure as bundle
-from mgjax.setup import data as data_setup
-from mgjax.setup import grids, network, planning, run_checks
-from mgjax.step import initial_state, optim, programs, train_step
+from mgjax.run import failure, run_folder
+from mgjax.run.checkpoint_manager import Checkpoints
+from mgjax.setup import grids, job, planning, run_checks
+from mgjax.setup.initial_weights import initial_variables
+from mgjax.step import programs, train_state
 from mgjax.step.step_cache import Program
 
 _SHOWN = 8  # Names in a list.
@@ -34,45 +34,27 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
     and after the last of them; 'same_clips': whether that one had the clips
     of the run.
   """
-  failure = bundle.read_failure(epath.Path(folder))
+  failed = failure.read_failure(epath.Path(folder))
   run_checks.check_norm(config)
   planning.check_network(config, [grids.full_grid(config)])
-  source = data_setup.source(config, 'train')
-  mesh = parallel.make_mesh()
-  schedule = grids.schedule(config, len(source), num_devices=mesh.size)
-  train_stream = data_setup.train_stream(config, schedule, source)
-  model = network.model(config)
-  tx = optim.make_optimizer(config.optim, config.norm.frozen)
-  make_state = initial_state.state_maker(config, model, tx)
-  replicated = parallel.replicated(mesh)
-  abstract = checkpoint.abstract_state(make_state, replicated)
-  checkpoints = checkpoint.Checkpoints(folder)
-  first_step = max(checkpoints.steps(), default=0)
-  if first_step:
-    state, _ = checkpoints.restore(abstract, first_step)
-  else:
-    initial = {}
-    if config.init_from:
-      initial = initial_state.initial_variables(config, abstract)
-    state = initial_state.first_state(make_state, initial, mesh)
-  checkpoints.close()
-  lowered = programs.lower_programs(
-    config, schedule, model, tx, mesh, abstract, first_step, set()
-  )
+  parts = job.compose(config, parallel.make_mesh())
+  mesh, schedule = parts.mesh, parts.schedule
+  state, first_step = _first_state(parts, folder)
+  lowered = parts.lower_programs(first_step)
   compiled = {}
-  rng = jax.device_put(jax.random.key(config.seed), replicated)
+  rng = parallel.make_key(mesh, config.seed)
   result = {'steps': []}
-  for step in range(first_step, failure['step'] + 1):
+  for step in range(first_step, failed['step'] + 1):
     program = Program('train', schedule(step))
     if program not in compiled:
       compiled[program] = compilation.compile_program(lowered[program]())
-    batch = train_stream.batch(step)
-    if step == failure['step']:
+    batch = parts.train_stream.batch(step)
+    if step == failed['step']:
       result['bad_before'] = not_finite(state)
-      result['same_clips'] = batch['ids'] == failure['ids']
+      result['same_clips'] = batch['ids'] == failed['ids']
     state, metrics = compiled[program](
       state,
-      parallel.put_batch(mesh, programs.on_device(batch)),
+      programs.put_batch(mesh, batch),
       *programs.put_scalars(mesh, schedule.lr(step), schedule.bn_groups(step)),
       rng,
     )
@@ -82,7 +64,19 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
   return result
 
 
-def not_finite(state: train_step.TrainState) -> list[str]:
+def _first_state(
+  parts: job.Composition, folder: epath.PathLike
+) -> tuple[train_state.TrainState, int]:
+  """The state of a bundle's checkpoint, or that before the run's first step."""
+  made = parts.network
+  with Checkpoints(folder) as checkpoints:
+    if first_step := max(checkpoints.steps(), default=0):
+      return checkpoints.restore(made.abstract, first_step)[0], first_step
+  initial = initial_variables(parts.config, made.abstract)
+  return train_state.first_state(made.make_state, initial, parts.mesh), 0
+
+
+def not_finite(state: train_state.TrainState) -> list[str]:
   """Names of the arrays of a state that hold a NaN or an infinity."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(state)
   return [
@@ -94,6 +88,7 @@ def not_finite(state: train_step.TrainState) -> list[str]:
 
 def main(values: flags.FlagValues) -> None:
   folder = run_folder.bundle(values)
+  parallel.find_devices()
   result = replay(values.config, folder)
   for line in result['steps'][-_SHOWN:]:
     print(

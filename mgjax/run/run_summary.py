@@ -5,16 +5,44 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import ml_collections
 from etils import epath
 
 from mgjax import cli, environment
 from mgjax.evaluation import results
+from mgjax.grids.schedule import GridSchedule
+from mgjax.run.clock import Times
+from mgjax.step.step_cache import StepCache
 
 
 def summarize(
-  config, schedule, run_plan, programs, times, result, bad_videos, *, startup_s
+  config: ml_collections.ConfigDict,
+  schedule: GridSchedule,
+  run_plan: dict,
+  programs: StepCache,
+  times: Times,
+  result: dict,
+  bad_videos: Mapping[str, str],
+  *,
+  startup_s: float,
 ) -> dict:
-  """What a record keeps of a finished run."""
+  """What a record keeps of a finished run: summary.json.
+
+  Args:
+    config: The run's settings.
+    schedule: Its grids.
+    run_plan: Its plan.json.
+    programs: Those that this launch has compiled.
+    times: Seconds of the run, those of earlier launches included.
+    result: Of its last evaluation.
+    bad_videos: Reason by name of the training videos that had to be replaced.
+    startup_s: Seconds from the start of this launch to its first step.
+
+  Returns:
+    JSON data. Times are in seconds, accuracies in percent; `cpu_s`,
+    `startup_s`, `compile_s` and the counts of programs are of this launch, the
+    other times of the whole run.
+  """
   return {
     'mode': config.grid.mode,
     'seed': config.seed,

@@ -6,11 +6,20 @@ from collections.abc import Callable
 from mgjax.evaluation import results
 from mgjax.grids.schedule import Grid, GridSchedule
 from mgjax.progress import Progress, duration
-from mgjax.run import metrics
+from mgjax.run.clock import Times
+from mgjax.run.writers import NoWriter, Writer
 
 
 def position(schedule: GridSchedule, step: int) -> dict:
-  """Where a run is after `step` steps: the start of every metrics line."""
+  """Where a run is after `step` steps: the start of every metrics line.
+
+  Args:
+    schedule: The run's schedule.
+    step: Steps done, 1 or more.
+
+  Returns:
+    'step', 'epoch', 'clips', and 'T', 'H', 'W', 'batch' of the newest step.
+  """
   grid = schedule(step - 1)
   return {
     'step': step,
@@ -25,6 +34,10 @@ def step_gflop(run_plan: dict, schedule: GridSchedule) -> dict[Grid, float]:
 
   Two for each multiply-add of the forward pass, and twice as many again in
   the backward pass: for the gradients of inputs and of parameters.
+
+  Args:
+    run_plan: The run's plan.json, with 'gmacs_per_clip' of every grid.
+    schedule: Its schedule.
   """
   gmacs = run_plan['gmacs_per_clip']
   return {
@@ -39,9 +52,9 @@ class StepLog:
   def __init__(
     self,
     schedule: GridSchedule,
-    writer: metrics.Writer | metrics.NoWriter,
+    writer: Writer | NoWriter,
     bar: Progress,
-    times: metrics.Times,
+    times: Times,
     *,
     every: int,
     step_gflop: dict[Grid, float],
@@ -68,7 +81,7 @@ class StepLog:
     self._step_gflop = step_gflop
     self._peak_gflops = peak_gflops
     self._fail = fail
-    self._start = metrics.Times(**vars(times))
+    self._start = Times(**vars(times))
     self._clips = 0
     self._steps = 0
 
@@ -135,7 +148,7 @@ class StepLog:
             **values,
           }
         )
-        self._start = metrics.Times(**vars(self._times))
+        self._start = Times(**vars(self._times))
         self._clips = self._steps = 0
 
     return report_step

@@ -17,7 +17,8 @@ from mgjax.hosts import parallel
 from mgjax.run import checkpoint
 from mgjax.setup import data as data_setup
 from mgjax.setup import grids
-from mgjax.step import train_step
+from mgjax.step import train_state
+from mgjax.step.train_state import TrainState
 from mgjax.weights import checks
 
 
@@ -63,7 +64,7 @@ def load_state(
   path: epath.PathLike,
   *,
   instead: str = '{path}',
-) -> train_step.TrainState:
+) -> TrainState:
   """Reads what evaluation needs of a checkpoint; nothing else is in the state.
 
   Args:
@@ -79,17 +80,17 @@ def load_state(
     checkpoint.DamagedError: It is damaged.
   """
 
-  def make_state() -> train_step.TrainState:
+  def make_state() -> TrainState:
     video = models.example_video(config.data.num_frames)
     variables = model.init(jax.random.key(0), video)
-    return train_step.TrainState(
+    return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=variables['params'],
       batch_stats=variables['batch_stats'],
       opt_state=(),
     )
 
-  abstract = checkpoint.abstract_state(make_state, parallel.replicated(mesh))
+  abstract = train_state.abstract_state(make_state, parallel.replicated(mesh))
   variables = checkpoint.load_variables(
     path,
     {name: getattr(abstract, name) for name in checkpoint.VARIABLES},
@@ -103,7 +104,7 @@ def lower_eval_step(
   config: ml_collections.ConfigDict,
   model: nn.Module,
   mesh: jax.sharding.Mesh,
-  state: train_step.TrainState,
+  state: TrainState,
 ) -> jax.stages.Lowered:
   """Lowers the evaluation program of a state, abstract or not.
 
@@ -124,7 +125,7 @@ def lower_eval_step(
 
 def partial_key(
   config: ml_collections.ConfigDict,
-  state: train_step.TrainState,
+  state: TrainState,
   source: sources.Source,
 ) -> str:
   """What an evaluation depends on, as one hash: see `scoring.partial_key`.

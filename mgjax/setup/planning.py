@@ -10,7 +10,6 @@ from typing import Any
 
 import ml_collections
 
-from mgjax.errors import ConfigError
 from mgjax.grids import Grid, GridSchedule, Phase
 from mgjax.planning import plan
 from mgjax.setup import grids as grids_setup
@@ -114,11 +113,10 @@ def estimate_memory(
   """
   from mgjax.planning import memory
   from mgjax.setup import network
-  from mgjax.step import optim
 
   model = network.model(config)
   copies = memory.state_copies(
-    optim.make_optimizer(config.optim, config.norm.frozen),
+    network.optimizer(config),
     averaged=config.optim.ema_decay > 0,
   )
   return {
@@ -158,54 +156,3 @@ def warn_of_memory(
   )
   if said:
     print(said, file=sys.stderr)
-
-
-def compiled_bytes(
-  config: ml_collections.ConfigDict,
-  schedule: GridSchedule,
-  *,
-  num_devices: int,
-) -> dict[Grid, int]:
-  """Compiles the step of every grid; returns the bytes that XLA gives it.
-
-  These are bytes per device of this machine's kind: of the state, one batch
-  and everything in between.
-
-  Raises:
-    ConfigError: There are fewer devices than asked for.
-  """
-  import jax
-
-  from mgjax.cpu import compilation
-  from mgjax.hosts import parallel
-  from mgjax.run import checkpoint
-  from mgjax.setup import network
-  from mgjax.step import initial_state, optim, programs
-
-  if num_devices > jax.device_count():
-    raise ConfigError(
-      f'--num_devices={num_devices}, but --compile finds '
-      f'{jax.device_count()}; use at most that.'
-    )
-  mesh = parallel.make_mesh(num_devices)
-  model, tx = (
-    network.model(config),
-    optim.make_optimizer(config.optim, config.norm.frozen),
-  )
-  abstract = checkpoint.abstract_state(
-    initial_state.state_maker(config, model, tx), parallel.replicated(mesh)
-  )
-  lowered = programs.lower_programs(
-    config, schedule, model, tx, mesh, abstract, 0, set()
-  )
-  sizes = {}
-  for program, lower in lowered.items():
-    print(f'compiling {program}', file=sys.stderr)
-    found = compilation.compile_program(lower()).memory_analysis()
-    sizes[program.grid] = (
-      found.argument_size_in_bytes
-      + found.output_size_in_bytes
-      + found.temp_size_in_bytes
-      - found.alias_size_in_bytes
-    )
-  return sizes

@@ -4,22 +4,31 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import optax
 
 from mgjax.models import norm
 
 
 def make_optimizer(
-  optim: ml_collections.ConfigDict, frozen: str = ''
+  name: str,
+  *,
+  weight_decay: float,
+  momentum: float,
+  nesterov: bool,
+  b1: float,
+  b2: float,
+  eps: float,
+  trust_coefficient: float,
+  clip_norm: float,
+  frozen: str = '',
 ) -> optax.GradientTransformation:
-  """Makes the optimizer `optim.name`, at learning rate 1.
+  """Makes an optimizer at learning rate 1.
 
   The train step multiplies the update by the schedule's learning rate, which
   is a program argument: the optimizer's state is free of it, so that a jump of
   the learning rate (a new phase) acts at once, as in torch.optim.SGD.
 
-  Gradients are first scaled down to a norm of `optim.clip_norm`, over all
+  Gradients are first scaled down to a norm of `clip_norm`, over all
   parameters. Weight decay spares batch norm (`decayed`); the layer-wise rates
   of LARS and LAMB spare batch norm and biases (`adapted`). Scales and biases of
   frozen batch norms stay as they are, and their gradients count as zero.
@@ -31,8 +40,17 @@ def make_optimizer(
   lamb   AdamW whose direction is scaled to |p|, layer by layer.
 
   Args:
-    optim: config.optim.
-    frozen: config.norm.frozen.
+    name: 'sgd', 'adamw', 'lars' or 'lamb'.
+    weight_decay: Decay per unit of learning rate, 0 or more.
+    momentum: sgd, lars: in [0, 1).
+    nesterov: sgd, lars: Nesterov's momentum.
+    b1: adamw, lamb: decay of the mean of gradients, in [0, 1).
+    b2: adamw, lamb: decay of the mean of their squares, in [0, 1).
+    eps: adamw, lamb: added to the root of the latter.
+    trust_coefficient: lars: norm of a layer's update, per unit of learning
+      rate and weight norm.
+    clip_norm: Norm that gradients are scaled down to; 0: any norm.
+    frozen: Which batch norms stay as they are: '', 'all' or 'but_first'.
 
   Returns:
     A transformation from gradients to descent directions (to be subtracted).
@@ -45,20 +63,20 @@ def make_optimizer(
     where it is constant), and divides by |g| + decay * |p| where optax and
     this take |g + decay * p|.
   """
-  decay = optax.add_decayed_weights(optim.weight_decay, mask=decayed)
-  momentum = optax.trace(decay=optim.momentum, nesterov=optim.nesterov)
-  adam = optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=optim.eps)
+  decay = optax.add_decayed_weights(weight_decay, mask=decayed)
+  trace = optax.trace(decay=momentum, nesterov=nesterov)
+  adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
   layerwise = lambda coefficient: optax.masked(
     optax.scale_by_trust_ratio(trust_coefficient=coefficient), adapted
   )
   parts = {
-    'sgd': lambda: (decay, momentum),
+    'sgd': lambda: (decay, trace),
     'adamw': lambda: (adam, decay),
-    'lars': lambda: (decay, layerwise(optim.trust_coefficient), momentum),
+    'lars': lambda: (decay, layerwise(trust_coefficient), trace),
     'lamb': lambda: (adam, decay, layerwise(1.0)),
-  }[optim.name]()
-  if optim.clip_norm:
-    parts = (optax.clip_by_global_norm(optim.clip_norm), *parts)
+  }[name]()
+  if clip_norm:
+    parts = (optax.clip_by_global_norm(clip_norm), *parts)
   return _sparing(optax.chain(*parts), frozen)
 
 
@@ -139,8 +157,3 @@ def update_average(average: Any, params: Any, step: Any, decay: float) -> Any:
   step = step.astype(jnp.float32)
   d = jnp.minimum(decay, (1 + step) / (10 + step))
   return optax.incremental_update(params, average, 1 - d)
-
-
-def num_parameters(params: dict) -> int:
-  """Number of scalars in a tree of arrays."""
-  return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,109 +1,120 @@
-"""The programs of a run: which it needs, when first, and their arguments."""
+"""Which programs a schedule needs, when first, and what they are called with.
 
-from collections.abc import Callable
+A program is one compiled function for one grid: a training step, a step that
+takes batch-norm statistics, or an evaluation step.
+"""
 
-import flax.linen as nn
+import bisect
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
 import jax
-import jax.numpy as jnp
-import ml_collections
 import numpy as np
-import optax
 
 from mgjax.grids.schedule import Grid, GridSchedule
 from mgjax.hosts import parallel
-from mgjax.setup import augmentation, evaluation, grids
-from mgjax.step import train_step
 from mgjax.step.step_cache import Program
 
+# What a program takes of a batch; the rest, such as ids, stays on the host.
+_INPUTS = ('video', 'label', 'flip')
 
-def lower_programs(
-  config: ml_collections.ConfigDict,
-  schedule: GridSchedule,
-  model: nn.Module,
-  tx: optax.GradientTransformation,
-  mesh: jax.sharding.Mesh,
-  abstract: train_step.TrainState,
-  first_step: int,
-  eval_steps: set[int],
-  *,
-  statistics_due: bool = False,
-) -> dict[Program, Callable[[], jax.stages.Lowered]]:
-  """Functions that lower each program still needed, in order of first use.
+
+def batch_spec(
+  grid: Grid, mesh: jax.sharding.Mesh, *, weighted_classes: int = 0
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes, dtypes and shardings of a batch, as `put_batch` makes it.
 
   Args:
-    config: The run's settings.
-    schedule: Its grids.
-    model: Its network.
-    tx: Its optimizer.
-    mesh: Its devices.
-    abstract: Shapes and shardings of its state.
-    first_step: Steps done.
-    eval_steps: Of the evaluations: the steps done by then.
-    statistics_due: Whether the evaluation after `first_step`, if there is one,
-      still needs batch-norm statistics.
+    grid: Clips B, frames T, height H and width W of the batch.
+    mesh: Devices that share its clips.
+    weighted_classes: K where a label is a weight for each of K classes; 0:
+      where it is the number of a class.
+
+  Returns:
+    'video' uint8 [B, T, H, W, 3], 'label' int32 [B] or float32 [B, K], 'flip'
+    bool [B].
   """
-  data = config.data
-  replicated, sharded = parallel.replicated(mesh), parallel.sharded(mesh)
-  pixels = {'mean': data.mean, 'std': data.std}
-  run_train_step = jax.jit(
-    train_step.make_train_step(
-      model,
-      tx,
-      **pixels,
-      label_smoothing=config.optim.label_smoothing,
-      ema_decay=config.optim.ema_decay,
-      micro_batches=config.train.micro_batches,
-      loss=config.optim.loss,
-      augment=augmentation.augment(config),
-    ),
-    donate_argnums=0,
-    out_shardings=replicated,
+  sharding = parallel.sharded(mesh)
+  spec = lambda shape, dtype: jax.ShapeDtypeStruct(
+    (grid.batch, *shape), dtype, sharding=sharding
   )
-  run_stats_step = jax.jit(
-    train_step.make_stats_step(model, **pixels), out_shardings=replicated
-  )
-  scalar = lambda dtype: jax.ShapeDtypeStruct((), dtype, sharding=replicated)
-  key = scalar(jax.random.key(0).dtype)
-
-  def batch_spec(grid: Grid) -> dict:
-    spec = lambda shape, dtype: jax.ShapeDtypeStruct(
-      (grid.batch, *shape), dtype, sharding=sharded
-    )
-    label = spec((), np.int32)
-    if config.optim.loss == 'sigmoid':
-      label = spec((config.model.num_classes,), np.float32)
-    return {
-      'video': spec((grid.T, grid.H, grid.W, 3), np.uint8),
-      'label': label,
-      'flip': spec((), np.bool_),
-    }
-
-  def lower(program: Program):
-    batch = batch_spec(program.grid)
-    if program.kind == 'train':
-      return run_train_step.lower(
-        abstract, batch, scalar(jnp.float32), scalar(jnp.int32), key
-      )
-    if program.kind == 'stats':
-      return run_stats_step.lower(abstract, batch, scalar(jnp.int32), key)
-    return evaluation.lower_eval_step(config, model, mesh, abstract)
-
+  label = spec((), np.int32)
+  if weighted_classes:
+    label = spec((weighted_classes,), np.float32)
   return {
-    program: lambda program=program: lower(program)
-    for program in first_uses(
-      config, schedule, first_step, eval_steps, statistics_due
-    )
+    'video': spec((grid.T, grid.H, grid.W, 3), np.uint8),
+    'label': label,
+    'flip': spec((), np.bool_),
   }
 
 
+def put_batch(
+  mesh: jax.sharding.Mesh, batch: Mapping[str, Any]
+) -> dict[str, jax.Array]:
+  """Moves to the devices what a program takes of this host's share of a batch.
+
+  Args:
+    mesh: Devices that share the batch.
+    batch: What `TrainStream.batch` returns; ids and the like stay.
+
+  Returns:
+    Global arrays, see `batch_spec`.
+  """
+  return parallel.put_batch(mesh, {name: batch[name] for name in _INPUTS})
+
+
+def put_scalars(
+  mesh: jax.sharding.Mesh, lr: float, groups: int
+) -> tuple[jax.Array, jax.Array]:
+  """Moves the learning rate (float32) and batch-norm groups (int32)."""
+  return parallel.put_replicated(mesh, (np.float32(lr), np.int32(groups)))
+
+
+def evaluation_steps(schedule: GridSchedule, every: float) -> set[int]:
+  """Steps after which the model is evaluated: every so many epochs, and last.
+
+  Args:
+    schedule: The run's schedule.
+    every: Epochs; 0: only after the last step.
+
+  Returns:
+    Numbers of steps done, from 1 to schedule.total_steps.
+  """
+  steps = {schedule.total_steps}
+  if every:
+    for i in range(1, math.ceil(schedule.total_epochs / every)):
+      steps.add(
+        bisect.bisect_left(
+          range(schedule.total_steps),
+          i * every * schedule.num_train,
+          key=schedule.clips_before,
+        )
+      )
+  return steps - {0}
+
+
 def first_uses(
-  config: ml_collections.ConfigDict,
   schedule: GridSchedule,
   first_step: int,
-  eval_steps: set[int],
-  statistics_due: bool,
+  eval_steps: Collection[int],
+  *,
+  eval_grid: Grid,
+  takes_statistics: bool,
+  statistics_due: bool = False,
 ) -> list[Program]:
-  """Programs still needed, in order of first use; see `lower_programs`."""
+  """Programs still needed, in order of first use.
+
+  Args:
+    schedule: Grids of the steps.
+    first_step: Steps done.
+    eval_steps: Of the evaluations: the steps done by then.
+    eval_grid: Grid of the evaluation.
+    takes_statistics: Whether batch-norm statistics are taken afresh before
+      each evaluation.
+    statistics_due: Whether they are still to be taken for the evaluation after
+      `first_step`, if there is one.
+  """
   needed = {}  # First step of use by program, not in that order.
   start = 0
   for phase in schedule.phases:
@@ -117,29 +128,9 @@ def first_uses(
     start = phase.end_step
   for step in sorted(eval_steps):
     if step >= first_step:
-      needed.setdefault(Program('eval', grids.eval_grid(config)), step - 0.5)
-      needs_statistics = step > first_step or statistics_due
-      if statistics_batches(config) and needs_statistics:
+      # Half a step early: an evaluation comes before the step of its number.
+      needed.setdefault(Program('eval', eval_grid), step - 0.5)
+      if takes_statistics and (step > first_step or statistics_due):
         base = schedule.phase(step - 1).base
         needed.setdefault(Program('stats', base), step - 0.5)
   return sorted(needed, key=needed.get)
-
-
-def statistics_batches(config: ml_collections.ConfigDict) -> int:
-  """Batches from which statistics are estimated before an evaluation.
-
-  None where all layers keep the statistics that they have.
-  """
-  if config.norm.frozen == 'all':
-    return 0
-  return config.norm.precise_batches
-
-
-def on_device(batch: dict) -> dict:
-  """The part of a batch that a program takes."""
-  return {name: batch[name] for name in ('video', 'label', 'flip')}
-
-
-def put_scalars(mesh, lr: float, groups: int) -> tuple[jax.Array, jax.Array]:
-  """Moves the learning rate (float32) and batch-norm groups (int32)."""
-  return parallel.put_replicated(mesh, (np.float32(lr), np.int32(groups)))

@@ -53,6 +53,8 @@ class StepCache:
     self._closed = False
     self._current = None
     compilation.options()  # Here: its trials are not a program's.
+    # A daemon: a compilation cannot be stopped, and a run that ends in the
+    # middle of one does not wait for it (`parallel.leave`).
     self._thread = threading.Thread(
       target=self._compile, args=(dict(programs),), name=_THREAD, daemon=True
     )
@@ -111,6 +113,8 @@ class StepCache:
     jax.monitoring.unregister_event_listener(self._count_cache_hits)
 
   def _compile(self, programs: dict[Program, Callable]) -> None:
+    # One after the other: a compilation takes all cores, and what is needed
+    # first should be there first.
     for program, lower in programs.items():
       if self._closed:
         return

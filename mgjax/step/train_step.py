@@ -1,80 +1,21 @@
-"""The state of a training run and the pure functions that act on it.
+"""One training step, its evaluation, and the moments of a batch.
 
-The model and the optimizer are closed over; everything that changes from step
-to step is an argument, so one compiled program serves every step of a grid.
+These are pure functions. The model and the optimizer are closed over;
+everything that changes from step to step is an argument, so one compiled
+program serves every step of a grid.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 
 from mgjax.models import norm
-from mgjax.step import optim
-
-
-@flax.struct.dataclass
-class TrainState:
-  """Everything that a checkpoint holds. Its tree is the same at every grid.
-
-  Attributes:
-    step: int32 [], steps taken; the only clock of a run.
-    params: Trained parameters.
-    batch_stats: Running means and variances, of use in evaluation only.
-    opt_state: The optimizer's state.
-    ema: Average of the parameters over the steps; {} where it is off.
-  """
-
-  step: Any
-  params: dict
-  batch_stats: dict
-  opt_state: optax.OptState
-  ema: Any = flax.struct.field(default_factory=dict)
-
-  @property
-  def eval_params(self) -> dict:
-    """The parameters that evaluation uses: the average, where there is one."""
-    return self.ema or self.params
-
-
-def create_state(
-  model: nn.Module,
-  tx: optax.GradientTransformation,
-  rng: jax.Array,
-  video,
-  *,
-  average: bool = False,
-) -> TrainState:
-  """Makes the state before the first step.
-
-  Args:
-    model: The network.
-    tx: The optimizer.
-    rng: Key of the initial parameters.
-    video: float [B, T, H, W, 3]; its shape does not matter.
-    average: Whether the state has an average of the parameters (`ema`).
-  """
-  variables = model.init(rng, video, pool=None)
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=variables['params'],
-    batch_stats=variables['batch_stats'],
-    opt_state=tx.init(variables['params']),
-    # A copy: the step donates both.
-    ema=jax.tree.map(jnp.copy, variables['params']) if average else {},
-  )
-
-
-@jax.jit
-def is_finite(state: TrainState) -> jax.Array:
-  """Whether a state holds neither a NaN nor an infinity, bool []."""
-  return jnp.stack(
-    [jnp.isfinite(x).all() for x in jax.tree.leaves(state)]
-  ).all()
+from mgjax.step import losses, optim
+from mgjax.step.train_state import TrainState
 
 
 def normalize(
@@ -108,48 +49,6 @@ def flip_clips(video: jax.Array, flip: jax.Array) -> jax.Array:
   return jnp.where(flip[:, None, None, None, None], video[:, :, :, ::-1], video)
 
 
-def clip_losses(
-  logits: jax.Array, label: jax.Array, loss: str, smoothing: float = 0.0
-) -> jax.Array:
-  """The loss of each clip, [B].
-
-  Args:
-    logits: [B, K].
-    label: int [B], or weights of the classes, [B, K].
-    loss: 'softmax': cross-entropy. 'sigmoid': binary cross-entropy of every
-      class by itself, averaged over the classes; takes weights only.
-    smoothing: 'softmax': share of the target that is spread over all K classes,
-      that of the label included, as in
-      torch.nn.CrossEntropyLoss(label_smoothing=).
-
-  Source: PySlowFast 287ec00, models/losses.py (cross_entropy, bce_logit).
-  """
-  if loss == 'sigmoid':
-    return optax.sigmoid_binary_cross_entropy(logits, label).mean(-1)
-  if label.ndim == 1:
-    if not smoothing:
-      return optax.softmax_cross_entropy_with_integer_labels(logits, label)
-    label = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
-  return optax.softmax_cross_entropy(
-    logits, optax.smooth_labels(label, smoothing)
-  )
-
-
-def hits(logits: jax.Array, label: jax.Array) -> jax.Array:
-  """Whether the likeliest class of each clip is right, bool [B].
-
-  Args:
-    logits: [B, K].
-    label: int [B], or weights of the classes, [B, K]: then a class of the
-      greatest weight is right, and none is where all are 0.
-  """
-  best = logits.argmax(-1)
-  if label.ndim == 1:
-    return best == label
-  weight = jnp.take_along_axis(label, best[:, None], 1)[:, 0]
-  return (weight == label.max(-1)) & (weight > 0)
-
-
 def make_train_step(
   model: nn.Module,
   tx: optax.GradientTransformation,
@@ -174,8 +73,8 @@ def make_train_step(
       from it.
 
   The metrics are float32 []: 'loss' (mean over the clips), 'top1' (share of
-  clips whose likeliest class is right, see `hits`), 'grad_norm' (before it is
-  clipped).
+  clips whose likeliest class is right, see `losses.hits`), 'grad_norm' (before
+  it is clipped).
 
   With micro-batches, part m of M consists of the clips m, m + M, m + 2 M, ...
   of the batch. Clip i belongs to batch-norm group i % groups, so these are
@@ -189,17 +88,77 @@ def make_train_step(
     tx: The optimizer.
     mean: Subtracted from RGB in [0, 1].
     std: By which that is divided.
-    loss: See `clip_losses`.
-    label_smoothing: See `clip_losses`.
+    loss: See `losses.clip_losses`.
+    label_smoothing: See `losses.clip_losses`.
     ema_decay: See `optim.update_average`; 0: no average.
     micro_batches: M, parts of the batch that are computed one by one.
-    augment: From a batch and a key to a batch (data/augment.py); None: off.
+    augment: From a batch and a key to a batch (step/augment.py); None: off.
+  """
+  gradients = _make_gradients(
+    model, mean=mean, std=std, loss=loss, label_smoothing=label_smoothing
+  )
+
+  def whole_batch(state, batch, groups, dropout):
+    return gradients(state, batch, groups, None, dropout, 'batch_stats')
+
+  differentiate = whole_batch
+  if micro_batches > 1:
+    differentiate = _accumulated(gradients, model, micro_batches)
+
+  def train_step(state, batch, lr, groups, rng):
+    # The step is in the key, so that a resumed run draws what it would have
+    # drawn, and nothing but the state has to be saved.
+    dropout = jax.random.fold_in(rng, state.step)
+    if augment is not None:
+      # The whole batch, before it is cut; and another key than dropout's, which
+      # stays that of a run without.
+      batch = augment(batch, jax.random.fold_in(dropout, 1))
+    grads, metrics, batch_stats = differentiate(state, batch, groups, dropout)
+    direction, opt_state = tx.update(grads, state.opt_state, state.params)
+    # The learning rate is an argument of the program: a schedule inside the
+    # optimizer would count steps, which have other lengths on other grids.
+    params = jax.tree.map(
+      lambda p, d: p - lr.astype(p.dtype) * d, state.params, direction
+    )
+    ema = {}
+    if ema_decay:
+      ema = optim.update_average(state.ema, params, state.step, ema_decay)
+      # Averages of equal numbers, but exactly.
+      frozen = norm.frozen_parameters(params, model.norm_frozen)
+      ema = jax.tree.map(lambda f, a, p: p if f else a, frozen, ema, params)
+    state = TrainState(
+      step=state.step + 1,
+      params=params,
+      batch_stats=batch_stats,
+      opt_state=opt_state,
+      ema=ema,
+    )
+    return state, {**metrics, 'grad_norm': optax.tree.norm(grads)}
+
+  return train_step
+
+
+def _make_gradients(
+  model: nn.Module,
+  *,
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+  loss: str,
+  label_smoothing: float,
+) -> Callable:
+  """Returns gradients(state, batch, groups, clips, dropout, collection).
+
+  That gives the gradients, metrics and new statistics of (a part of) a batch:
+  `clips` are the places of its clips in the whole one (None: it is the whole
+  one), `collection` says which statistics, 'batch_stats' (the running ones) or
+  'batch_moments' (those of this part).
   """
 
   def gradients(state, batch, groups, clips, dropout, collection):
-    """Gradients, metrics and new statistics of (a part of) a batch."""
     video = flip_clips(batch['video'], batch['flip'])
     video = normalize(video, mean, std, model.dtype)
+    # A matrix and not a loop over the groups: their number is a value of the
+    # program, and one program serves every phase that has this grid.
     pool = norm.group_matrix(video.shape[0], groups)
 
     def loss_fn(params):
@@ -211,19 +170,26 @@ def make_train_step(
         rngs={'dropout': dropout},
         mutable=[collection],
       )
-      losses = clip_losses(logits, batch['label'], loss, label_smoothing)
+      each = losses.clip_losses(logits, batch['label'], loss, label_smoothing)
       # Where all batch norms are frozen there are no moments.
-      return losses.mean(), (logits, updates.get(collection, {}))
+      return each.mean(), (logits, updates.get(collection, {}))
 
     (mean_loss, (logits, statistics)), grads = jax.value_and_grad(
       loss_fn, has_aux=True
     )(state.params)
-    right = hits(logits, batch['label'])
+    right = losses.hits(logits, batch['label'])
     metrics = {'loss': mean_loss, 'top1': right.mean(dtype=jnp.float32)}
     return grads, metrics, statistics
 
+  return gradients
+
+
+def _accumulated(
+  gradients: Callable, model: nn.Module, micro_batches: int
+) -> Callable:
+  """Returns what gives the same for a whole batch, part by part."""
+
   def accumulated_gradients(state, batch, groups, dropout):
-    """The same for the whole batch, part by part."""
     parts = jax.tree.map(
       lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1),
       {**batch, 'clips': jnp.arange(batch['label'].shape[0])},
@@ -249,6 +215,8 @@ def make_train_step(
       add_part, zeros, parts, unroll=jax.default_backend() == 'cpu'
     )
     grads, metrics = jax.tree.map(lambda x: x / micro_batches, total)
+    # Once for all parts: a running average that moved M times would forget
+    # faster than that of the whole batch.
     statistics = norm.update_statistics(
       state.batch_stats,
       [
@@ -258,40 +226,7 @@ def make_train_step(
     )
     return grads, metrics, statistics
 
-  def train_step(state, batch, lr, groups, rng):
-    dropout = jax.random.fold_in(rng, state.step)
-    if augment is not None:
-      # The whole batch, before it is cut; and another key than dropout's, which
-      # stays that of a run without.
-      batch = augment(batch, jax.random.fold_in(dropout, 1))
-    if micro_batches == 1:
-      grads, metrics, batch_stats = gradients(
-        state, batch, groups, None, dropout, 'batch_stats'
-      )
-    else:
-      grads, metrics, batch_stats = accumulated_gradients(
-        state, batch, groups, dropout
-      )
-    direction, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = jax.tree.map(
-      lambda p, d: p - lr.astype(p.dtype) * d, state.params, direction
-    )
-    ema = {}
-    if ema_decay:
-      ema = optim.update_average(state.ema, params, state.step, ema_decay)
-      # Averages of equal numbers, but exactly.
-      frozen = norm.frozen_parameters(params, model.norm_frozen)
-      ema = jax.tree.map(lambda f, a, p: p if f else a, frozen, ema, params)
-    state = TrainState(
-      step=state.step + 1,
-      params=params,
-      batch_stats=batch_stats,
-      opt_state=opt_state,
-      ema=ema,
-    )
-    return state, {**metrics, 'grad_norm': optax.tree.norm(grads)}
-
-  return train_step
+  return accumulated_gradients
 
 
 def make_stats_step(

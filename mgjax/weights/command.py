@@ -14,10 +14,12 @@ from absl import flags
 
 from mgjax import models
 from mgjax.errors import ConfigError
+from mgjax.hosts import parallel
 from mgjax.run import checkpoint
+from mgjax.run.checkpoint_manager import Checkpoints, Keep
 from mgjax.setup import grids, network, planning
 from mgjax.setup import weights as weights_setup
-from mgjax.step import train_step
+from mgjax.step.train_state import TrainState
 from mgjax.weights import checks, contents, matching, naming, torch_files
 from mgjax.weights.contents import File
 from mgjax.weights.matching import Imported
@@ -158,9 +160,9 @@ def _write(
   (out / 'config.json').write_text(
     json.dumps(json.loads(config.to_json_best_effort()), indent=1) + '\n'
   )
-  checkpoints = checkpoint.Checkpoints(out, config.train)
+  checkpoints = Checkpoints(out, Keep(newest=1, best=0))
   checkpoints.save(
-    train_step.TrainState(
+    TrainState(
       step=jnp.zeros((), jnp.int32),
       params=jax.tree.map(jnp.asarray, variables['params']),
       batch_stats=jax.tree.map(jnp.asarray, variables['batch_stats']),
@@ -238,6 +240,7 @@ def main(values: flags.FlagValues, *arguments: str) -> None:
   if not values.out:
     raise ConfigError('--out is missing; say where to write.')
   path, out = pathlib.Path(arguments[0]), pathlib.Path(values.out)
+  parallel.find_devices()
   if values.to:
     count = export(values.config, path, values.to, out)
     print(f'{out}: {count} tensors for {values.to}')

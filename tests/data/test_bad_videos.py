@@ -7,7 +7,7 @@ import pytest
 
 from mgjax.cli import RunError
 from mgjax.data import sources
-from mgjax.run import loop
+from mgjax.run import launch, loop
 from mgjax.setup import data as data_setup
 
 
@@ -69,7 +69,7 @@ def test_the_runs_record_names_them(tiny_config, tmp_path, monkeypatch):
   tiny_config.optim.total_epochs = 1
   tiny_config.optim.schedule = 'constant'
   tiny_config.optim.warmup_epochs = 0.0
-  loop.train(tiny_config, tmp_path / 'run')
+  launch.train(tiny_config, tmp_path / 'run')
   source = data_setup.source(tiny_config, 'train')
   names = {source.name_of(i) for i in range(len(source))}
   (damaged,) = (name for name in names if name.startswith(path.name))

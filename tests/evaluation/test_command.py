@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from mgjax import models
-from mgjax.run import checkpoint
+from mgjax.run.checkpoint_manager import Checkpoints, Keep
 from mgjax.setup import network
-from mgjax.step import optim, train_step
+from mgjax.step import train_state
 
 
 def start(workdir, data_dir):
@@ -41,9 +41,9 @@ def test_a_killed_evaluation_is_resumed_bit_for_bit(
   tiny_config, data_dir, tmp_path
 ):
   """640 batches; killed twice on the way."""
-  state = train_step.create_state(
+  state = train_state.create_state(
     network.model(tiny_config),
-    optim.make_optimizer(tiny_config.optim),
+    network.optimizer(tiny_config),
     jax.random.key(0),
     models.example_video(tiny_config.data.num_frames),
   )
@@ -51,7 +51,7 @@ def test_a_killed_evaluation_is_resumed_bit_for_bit(
   for name, kills in (('whole', []), ('killed', [40, 300])):
     workdir = tmp_path / name
     workdir.mkdir()
-    checkpoints = checkpoint.Checkpoints(workdir, tiny_config.train)
+    checkpoints = Checkpoints(workdir, Keep(newest=3, best=1))
     checkpoints.save(state, 7, {})
     checkpoints.close()
     for after in kills:

@@ -14,16 +14,15 @@ from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
 from mgjax.setup import data as data_setup
 from mgjax.setup import evaluation, network
-from mgjax.step import optim, train_step
+from mgjax.step import train_state
+from mgjax.step.train_state import TrainState
 from tests import speck
 from tests.data.test_stream import Acted, Damaged, Few
 
 # Views and ensembles, with a program in the place of a network.
 
 
-NO_STATE = train_step.TrainState(
-  step=0, params={}, batch_stats={}, opt_state=(), ema={}
-)
+NO_STATE = TrainState(step=0, params={}, batch_stats={}, opt_state=(), ema={})
 
 
 def first_pixels(unused_params, unused_stats, video):
@@ -78,9 +77,9 @@ def test_scores_are_the_same_on_any_number_of_devices(data_dir):
   source = Few(data_setup.source(config, 'validation'), 5)
   eval_stream = data_setup.eval_stream(config, source, batch_size=4)
   model = network.model(config)
-  state = train_step.create_state(
+  state = train_state.create_state(
     model,
-    optim.make_optimizer(config.optim),
+    network.optimizer(config),
     jax.random.key(0),
     models.example_video(config.data.num_frames),
   )

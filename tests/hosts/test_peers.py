@@ -12,7 +12,6 @@ from absl import flags
 from mgjax.cli import ConfigError, RunError
 from mgjax.hosts import parallel, peers
 from mgjax.hosts.peers import Peers
-from tests import speck
 
 
 @pytest.fixture
@@ -264,8 +263,7 @@ def start(*argv) -> Peers:
   values = flags.FlagValues()
   peers.define_flags(values)
   values(['train', *argv])
-  values.__dict__['config'] = speck.get_config()
-  return parallel.start(values)
+  return parallel.start(values, {'seed': '1'})
 
 
 def test_a_plain_machine_starts_no_cluster():

@@ -9,9 +9,10 @@ from configs import moving_digits
 from mgjax import models
 from mgjax.cli import ConfigError
 from mgjax.config import fields
+from mgjax.hosts import parallel
 from mgjax.models import norm
-from mgjax.setup import grids, run_checks
-from mgjax.step import optim, programs, train_step
+from mgjax.setup import grids, network, programs, run_checks
+from mgjax.step import train_state, train_step
 from tests.step.test_micro_batches import PIXELS, largest_difference, make_batch
 
 GROUPS = 4
@@ -44,9 +45,11 @@ def random_like(tree):
 def take_step(frozen, micro_batches=1, remat=False):
   """A state, and the one after a step with an average of the weights."""
   model = build(norm_frozen=frozen, remat=remat)
-  tx = optim.make_optimizer(fields.base().optim, frozen)
+  config = fields.base()
+  config.norm.frozen = frozen
+  tx = network.optimizer(config)
   video = jnp.zeros((1, 4, 16, 16, 3))
-  make = lambda: train_step.create_state(
+  make = lambda: train_state.create_state(
     model, tx, jax.random.key(0), video, average=True
   )
   # The momentum is of a time when nothing was frozen.
@@ -155,17 +158,18 @@ def test_the_first_layer_is_that_of_every_pathway_of_every_network(name):
 @pytest.mark.parametrize('name', ['sgd', 'adamw', 'lars', 'lamb'])
 def test_every_optimizer_leaves_frozen_parameters_alone(name):
   """Though they have gradients, and a momentum of an earlier time."""
-  config = fields.base().optim
-  config.name, config.clip_norm = name, 1.0
+  config = fields.base()
+  config.optim.name, config.optim.clip_norm = name, 1.0
   params = {
     'stem': {'layer': {'norm': {'scale': (3,), 'bias': (3,)}}},
     'res2': {'norm': {'scale': (3,), 'bias': (3,)}, 'kernel': (2, 3)},
   }
   params = jax.tree.map(jnp.ones, params, is_leaf=lambda x: type(x) is tuple)
   gradients = jax.tree.map(lambda p: 2 * p, params)
-  plain = optim.make_optimizer(config)
+  plain = network.optimizer(config)
   _, state = plain.update(gradients, plain.init(params), params)
-  tx = optim.make_optimizer(config, 'but_first')
+  config.norm.frozen = 'but_first'
+  tx = network.optimizer(config)
   assert jax.tree.structure(tx.init(params)) == jax.tree.structure(state)
   direction, new = tx.update(gradients, state, params)
   assert jax.tree.structure(new) == jax.tree.structure(state)
@@ -201,10 +205,17 @@ def test_no_statistics_are_estimated_where_all_layers_are_frozen():
   for frozen in ('but_first', 'all'):
     config.norm.frozen = frozen
     schedule = grids.schedule(config, 240)
-    uses = programs.first_uses(
-      config, schedule, 0, {schedule.total_steps}, True
+    mesh = parallel.make_mesh()
+    lowered = programs.lower_programs(
+      config,
+      schedule,
+      network.compose(config, mesh),
+      mesh,
+      0,
+      {schedule.total_steps},
+      statistics_due=True,
     )
-    kinds[frozen] = {program.kind for program in uses}
+    kinds[frozen] = {program.kind for program in lowered}
   assert kinds == {
     'but_first': {'train', 'eval', 'stats'},
     'all': {'train', 'eval'},

@@ -20,16 +20,16 @@ from mgjax.grids.schedule import Grid
 from mgjax.hosts.peers import Peers
 from mgjax.models import conv
 from mgjax.planning import command, memory
-from mgjax.run import loop
+from mgjax.run import launch
 from mgjax.setup import grids, network, planning
-from mgjax.step import initial_state, optim, train_step
+from mgjax.step import train_state, train_step
 
 DIGITS = 'configs/moving_digits.py:grid=both'
 
 
 def estimate(config, model, grid, num_devices=1):
   """What a plan says of a grid."""
-  tx = optim.make_optimizer(config.optim)
+  tx = network.optimizer(config)
   return memory.estimate(
     model,
     grid,
@@ -48,8 +48,8 @@ def test_the_state_is_counted_without_making_it(name, optimizer, copies):
   config.model.name = name
   config.model.width = 32
   config.optim.name = optimizer
-  model, tx = network.model(config), optim.make_optimizer(config.optim)
-  state = jax.eval_shape(initial_state.state_maker(config, model, tx))
+  model, tx = network.model(config), network.optimizer(config)
+  state = jax.eval_shape(network.state_maker(config, model, tx))
   want = 4 * sum(x.size for x in jax.tree.leaves(state))
   grid = grids.full_grid(config)
   got = estimate(config, model, grid)
@@ -65,9 +65,9 @@ def build(name, **options):
 
 def temporary_bytes(model, grid, **options):
   """What XLA gives to the arrays inside a training step."""
-  tx = optim.make_optimizer(moving_digits.get_config().optim)
+  tx = network.optimizer(moving_digits.get_config())
   state = jax.eval_shape(
-    lambda: train_step.create_state(
+    lambda: train_state.create_state(
       model, tx, jax.random.key(0), jnp.zeros((1, 8, 32, 32, 3))
     )
   )
@@ -201,7 +201,7 @@ def test_a_training_that_may_not_fit_is_tried(tiny_config, tmp_path, capsys):
   tiny_config.grid.mode = 'none'
   peers = Peers()
   # All that a training can be refused for.
-  job = loop.make_job(tiny_config, epath.Path(tmp_path / 'run'), peers, False)
+  job = launch.make_job(tiny_config, epath.Path(tmp_path / 'run'), peers, False)
   assert job.schedule.total_steps > 0
   assert 'MiB more than the 0.1 MiB there are' in capsys.readouterr().err
 

@@ -19,9 +19,9 @@ from mgjax.predicting import (
   video_files,
 )
 from mgjax.predicting.predictor import Explained, Predictor
-from mgjax.run import checkpoint, run_folder
+from mgjax.run import checkpoint
 from mgjax.setup import data as data_setup
-from mgjax.setup import network
+from mgjax.setup import network, run_settings
 from mgjax.step import train_step
 from mgjax.weights import command as transfer
 from tests.data import odd_videos
@@ -347,7 +347,7 @@ def test_labels_are_those_of_the_data_set(tiny_config, tmp_path):
 
 def test_labels_of_a_run_need_no_data_set(tiny_config, tmp_path):
   names = [f'“{k}”' for k in range(tiny_config.model.num_classes)]
-  run_folder.prepare(tiny_config, epath.Path(tmp_path), names)
+  run_settings.prepare(tiny_config, epath.Path(tmp_path), names)
   tiny_config.data.dir = str(tmp_path / 'nowhere')
   assert command.label_names(tiny_config, tmp_path, None) == names
 

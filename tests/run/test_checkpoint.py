@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 from mgjax.cli import ConfigError
-from mgjax.config import fields
 from mgjax.evaluation import command as evaluation
 from mgjax.predicting import command as predicting
-from mgjax.run import checkpoint
+from mgjax.run import checkpoint, checkpoint_record
 from mgjax.run.checkpoint import DamagedError
+from mgjax.run.checkpoint_manager import Checkpoints, Keep
 from mgjax.setup import data as data_setup
-from mgjax.step import initial_state
-from mgjax.step.train_step import TrainState
+from mgjax.setup import initial_weights
+from mgjax.step import train_state
+from mgjax.step.train_state import TrainState
 from mgjax.weights import command as transfer
 from tests.weights import test_import_weights as weights
 
@@ -46,10 +47,8 @@ def make_state(step: int = 0, classes: int = 3) -> TrainState:
 
 def write(workdir, *steps: int) -> pathlib.Path:
   """Writes checkpoints; returns the folder of the last one."""
-  settings = fields.base().train
-  with settings.unlocked():
-    settings.keep_checkpoints = len(steps)
-  with checkpoint.Checkpoints(workdir, settings) as checkpoints:
+  keep = Keep(newest=len(steps), best=1)
+  with Checkpoints(workdir, keep) as checkpoints:
     for step in steps:
       checkpoints.scores[step] = 50.0
       progress = {'times': {'step_s': 1.25}, 'bad_videos': {'a': 'cut off'}}
@@ -59,7 +58,7 @@ def write(workdir, *steps: int) -> pathlib.Path:
 
 def abstract_of(state: TrainState) -> TrainState:
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  return checkpoint.abstract_state(lambda: state, device)
+  return train_state.abstract_state(lambda: state, device)
 
 
 def variables_of(state: TrainState) -> dict:
@@ -67,7 +66,7 @@ def variables_of(state: TrainState) -> dict:
 
 
 def restore(path, state=None):
-  checkpoints = checkpoint.Checkpoints(path.parent.parent)
+  checkpoints = Checkpoints(path.parent.parent)
   found = checkpoints.restore(
     abstract_of(state or make_state()), int(path.name)
   )
@@ -128,14 +127,14 @@ def test_a_flipped_bit_in_any_file_is_noticed_or_changes_nothing(tmp_path):
 
 def test_no_byte_of_the_record_can_change_unnoticed(tmp_path):
   path = write(tmp_path, 3)
-  want = checkpoint.read_record(path)
+  want = checkpoint_record.read_record(path)
   file = path / 'progress' / 'metadata'
   content = file.read_bytes()
   noticed = 0
   for position in range(len(content)):
     flip(file, position, position % 8)
     try:
-      assert checkpoint.read_record(path) == want
+      assert checkpoint_record.read_record(path) == want
     except DamagedError:
       noticed += 1
     file.write_bytes(content)
@@ -192,8 +191,7 @@ def test_a_checkpoint_of_other_settings_is_not_damaged(tmp_path):
   other = make_state(classes=4)
   with pytest.raises(ConfigError, match=r'params/head/kernel: .*30, 3.*30, 4'):
     restore(path, other)
-  settings = fields.base().train
-  with checkpoint.Checkpoints(tmp_path, settings) as checkpoints:
+  with Checkpoints(tmp_path, Keep(newest=3, best=1)) as checkpoints:
     with pytest.raises(ConfigError):
       checkpoints.restore_newest(abstract_of(other))
   assert path.is_dir() and not (tmp_path / 'damaged').exists()
@@ -212,7 +210,11 @@ def test_weights_are_checked_as_they_are_stored_and_then_cast(tmp_path):
 
 def make_old(path: pathlib.Path, state: TrainState) -> None:
   """Gives a checkpoint the record that older versions wrote."""
-  record = {'times': {}, 'scores': {}, 'crc32': checkpoint.checksum(state)}
+  record = {
+    'times': {},
+    'scores': {},
+    'crc32': checkpoint_record.checksum(state),
+  }
   (path / 'progress' / 'metadata').write_text(json.dumps(record))
 
 
@@ -265,7 +267,7 @@ def test_every_reader_of_weights_names_its_way_to_the_one_before(
     ),
     (
       f'--config.init_from={good}',
-      lambda: initial_state.initial_variables(starting, state),
+      lambda: initial_weights.initial_variables(starting, state),
     ),
     (
       f'can be used: {good}',

@@ -12,7 +12,6 @@ import pytest
 
 from mgjax.cli import ConfigError
 from mgjax.run import disk_space, run_folder
-from tests import speck
 
 FREE = 1 << 20
 STATE = {'w': jax.ShapeDtypeStruct((1000, 100), 'float32')}  # 0.4 MB.
@@ -25,10 +24,10 @@ def disk(monkeypatch):
   monkeypatch.setattr(shutil, 'disk_usage', lambda path: usage)
 
 
-def check(workdir, **changes):
-  train = speck.get_config().train
-  train.update({'keep_checkpoints': 1, 'keep_best': 0, **changes})
-  disk_space.check(workdir, train, STATE, num_steps=2, num_evaluations=0)
+def check(workdir):
+  disk_space.check(
+    workdir, STATE, num_checkpoints=2, num_lines=0, num_evaluations=0
+  )
 
 
 def test_what_a_run_keeps_must_fit_its_disk(disk, tmp_path):
@@ -62,7 +61,7 @@ def test_a_disk_that_fills_up_ends_a_run_in_one_line(data_dir, tmp_path):
       from mgjax import cli, train
       from mgjax.run import disk_space
       disk_space.check = lambda *args, **kwargs: None
-      sys.exit(cli.run('mgjax.run.loop', train.define_flags))
+      sys.exit(cli.run('mgjax.run.launch', train.define_flags))
     """
     command = [
       *(sys.executable, '-c', script, '--config=tests/speck.py'),

@@ -24,18 +24,26 @@ import pytest
 
 from mgjax import cli, evaluate, files, stop_signal, train
 from mgjax.cli import ConfigError, RunError
-from mgjax.config import fields
+from mgjax.cpu import allocator
 from mgjax.data import stream
 from mgjax.evaluation import command as evaluation
 from mgjax.evaluation import scoring
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
-from mgjax.run import checkpoint, loop, metrics, run_folder, step_log
 from mgjax.run import failure as bundle
+from mgjax.run import (
+  launch,
+  run_folder,
+  step_log,
+  writers,
+)
+from mgjax.run.checkpoint_manager import Checkpoints, Keep
+from mgjax.run.trace import Trace
 from mgjax.setup import data as data_setup
-from mgjax.setup import grids
-from mgjax.step import programs, step_cache
-from mgjax.step.train_step import TrainState
+from mgjax.setup import grids, run_settings
+from mgjax.setup import programs as setup_programs
+from mgjax.step import step_cache, train_state
+from mgjax.step.train_state import TrainState
 from tests import speck
 
 # Where a read or write fails, Orbax 0.12.8 leaves coroutines behind.
@@ -54,11 +62,8 @@ def make_state(seed: int) -> TrainState:
   )
 
 
-def open_checkpoints(workdir, newest=2, best=1) -> checkpoint.Checkpoints:
-  config = fields.base().train
-  with config.unlocked():
-    config.keep_checkpoints, config.keep_best = newest, best
-  return checkpoint.Checkpoints(workdir, config)
+def open_checkpoints(workdir, newest=2, best=1) -> Checkpoints:
+  return Checkpoints(workdir, Keep(newest, best))
 
 
 def write(workdir, steps) -> None:
@@ -69,7 +74,7 @@ def write(workdir, steps) -> None:
 
 def newest(workdir) -> tuple:
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-  abstract = checkpoint.abstract_state(lambda: make_state(0), device)
+  abstract = train_state.abstract_state(lambda: make_state(0), device)
   with open_checkpoints(workdir) as checkpoints:
     return checkpoints.restore_newest(abstract)
 
@@ -160,7 +165,7 @@ def test_errors_of_the_disk_are_told_in_one_line():
 
 def test_metrics_on_a_full_disk_raise_and_do_not_block(tmp_path):
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-  writer = metrics.Writer(tmp_path, 0)
+  writer = writers.Writer(tmp_path, 0)
   writer.picture('noise', np.zeros((8, 8, 3), np.uint8), 0)
   resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
 
@@ -190,12 +195,12 @@ def test_a_folder_that_cannot_be_written_is_refused():
     import os, sys
     from etils import epath
     from mgjax import cli, train
-    from mgjax.run import run_folder
+    from mgjax.setup import run_settings
 
     def main(values):
       if os.geteuid() == 0:  # The superuser may write everywhere.
         os.seteuid(65534)
-      run_folder.prepare(values.config, epath.Path(values.workdir), [])
+      run_settings.prepare(values.config, epath.Path(values.workdir), [])
 
     sys.exit(cli.run(main, train.define_flags))
   """
@@ -216,7 +221,7 @@ def test_a_folder_that_cannot_be_written_is_refused():
 
 def test_a_bundle_is_complete_before_any_process_goes_on(tmp_path, monkeypatch):
   folder = files.epath.Path(tmp_path / 'failure-3')
-  config = speck.get_config()
+  settings = run_settings.as_json(speck.get_config())
   kept = open_checkpoints(tmp_path)
   kept.save(make_state(2), 2, {})
   copy_tree = bundle._copy_tree
@@ -235,7 +240,7 @@ def test_a_bundle_is_complete_before_any_process_goes_on(tmp_path, monkeypatch):
 
   def write(index):
     failure = {'step': 3, 'ids': []}
-    bundle.write(folder, config, kept, failure, Member(index))
+    bundle.write(folder, settings, kept, failure, Member(index))
     return (folder / 'failure.json').exists()
 
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
@@ -257,7 +262,7 @@ def send_and_wait(number) -> None:
     time.sleep(0.01)
 
 
-def launch(data_dir, workdir, *flags):
+def run_train(data_dir, workdir, *flags):
   argv = [
     'train',
     '--config=tests/speck.py:grid=none',
@@ -270,7 +275,7 @@ def launch(data_dir, workdir, *flags):
     f'--workdir={workdir}',
     *flags,
   ]
-  return cli.run(loop.main, train.define_flags, argv)
+  return cli.run(launch.main, train.define_flags, argv)
 
 
 @pytest.fixture(scope='module')
@@ -278,10 +283,10 @@ def undisturbed(data_dir, tmp_path_factory):
   """A run with a checkpoint after every step, a trace, and a peak to reach."""
   workdir = tmp_path_factory.mktemp('undisturbed')
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(loop.allocator, 'keep', lambda: None)
+    patch.setattr(allocator, 'keep', lambda: None)
     flags = ['--config.train.checkpoint_every_s=1e-6', '--profile=3']
     flags += ['--config.train.peak_tflops=0.5']
-    assert launch(data_dir, workdir, *flags) == 0
+    assert run_train(data_dir, workdir, *flags) == 0
   return workdir
 
 
@@ -313,7 +318,7 @@ def test_a_run_is_traced(undisturbed):
 def test_sigterm_stops_a_run_whatever_it_is_doing(
   undisturbed, data_dir, tmp_path, doing, monkeypatch, capsys
 ):
-  monkeypatch.setattr(loop.allocator, 'keep', lambda: None)
+  monkeypatch.setattr(allocator, 'keep', lambda: None)
   ended = []
   monkeypatch.setattr(parallel, 'end', ended.append)
   release = threading.Event()
@@ -349,7 +354,7 @@ def test_sigterm_stops_a_run_whatever_it_is_doing(
       ask()
     return original_wait(cache, program, timeout_s)
 
-  original = programs.lower_programs
+  original = setup_programs.lower_programs
   original_wait = step_cache.StepCache.wait
   with monkeypatch.context() as patch:
     if doing == 'evaluation':
@@ -357,11 +362,11 @@ def test_sigterm_stops_a_run_whatever_it_is_doing(
     if doing == 'statistics':
       patch.setattr(stream.TrainStream, 'base_batches', base_batches)
     if doing == 'compilation':
-      patch.setattr(programs, 'lower_programs', lower_programs)
+      patch.setattr(setup_programs, 'lower_programs', lower_programs)
       patch.setattr(step_cache.StepCache, 'wait', wait)
     try:
       with pytest.raises(SystemExit) as stopped:
-        launch(data_dir, tmp_path)
+        run_train(data_dir, tmp_path)
       took_s = time.monotonic() - asked_at[0]
     finally:
       release.set()
@@ -374,7 +379,7 @@ def test_sigterm_stops_a_run_whatever_it_is_doing(
   assert (tmp_path / 'checkpoints' / '10').is_dir()
   assert (tmp_path / 'eval.partial.npz').exists() == (doing == 'evaluation')
   assert 'Stopped at step 10; the same command' in capsys.readouterr().err
-  assert launch(data_dir, tmp_path) == 0
+  assert run_train(data_dir, tmp_path) == 0
   assert final(tmp_path) == final(undisturbed)
   assert '1 distinct grids, 0 of them compiled' in capsys.readouterr().out
 
@@ -382,7 +387,7 @@ def test_sigterm_stops_a_run_whatever_it_is_doing(
 def test_an_evaluation_that_a_signal_stops_goes_on_where_it_was(
   undisturbed, data_dir, tmp_path, monkeypatch, capsys
 ):
-  monkeypatch.setattr(evaluation.allocator, 'keep', lambda: None)
+  monkeypatch.setattr(allocator, 'keep', lambda: None)
   workdir = tmp_path / 'run'
   shutil.copytree(undisturbed, workdir)
   argv = [
@@ -428,26 +433,26 @@ def test_an_evaluation_that_a_signal_stops_goes_on_where_it_was(
 def test_a_changed_config_is_named_and_needs_consent(tmp_path):
   workdir = files.epath.Path(tmp_path)
   config = speck.get_config()
-  run_folder.prepare(config, workdir, ['a', 'b'])
+  run_settings.prepare(config, workdir, ['a', 'b'])
   config.optim.base_lr = 0.3
   with pytest.raises(ConfigError, match='base_lr: 0.05 -> 0.3.*--allow_config'):
-    run_folder.check(config, workdir, False, ['a', 'b'])
-  changed = run_folder.check(config, workdir, True, ['a', 'b'])
+    run_settings.check(config, workdir, False, ['a', 'b'])
+  changed = run_settings.check(config, workdir, True, ['a', 'b'])
   assert changed == ['optim.base_lr: 0.05 -> 0.3']
 
 
 def test_a_run_goes_on_with_fields_that_are_younger_than_it(tmp_path):
   workdir = files.epath.Path(tmp_path)
   config = speck.get_config()
-  run_folder.prepare(config, workdir, [])
+  run_settings.prepare(config, workdir, [])
   path = tmp_path / 'config.json'
   saved = json.loads(path.read_text())
   del saved['model']['nonlocal_mode']
   path.write_text(json.dumps(saved))
-  assert run_folder.check(config, workdir, False, []) == []
+  assert run_settings.check(config, workdir, False, []) == []
   config.model.nonlocal_mode = 'dot_product'
   with pytest.raises(ConfigError, match='softmax -> dot_product'):
-    run_folder.check(config, workdir, False, [])
+    run_settings.check(config, workdir, False, [])
 
 
 def test_a_run_has_the_names_of_its_classes_before_its_first_step(
@@ -459,12 +464,12 @@ def test_a_run_has_the_names_of_its_classes_before_its_first_step(
   def stop(*args, **kwargs):
     raise Stop
 
-  monkeypatch.setattr(loop, 'Training', stop)
+  monkeypatch.setattr(launch, 'Training', stop)
   config = speck.get_config()
   config.data.dir = str(data_dir)
   for _ in range(2):  # The second one goes on with the folder.
     with pytest.raises(Stop):
-      loop.train(config, tmp_path)
+      launch.train(config, tmp_path)
     names = json.loads((tmp_path / 'labels.json').read_text())
     assert names == list(data_setup.source(config, 'train').label_names)
 
@@ -472,10 +477,10 @@ def test_a_run_has_the_names_of_its_classes_before_its_first_step(
 def test_a_data_set_that_numbers_its_classes_anew_needs_consent(tmp_path):
   workdir = files.epath.Path(tmp_path)
   config = speck.get_config()
-  run_folder.prepare(config, workdir, ['a', 'b'])
-  assert run_folder.check(config, workdir, False, ('a', 'b')) == []
+  run_settings.prepare(config, workdir, ['a', 'b'])
+  assert run_settings.check(config, workdir, False, ('a', 'b')) == []
   with pytest.raises(ConfigError, match='the names of the classes.*--allow'):
-    run_folder.check(config, workdir, False, ['b', 'a'])
+    run_settings.check(config, workdir, False, ['b', 'a'])
 
 
 def test_an_error_in_a_data_worker_ends_the_run_with_its_cause(data_dir):
@@ -505,11 +510,11 @@ def test_an_error_in_a_data_worker_ends_the_run_with_its_cause(data_dir):
 
 def test_small_files_and_metrics_go_to_an_object_store(monkeypatch):
   fsspec.register_implementation('gcs', Bucket, clobber=True)
-  monkeypatch.setattr(metrics, '_Events', NoEvents)
+  monkeypatch.setattr(writers, '_Events', NoEvents)
   workdir = 'gs://bucket/run'
   files.write_text(workdir + '/config.json', '{}')
   assert files.epath.Path(workdir + '/config.json').read_text() == '{}'
-  writer = metrics.Writer(workdir, 0)
+  writer = writers.Writer(workdir, 0)
   writer.write({'step': 1, 'train_s': 2.0})
   assert run_folder.read_metrics(workdir) == []
   writer.flush()
@@ -561,12 +566,10 @@ def test_weights_and_biases_gets_every_line(tmp_path, monkeypatch):
     init=lambda **options: started.update(options) or run
   )
   monkeypatch.setitem(sys.modules, 'wandb', fake)
-  config = speck.get_config()
-  assert metrics.open_wandb(config, tmp_path) is None
-  config.train.wandb_project = 'video'
-  writer = metrics.Writer(
-    tmp_path, 0, wandb=metrics.open_wandb(config, tmp_path)
-  )
+  settings = run_settings.flat(speck.get_config())
+  assert writers.open_wandb('', tmp_path, settings) is None
+  wandb = writers.open_wandb('video', tmp_path, settings)
+  writer = writers.Writer(tmp_path, 0, wandb=wandb)
   writer.write({'step': 3, 'loss': 1.5})
   writer.close()
   assert logged == [(3, {'step': 3, 'loss': 1.5})]
@@ -578,14 +581,12 @@ def test_weights_and_biases_that_is_not_installed_is_refused(
   tmp_path, monkeypatch
 ):
   monkeypatch.setitem(sys.modules, 'wandb', None)
-  config = speck.get_config()
-  config.train.wandb_project = 'video'
   with pytest.raises(ConfigError, match='pip install wandb'):
-    metrics.open_wandb(config, tmp_path)
+    writers.open_wandb('video', tmp_path, {})
 
 
 def test_a_trace_covers_its_steps_and_perfetto_can_read_it(tmp_path):
-  trace = metrics.Trace(tmp_path, 2)
+  trace = Trace(tmp_path, 2)
   step = jax.jit(lambda x: x + 1)
   said = []
   for i in range(8):
@@ -604,7 +605,7 @@ def test_a_trace_that_fails_is_told_and_the_run_goes_on(tmp_path, monkeypatch):
 
   monkeypatch.setattr(jax.profiler, 'start_trace', lambda *a, **k: None)
   monkeypatch.setattr(jax.profiler, 'stop_trace', fail)
-  trace = metrics.Trace(tmp_path, 0)
+  trace = Trace(tmp_path, 0)
   said = [trace.before(i, lambda: None) for i in range(5)]
   assert said[:3] == [None] * 3 and said[4] is None
   assert 'could not be written: ' in said[3] and 'No space left' in said[3]
@@ -615,7 +616,7 @@ def test_one_process_traces_and_all_wait_for_their_device(
 ):
   drained = []
   monkeypatch.delattr(jax.profiler, 'start_trace')
-  trace = metrics.Trace(tmp_path, 1, record=False)
+  trace = Trace(tmp_path, 1, record=False)
   for i in range(6):
     assert trace.before(i, lambda i=i: drained.append(i)) is None
   assert drained == [1, 4]
@@ -628,7 +629,7 @@ def test_a_remote_folder_gets_no_trace_for_perfetto(monkeypatch):
     'start_trace',
     lambda folder, create_perfetto_trace: asked.append(create_perfetto_trace),
   )
-  metrics.Trace('gs://bucket/run', 0).before(0, lambda: None)
+  Trace('gs://bucket/run', 0).before(0, lambda: None)
   assert asked == [False]
 
 

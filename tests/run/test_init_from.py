@@ -8,8 +8,10 @@ import pytest
 
 from mgjax.cli import ConfigError
 from mgjax.evaluation import command as evaluation
-from mgjax.run import checkpoint, loop
-from mgjax.step import initial_state, train_step
+from mgjax.run import checkpoint, launch
+from mgjax.run.checkpoint_manager import Checkpoints, Keep
+from mgjax.setup import initial_weights
+from mgjax.step import train_state
 from tests.models import test_frozen_norm as frozen
 from tests.weights import test_import_weights as weights
 
@@ -48,13 +50,13 @@ def test_a_run_starts_from_the_weights_and_resumes_without_them(
   config, tmp_path
 ):
   variables = initialised(config, tmp_path)
-  summary = loop.train(config, tmp_path / 'run')
+  summary = launch.train(config, tmp_path / 'run')
   final = final_variables(config, tmp_path / 'run')
   jax.tree.map(
     np.testing.assert_array_equal, final['params'], variables['params']
   )
   shutil.rmtree(tmp_path / 'out')
-  assert loop.train(config, tmp_path / 'run')['top1'] == summary['top1']
+  assert launch.train(config, tmp_path / 'run')['top1'] == summary['top1']
 
 
 def test_imported_weights_can_be_evaluated(config, tmp_path):
@@ -67,7 +69,7 @@ def test_imported_weights_can_be_evaluated(config, tmp_path):
 
 def abstract(config):
   shapes = weights.shapes_of(config)
-  state = train_step.TrainState(
+  state = train_state.TrainState(
     step=None, opt_state=None, **{k: shapes[k] for k in checkpoint.VARIABLES}
   )
   return state
@@ -77,9 +79,9 @@ def test_the_head_may_be_new_on_request(config, tmp_path):
   variables = initialised(config, tmp_path)
   config.model.num_classes = 5
   with pytest.raises(ConfigError, match="init_from: .*init_head='new'"):
-    initial_state.initial_variables(config, abstract(config))
+    initial_weights.initial_variables(config, abstract(config))
   config.init_head = 'new'
-  loaded = initial_state.initial_variables(config, abstract(config))
+  loaded = initial_weights.initial_variables(config, abstract(config))
   assert 'head' not in loaded['params']
   np.testing.assert_array_equal(
     loaded['params']['stem']['layer']['conv']['kernel'],
@@ -106,13 +108,13 @@ def test_weights_of_another_network_are_refused(
   initialised(config, tmp_path)
   config.model[field] = value
   with pytest.raises(ConfigError, match=words):
-    initial_state.initial_variables(config, abstract(config))
+    initial_weights.initial_variables(config, abstract(config))
 
 
 def test_a_wrong_folder_is_refused_before_anything_is_written(config, tmp_path):
   config.init_from = str(tmp_path / 'nowhere')
   with pytest.raises(ConfigError, match='init_from=.*nowhere holds no check'):
-    loop.train(config, tmp_path / 'run')
+    launch.train(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
 
 
@@ -120,7 +122,7 @@ def test_a_run_does_not_start_in_the_folder_of_the_weights(config, tmp_path):
   initialised(config, tmp_path)
   config.init_from = ''
   with pytest.raises(ConfigError, match='holds imported weights, not a run'):
-    loop.train(config, tmp_path / 'out')
+    launch.train(config, tmp_path / 'out')
 
 
 def test_fine_tuning_keeps_the_statistics_that_it_started_from(
@@ -131,7 +133,7 @@ def test_fine_tuning_keeps_the_statistics_that_it_started_from(
   config.norm.frozen = 'but_first'
   config.optim.base_lr = 1e-3
   before = initialised(config, tmp_path)
-  loop.train(config, tmp_path / 'run')
+  launch.train(config, tmp_path / 'run')
   after = final_variables(config, tmp_path / 'run')
   moved = set()
   for leaf in ('scale', 'bias', 'mean', 'var'):
@@ -159,8 +161,8 @@ def test_scores_come_from_finite_features(
     node = node[key]
   node[path.split('/')[-1]][..., :1] = number
   folder = tmp_path / 'changed'
-  checkpoints = checkpoint.Checkpoints(folder, config.train)
-  state = train_step.TrainState(
+  checkpoints = Checkpoints(folder, Keep(newest=3, best=1))
+  state = train_state.TrainState(
     step=np.zeros((), np.int32), opt_state=(), **variables
   )
   checkpoints.save(state, 0, {'times': {}, 'bad_videos': {}})

@@ -13,7 +13,8 @@ import pytest
 from mgjax import models
 from mgjax.config import fields
 from mgjax.data import moving_digits
-from mgjax.step import optim, train_step
+from mgjax.setup import network
+from mgjax.step import train_state, train_step
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -22,10 +23,10 @@ def test_all_but_the_activations_is_float32():
   model = models.build(
     'slow', num_classes=4, dropout=0.5, dtype='bfloat16', blocks=(1,), width=4
   )
-  tx = optim.make_optimizer(fields.base().optim)
+  tx = network.optimizer(fields.base())
   video = jnp.zeros((1, 2, 16, 16, 3))
   state = jax.eval_shape(
-    lambda: train_step.create_state(model, tx, jax.random.key(0), video)
+    lambda: train_state.create_state(model, tx, jax.random.key(0), video)
   )
   step = train_step.make_train_step(
     model, tx, mean=(0.45,) * 3, std=(0.225,) * 3

@@ -9,8 +9,8 @@ import pytest
 from mgjax import cli, replay
 from mgjax.cli import RunError
 from mgjax.config import fields
-from mgjax.run import loop, replaying
-from mgjax.step import train_step
+from mgjax.run import launch, replaying
+from mgjax.step import train_state
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def failed(tiny_config, tmp_path):
   config.eval.every = 0.0
   config.train.checkpoint_every_steps = 5
   with pytest.raises(RunError) as error:
-    loop.train(config, tmp_path / 'run')
+    launch.train(config, tmp_path / 'run')
   return config, tmp_path / 'run', str(error.value)
 
 
@@ -84,7 +84,7 @@ def test_a_bundle_that_is_none_is_refused(capsys):
 
 @pytest.mark.parametrize('part', ['params', 'opt_state', 'batch_stats', 'ema'])
 def test_a_state_is_not_finite_if_any_part_is_not(part):
-  good = train_step.TrainState(
+  good = train_state.TrainState(
     step=jnp.int32(1),
     **{
       name: {'a': jnp.ones(3)}
@@ -92,4 +92,4 @@ def test_a_state_is_not_finite_if_any_part_is_not(part):
     },
   )
   bad = good.replace(**{part: {'a': jnp.array([1.0, jnp.inf, 1.0])}})
-  assert train_step.is_finite(good) and not train_step.is_finite(bad)
+  assert train_state.is_finite(good) and not train_state.is_finite(bad)

@@ -7,6 +7,7 @@ from etils import epath
 
 from mgjax.cli import ConfigError
 from mgjax.run import run_folder
+from mgjax.setup import run_settings
 from tests import speck
 
 LINE = '{"step": 1, "train_s": 0.5}\n'
@@ -43,16 +44,18 @@ def test_lists_of_labels_have_every_name_once(tmp_path):
 
 def test_the_class_with_another_name_is_told(tmp_path):
   config, workdir = speck.get_config(), epath.Path(tmp_path)
-  run_folder.prepare(config, workdir, ['a', 'b'])
+  run_settings.prepare(config, workdir, ['a', 'b'])
   assert run_folder.other_labels(workdir, ('a', 'b')) == ''
   assert run_folder.other_labels(workdir, ('a', 'c')) == "1: 'b' -> 'c'"
   assert run_folder.other_labels(workdir, ('a',)) == "1: 'b' -> None"
   with pytest.raises(ConfigError, match="names of the classes, such as 1: 'b'"):
-    run_folder.check(config, workdir, False, ('a', 'c'))
+    run_settings.check(config, workdir, False, ('a', 'c'))
 
 
 def test_without_its_settings_nothing_is_taken_for_a_run(tmp_path):
   config = speck.get_config()
   with pytest.raises(ConfigError, match='--allow_config_change'):
-    run_folder.check_evaluation(config, tmp_path, allow_change=False)
-  assert run_folder.check_evaluation(config, tmp_path, allow_change=True) == {}
+    run_settings.check_evaluation(config, tmp_path, allow_change=False)
+  assert (
+    run_settings.check_evaluation(config, tmp_path, allow_change=True) == {}
+  )

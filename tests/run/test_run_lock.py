@@ -17,7 +17,7 @@ import pytest
 
 from mgjax import cli, files, train
 from mgjax.cli import ConfigError, RunError
-from mgjax.run import loop, run_lock
+from mgjax.run import launch, run_lock
 from mgjax.run.run_lock import RunLock
 from tests import speck
 from tests.run.test_faults import Bucket
@@ -59,7 +59,7 @@ def contents(folder) -> dict:
 def test_a_second_run_is_told_who_has_the_folder_and_touches_nothing(
   tmp_path, data_dir, capsys, monkeypatch
 ):
-  monkeypatch.setattr(loop, 'make_job', None)  # It comes not so far.
+  monkeypatch.setattr(launch, 'make_job', None)  # It comes not so far.
   half_written = tmp_path / 'checkpoints' / '4.orbax-checkpoint-tmp'
   half_written.mkdir(parents=True)
   (half_written / 'data').write_text('of the first run')
@@ -68,7 +68,7 @@ def test_a_second_run_is_told_who_has_the_folder_and_touches_nothing(
     before = contents(tmp_path)
     argv = ['train', '--config=tests/speck.py', f'--workdir={tmp_path}']
     argv.append(f'--config.data.dir={data_dir}')
-    assert cli.run(loop.main, train.define_flags, argv) == 2
+    assert cli.run(launch.main, train.define_flags, argv) == 2
     (line,) = capsys.readouterr().err.splitlines()
     who = f'process {os.getpid()} on host {socket.gethostname()} (since 20'
     assert f'{tmp_path} is in use by {who}' in line
@@ -81,16 +81,16 @@ def test_the_folder_is_free_after_an_error(config, tmp_path, monkeypatch):
     assert entry(tmp_path)['pid'] == os.getpid()
     raise RunError('the power is gone')
 
-  monkeypatch.setattr(loop, 'Training', stop)
+  monkeypatch.setattr(launch, 'Training', stop)
   with pytest.raises(RunError, match='the power is gone'):
-    loop.train(config, tmp_path)
+    launch.train(config, tmp_path)
   assert not (tmp_path / 'run.lock').exists()
 
 
 def test_settings_that_cannot_work_leave_no_folder(config, tmp_path):
   config.data.batch_size = 23
   with pytest.raises(ConfigError):
-    loop.train(config, tmp_path / 'run')
+    launch.train(config, tmp_path / 'run')
   assert not (tmp_path / 'run').exists()
 
 
@@ -286,7 +286,7 @@ def test_a_folder_that_is_removed_is_noticed(tmp_path):
 
 def at_step(monkeypatch, step, action):
   """Calls a function before a run writes the checkpoint of a step."""
-  save = loop.Training._save
+  save = launch.Training._save
 
   def act_and_save(self, replace=False):
     if self.done == step:
@@ -294,7 +294,7 @@ def at_step(monkeypatch, step, action):
       action()
     save(self, replace)
 
-  monkeypatch.setattr(loop.Training, '_save', act_and_save)
+  monkeypatch.setattr(launch.Training, '_save', act_and_save)
 
 
 def test_a_run_whose_folder_is_moved_ends_and_goes_on_there(
@@ -310,12 +310,12 @@ def test_a_run_whose_folder_is_moved_ends_and_goes_on_there(
     at_step(patch, 3, move)
     words = f'moved to {new} .* {new}/checkpoints/2: .*--workdir={new} goes on'
     with pytest.raises(RunError, match=words):
-      loop.train(config, old)
+      launch.train(config, old)
   assert not list(old.iterdir())
   assert not (new / 'run.lock').exists()
   names = {p.name for p in (new / 'checkpoints').iterdir()}
   assert names == {'1', '2'}
-  assert loop.train(config, new)['steps'] == 10
+  assert launch.train(config, new)['steps'] == 10
   assert not (new / 'run.lock').exists()
 
 
@@ -330,9 +330,9 @@ def test_a_folder_that_is_moved_between_checkpoints_is_named(
     old.rename(new)
     raise FileNotFoundError(errno.ENOENT, 'No such file', str(old / 'x'))
 
-  monkeypatch.setattr(loop.Training, 'finish', move_and_finish)
+  monkeypatch.setattr(launch.Training, 'finish', move_and_finish)
   with pytest.raises(RunError, match=f'moved to {new} .*checkpoints/10: '):
-    loop.train(config, old)
+    launch.train(config, old)
 
 
 def test_a_run_whose_settings_are_changed_ends_before_its_next_checkpoint(
@@ -345,11 +345,11 @@ def test_a_run_whose_settings_are_changed_ends_before_its_next_checkpoint(
 
   at_step(monkeypatch, 3, change)
   with pytest.raises(RunError, match='config.json has been changed .*points/2'):
-    loop.train(config, tmp_path)
+    launch.train(config, tmp_path)
   assert not (tmp_path / 'checkpoints' / '3').exists()
   assert not (tmp_path / 'run.lock').exists()
   with pytest.raises(ConfigError, match='seed: 1 -> 0'):
-    loop.train(config, tmp_path)
+    launch.train(config, tmp_path)
 
 
 def test_two_processes_can_write_the_same_small_file(tmp_path):

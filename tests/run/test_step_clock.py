@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from mgjax.run import metrics
+from mgjax.run.clock import StepClock, Times
 
 RECORDS = pathlib.Path(__file__).parents[2] / 'experiments/records'
 
@@ -27,7 +27,7 @@ class Result:
 
 @pytest.fixture
 def clock():
-  clock = metrics.StepClock(metrics.Times())
+  clock = StepClock(Times())
   yield clock
   clock.close()
 

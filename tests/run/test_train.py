@@ -4,6 +4,7 @@ import collections
 import json
 import os
 import pathlib
+import re
 import sys
 
 import jax
@@ -15,10 +16,11 @@ from configs import moving_digits as config_file
 from mgjax import cli, train
 from mgjax.cli import ConfigError, RunError
 from mgjax.evaluation import command as evaluation
-from mgjax.run import loop, run_folder
+from mgjax.run import launch, run_folder, writers
 from mgjax.run.run_summary import tell
 from mgjax.setup import data as data_setup
 from mgjax.setup import grids
+from mgjax.step import programs
 from tests.data.test_stream import Acted
 
 GRIDS = 8
@@ -40,13 +42,19 @@ def run(data_dir, tmp_path_factory):
       compiled[fun_name].append(len(lines(workdir, 'loss')))
 
   jax.monitoring.register_event_duration_secs_listener(count)
-  summary = loop.train(config, workdir)
+  summary = launch.train(config, workdir)
   jax.monitoring.unregister_event_duration_listener(count)
   return workdir, summary, compiled
 
 
 def lines(workdir: pathlib.Path, kind: str) -> list[dict]:
   return [m for m in run_folder.read_metrics(workdir) if kind in m]
+
+
+def test_every_field_of_the_metrics_has_its_meaning_and_unit(run):
+  listed = set(re.findall(r'\w+', writers.__doc__))
+  fields = {name for line in run_folder.read_metrics(run[0]) for name in line}
+  assert {'loss', 'eval_top1', 'step_s', 'T'} <= fields <= listed
 
 
 def test_each_grid_is_compiled_exactly_once(run):
@@ -64,7 +72,7 @@ def test_nothing_is_compiled_after_the_first_use_of_the_last_grid(run):
   last_first_use = max(steps.index(grid) for grid in set(steps))
   assert max(compiled['jit(train_step)']) <= last_first_use
   # The statistics of an evaluation are taken at the base grid of its phase.
-  evaluated = loop.evaluation_steps(schedule, config.eval.every)
+  evaluated = programs.evaluation_steps(schedule, config.eval.every)
   bases = {schedule.phase(step - 1).base for step in evaluated}
   assert len(compiled['jit(stats_step)']) == len(bases)
 
@@ -140,7 +148,7 @@ def test_a_finished_run_is_not_trained_again(run, data_dir):
   workdir, summary, _ = run
   config = config_file.get_config('grid=both,size=tiny')
   config.data.dir = str(data_dir)
-  again = loop.train(config, workdir)
+  again = launch.train(config, workdir)
   assert again['top1'] == summary['top1']
   assert again['num_compiled'] == summary['num_compiled']
 
@@ -183,7 +191,7 @@ def test_the_closing_words_of_a_resumed_run_count_its_launch_only(run):
 
 def refused(config, workdir, match):
   with pytest.raises(ConfigError, match=match):
-    loop.train(config, workdir)
+    launch.train(config, workdir)
 
 
 def test_another_config_in_the_same_folder_is_refused(run, tiny_config):
@@ -226,7 +234,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
   tiny_config.optim.base_lr = 1e18
   tiny_config.optim.warmup_epochs = 0.0
   with pytest.raises(RunError, match='of step .* is not finite'):
-    loop.train(tiny_config, tmp_path)
+    launch.train(tiny_config, tmp_path)
 
 
 def test_bad_flags_end_in_one_line_and_code_2(capsys):
@@ -237,19 +245,10 @@ def test_bad_flags_end_in_one_line_and_code_2(capsys):
     (['--config.seed=x'], 'seed'),
     (['--nonsense'], 'nonsense'),
   ):
-    assert cli.run(loop.main, train.define_flags, argv + extra) == 2
+    assert cli.run(launch.main, train.define_flags, argv + extra) == 2
     captured = capsys.readouterr().err
     assert captured.startswith('error: ') and captured.count('\n') == 1
     assert words in captured
-
-
-@pytest.mark.parametrize('every,epochs', [(0.0, [6]), (2.0, [2, 4, 6])])
-def test_evaluations_fall_on_the_first_step_after_the_epoch(every, epochs):
-  config = config_file.get_config('size=tiny')
-  schedule = grids.schedule(config, 240)
-  steps = sorted(loop.evaluation_steps(schedule, every))
-  for step, epoch in zip(steps, epochs, strict=True):
-    assert schedule.epoch(step - 1) < epoch <= schedule.epoch(step)
 
 
 @pytest.mark.slow
@@ -271,7 +270,7 @@ def test_videos_with_actions_are_trained_augmented_and_scored_by_map(
   tiny_config.optim.lr_steps = (1, 2)
   tiny_config.augment.update({'randaugment_ops': 1, 'mixup_alpha': 0.8})
   tiny_config.eval.every = 0.0
-  summary = loop.train(tiny_config, tmp_path)
+  summary = launch.train(tiny_config, tmp_path)
   assert summary['num_compiled'] == summary['num_grids'] > 1
   # Every video has class 0, so its average precision is 1.
   result = json.loads((tmp_path / 'eval.json').read_text())

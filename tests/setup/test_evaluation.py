@@ -13,6 +13,7 @@ from mgjax.errors import ConfigError
 from mgjax.setup import data as data_setup
 from mgjax.setup import evaluation, network
 from mgjax.step import train_step
+from mgjax.step.train_state import TrainState
 from tests.data.test_stream import Few
 
 
@@ -91,7 +92,7 @@ def test_the_key_of_an_evaluation_knows_its_views_weights_and_videos(
   source = Few(data_setup.source(config, 'validation'), 5)
   source.manifest_sha256 = 'abc'
   source.name, source.split = 'digits', 'validation'
-  state = train_step.TrainState(
+  state = TrainState(
     step=3, params={'w': np.ones(3)}, batch_stats={}, opt_state=(), ema={}
   )
   key = evaluation.partial_key(config, state, source)

@@ -15,10 +15,11 @@ from mgjax.config import fields as default
 from mgjax.data import description
 from mgjax.evaluation import command as evaluation
 from mgjax.planning import command
-from mgjax.run import checkpoint, loop, run_folder
+from mgjax.run import launch
+from mgjax.run.checkpoint_manager import Checkpoints, Keep
 from mgjax.setup import data as data_setup
-from mgjax.setup import network, run_checks
-from mgjax.step import optim, train_step
+from mgjax.setup import network, run_checks, run_settings
+from mgjax.step import train_state
 
 DIGITS = 'configs/moving_digits.py:size=tiny'
 
@@ -67,10 +68,10 @@ def test_a_run_of_an_earlier_version_keeps_options_that_did_nothing(tmp_path):
   default.validate(saved)
   # The same command goes on with the run.
   again = moving_digits.get_config('model=slow,size=tiny')
-  assert run_folder.check(again, tmp_path, False, []) == []
+  assert run_settings.check(again, tmp_path, False, []) == []
   again.model.width = 9
   with pytest.raises(ConfigError, match='model.width: 8 -> 9'):
-    run_folder.check(again, tmp_path, False, [])
+    run_settings.check(again, tmp_path, False, [])
 
 
 # What plan, train and evaluate refuse alike.
@@ -127,7 +128,7 @@ def test_plan_refuses_what_train_refuses(
   workdir = f'--workdir={tmp_path / "run"}'
   for main, define_flags, more in (
     (command.main, plan_flags.define_flags, []),
-    (loop.main, train.define_flags, [workdir]),
+    (launch.main, train.define_flags, [workdir]),
   ):
     assert cli.run(main, define_flags, ['', *arguments, *more]) == 2
     errors.append(capsys.readouterr().err)
@@ -152,15 +153,15 @@ def test_evaluation_batches_are_shared_by_the_devices_of_a_plan(tiny_config):
 def run(tiny_config, tmp_path):
   """The folder of a run that has not learnt anything."""
   tmp_path = epath.Path(tmp_path)
-  state = train_step.create_state(
+  state = train_state.create_state(
     network.model(tiny_config),
-    optim.make_optimizer(tiny_config.optim),
+    network.optimizer(tiny_config),
     jax.random.key(0),
     models.example_video(tiny_config.data.num_frames),
   )
   names = data_setup.source(tiny_config, 'validation').label_names
-  run_folder.prepare(tiny_config, tmp_path, names)
-  with checkpoint.Checkpoints(tmp_path, tiny_config.train) as checkpoints:
+  run_settings.prepare(tiny_config, tmp_path, names)
+  with Checkpoints(tmp_path, Keep(newest=3, best=1)) as checkpoints:
     checkpoints.save(state, 7, {})
   return tmp_path
 

@@ -4,15 +4,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mgjax.config import fields
 from mgjax.hosts import parallel
 from mgjax.run import checkpoint
-from mgjax.step import train_step
+from mgjax.run.checkpoint_manager import Checkpoints, Keep
+from mgjax.step import train_state
 
 
 def make_state(average):
   tree = lambda value: {'head': {'kernel': jnp.full((2, 3), value)}}
-  return train_step.TrainState(
+  return train_state.TrainState(
     step=jnp.int32(4),
     params=tree(1.0),
     batch_stats={'norm': {'mean': jnp.full(3, 2.0)}},
@@ -24,10 +24,10 @@ def make_state(average):
 @pytest.mark.parametrize('average', [True, False])
 def test_a_checkpoint_gives_the_weights_that_were_evaluated(tmp_path, average):
   state = make_state(average)
-  checkpoints = checkpoint.Checkpoints(tmp_path, fields.base().train)
+  checkpoints = Checkpoints(tmp_path, Keep(newest=3, best=1))
   checkpoints.save(state, 4, {})
   checkpoints.wait()
-  abstract = checkpoint.abstract_state(
+  abstract = train_state.abstract_state(
     lambda: make_state(average), parallel.replicated(parallel.make_mesh())
   )
   resumed, _ = checkpoints.restore(abstract, 4)

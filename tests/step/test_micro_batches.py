@@ -10,8 +10,8 @@ from mgjax import models
 from mgjax.cli import ConfigError
 from mgjax.config import fields
 from mgjax.models import norm
-from mgjax.setup import grids
-from mgjax.step import optim, train_step
+from mgjax.setup import grids, network
+from mgjax.step import train_state, train_step
 
 PIXELS = {'mean': (0.45, 0.4, 0.5), 'std': (0.225, 0.2, 0.25)}
 GROUPS = 4
@@ -37,8 +37,8 @@ def steps(dtype, *variants):
     blocks=(1,),
     width=4,
   )
-  tx = optim.make_optimizer(config.optim)
-  state = train_step.create_state(
+  tx = network.optimizer(config)
+  state = train_state.create_state(
     model, tx, jax.random.key(0), jnp.zeros((1, 4, 16, 16, 3)), average=True
   )
   rng = np.random.default_rng(1)

@@ -8,8 +8,8 @@ import pytest
 from configs import moving_digits
 from mgjax.cli import ConfigError
 from mgjax.config import fields as default
-from mgjax.setup import grids, run_checks
-from mgjax.step import optim, train_step
+from mgjax.setup import grids, network, run_checks
+from mgjax.step import losses, optim
 
 # A layer, a bias and a batch norm: weight decay spares the last, layer-wise
 # rates the last two.
@@ -30,9 +30,9 @@ def flat(tree):
 
 def trajectory(**fields):
   """Runs a few steps; returns first parameters, gradients, last parameters."""
-  config = default.base().optim
-  config.update(fields)
-  tx = optim.make_optimizer(config)
+  config = default.base()
+  config.optim.update(fields)
+  tx = network.optimizer(config)
   rng = np.random.default_rng(0)
   random_tree = lambda: jax.tree.map(
     lambda shape: jnp.asarray(rng.normal(size=shape), jnp.float32),
@@ -153,7 +153,7 @@ def test_smoothed_cross_entropy_is_that_of_torch():
   log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
   right = log_p[np.arange(4), label]
   for smoothing in (0.0, 0.1):
-    got = train_step.clip_losses(
+    got = losses.clip_losses(
       jnp.asarray(logits, jnp.float32),
       jnp.asarray(label),
       'softmax',

@@ -9,7 +9,7 @@ from configs import moving_digits
 from mgjax.config import fields as default
 from mgjax.models import norm
 from mgjax.setup import augmentation, network
-from mgjax.step import optim, train_step
+from mgjax.step import losses, optim, train_state, train_step
 
 MEAN, STD = (0.45, 0.4, 0.5), (0.225, 0.2, 0.25)
 
@@ -20,8 +20,8 @@ def setup():
   config.unlock()
   config.model.blocks = (1,)
   model = network.model(config)
-  tx = optim.make_optimizer(config.optim)
-  state = train_step.create_state(
+  tx = network.optimizer(config)
+  state = train_state.create_state(
     model, tx, jax.random.key(0), jnp.zeros((1, 4, 16, 16, 3))
   )
   step = jax.jit(train_step.make_train_step(model, tx, mean=MEAN, std=STD))
@@ -53,9 +53,9 @@ def leaves_equal(a, b) -> bool:
 
 def test_sgd_is_that_of_torch():
   """Nesterov momentum and decay as in torch.optim.SGD, in NumPy float64."""
-  config = default.base().optim
-  config.weight_decay = 0.01
-  tx = optim.make_optimizer(config)
+  config = default.base()
+  config.optim.weight_decay = 0.01
+  tx = network.optimizer(config)
   rng = np.random.default_rng(0)
   params = {'conv': {'kernel': jnp.asarray(rng.normal(size=5), jnp.float32)}}
   opt_state = tx.init(params)
@@ -168,24 +168,24 @@ def test_the_sigmoid_loss_is_the_mean_binary_cross_entropy():
   label = (rng.random((4, 7)) < 0.4).astype(np.float32)
   p = 1 / (1 + np.exp(-logits))
   want = -(label * np.log(p) + (1 - label) * np.log(1 - p)).mean(1)
-  got = train_step.clip_losses(jnp.array(logits), jnp.array(label), 'sigmoid')
+  got = losses.clip_losses(jnp.array(logits), jnp.array(label), 'sigmoid')
   np.testing.assert_allclose(got, want, rtol=1e-5)  # float32.
 
 
 def test_weights_of_one_class_give_the_loss_of_its_number():
   logits = jnp.array(np.random.default_rng(0).normal(size=(4, 7)))
   label = jnp.array([1, 0, 6, 3])
-  number = train_step.clip_losses(logits, label, 'softmax')
-  weights = train_step.clip_losses(logits, jnp.eye(7)[label], 'softmax')
+  number = losses.clip_losses(logits, label, 'softmax')
+  weights = losses.clip_losses(logits, jnp.eye(7)[label], 'softmax')
   np.testing.assert_allclose(number, weights, rtol=1e-6)
 
 
 def test_a_hit_is_a_class_of_the_greatest_weight():
   logits = jnp.array([[3.0, 2, 1], [3, 2, 1], [1, 2, 3], [1, 3, 2]])
-  number = train_step.hits(logits, jnp.array([0, 1, 2, 0]))
+  number = losses.hits(logits, jnp.array([0, 1, 2, 0]))
   assert number.tolist() == [True, False, True, False]
   label = jnp.array([[1.0, 1, 0], [0.4, 0.6, 0], [0, 0, 0], [0.3, 0.7, 0]])
-  weights = train_step.hits(logits, label)
+  weights = losses.hits(logits, label)
   assert weights.tolist() == [True, False, False, True]
 
 

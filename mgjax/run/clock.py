@@ -1,0 +1,148 @@
+"""How a run spends its time: steps timed on a device that may run ahead."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import time
+from collections.abc import Callable
+
+import jax
+
+
+@dataclasses.dataclass
+class Times:
+  """Seconds of a run by what the device did. They add up to the run's time.
+
+  Attributes:
+    step_s: It computed training steps.
+    data_s: It waited for a batch.
+    compile_s: It waited for a program.
+    other_s: It waited for anything else in the loop (Python, logging).
+    eval_s: Evaluation, batch-norm statistics included.
+    checkpoint_s: The loop was held up by checkpoints.
+  """
+
+  step_s: float = 0.0
+  data_s: float = 0.0
+  compile_s: float = 0.0
+  other_s: float = 0.0
+  eval_s: float = 0.0
+  checkpoint_s: float = 0.0
+
+  @property
+  def train_s(self) -> float:
+    """Training time: without compilation, evaluation and checkpoints."""
+    return self.step_s + self.data_s + self.other_s
+
+  @property
+  def wait_fraction(self) -> float:
+    """Share of the training time in which the device waited for data."""
+    return self.data_s / self.train_s if self.train_s else 0.0
+
+  def __sub__(self, other: 'Times') -> 'Times':
+    return Times(
+      *(
+        getattr(self, f.name) - getattr(other, f.name)
+        for f in dataclasses.fields(self)
+      )
+    )
+
+
+@dataclasses.dataclass
+class _InFlight:
+  """A step that has been handed to the device."""
+
+  report: Callable[[dict, float], None]
+  metrics: dict
+  asked_batch: float
+  got_batch: float
+  got_program: float
+  called: float
+  finished: concurrent.futures.Future
+
+
+class StepClock:
+  """Times steps that may run asynchronously.
+
+  On accelerators the loop hands steps to the device before earlier ones have
+  finished, so the host's own waiting says little. A thread notes when each
+  step's result is there; a wait for data counts only from the end of the step
+  before.
+  """
+
+  def __init__(self, times: Times, max_in_flight: int = 2):
+    self.times = times
+    self._max_in_flight = max_in_flight
+    self._queue = collections.deque()
+    self._watcher = concurrent.futures.ThreadPoolExecutor(1, 'step-clock')
+    self._free_since = time.perf_counter()
+
+  def dispatched(
+    self,
+    metrics: dict,
+    *,
+    asked_batch: float,
+    got_batch: float,
+    got_program: float,
+    called: float,
+    report: Callable[[dict, float], None],
+  ) -> None:
+    """Registers a step just handed to the device.
+
+    Args:
+      metrics: Its results, possibly still being computed.
+      asked_batch: time.perf_counter() when the loop asked for its batch.
+      got_batch: ... when the batch was there.
+      got_program: ... when the program was there.
+      called: ... when it was called.
+      report: Called with the results as Python floats and the step's seconds
+        on the device, once it has finished.
+    """
+    self._queue.append(
+      _InFlight(
+        report=report,
+        metrics=metrics,
+        asked_batch=asked_batch,
+        got_batch=got_batch,
+        got_program=got_program,
+        called=called,
+        finished=self._watcher.submit(_finish_time, metrics),
+      )
+    )
+    # Results are read late, when they are there: reading those of the newest
+    # step would keep the device waiting for Python after every step.
+    while len(self._queue) > self._max_in_flight:
+      self._harvest()
+
+  def drain(self) -> None:
+    """Waits for all steps."""
+    while self._queue:
+      self._harvest()
+
+  def restart(self) -> None:
+    """Marks the device as free from now: what came before was not a step."""
+    self._free_since = time.perf_counter()
+
+  def close(self) -> None:
+    self._watcher.shutdown()
+
+  def _harvest(self) -> None:
+    step = self._queue.popleft()
+    finished = step.finished.result()
+    free = self._free_since
+    # What the host waited for while the device was still busy cost nothing.
+    data_s = max(0.0, step.got_batch - max(step.asked_batch, free))
+    compile_s = max(0.0, step.got_program - max(step.got_batch, free))
+    step_s = finished - max(step.called, free)
+    self.times.data_s += data_s
+    self.times.compile_s += compile_s
+    self.times.step_s += step_s
+    # The rest, so that the times add up to the run's, whatever was forgotten.
+    self.times.other_s += finished - free - step_s - data_s - compile_s
+    self._free_since = finished
+    step.report({k: float(v) for k, v in step.metrics.items()}, step_s)
+
+
+def _finish_time(metrics: dict) -> float:
+  jax.block_until_ready(metrics)
+  return time.perf_counter()

@@ -1,0 +1,220 @@
+"""A training, from its settings: the one place where all parts meet.
+
+`make_job` is what `train` builds on. What takes steps of a training without
+being one, such as `replay`, builds on `compose`; what has no data, on
+`network.compose` and `programs.lower_programs`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection
+
+import jax
+import ml_collections
+from etils import epath
+
+from mgjax.data import stream
+from mgjax.errors import ConfigError
+from mgjax.grids import GridSchedule
+from mgjax.hosts import parallel
+from mgjax.hosts.peers import Peers
+from mgjax.run import disk_space
+from mgjax.setup import (
+  data,
+  evaluation,
+  grids,
+  network,
+  planning,
+  programs,
+  run_checks,
+  run_settings,
+)
+from mgjax.setup.initial_weights import initial_variables
+from mgjax.setup.network import Network
+from mgjax.step.programs import evaluation_steps
+from mgjax.step.step_cache import Program
+
+
+@dataclasses.dataclass(frozen=True)
+class Composition:
+  """What the steps of a training are made of.
+
+  Attributes:
+    config: The settings.
+    mesh: The devices.
+    schedule: Grids and learning rate of every step.
+    train_stream: The training batches.
+    network: Network, optimizer and state.
+  """
+
+  config: ml_collections.ConfigDict
+  mesh: jax.sharding.Mesh
+  schedule: GridSchedule
+  train_stream: stream.TrainStream
+  network: Network
+
+  def lower_programs(
+    self,
+    first_step: int,
+    eval_steps: Collection[int] = (),
+    *,
+    statistics_due: bool = False,
+  ) -> dict[Program, Callable[[], jax.stages.Lowered]]:
+    """Functions that lower each program still needed, in order of first use.
+
+    Args:
+      first_step: Steps done.
+      eval_steps: Of the evaluations: the steps done by then.
+      statistics_due: See `programs.lower_programs`.
+    """
+    return programs.lower_programs(
+      self.config,
+      self.schedule,
+      self.network,
+      self.mesh,
+      first_step,
+      eval_steps,
+      statistics_due=statistics_due,
+    )
+
+
+def compose(
+  config: ml_collections.ConfigDict,
+  mesh: jax.sharding.Mesh,
+  peers: Peers | None = None,
+) -> Composition:
+  """Opens the training videos and makes what the steps are made of.
+
+  Args:
+    config: The settings.
+    mesh: The devices.
+    peers: The processes that share every batch; None: this one alone.
+
+  Raises:
+    ConfigError: The data set is not there, or the settings cannot work.
+  """
+  peers = peers or Peers()
+  source = data.source(config, 'train')
+  schedule = grids.schedule(config, len(source), num_devices=mesh.size)
+  return Composition(
+    config=config,
+    mesh=mesh,
+    schedule=schedule,
+    train_stream=data.train_stream(
+      config, schedule, source, shard=peers.index, num_shards=peers.count
+    ),
+    network=network.compose(config, mesh),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Job(Composition):
+  """A run that can work: its settings and what they describe.
+
+  Attributes:
+    workdir: The run's folder.
+    peers: Its processes.
+    eval_stream: The batches that it is evaluated on.
+    eval_steps: Steps done at each evaluation.
+    plan: The schedule as plan.json has it.
+    initial: Weights to start from, {} for random ones.
+    changes: Settings that have changed since the folder's run began.
+  """
+
+  workdir: epath.Path
+  peers: Peers
+  eval_stream: stream.EvalStream
+  eval_steps: set[int]
+  plan: dict
+  initial: dict
+  changes: list[str]
+
+
+def make_job(
+  config: ml_collections.ConfigDict,
+  workdir: epath.Path,
+  peers: Peers,
+  allow_config_change: bool,
+) -> Job:
+  """Checks everything that can be refused; writes nothing.
+
+  Args:
+    config: The settings.
+    workdir: The run's folder, which need not exist.
+    peers: The processes of the run.
+    allow_config_change: Go on with a folder's run also where the config has
+      changed since.
+
+  Raises:
+    ConfigError: The run cannot work.
+  """
+  # In the order of what it costs: seconds of tracing, then data, then weights.
+  mesh = parallel.make_mesh()
+  _check_settings(config, mesh, speaks=peers.is_first)
+  if (workdir / 'import.txt').exists():
+    raise ConfigError(
+      f'--workdir={workdir} holds imported weights, not a run; use another '
+      f'folder, and --config.init_from={workdir} to start from them'
+    )
+  parts = compose(config, mesh, peers)
+  # Opened now, or else what is wrong with it shows at the first evaluation.
+  eval_source = data.source(config, config.eval.split)
+  eval_stream = data.eval_stream(
+    config, eval_source, shard=peers.index, num_shards=peers.count
+  )
+  # Refused now, or else in the thread that compiles.
+  evaluation.head_window(config, parts.network.model)
+  eval_steps = evaluation_steps(parts.schedule, config.eval.every)
+  if peers.is_first:
+    _check_disk(parts, workdir, len(eval_steps))
+  initial = {}
+  # A run that has checkpoints goes on from those.
+  if not any((workdir / 'checkpoints').glob('[0-9]*')):
+    initial = initial_variables(config, parts.network.abstract)
+  changes = run_settings.check(
+    config,
+    workdir,
+    allow_config_change,
+    parts.train_stream.source.label_names,
+  )
+  peers.exchange(None)  # All have looked before the first one writes.
+  return Job(
+    **{f.name: getattr(parts, f.name) for f in dataclasses.fields(parts)},
+    workdir=workdir,
+    peers=peers,
+    eval_stream=eval_stream,
+    eval_steps=eval_steps,
+    plan=planning.make_plan(config, parts.schedule, num_devices=mesh.size),
+    initial=initial,
+    changes=changes,
+  )
+
+
+def _check_settings(
+  config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, *, speaks: bool
+) -> None:
+  """Refuses what can be refused before data is opened."""
+  # The size of the data set is enough for batches.
+  planned = grids.schedule(
+    config, grids.dataset_size(config)[0], num_devices=mesh.size
+  )
+  if speaks:
+    planning.warn_of_memory(config, planned, num_devices=mesh.size)
+  run_checks.check(config, data.describe(config), mesh.size)
+  planning.check_network(config, planned.grids, planned.phases)
+  planning.check_network(config, [grids.eval_grid(config)])
+
+
+def _check_disk(
+  parts: Composition, workdir: epath.Path, num_evaluations: int
+) -> None:
+  """Refuses a run that the disk of its folder has no room for."""
+  settings, num_steps = parts.config.train, parts.schedule.total_steps
+  # A new checkpoint is complete before an old one is removed.
+  most = settings.keep_checkpoints + settings.keep_best + 1
+  disk_space.check(
+    workdir,
+    parts.network.abstract,
+    num_checkpoints=min(most, num_steps),
+    num_lines=num_steps // settings.log_every_steps,
+    num_evaluations=num_evaluations,
+  )

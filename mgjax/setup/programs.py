@@ -1,0 +1,112 @@
+"""The programs of a run, from its settings, ready to be compiled."""
+
+from collections.abc import Callable, Collection
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from mgjax.grids.schedule import GridSchedule
+from mgjax.hosts import parallel
+from mgjax.setup import augmentation, evaluation, grids
+from mgjax.setup.network import Network
+from mgjax.step import programs, train_step
+from mgjax.step.step_cache import Program
+
+
+def lower_programs(
+  config: ml_collections.ConfigDict,
+  schedule: GridSchedule,
+  network: Network,
+  mesh: jax.sharding.Mesh,
+  first_step: int,
+  eval_steps: Collection[int],
+  *,
+  statistics_due: bool = False,
+) -> dict[Program, Callable[[], jax.stages.Lowered]]:
+  """Functions that lower each program still needed, in order of first use.
+
+  Args:
+    config: The run's settings.
+    schedule: Its grids.
+    network: Its network, optimizer and state.
+    mesh: Its devices.
+    first_step: Steps done.
+    eval_steps: Of the evaluations: the steps done by then.
+    statistics_due: Whether the evaluation after `first_step`, if there is one,
+      still needs batch-norm statistics.
+  """
+  replicated = parallel.replicated(mesh)
+  # One jitted function for all grids: it is traced once for each.
+  run_train_step = jax.jit(
+    make_train_step(config, network),
+    # The old state's memory is the new one's: two would not fit large networks.
+    donate_argnums=0,
+    out_shardings=replicated,
+  )
+  run_stats_step = jax.jit(
+    train_step.make_stats_step(
+      network.model, mean=config.data.mean, std=config.data.std
+    ),
+    out_shardings=replicated,
+  )
+  scalar = lambda dtype: jax.ShapeDtypeStruct((), dtype, sharding=replicated)
+  key = scalar(jax.random.key(0).dtype)
+  is_weighted = config.optim.loss == 'sigmoid'
+  num_weights = config.model.num_classes if is_weighted else 0
+
+  def lower(program: Program):
+    batch = programs.batch_spec(
+      program.grid, mesh, weighted_classes=num_weights
+    )
+    if program.kind == 'train':
+      return run_train_step.lower(
+        network.abstract, batch, scalar(jnp.float32), scalar(jnp.int32), key
+      )
+    if program.kind == 'stats':
+      return run_stats_step.lower(
+        network.abstract, batch, scalar(jnp.int32), key
+      )
+    return evaluation.lower_eval_step(
+      config, network.model, mesh, network.abstract
+    )
+
+  # Lowered in the thread that compiles: tracing takes seconds per grid.
+  return {
+    program: lambda program=program: lower(program)
+    for program in programs.first_uses(
+      schedule,
+      first_step,
+      eval_steps,
+      eval_grid=grids.eval_grid(config),
+      takes_statistics=statistics_batches(config) > 0,
+      statistics_due=statistics_due,
+    )
+  }
+
+
+def make_train_step(
+  config: ml_collections.ConfigDict, network: Network
+) -> Callable:
+  """The training step that the settings describe, not compiled."""
+  return train_step.make_train_step(
+    network.model,
+    network.tx,
+    mean=config.data.mean,
+    std=config.data.std,
+    label_smoothing=config.optim.label_smoothing,
+    ema_decay=config.optim.ema_decay,
+    micro_batches=config.train.micro_batches,
+    loss=config.optim.loss,
+    augment=augmentation.augment(config),
+  )
+
+
+def statistics_batches(config: ml_collections.ConfigDict) -> int:
+  """Batches from which statistics are estimated before an evaluation.
+
+  None where all layers keep the statistics that they have.
+  """
+  if config.norm.frozen == 'all':
+    return 0
+  return config.norm.precise_batches

@@ -1,0 +1,86 @@
+"""A run is composed once, whoever asks for it."""
+
+import jax
+import pytest
+from etils import epath
+
+from mgjax.cli import ConfigError
+from mgjax.hosts import parallel
+from mgjax.hosts.peers import Peers
+from mgjax.planning import compiled
+from mgjax.setup import grids, initial_weights, job, network, programs
+from mgjax.step import train_state
+from tests import speck
+
+
+@pytest.fixture(scope='module')
+def config(data_dir):
+  config = speck.get_config('grid=both')
+  config.data.dir = str(data_dir)
+  return config
+
+
+def test_a_job_has_the_parts_that_any_other_composition_has(config, tmp_path):
+  mesh = parallel.make_mesh()
+  parts = job.compose(config, mesh)
+  workdir = epath.Path(tmp_path / 'run')
+  run = job.make_job(config, workdir, Peers(), False)
+  assert run.schedule.phases == parts.schedule.phases
+  assert run.network.abstract == parts.network.abstract
+  assert run.lower_programs(0).keys() == parts.lower_programs(0).keys()
+  assert run.eval_steps == {run.schedule.total_steps}
+  assert not workdir.exists()  # Whoever composes writes nothing.
+
+
+def test_the_state_is_made_as_it_was_announced(config):
+  mesh = parallel.make_mesh()
+  made = network.compose(config, mesh)
+  state = train_state.first_state(made.make_state, {}, mesh)
+  describe = lambda x: (x.shape, x.dtype, x.sharding.is_fully_replicated)
+  got, want = (
+    jax.tree.map(describe, state),
+    jax.tree.map(describe, made.abstract),
+  )
+  assert got == want
+
+
+def test_the_plan_compiles_the_steps_of_the_run(config, monkeypatch, capsys):
+  asked = []
+
+  class Compiled:
+    def memory_analysis(self):
+      return self
+
+    argument_size_in_bytes = output_size_in_bytes = 3
+    temp_size_in_bytes, alias_size_in_bytes = 2, 1
+
+  monkeypatch.setattr(
+    compiled.compilation,
+    'compile_program',
+    lambda lowered: asked.append(lowered) or Compiled(),
+  )
+  parts = job.compose(config, parallel.make_mesh())
+  found = compiled.step_bytes(config, parts.schedule, num_devices=2)
+  assert found == dict.fromkeys(parts.schedule.grids, 7)
+  steps = parts.lower_programs(0)
+  want = {lower().as_text() for lower in steps.values()}
+  assert {lowered.as_text() for lowered in asked} == want
+  assert capsys.readouterr().err.count('compiling train') == len(found)
+
+
+def test_more_devices_than_there_are_cannot_compile(config):
+  schedule = grids.schedule(config, 240)
+  with pytest.raises(ConfigError, match='--num_devices=3, but --compile finds'):
+    compiled.step_bytes(config, schedule, num_devices=3)
+
+
+def test_a_run_without_weights_to_start_from_reads_none(config):
+  abstract = network.compose(config, parallel.make_mesh()).abstract
+  assert initial_weights.initial_variables(config, abstract) == {}
+
+
+def test_no_statistics_are_taken_where_all_layers_keep_theirs(config):
+  assert programs.statistics_batches(config) == 1
+  frozen = config.copy_and_resolve_references()
+  frozen.norm.frozen = 'all'
+  assert programs.statistics_batches(frozen) == 0
