@@ -162,7 +162,7 @@ def read_config(
   """Reads a config as the commands do.
 
   Args:
-    config: Value of --config: 'configs/FILE.py:ARGUMENTS'.
+    config: Value of --config: 'FILE.py:ARGUMENTS' or 'RECIPE:ARGUMENTS'.
     overrides: Such as '--config.grid.epoch_factor=1.0'.
 
   Raises:
@@ -225,7 +225,7 @@ def _describe(error: BaseException) -> tuple[int, str | None]:
         f'{os.environ.get("JAX_PLATFORMS", "")!r}'
         + (f' ({reason.strip().rstrip(".")})' if reason else '')
         + '; leave it unset to use what there is, set it to cpu, or install '
-        'the driver and requirements-cuda.txt (GPUs) or requirements-tpu.txt'
+        "the driver and 'jax[cuda12]' (GPUs) or 'jax[tpu]'"
       )
     case RuntimeError() if text.startswith('RESOURCE_EXHAUSTED'):
       return 1, (
@@ -316,10 +316,10 @@ def _check_override(config: ml_collections.ConfigDict, field: str) -> None:
     name, hint = missing
     raise ConfigError(
       f'--config.{field}: there is no such field.{hint} '
-      'mgjax/config/fields.py lists them all.'
+      f'{config_file.fields_path()} lists them all.'
       if name == field
       else f'--config.{field}: there is no field {name!r}.{hint} '
-      'mgjax/config/fields.py lists them all.'
+      f'{config_file.fields_path()} lists them all.'
     )
 
 
@@ -329,9 +329,10 @@ def _flags(define_flags, argv: list[str]) -> flags.FlagValues:
   config_flags.DEFINE_config_file(
     'config',
     None,
-    'Config file, with arguments after a colon: '
-    'configs/kinetics400.py:grid=both,seed=1. Any of its fields can be '
-    'overridden by --config.field=value.',
+    'A config file, or the name of a recipe, with arguments after a colon: '
+    'kinetics400:grid=both,seed=1. Any of its fields can be overridden by '
+    '--config.field=value. The recipes are '
+    f'{", ".join(config_file.recipes())}.',
     flag_values=values,
     sys_argv=argv,
   )
@@ -383,7 +384,10 @@ def _parse(
     raise ConfigError(str(error)) from error
   config = values['config'].value
   if config is None:
-    raise ConfigError('--config is missing; give --config=configs/FILE.py.')
+    raise ConfigError(
+      '--config is missing; give --config=FILE.py or the name of a recipe: '
+      f'{", ".join(config_file.recipes())}.'
+    )
   fields.check_fields(config)
   fields.validate(config)
   return values, rest[1:]

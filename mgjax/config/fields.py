@@ -18,7 +18,7 @@ from ml_collections import config_dict
 
 from mgjax import files
 from mgjax.cli import ConfigError
-from mgjax.config.config_file import did_you_mean
+from mgjax.config.config_file import did_you_mean, fields_path
 
 # Of `data`: how a machine feeds itself. No result depends on them.
 MACHINE_DATA_FIELDS = (
@@ -476,7 +476,7 @@ def _compare(
     if name not in defaults:
       raise ConfigError(
         f'there is no field {prefix}{name}.{did_you_mean(name, defaults)} '
-        'mgjax/config/fields.py lists them all.'
+        f'{fields_path()} lists them all.'
       )
     default = defaults[name]
     if isinstance(default, ml_collections.ConfigDict):

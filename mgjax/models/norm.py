@@ -73,10 +73,10 @@ class RunningStatistics(NamedTuple):
 def grouped_batch_norm(
   x: Float[Array, '...'],
   pool: Float[Array, 'B B'] | None,
-  running: tuple[Float[Array, 'C'], Float[Array, 'C']],
+  running: tuple[Float[Array, ' C'], Float[Array, ' C']],
   *,
-  scale: Float[Array, 'C'] | float = 1.0,
-  bias: Float[Array, 'C'] | float = 0.0,
+  scale: Float[Array, ' C'] | float = 1.0,
+  bias: Float[Array, ' C'] | float = 0.0,
   momentum: float = 0.9,
   eps: float = 1e-5,
   channel_axis: int = -1,
