@@ -1,8 +1,8 @@
 """Multigrid training of video models.
 
 For a training of your own (docs/existing_training.md, examples/):
-  make_schedule  a schedule from numbers: a GridSchedule, which says the Grid, the
-                 learning rate and the Phase of a step
+  make_schedule  a schedule from numbers: a GridSchedule, which says the Grid,
+                 the learning rate and the Phase of a step
   Order          which examples a step shows
   StepCache      a jitted step, compiled for every grid ahead of its use;
                  `abstract` makes the shapes of its arguments

@@ -119,7 +119,7 @@ def test_an_installed_mgjax_plans_and_trains_beside_another_configs(
   python, elsewhere, data_dir
 ):
   plan = [python, '-m', 'mgjax.plan', '--config=kinetics400:grid=both']
-  assert '8B x 8 x 112²' in run(plan, cwd=elsewhere)
+  assert 'kinetics400, slowfast, grid.mode=both' in run(plan, cwd=elsewhere)
   train = [python, '-m', 'mgjax.train', '--config=moving_digits:size=tiny']
   run([*train, '--workdir=run', f'--config.data.dir={data_dir}'], cwd=elsewhere)
   run([python, '-m', 'mgjax.evaluate', '--workdir=run'], cwd=elsewhere)
