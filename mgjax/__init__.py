@@ -1,5 +1,21 @@
 """Multigrid training of video models.
 
+For a training of your own (docs/existing_training.md, examples/):
+  make_schedule  a schedule from numbers: a GridSchedule, which says the Grid,
+                 the learning rate and the Phase of a step
+  Order          which examples a step shows
+  StepCache      a jitted step, compiled for every grid ahead of its use;
+                 `abstract` makes the shapes of its arguments
+  group_matrix   batch-norm groups as a value; grouped_batch_norm takes it, and
+                 so does BatchNorm, the layer for Flax Linen
+  build_model    one of the networks here, by name
+For a training by settings: read_config, run_training, evaluate_checkpoint. What
+a person can mend is a ConfigError or a RunError.
+
+The names in `mgjax.__all__` are stable: what they take is only added to before
+version 1.0, and what is to go is announced one version before. Everything else
+may move.
+
 Commands: train, evaluate, predict, plan, replay, import_weights, data.prepare,
 data.bench and data.moving_digits are modules with flags alone. They import what
 does the work, and with it JAX, once the flags are right.
@@ -26,4 +42,45 @@ in it ends in one line (cli.py).
 Axes: B clips, T frames, H and W pixels, C channels, K classes.
 """
 
+import importlib
+from typing import Any
+
+# The only place that has it: pyproject.toml reads this line.
 __version__ = '0.1.0'
+
+# Where each public name is. It is imported when it is first used, so that
+# `import mgjax` does not wait for JAX, and what needs no JAX stays without.
+_NAMES = {
+  'BatchNorm': 'mgjax.models.norm',
+  'ConfigError': 'mgjax.errors',
+  'Grid': 'mgjax.grids.schedule',
+  'GridSchedule': 'mgjax.grids.schedule',
+  'Order': 'mgjax.data.order',
+  'Phase': 'mgjax.grids.schedule',
+  'RunError': 'mgjax.errors',
+  'StepCache': 'mgjax.step.step_cache',
+  'abstract': 'mgjax.step.step_cache',
+  'build_model': 'mgjax.models:build',
+  'evaluate_checkpoint': 'mgjax.evaluation.scoring',
+  'group_matrix': 'mgjax.models.norm',
+  'grouped_batch_norm': 'mgjax.models.norm',
+  'make_schedule': 'mgjax.grids.make',
+  'read_config': 'mgjax.cli',
+  'run_training': 'mgjax.run.loop:train',
+}
+
+__all__ = ['__version__', *_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+  """Imports a public name (PEP 562)."""
+  if name not in _NAMES:
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+  module, _, attribute = _NAMES[name].partition(':')
+  value = getattr(importlib.import_module(module), attribute or name)
+  globals()[name] = value  # The next access does not come here.
+  return value
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *__all__})

@@ -162,7 +162,7 @@ def read_config(
   """Reads a config as the commands do.
 
   Args:
-    config: Value of --config: 'configs/FILE.py:ARGUMENTS'.
+    config: Value of --config: 'FILE.py:ARGUMENTS' or 'RECIPE:ARGUMENTS'.
     overrides: Such as '--config.grid.epoch_factor=1.0'.
 
   Raises:
@@ -297,10 +297,10 @@ def _check_override(config: ml_collections.ConfigDict, field: str) -> None:
     name, hint = missing
     raise ConfigError(
       f'--config.{field}: there is no such field.{hint} '
-      'mgjax/config/fields.py lists them all.'
+      f'{config_file.fields_path()} lists them all.'
       if name == field
       else f'--config.{field}: there is no field {name!r}.{hint} '
-      'mgjax/config/fields.py lists them all.'
+      f'{config_file.fields_path()} lists them all.'
     )
 
 
@@ -310,9 +310,10 @@ def _flags(define_flags, argv: list[str]) -> flags.FlagValues:
   config_flags.DEFINE_config_file(
     'config',
     None,
-    'Config file, with arguments after a colon: '
-    'configs/kinetics400.py:grid=both,seed=1. Any of its fields can be '
-    'overridden by --config.field=value.',
+    'A config file, or the name of a recipe, with arguments after a colon: '
+    'kinetics400:grid=both,seed=1. Any of its fields can be overridden by '
+    '--config.field=value. The recipes are '
+    f'{", ".join(config_file.recipes())}.',
     flag_values=values,
     sys_argv=argv,
   )
@@ -361,7 +362,10 @@ def _parse(
     raise ConfigError(str(error)) from error
   config = values['config'].value
   if config is None:
-    raise ConfigError('--config is missing; give --config=configs/FILE.py.')
+    raise ConfigError(
+      '--config is missing; give --config=FILE.py or the name of a recipe: '
+      f'{", ".join(config_file.recipes())}.'
+    )
   fields.check_fields(config)
   fields.validate(config)
   return values, rest[1:]

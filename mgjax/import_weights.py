@@ -3,7 +3,7 @@ r"""Turns weights of other frameworks into a checkpoint, and back.
 python -m mgjax.import_weights SLOWFAST_8x8_R50.pkl --model=slowfast \
   --out=weights/slowfast
 python -m mgjax.import_weights resnet50.pth --new_head \
-  --config=configs/kinetics400.py:model=i3d --out=weights/i3d
+  --config=kinetics400:model=i3d --out=weights/i3d
 python -m mgjax.import_weights runs/k400 --to=pyslowfast --out=k400.pyth
 
 Reads files of PySlowFast (.pyth, and caffe2's .pkl), pytorchvideo, mmaction2
@@ -12,7 +12,7 @@ as .safetensors; PyTorch is not needed and nothing in a file is executed. Every
 tensor must find its place: anything left over on either side ends the import
 with exit code 2. The network then runs once: its logits must be those of the
 file, where mgjax wrote it, or of --logits, and finite in any case. --model=NAME
-is short for --config=configs/kinetics400.py:model=NAME; PySlowFast's .pyth name
+is short for --config=kinetics400:model=NAME; PySlowFast's .pyth name
 their network themselves, in the configuration that they carry. Options that a
 file does not show are listed as unverified.
 
@@ -43,7 +43,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_string(
     'model',
     None,
-    'Short for --config=configs/kinetics400.py:model=NAME.',
+    'Short for --config=kinetics400:model=NAME.',
     flag_values=values,
   )
   flags.DEFINE_string(
@@ -110,7 +110,7 @@ def find_config(values: flags.FlagValues, arguments: list[str]):
       return config
   raise ConfigError(
     'the model is not said; give --model=NAME (such as slowfast, slow, i3d, '
-    'c2d) or --config=configs/FILE.py.'
+    'c2d) or --config=FILE.py.'
   )
 
 

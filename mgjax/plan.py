@@ -1,6 +1,6 @@
 r"""What a training run will do, exactly, before it is launched.
 
-python -m mgjax.plan --config=configs/kinetics400.py:grid=both
+python -m mgjax.plan --config=kinetics400:grid=both
 
 prints the phases of the run, its cost, and what it asks of the data loader.
 --format=json prints one JSON object instead, and --format=png draws a picture.

@@ -1,6 +1,6 @@
 r"""Trains a video model under a grid schedule.
 
-python -m mgjax.train --config=configs/moving_digits.py:grid=both \
+python -m mgjax.train --config=moving_digits:grid=both \
   --workdir=runs/digits
 
 The same command resumes an interrupted run from its newest checkpoint; the

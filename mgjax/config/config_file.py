@@ -19,8 +19,6 @@ import ml_collections
 
 from mgjax.errors import ConfigError
 
-_EXAMPLE = 'such as configs/moving_digits.py'
-
 
 def recipes() -> dict[str, pathlib.Path]:
   """The config files that come with mgjax, by name, such as 'kinetics400'.
@@ -37,6 +35,21 @@ def recipes() -> dict[str, pathlib.Path]:
     for path in sorted(folder.glob('*.py'))
     if not path.stem.startswith('_')
   }
+
+
+def fields_path() -> str:
+  """The file that lists all fields, as it is called from this folder."""
+  return _called_from_here(pathlib.Path(__file__).with_name('fields.py'))
+
+
+def _example() -> str:
+  return _called_from_here(recipes()['moving_digits'])
+
+
+def _called_from_here(path: pathlib.Path) -> str:
+  """A path below this folder, as in a checkout, relative to it."""
+  here = pathlib.Path.cwd()
+  return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _find(path: str) -> str:
@@ -73,13 +86,13 @@ def load(text: str) -> ml_collections.ConfigDict:
     reason = getattr(error, 'strerror', None) or error
     raise ConfigError(
       f'--config={text}: cannot read the config file ({reason}); give an '
-      f'existing one, {_EXAMPLE}.'
+      f'existing one, or the name of a recipe: {", ".join(recipes())}.'
     ) from error
   get_config = getattr(_module(path, source), 'get_config', None)
   if not callable(get_config):
     raise ConfigError(
       f'{path}: there is no function get_config(), which returns the config; '
-      f'give a config file, {_EXAMPLE}.'
+      f'give a config file, such as {_example()}.'
     )
   try:
     inspect.signature(get_config).bind(*arguments)
@@ -125,7 +138,8 @@ def _module(path: str, source: bytes) -> Any:
       raise ConfigError(_explain(error, path)) from error
     raise ConfigError(
       f'{path}:{error.lineno or 1}: {_name(error)}: {error.msg}'
-      f'{_quoted(error.text)}; a config file is a Python program, {_EXAMPLE}.'
+      f'{_quoted(error.text)}; a config file is a Python program, such as '
+      f'{_example()}.'
     ) from error
   except (Exception, SystemExit) as error:
     raise ConfigError(_explain(error, path)) from error
@@ -153,7 +167,7 @@ def _explain(error: BaseException, path: str) -> str:
       hint = f'; did you mean {similar[1]!r}?' if similar else '.'
       return (
         f'{where}: there is no field {name!r}{line}{hint} '
-        'mgjax/config/fields.py lists all fields.'
+        f'{fields_path()} lists all fields.'
       )
   kind = re.fullmatch(
     r"Could not override field '(\w+)'.*?\. (.*) is of original type "

@@ -17,7 +17,7 @@ from etils import epath
 from ml_collections import config_dict
 
 from mgjax import files
-from mgjax.config.config_file import did_you_mean
+from mgjax.config.config_file import did_you_mean, fields_path
 from mgjax.errors import ConfigError
 
 # Of `data`: how a machine feeds itself. No result depends on them.
@@ -476,7 +476,7 @@ def _compare(
     if name not in defaults:
       raise ConfigError(
         f'there is no field {prefix}{name}.{did_you_mean(name, defaults)} '
-        'mgjax/config/fields.py lists them all.'
+        f'{fields_path()} lists them all.'
       )
     default = defaults[name]
     if isinstance(default, ml_collections.ConfigDict):

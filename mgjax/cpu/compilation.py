@@ -1,6 +1,7 @@
 """Compiles programs, each with what its backend needs to make it fast."""
 
 import functools
+from typing import Any
 
 import jax
 
@@ -17,8 +18,15 @@ _CPU_OPTIONS = {
 }
 
 
-def compile_program(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-  """Compiles a lowered program for the default backend."""
+def compile_program(lowered: Any) -> Any:
+  """Compiles a lowered program for the default backend.
+
+  Args:
+    lowered: A jax.stages.Lowered, or what wraps one as nnx.jit's does.
+
+  Returns:
+    A jax.stages.Compiled, or what wraps it.
+  """
   return lowered.compile(compiler_options=options() or None)
 
 

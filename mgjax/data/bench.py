@@ -1,6 +1,6 @@
 r"""Whether this machine decodes fast enough for a run, phase by phase.
 
-python -m mgjax.data.bench --config=configs/kinetics400.py:grid=both
+python -m mgjax.data.bench --config=kinetics400:grid=both
 
 decodes some clips of every grid and prints clips per second, for one worker
 and for all that the training would have: data.num_workers threads, in this

@@ -139,14 +139,30 @@ class GridSchedule:
   @functools.cached_property
   def grids(self) -> tuple[Grid, ...]:
     """Distinct grids in the order in which steps first need them."""
-    starts = (0, *self._end_steps)
-    used = (
-      grid
-      for phase, start in zip(self.phases, starts, strict=False)
-      # A phase of one or two steps never reaches the end of its cycle.
-      for grid in phase.cycle[: phase.end_step - start]
-    )
-    return tuple(dict.fromkeys(used))
+    return tuple(self.first_uses(0))
+
+  def first_uses(self, first_step: int) -> dict[Grid, int]:
+    """Returns the grids that are still needed, in order of first use.
+
+    Args:
+      first_step: Steps done; 0: all grids of the schedule.
+
+    Returns:
+      For each grid of a step in [first_step, total_steps), the first such step.
+    """
+    uses = {}
+    start = 0
+    for phase in self.phases:
+      for i, grid in enumerate(phase.cycle):
+        # The first step at or after first_step that has this grid. A phase of
+        # one or two steps never reaches the end of its cycle.
+        step = start + i
+        if step < first_step:
+          step += -(-(first_step - step) // len(phase.cycle)) * len(phase.cycle)
+        if step < phase.end_step:
+          uses[grid] = min(step, uses.get(grid, step))
+      start = phase.end_step
+    return dict(sorted(uses.items(), key=lambda item: item[1]))
 
   def __call__(self, step: int) -> Grid:
     """Returns the grid of a step in [0, total_steps)."""

@@ -13,10 +13,13 @@ The large tensor is read elementwise only; how clips are grouped lives in a
 small matrix, an argument of the program. So one compiled program serves any
 number of groups, what devices exchange is [B, C]-sized, and the result does
 not depend on how clips lie on devices.
+
+`grouped_batch_norm` is that as a function, for layers of any framework;
+`BatchNorm` is the Linen layer.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -55,14 +58,121 @@ def group_matrix(
   return same.astype(jnp.float32)
 
 
+class RunningStatistics(NamedTuple):
+  """What a batch norm normalises by in evaluation, of each channel.
+
+  Attributes:
+    mean: float [C].
+    var: float [C], unbiased.
+  """
+
+  mean: Any
+  var: Any
+
+
+def grouped_batch_norm(
+  x: Float[Array, '...'],
+  pool: Float[Array, 'B B'] | None,
+  running: tuple[Float[Array, ' C'], Float[Array, ' C']],
+  *,
+  scale: Float[Array, ' C'] | float = 1.0,
+  bias: Float[Array, ' C'] | float = 0.0,
+  momentum: float = 0.9,
+  eps: float = 1e-5,
+  channel_axis: int = -1,
+  axis_name: str | None = None,
+) -> tuple[Float[Array, '...'], RunningStatistics]:
+  """Batch normalisation over groups of clips, for a layer of any framework.
+
+  Args:
+    x: [B, ..., C] or, with channel_axis=1, [B, C, ...]: a batch of clips,
+      images or vectors. With `axis_name`, one of them, without its B.
+    pool: In training, `group_matrix(B, groups)`, which says what is normalised
+      together. None, in evaluation: normalises by `running`.
+    running: Mean and variance of evaluation.
+    scale: Multiplied with the result.
+    bias: Added to it.
+    momentum: Share of the old running statistics that a step keeps; with 0 the
+      new ones are those of this batch alone.
+    eps: Added to the variance.
+    channel_axis: Axis of x that has the channels.
+    axis_name: Of the jax.vmap over the batch inside which this is called, for
+      networks that are written for one example (Equinox). `pool` and `running`
+      are the same for all of its examples, and so is what is returned for
+      `running`: `in_axes=None`, `out_axes=None`.
+
+  Returns:
+    The result, of x's shape and type, and the running statistics after the
+    step: those of the whole batch, whatever the groups.
+
+  Raises:
+    ValueError: `pool` is of another batch than x.
+  """
+  if axis_name is None:
+    channel_axis %= x.ndim
+  else:
+    x, channel_axis = x[None], channel_axis % x.ndim + 1
+  moved = jnp.moveaxis(x, channel_axis, -1)
+  running = RunningStatistics(*running)
+  if pool is None:
+    mean, var = running.mean[None], running.var[None]
+  else:
+    clip_mean, clip_var = clip_moments(moved)
+    if axis_name is not None:
+      gather = lambda v: lax.all_gather(v[0], axis_name)
+      clip_mean, clip_var = gather(clip_mean), gather(clip_var)
+    if pool.shape[0] != clip_mean.shape[0]:
+      raise ValueError(
+        f'pool is for a batch of {pool.shape[0]}, x is one of '
+        f'{clip_mean.shape[0]}; use group_matrix({clip_mean.shape[0]}, groups).'
+      )
+    mean, var = pool_moments(clip_mean, clip_var, pool)
+    if axis_name is not None:
+      own = lax.axis_index(axis_name)
+      mean, var = mean[own][None], var[own][None]
+    # Numbers of a channel in the whole batch.
+    count = clip_mean.shape[0] * (moved[0].size // moved.shape[-1])
+    running = _next_running(
+      running, *_batch_moments(clip_mean, clip_var), count, momentum
+    )
+  y = _normalize(moved, mean, var, scale, bias, eps).astype(x.dtype)
+  y = jnp.moveaxis(y, -1, channel_axis)
+  return (y if axis_name is None else y[0]), running
+
+
+def _normalize(x, mean, var, scale, bias, eps):
+  """Normalises by the mean and variance of each clip (or one for all)."""
+  factor = scale * lax.rsqrt(var + eps)
+  shift = bias - mean * factor
+  return x * _like(factor, x) + _like(shift, x)
+
+
+def _batch_moments(clip_mean, clip_var):
+  """Mean and biased variance of the whole batch, without a gradient."""
+  clip_mean, clip_var = lax.stop_gradient((clip_mean, clip_var))
+  mean = clip_mean.mean(0)
+  return mean, (clip_var + jnp.square(clip_mean - mean)).mean(0)
+
+
+def _next_running(running, mean, var, count, keep):
+  """Running statistics after a batch of these (biased) moments."""
+  # Running variances are unbiased, as in torch; Flax stores biased ones.
+  unbiased = var * (count / max(count - 1, 1))
+  return RunningStatistics(
+    keep * running.mean + (1 - keep) * mean,
+    keep * running.var + (1 - keep) * unbiased,
+  )
+
+
 @jax.custom_vjp
 def clip_moments(
-  x: Float[Array, 'B T H W C'],
+  x: Float[Array, 'B *N C'],
 ) -> tuple[Float[Array, 'B C'], Float[Array, 'B C']]:
   """Mean and (biased) variance of each clip's channels, at least float32."""
   x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  mean = x.mean((1, 2, 3))
-  return mean, jnp.square(x - _over_video(mean)).mean((1, 2, 3))
+  axes = tuple(range(1, x.ndim - 1))
+  mean = x.mean(axes)
+  return mean, jnp.square(x - _like(mean, x)).mean(axes)
 
 
 def _clip_moments_forward(x):
@@ -79,16 +189,16 @@ def _clip_moments_backward(residuals, cotangents):
   count = x[0, ..., 0].size
   factor = by_var * (2 / count)
   shift = by_mean / count - mean * factor
-  gradient = x * _over_video(factor) + _over_video(shift)
+  gradient = x * _like(factor, x) + _like(shift, x)
   return (gradient.astype(x.dtype),)
 
 
 clip_moments.defvjp(_clip_moments_forward, _clip_moments_backward)
 
 
-def _over_video(x):
-  """[B, C] to [B, 1, 1, 1, C]."""
-  return x[:, None, None, None]
+def _like(statistic, x):
+  """[B, C] to [B, 1, ..., 1, C], with as many axes as x."""
+  return jnp.expand_dims(statistic, tuple(range(1, x.ndim - 1)))
 
 
 def pool_moments(
@@ -205,16 +315,11 @@ class BatchNorm(nn.Module):
         self._record(
           clip_mean, clip_var, b * t * h * w, running_mean, running_var
         )
-    factor = scale * lax.rsqrt(var + self.eps)
-    shift = bias - mean * factor
-    y = x * _over_video(factor) + _over_video(shift)
-    return y.astype(self.dtype)
+    return _normalize(x, mean, var, scale, bias, self.eps).astype(self.dtype)
 
   def _record(self, clip_mean, clip_var, count, running_mean, running_var):
     """Updates the collections that are mutable."""
-    clip_mean, clip_var = lax.stop_gradient((clip_mean, clip_var))
-    mean = clip_mean.mean(0)
-    var = (clip_var + jnp.square(clip_mean - mean)).mean(0)
+    mean, var = _batch_moments(clip_mean, clip_var)
     if self.is_mutable_collection('batch_moments'):
       self.put_variable('batch_moments', 'mean', mean)
       self.put_variable('batch_moments', 'var', var)
@@ -223,11 +328,10 @@ class BatchNorm(nn.Module):
         'batch_moments', 'count', jnp.asarray(count, jnp.float32)
       )
     if self.is_mutable_collection('batch_stats'):
-      # Running variances are unbiased, as in torch; Flax stores biased ones.
-      unbiased = var * (count / max(count - 1, 1))
-      keep = self.momentum
-      running_mean.value = keep * running_mean.value + (1 - keep) * mean
-      running_var.value = keep * running_var.value + (1 - keep) * unbiased
+      running = RunningStatistics(running_mean.value, running_var.value)
+      running_mean.value, running_var.value = _next_running(
+        running, mean, var, count, self.momentum
+      )
 
 
 def combine_statistics(moments: Sequence[PyTree]) -> PyTree:

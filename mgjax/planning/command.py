@@ -183,7 +183,7 @@ def _diff(values: flags.FlagValues, names: Sequence[str]) -> str:
   if len(names) != 2:
     raise ConfigError(
       f'--diff compares two configs, and {len(names)} are given; write --diff '
-      'configs/kinetics400.py:grid=none configs/kinetics400.py:grid=both'
+      'kinetics400:grid=none kinetics400:grid=both'
     )
   overrides = config_flags.get_override_values(values['config'])
   configs = [

@@ -161,7 +161,10 @@ def _file_of_times(path: pathlib.Path) -> dict[str, Any]:
   Raises:
     ConfigError: It is another file.
   """
-  what = f'--workdir={path} is no record of experiments/grid_step_times.py'
+  what = (
+    f"--workdir={path} is no record of the repository's "
+    'experiments/grid_step_times.py'
+  )
   try:
     content = files.read_json(path)
   except ConfigError as error:

@@ -115,17 +115,11 @@ def first_uses(
     statistics_due: Whether they are still to be taken for the evaluation after
       `first_step`, if there is one.
   """
-  needed = {}  # First step of use by program, not in that order.
-  start = 0
-  for phase in schedule.phases:
-    for i, grid in enumerate(phase.cycle):
-      # The first step at or after first_step that has this grid.
-      step = start + i
-      if step < first_step:
-        step += -(-(first_step - step) // len(phase.cycle)) * len(phase.cycle)
-      if step < phase.end_step:
-        needed.setdefault(Program('train', grid), step)
-    start = phase.end_step
+  # First step of use by program, not in that order.
+  needed: dict[Program, float] = {
+    Program('train', grid): step
+    for grid, step in schedule.first_uses(first_step).items()
+  }
   for step in sorted(eval_steps):
     if step >= first_step:
       # Half a step early: an evaluation comes before the step of its number.

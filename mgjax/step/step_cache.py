@@ -4,14 +4,17 @@ A multigrid run needs one program per grid. All grids are known before step 0,
 so a background thread compiles them in the order of their first use while
 training already runs on the first. Nothing is ever traced again: a program
 that was not planned is an error, not a silent recompilation.
+
+`StepCache.of_step` is for any training: it takes what jax.jit or nnx.jit
+returns.
 """
 
 import os
 import pathlib
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 
@@ -19,6 +22,9 @@ from mgjax.cpu import compilation
 from mgjax.grids.schedule import Grid
 
 _THREAD = 'compile'
+
+# Names a program: a `Program` in a run, a Grid in a training of one step.
+Key = TypeVar('Key')
 
 
 class Program(NamedTuple):
@@ -31,23 +37,27 @@ class Program(NamedTuple):
     return f'{self.kind} {self.grid}'
 
 
-class StepCache:
+class StepCache(Generic[Key]):
   """Executables by program; an access waits until its compilation is done.
+
+    with StepCache.of_step(jax.jit(step), schedule.grids, arguments) as steps:
+      for number in range(schedule.total_steps):
+        state = steps[schedule(number)](state, batch)
 
   Attributes:
     compile_s: Seconds spent lowering and compiling, by program.
     from_disk: Programs that the persistent cache already held.
   """
 
-  def __init__(self, programs: Mapping[Program, Callable]):
+  def __init__(self, programs: Mapping[Key, Callable]):
     """Starts compiling.
 
     Args:
       programs: For each program, in order of first use, a function without
         arguments that returns it lowered (`jax.jit(f).lower(...)`).
     """
-    self.compile_s: dict[Program, float] = {}
-    self.from_disk: set[Program] = set()
+    self.compile_s: dict[Key, float] = {}
+    self.from_disk: set[Key] = set()
     self._done = {program: threading.Event() for program in programs}
     self._results = {}
     self._closed = False
@@ -61,7 +71,35 @@ class StepCache:
     jax.monitoring.register_event_listener(self._count_cache_hits)
     self._thread.start()
 
-  def __getitem__(self, program: Program) -> Callable:
+  @classmethod
+  def of_step(
+    cls,
+    step: Any,
+    grids: Iterable[Grid],
+    arguments: Callable[[Grid], tuple],
+  ) -> 'StepCache[Grid]':
+    """Starts compiling one step for every grid.
+
+    Args:
+      step: A function that jax.jit or nnx.jit has returned. (eqx.filter_jit
+        takes arrays only, no shapes: eqx.partition a model, and jax.jit.)
+      grids: In order of first use, such as `schedule.first_uses(first_step)`.
+      arguments: From a grid to the step's positional arguments: arrays, or
+        what `abstract` makes of them, or jax.ShapeDtypeStruct. Only shapes,
+        types and shardings are read, in another thread: do not give it an
+        array that a step donates.
+    """
+    return cls(
+      {grid: lambda grid=grid: step.lower(*arguments(grid)) for grid in grids}
+    )
+
+  def __enter__(self) -> 'StepCache[Key]':
+    return self
+
+  def __exit__(self, *error: Any) -> None:
+    self.close()
+
+  def __getitem__(self, program: Key) -> Callable:
     """Returns the executable, once it is there.
 
     Raises:
@@ -76,11 +114,11 @@ class StepCache:
       raise result
     return result
 
-  def wait(self, program: Program, timeout_s: float) -> bool:
+  def wait(self, program: Key, timeout_s: float) -> bool:
     """Waits for a planned program; returns whether an access would not wait."""
     return program not in self._done or self._done[program].wait(timeout_s)
 
-  def describe_wait(self, program: Program) -> str:
+  def describe_wait(self, program: Key) -> str:
     """Says that a program is waited for, and how long that may take."""
     ahead = [p for p, done in self._done.items() if not done.is_set()]
     before = ahead.index(program) if program in ahead else 0
@@ -112,7 +150,7 @@ class StepCache:
       self._thread.join()
     jax.monitoring.unregister_event_listener(self._count_cache_hits)
 
-  def _compile(self, programs: dict[Program, Callable]) -> None:
+  def _compile(self, programs: dict[Key, Callable]) -> None:
     # One after the other: a compilation takes all cores, and what is needed
     # first should be there first.
     for program, lower in programs.items():
@@ -132,6 +170,22 @@ class StepCache:
       # JAX reports in the thread that compiles.
       if threading.current_thread() is self._thread and self._current:
         self.from_disk.add(self._current)
+
+
+def abstract(tree: Any) -> Any:
+  """The shapes, types and shardings of a tree's arrays; the rest as it is.
+
+  It is what `StepCache.of_step` needs of a training's state.
+  """
+
+  def describe(leaf: Any) -> Any:
+    if not hasattr(leaf, 'shape') or not hasattr(leaf, 'dtype'):
+      return leaf  # Equinox keeps functions in its trees.
+    return jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=getattr(leaf, 'sharding', None)
+    )
+
+  return jax.tree.map(describe, tree)
 
 
 def is_compiling() -> bool:

@@ -122,6 +122,22 @@ def test_grids_that_no_step_reaches_are_left_out():
   assert s.grids == (A, B)
 
 
+@pytest.mark.parametrize('done', range(57))
+def test_the_grids_still_needed_are_those_of_the_steps_to_come(done):
+  s = schedule()
+  uses = {}
+  for step in range(done, s.total_steps):
+    uses.setdefault(s(step), step)
+  assert list(s.first_uses(done).items()) == list(uses.items())
+
+
+def test_a_grid_that_stands_twice_in_a_cycle_is_needed_at_the_next_of_both():
+  s = lay_out(
+    [phase(A, B, A, end_epoch=2)], num_train=100, lr_at_epoch=lambda _: 1.0
+  )
+  assert s.first_uses(2) == {A: 2, B: 4}
+
+
 def test_the_learning_rate_is_that_of_the_epoch():
   s = schedule()
   assert s.epoch(1) == 0.16

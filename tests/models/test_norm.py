@@ -219,3 +219,100 @@ def test_precise_statistics_equal_the_reference():
   np.testing.assert_allclose(
     precise['var'], stored['precise_bn_var'], rtol=1e-6
   )
+
+
+def grouped(x, scale, bias, pool, running=(0.0, 1.0), **options):
+  c = len(scale)
+  running = tuple(jnp.broadcast_to(jnp.asarray(r, 'f'), c) for r in running)
+  return norm.grouped_batch_norm(
+    jnp.asarray(x),
+    pool,
+    running,
+    scale=jnp.asarray(scale),
+    bias=jnp.asarray(bias),
+    **options,
+  )
+
+
+def per_example(x, *args, **options):
+  """The same of a network that is written for one example."""
+  return jax.vmap(
+    lambda example: grouped(example, *args, axis_name='batch', **options),
+    axis_name='batch',
+    out_axes=(0, None),
+  )(jnp.asarray(x))
+
+
+@pytest.mark.parametrize('run', [grouped, per_example])
+@pytest.mark.parametrize('groups', [1, 3, 12])
+def test_the_function_is_the_layer(run, groups):
+  """Results, running statistics and gradients, for a batch or an example."""
+  x, scale, bias, weights = random_input(np.float32)
+  mean, var = np.float32([1, 2, 3, 4]), np.float32([4, 3, 2, 1])
+  pool = norm.group_matrix(12, groups)
+  layer = lambda x, s, b: apply(
+    x, s, b, pool, mean=mean, var=var, mutable=['batch_stats']
+  )
+  y, new = layer(x, scale, bias)
+  z, running = run(x, scale, bias, pool, (mean, var))
+  np.testing.assert_allclose(z, y, rtol=0, atol=1e-6)
+  for name in ('mean', 'var'):
+    np.testing.assert_allclose(
+      getattr(running, name), new['batch_stats'][name], rtol=1e-6
+    )
+  wanted = jax.grad(lambda *a: (layer(*a)[0] * weights).sum(), (0, 1, 2))
+  found = jax.grad(lambda *a: (run(*a, pool)[0] * weights).sum(), (0, 1, 2))
+  for a, b in zip(found(x, scale, bias), wanted(x, scale, bias), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('run', [grouped, per_example])
+@pytest.mark.parametrize('shape', [(12, 4), (12, 7, 4), (12, 2, 3, 5, 4)])
+def test_the_function_takes_any_rank_and_channels_first(run, shape):
+  rng = np.random.default_rng(0)
+  x, scale, bias, _ = random_input(np.float32)
+  x = rng.normal(size=shape).astype(np.float32)
+  pool = norm.group_matrix(12, 2)
+  wanted = reference(x.reshape(12, -1, 1, 1, 4), 2, scale, bias).reshape(shape)
+  y, running = run(x, scale, bias, pool, momentum=0.0)
+  np.testing.assert_allclose(y, wanted, rtol=0, atol=1e-5)
+  rows = x.reshape(-1, 4)
+  np.testing.assert_allclose(running.mean, rows.mean(0), atol=1e-6)
+  np.testing.assert_allclose(running.var, rows.var(0, ddof=1), rtol=1e-5)
+  axis = 0 if run is per_example else 1
+  first, again = run(
+    np.moveaxis(x, -1, 1),
+    scale,
+    bias,
+    pool,
+    momentum=0.0,
+    channel_axis=axis,
+  )
+  np.testing.assert_array_equal(np.moveaxis(first, 1, -1), y)
+  np.testing.assert_array_equal(again.var, running.var)
+
+
+def test_the_function_without_groups_uses_and_keeps_the_running_statistics():
+  x, scale, bias, _ = random_input(np.float32)
+  mean, var = np.float32([1, 2, 3, 4]), np.float32([4, 3, 2, 1])
+  wanted = (x - mean) / np.sqrt(var + 1e-5) * scale + bias
+  for run in (grouped, per_example):
+    y, running = run(x, scale, bias, None, (mean, var))
+    np.testing.assert_allclose(y, wanted, rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(running.mean, mean)
+    np.testing.assert_array_equal(running.var, var)
+
+
+@pytest.mark.parametrize('run', [grouped, per_example])
+def test_a_matrix_for_another_batch_is_refused(run):
+  x, scale, bias, _ = random_input(np.float32)
+  with pytest.raises(ValueError, match='batch of 6, x is one of 12'):
+    run(x, scale, bias, norm.group_matrix(6, 2))
+
+
+def test_the_result_has_the_type_of_the_input():
+  x, scale, bias, _ = random_input(np.float32)
+  pool = norm.group_matrix(12, 2)
+  y, running = grouped(x.astype(jnp.bfloat16), scale, bias, pool)
+  assert y.dtype == jnp.bfloat16
+  assert running.mean.dtype == jnp.float32

@@ -7,10 +7,13 @@ import threading
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 
 from mgjax.grids.schedule import Grid
-from mgjax.step.step_cache import Program, StepCache
+from mgjax.step import step_cache
+from mgjax.step.step_cache import Program, StepCache, abstract
 
 GRIDS = [Grid(2, 8, 8, 4), Grid(4, 8, 8, 2)]
 PROGRAMS = [Program('train', grid) for grid in GRIDS]
@@ -85,6 +88,49 @@ def test_an_access_waits_for_the_compilation():
   assert release.is_set()
   assert cache.compiled('train') == 1
   cache.close()
+
+
+@pytest.mark.parametrize('transform', [jax.jit, nnx.jit])
+def test_a_step_of_ones_own_is_compiled_for_every_grid(transform):
+  traced = []
+
+  @transform
+  def step(state, x):
+    traced.append(x.shape)
+    return {'sum': state['sum'] + x.sum()}
+
+  state = {'sum': jnp.zeros(())}
+  arguments = lambda grid: (
+    abstract(state),
+    jax.ShapeDtypeStruct((grid.batch, grid.T), jnp.float32),
+  )
+  with StepCache.of_step(step, GRIDS, arguments) as steps:
+    for grid in GRIDS * 2:
+      state = steps[grid](state, np.ones((grid.batch, grid.T), np.float32))
+    with pytest.raises(KeyError, match='9x9x9 b9 was not planned'):
+      steps[Grid(9, 9, 9, 9)]
+  assert state['sum'] == 2 * (4 * 2 + 2 * 4)
+  assert traced == [(4, 2), (2, 4)]
+  assert not step_cache.is_compiling()
+
+
+def test_abstract_arguments_have_the_shapes_types_and_shardings_of_arrays():
+  mesh = jax.make_mesh((2,), ('clips',))
+  spec = jax.sharding.PartitionSpec
+  sharding = jax.sharding.NamedSharding(mesh, spec('clips'))
+  tree = {
+    'x': jax.device_put(jnp.ones((4, 3), jnp.bfloat16), sharding),
+    'y': np.ones(2, np.int32),
+    'key': jax.random.key(0),
+    'function': abs,
+  }
+  found = abstract(tree)
+  assert found['x'] == jax.ShapeDtypeStruct(
+    (4, 3), jnp.bfloat16, sharding=sharding
+  )
+  assert found['y'] == jax.ShapeDtypeStruct((2,), np.int32)
+  assert found['key'].dtype == tree['key'].dtype
+  assert found['function'] is abs
 
 
 _LAUNCH = """

@@ -34,8 +34,8 @@ def write(todo: Sequence[Shard], settings: Settings) -> None:
     from apache_beam.options import pipeline_options
   except ImportError as error:
     raise ConfigError(
-      '--beam_runner: Apache Beam is not installed; pip install -r '
-      'requirements-beam.txt.'
+      '--beam_runner: Apache Beam is not installed; pip install '
+      "'apache-beam>=2.77,<3' (mgjax's extra `beam`)."
     ) from error
   try:
     words = shlex.split(settings.beam_options)

@@ -325,7 +325,7 @@ def test_bad_input_is_one_line_and_code_2(kinetics, capsys, flags, message):
   [
     ('Other', 2, '--beam_runner=Other, --beam_options="": no such runner'),
     ('Direct', 1, 'Apache Beam, Direct: a worker failed'),
-    (None, 2, 'pip install -r requirements-beam.txt'),
+    (None, 2, "pip install 'apache-beam>=2.77"),
   ],
 )
 def test_an_error_of_beam_is_one_line(
