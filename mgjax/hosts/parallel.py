@@ -151,7 +151,7 @@ def find_devices() -> list[jax.Device]:
       f'{os.environ.get("JAX_PLATFORMS", "")!r}'
       + (f' ({reason.strip().rstrip(".")})' if reason else '')
       + '; leave it unset to use what there is, set it to cpu, or install '
-      'the driver and requirements-cuda.txt (GPUs) or requirements-tpu.txt'
+      "the driver and 'jax[cuda12]' (GPUs) or 'jax[tpu]'"
     ) from error
 
 
