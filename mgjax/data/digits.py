@@ -14,6 +14,7 @@ import av
 import cv2
 import numpy as np
 from jaxtyping import Float, Int, UInt8
+from sklearn import datasets
 
 from mgjax.errors import ConfigError
 
@@ -217,8 +218,6 @@ def trajectory(
 @functools.cache
 def _digits() -> tuple[UInt8[np.ndarray, 'N 8 8'], Int[np.ndarray, ' N']]:
   """Returns scikit-learn's digits, values 0..16, and what they show."""
-  from sklearn import datasets  # A second to import; only makers need it.
-
   digits = datasets.load_digits()
   return digits.images.astype(np.uint8), digits.target.astype(np.int64)
 
