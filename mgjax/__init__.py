@@ -61,10 +61,10 @@ _NAMES = {
   'StepCache': 'mgjax.step.step_cache',
   'abstract': 'mgjax.step.step_cache',
   'build_model': 'mgjax.models:build',
-  'evaluate_checkpoint': 'mgjax.evaluation.scoring',
+  'evaluate_checkpoint': 'mgjax.evaluation.command',
   'group_matrix': 'mgjax.models.norm',
   'grouped_batch_norm': 'mgjax.models.norm',
-  'make_schedule': 'mgjax.grids.make',
+  'make_schedule': 'mgjax.grids',
   'read_config': 'mgjax.cli',
   'run_training': 'mgjax.run.loop:train',
 }
