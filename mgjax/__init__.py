@@ -66,7 +66,7 @@ _NAMES = {
   'grouped_batch_norm': 'mgjax.models.norm',
   'make_schedule': 'mgjax.grids',
   'read_config': 'mgjax.cli',
-  'run_training': 'mgjax.run.loop:train',
+  'run_training': 'mgjax.run.launch:train',
 }
 
 __all__ = ['__version__', *_NAMES]
