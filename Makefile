@@ -53,7 +53,7 @@ chaos: $(INSTALLED)
 
 records: $(INSTALLED)
 	$(RUN) -m mgjax.data.moving_digits --out=data --config=motion
-	$(RUN) -m experiments.launch --table=moving_digits --seeds=3 --run=local
+	$(RUN) -m experiments.runs.launch --table=moving_digits --seeds=3 --run=local
 
 tables: $(INSTALLED)
 	$(RUN) -m experiments.tables

@@ -136,10 +136,11 @@ def _write(
   make: Callable[[], list[Table]],
   picture: Callable[[pathlib.Path], None] | None,
 ) -> None:
-  name = pathlib.Path(sys.argv[0]).stem
+  script = sys.modules[make.__module__]
+  name = script.__spec__.name.rpartition('.')[-1]
   parser = ArgumentParser(
-    prog=f'python -m experiments.{name}',
-    description=sys.modules['__main__'].__doc__,
+    prog=f'python -m {script.__spec__.name}',
+    description=script.__doc__,
   )
   parser.add_argument(
     '--out',

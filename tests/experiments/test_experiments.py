@@ -13,25 +13,19 @@ import threading
 
 import pytest
 
-from experiments import (
+from experiments import costs, tabulate
+from experiments.bench import decode_speed, grid_step_times, step_time
+from experiments.runs import launch, recipes, record, settings
+from experiments.tables import (
   activation_memory,
   blvnet_costs,
-  costs,
-  decode_speed,
-  grid_step_times,
-  launch,
   multigrid_grids,
   multigrid_io,
   multigrid_savings,
   multigrid_schedules,
   published_accuracy,
-  recipes,
-  record,
-  settings,
-  step_time,
+  readmes,
   successors,
-  tables,
-  tabulate,
 )
 from mgjax import cli
 from mgjax.cli import ConfigError
@@ -56,7 +50,7 @@ def rows_of(table):
 @pytest.fixture(scope='module')
 def made():
   """All tables of the scripts, by name; nothing changes them."""
-  found = [table for script in tables.SCRIPTS for table in script.make()]
+  found = [table for script in readmes.SCRIPTS for table in script.make()]
   return {table.name: table for table in found}
 
 
@@ -410,35 +404,35 @@ def no_counting(monkeypatch):
 
 
 def test_all_tables_are_current(no_counting, capsys):
-  assert tables.main(['--check']) == 0, capsys.readouterr().err
+  assert readmes.main(['--check']) == 0, capsys.readouterr().err
 
 
 def test_every_table_stands_in_a_readme():
-  shown = [n for p in tables.READMES for n in tables.names_in(p.read_text())]
-  assert sorted(shown) == sorted(tables.contents())
+  shown = [n for p in readmes.READMES for n in readmes.names_in(p.read_text())]
+  assert sorted(shown) == sorted(readmes.contents())
 
 
 def test_a_changed_number_is_noticed(monkeypatch, tmp_path, capsys):
-  tables.contents()  # Records are read before reading is another thing.
-  text = tables.READMES[1].read_text()
-  path = tables.READMES[1].with_name('README_changed.md')
+  readmes.contents()  # Records are read before reading is another thing.
+  text = readmes.READMES[1].read_text()
+  path = readmes.READMES[1].with_name('README_changed.md')
   monkeypatch.setattr(
     type(path), 'read_text', lambda self: text.replace('18,048', '18,049')
   )
-  monkeypatch.setattr(tables, 'READMES', (path,))
+  monkeypatch.setattr(readmes, 'READMES', (path,))
   for module in (record, step_time, decode_speed):
     monkeypatch.setattr(module, 'problems', lambda: [])
   monkeypatch.setattr(launch, 'mismatches', lambda: [])
-  assert tables.main(['--check']) == 1
+  assert readmes.main(['--check']) == 1
   assert 'is not what schedules and records say' in capsys.readouterr().err
 
 
 def test_an_unknown_table_is_refused():
   with pytest.raises(ValueError, match='no table misspelt; known are'):
-    tables.with_tables('<!-- table misspelt -->\n<!-- end misspelt -->')
+    readmes.with_tables('<!-- table misspelt -->\n<!-- end misspelt -->')
 
 
-@pytest.mark.parametrize('script', tables.SCRIPTS, ids=lambda s: s.__name__)
+@pytest.mark.parametrize('script', readmes.SCRIPTS, ids=lambda s: s.__name__)
 def test_a_script_prints_markdown_and_writes_csv_and_pictures(
   script, made, no_counting, monkeypatch, tmp_path, capsys
 ):
@@ -661,7 +655,7 @@ def test_the_tables_fail_on_a_record_that_is_not_known(
   records, change, message, capsys
 ):
   records('digits/a', DIGITS, change=change)
-  assert tables.main(['--check']) == 1
+  assert readmes.main(['--check']) == 1
   assert re.search(
     f'error: record digits/a: .*{message}', capsys.readouterr().err
   )
@@ -953,7 +947,7 @@ def test_launch_prints_commands_for_clusters(records, capsys, no_counting):
   line = capsys.readouterr().out.splitlines()[0]
   remote = shlex.split(line)[-1].removeprefix('--command=cd mgjax && ')
   assert shlex.split(remote) == [
-    *('.venv/bin/python', '-m', 'experiments.launch', '--run=local'),
+    *('.venv/bin/python', '-m', 'experiments.runs.launch', '--run=local'),
     *('--table=ssv2_accuracy', '--seeds=1', '--only=slowfast-none-seed0'),
     '--workdir=gs://b/runs',
   ]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import jax_side, step_time
+from experiments.bench import jax_side, step_time
 from mgjax import models
 from mgjax.config import fields
 
@@ -24,7 +24,7 @@ TORCH_LOGITS = """
 import sys
 import numpy as np
 import torch
-from experiments import torch_models
+from experiments.bench import torch_models
 name, num_classes, frames, folder = sys.argv[1:]
 model = torch_models.build(
   name, num_classes=int(num_classes), frames=int(frames))
@@ -174,7 +174,7 @@ def test_wrong_flags_end_with_what_is_accepted(flag, message, capsys):
   assert message in capsys.readouterr().err
 
 
-# Answers like experiments/torch_worker.py, without PyTorch.
+# Answers like experiments/bench/torch_worker.py, without PyTorch.
 FAKE_WORKER = """#!{python}
 import json, sys
 for line in sys.stdin:

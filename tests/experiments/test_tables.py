@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from experiments import (
+from experiments.runs import record
+from experiments.tables import (
   epoch_factors,
   measured,
   multigrid_choices,
-  record,
-  tables,
+  readmes,
 )
-from experiments.measured import Run
+from experiments.tables.measured import Run
 from mgjax import cli
 from mgjax.planning import plan_text
 
@@ -89,7 +89,7 @@ def test_every_run_is_compared_to_the_baseline_of_its_own_kind(add_record):
 
 def test_a_baseline_is_a_run_of_its_table():
   compared = 0
-  for script in tables.SCRIPTS:
+  for script in readmes.SCRIPTS:
     runs = getattr(script, 'RUNS', ())
     baselines = {run.baseline for run in runs if run.baseline}
     assert baselines <= {run.name for run in runs}, script.__name__

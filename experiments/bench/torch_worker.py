@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from experiments import torch_models
+from experiments.bench import torch_models
 
 # What is timed besides the model in the layout that torch has by itself.
 PROGRAMS = ('default', 'channels_last', 'compiled')

@@ -1,7 +1,7 @@
 r"""Few frames first, then more, against all frames from the start.
 
-python -m experiments.frames_ladder
-python -m experiments.launch --table=frames_ladder --seeds=3 --run=local \
+python -m experiments.tables.frames_ladder
+python -m experiments.runs.launch --table=frames_ladder --seeds=3 --run=local \
   --jobs=2
 
 The training recipe of the bLVNet-TAM paper (8x2 frames, then 16x2), on
@@ -17,8 +17,9 @@ if __name__ == '__main__':
 import pathlib
 import sys
 
-from experiments import measured, tabulate
-from experiments.measured import Run
+from experiments import tabulate
+from experiments.tables import measured
+from experiments.tables.measured import Run
 
 TABLE = 'frames_ladder'
 _BASELINE = f'{TABLE}/32'

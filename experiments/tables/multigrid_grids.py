@@ -1,6 +1,6 @@
 """The grids of the long and the short cycle (the multigrid paper's figure 2).
 
-python -m experiments.multigrid_grids
+python -m experiments.tables.multigrid_grids
 """
 
 from mgjax import stop_signal
@@ -11,7 +11,8 @@ if __name__ == '__main__':
 import pathlib
 import sys
 
-from experiments import costs, recipes, settings, tabulate
+from experiments import costs, tabulate
+from experiments.runs import recipes, settings
 from mgjax.planning import plan_text
 from mgjax.setup.grids import full_grid
 

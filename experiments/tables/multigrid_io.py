@@ -1,6 +1,6 @@
 """What multigrid training asks of the data loader.
 
-python -m experiments.multigrid_io
+python -m experiments.tables.multigrid_io
 
 Totals say what a run reads; ratios per step say how much faster the loader
 must be where a step takes as long as the baseline's.
@@ -13,7 +13,8 @@ if __name__ == '__main__':
 
 import sys
 
-from experiments import costs, recipes, settings, tabulate
+from experiments import costs, tabulate
+from experiments.runs import recipes, settings
 from mgjax.setup import grids
 
 

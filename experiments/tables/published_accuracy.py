@@ -1,6 +1,6 @@
 """Published accuracies and speed-ups, and ours where there are records.
 
-python -m experiments.published_accuracy
+python -m experiments.tables.published_accuracy
 
 The multigrid paper with its independent reproductions, bLVNet-TAM, and the
 small sets of IBM's benchmark.
@@ -14,8 +14,9 @@ if __name__ == '__main__':
 import pathlib
 import sys
 
-from experiments import costs, launch, record, tabulate
-from experiments.measured import spread
+from experiments import costs, tabulate
+from experiments.runs import launch, record
+from experiments.tables.measured import spread
 
 _TABLES = (
   'multigrid_speedups',

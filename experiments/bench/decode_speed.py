@@ -1,7 +1,7 @@
 r"""How many clips a core decodes per second, at every grid of a schedule.
 
-taskset -c 1 python -m experiments.decode_speed
-taskset -c 1 python -m experiments.decode_speed --key_frames=60
+taskset -c 1 python -m experiments.bench.decode_speed
+taskset -c 1 python -m experiments.bench.decode_speed --key_frames=60
 
 compares three ways to get the same training clips of generated videos of
 Kinetics' form (340x256, 10 s, 300 frames, H.264 as FFmpeg writes it: a key
@@ -43,7 +43,8 @@ import cv2
 import ml_collections
 import numpy as np
 
-from experiments import record, tabulate
+from experiments import tabulate
+from experiments.runs import record
 from mgjax import cli, environment, files
 from mgjax.cli import ArgumentParser
 from mgjax.data import sampling, sources
@@ -462,7 +463,8 @@ def main() -> None:
   version, load = record.code_version(), os.getloadavg()
   rows = measure(config, cache, args.num_clips)
   result = {
-    'command': f'python -m experiments.decode_speed {shlex.join(sys.argv[1:])}',
+    'command': 'python -m experiments.bench.decode_speed '
+    f'{shlex.join(sys.argv[1:])}',
     'config': CONFIG,
     **version,
     'num_videos': args.num_videos,

@@ -1,7 +1,8 @@
 r"""Step time of every grid of a schedule, and the speed-up that they imply.
 
-python -m experiments.grid_step_times --config=configs/kinetics400.py:grid=both
-python -m experiments.grid_step_times --name=slowfast-r50-reduced \
+python -m experiments.bench.grid_step_times \
+  --config=configs/kinetics400.py:grid=both
+python -m experiments.bench.grid_step_times --name=slowfast-r50-reduced \
   --config=configs/kinetics400.py:grid=both --config.data.num_frames=16 \
   --config.data.crop_px=112 --config.data.jitter_px=128,160 \
   --config.data.batch_size=4 --config.norm.group_clips=4
@@ -38,7 +39,9 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import record, settings, step_time, tabulate
+from experiments import tabulate
+from experiments.bench import step_time
+from experiments.runs import record, settings
 from mgjax import cli
 from mgjax.cli import ConfigError
 from mgjax.grids.schedule import Grid
@@ -65,7 +68,7 @@ def measure(
   import jax
   import jax.numpy as jnp
 
-  from experiments import jax_side
+  from experiments.bench import jax_side
   from mgjax.cpu import compilation
   from mgjax.hosts import parallel
   from mgjax.setup import network
@@ -150,7 +153,8 @@ def main(values: flags.FlagValues) -> None:
   version, load = record.code_version(), os.getloadavg()[0]
   seconds = measure(config, turns=values.turns)
   entry = {
-    'command': f'python -m experiments.{TABLE} {shlex.join(sys.argv[1:])}',
+    'command': f'python -m experiments.bench.{TABLE} '
+    f'{shlex.join(sys.argv[1:])}',
     'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     **version,
     'environment': step_time.full_environment(),

@@ -1,7 +1,7 @@
 """Times the training step of six networks against PyTorch, in one run.
 
-python -m experiments.step_time --torch_python=torchenv/bin/python
-python -m experiments.step_time --torch_python=torchenv/bin/python \\
+python -m experiments.bench.step_time --torch_python=torchenv/bin/python
+python -m experiments.bench.step_time --torch_python=torchenv/bin/python \\
   --device=gpu --dtype=bfloat16 --batch=32 --crop_px=224 --turn_steps=20 \\
   --torch=channels_last,compiled --peak_tflops=989
 
@@ -16,7 +16,7 @@ JAX and the layouts of PyTorch take turns, a few steps each, so that whatever
 else the machine does meets all of them alike; the ratios are of medians over
 turns. The first step of a turn is not timed: it finds the caches full of the
 other side's data, which training does not. PyTorch
-(experiments/requirements-torch.txt) lives in a process of its own, in an
+(experiments/bench/requirements-torch.txt) lives in a process of its own, in an
 interpreter of its own: the two have thread pools of their own, of which one
 idles while the other works, process CPU seconds are those of one side alone,
 and the package's environment stays free of PyTorch. Both start
@@ -46,7 +46,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import costs, record
+from experiments import costs
+from experiments.runs import record
 from mgjax import cli, environment, files
 from mgjax.cli import ArgumentParser
 
@@ -137,7 +138,8 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
   except (OSError, subprocess.CalledProcessError):
     parser.error(
       f'--torch_python={args.torch_python}: this interpreter cannot import '
-      'torch; give one where experiments/requirements-torch.txt is installed.'
+      'torch; give one where experiments/bench/requirements-torch.txt is '
+      'installed.'
     )
   import jax  # Bad flags need none of the second that it takes.
 
@@ -182,10 +184,10 @@ def full_environment() -> dict[str, Any]:
 def torch_worker(python: str) -> Iterator[Callable[[dict], dict]]:
   """Starts a torch_worker; yields ask(request) -> answer."""
   worker = subprocess.Popen(
-    [python, '-m', 'experiments.torch_worker'],
+    [python, '-m', 'experiments.bench.torch_worker'],
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
-    cwd=pathlib.Path(__file__).parent.parent,
+    cwd=pathlib.Path(__file__).parents[2],
     # Without it, its threads go on spinning while JAX works: TSN's step took
     # 1.4 s, and 1.1 s with it.
     env={'OMP_WAIT_POLICY': 'passive', **os.environ},
@@ -212,7 +214,7 @@ def measure(name: str, args: argparse.Namespace) -> dict:
   Raises:
     RuntimeError: The sides are not the same network, or PyTorch fails.
   """
-  from experiments import jax_side
+  from experiments.bench import jax_side
   from mgjax.step import train_state
 
   side = jax_side.JaxSide(
@@ -288,7 +290,8 @@ def measure(name: str, args: argparse.Namespace) -> dict:
       )
     },
     'frames': side.frames,
-    'command': f'python -m experiments.step_time {shlex.join(sys.argv[1:])}',
+    'command': 'python -m experiments.bench.step_time '
+    f'{shlex.join(sys.argv[1:])}',
     'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     **record.code_version(),
     'environment': {

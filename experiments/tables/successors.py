@@ -1,6 +1,6 @@
 """Later methods as schedules of the same engine: what they save in compute.
 
-python -m experiments.successors
+python -m experiments.tables.successors
 
 Each method's sequence of grids is a value of config.grid, here applied to
 SlowFast-R50 (the ladder: to bLVNet-TAM-50), beside the savings that its
@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 import ml_collections
 
-from experiments import costs, settings, tabulate
+from experiments import costs, tabulate
+from experiments.runs import settings
 from mgjax import cli
 from mgjax.setup import grids
 

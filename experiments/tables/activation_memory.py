@@ -1,6 +1,6 @@
 """Activations of bLVNet and TSN against frames (bLVNet-TAM's figure 3b).
 
-python -m experiments.activation_memory
+python -m experiments.tables.activation_memory
 
 What convolutions write in a forward pass of one clip at 224 pixels: the part
 of a training step's memory that grows with the clip. Measured memory is more

@@ -1,8 +1,8 @@
 r"""What multigrid's parts are worth: one of them changed at a time.
 
-python -m experiments.multigrid_choices
-python -m experiments.launch --table=multigrid_choices --seeds=3 --run=local \
-  --jobs=2
+python -m experiments.tables.multigrid_choices
+python -m experiments.runs.launch --table=multigrid_choices --seeds=3 \
+  --run=local --jobs=2
 
 The ablations of the multigrid paper, on generated videos: batch-norm groups,
 the fine-tuning phase, learning rates that follow the batch, another schedule of
@@ -19,8 +19,9 @@ if __name__ == '__main__':
 import pathlib
 import sys
 
-from experiments import epoch_factors, measured, tabulate
-from experiments.measured import Run
+from experiments import tabulate
+from experiments.tables import epoch_factors, measured
+from experiments.tables.measured import Run
 
 TABLE = 'multigrid_choices'
 _CONFIG = epoch_factors.CONFIG

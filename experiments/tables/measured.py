@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import ml_collections
 from matplotlib import ticker
 
-from experiments import record, tabulate
+from experiments import tabulate
+from experiments.runs import record
 
 
 class Run(NamedTuple):

@@ -5,7 +5,7 @@ the batch and use Conv2d. Modules and parameters are called as in mgjax's trees
 ('res2.block0.a.conv'), so that `load` can copy any variables.
 
 Imports PyTorch and no JAX: it runs in an interpreter of its own
-(experiments/torch_worker.py).
+(experiments/bench/torch_worker.py).
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """The demo's model with and without multigrid: accuracy and time.
 
-python -m experiments.multigrid_accuracy
-python -m experiments.launch --table=moving_digits --seeds=3 --run=local
+python -m experiments.tables.multigrid_accuracy
+python -m experiments.runs.launch --table=moving_digits --seeds=3 --run=local
 """
 
 from mgjax import stop_signal
@@ -11,8 +11,9 @@ if __name__ == '__main__':
 
 import sys
 
-from experiments import measured, tabulate
-from experiments.measured import Run
+from experiments import tabulate
+from experiments.tables import measured
+from experiments.tables.measured import Run
 
 TABLE = 'moving_digits'
 _BASELINE = f'{TABLE}/none'

@@ -14,12 +14,12 @@ from typing import IO
 import ml_collections
 from etils import epath
 
-from experiments import settings
+from experiments.runs import settings
 from mgjax import cli, files
 from mgjax.cli import ConfigError
 from mgjax.setup import data as data_setup
 
-RECORDS = pathlib.Path(__file__).parent / 'records'
+RECORDS = pathlib.Path(__file__).parents[1] / 'records'
 # Data sets that records may be about: name, fingerprint, what it is.
 DATA_SETS = pathlib.Path(__file__).parent / 'data_sets.csv'
 

@@ -1,7 +1,7 @@
 """Accuracy against the number of frames, with and without temporal modules.
 
-python -m experiments.frames_accuracy
-python -m experiments.launch --table=frames_accuracy --seeds=1 --run=local
+python -m experiments.tables.frames_accuracy
+python -m experiments.runs.launch --table=frames_accuracy --seeds=1 --run=local
 
 The figure of the bLVNet-TAM paper, and its comparison of temporal modules, on
 generated videos whose labels are in the motion, so that TSN, which averages
@@ -18,8 +18,9 @@ if __name__ == '__main__':
 import pathlib
 import sys
 
-from experiments import measured, tabulate
-from experiments.measured import Run
+from experiments import tabulate
+from experiments.tables import measured
+from experiments.tables.measured import Run
 
 TABLE = 'frames_accuracy'
 MODELS = {

@@ -1,10 +1,10 @@
 r"""Every run behind a table: what it is, how long it takes, how to start it.
 
-python -m experiments.launch --table=kinetics400_accuracy
-python -m experiments.launch --table=moving_digits --seeds=3 --run=local
-python -m experiments.launch --table=epoch_factors --seeds=3 --run=local \
+python -m experiments.runs.launch --table=kinetics400_accuracy
+python -m experiments.runs.launch --table=moving_digits --seeds=3 --run=local
+python -m experiments.runs.launch --table=epoch_factors --seeds=3 --run=local \
   --jobs=2
-python -m experiments.launch --table=ssv2_accuracy --run=slurm \
+python -m experiments.runs.launch --table=ssv2_accuracy --run=slurm \
   --gmacs_per_s=40000 --device='8 x H100'
 
 Runs that have a record in experiments/records are skipped. Hours are those of
@@ -33,18 +33,16 @@ from typing import NamedTuple
 
 from etils import epath
 
-from experiments import (
-  costs,
+from experiments import costs, tabulate
+from experiments.runs import record, settings
+from experiments.tables import (
   epoch_factors,
   frames_accuracy,
   frames_ladder,
   multigrid_accuracy,
   multigrid_choices,
-  record,
-  settings,
-  tabulate,
 )
-from experiments.measured import Run
+from experiments.tables.measured import Run
 from mgjax import cli, environment, files
 from mgjax.cli import ArgumentParser, ConfigError
 from mgjax.planning import plan
@@ -293,7 +291,7 @@ def command(table: str, item: _Planned, args: argparse.Namespace) -> str:
   return shlex.join(
     [
       # The README's installation; all hosts have it at one place.
-      *('.venv/bin/python', '-m', 'experiments.launch', '--run=local'),
+      *('.venv/bin/python', '-m', 'experiments.runs.launch', '--run=local'),
       f'--table={table}',
       f'--seeds={args.seeds}',
       f'--only={name}',
@@ -389,7 +387,7 @@ def run_here(runs: list[_Planned], workdir: epath.Path, num_jobs: int) -> int:
 
 def _parser() -> ArgumentParser:
   parser = ArgumentParser(
-    prog='python -m experiments.launch',
+    prog='python -m experiments.runs.launch',
     description=__doc__,
   )
   add = parser.add_argument

@@ -1,6 +1,6 @@
 """Every phase of the default schedules, with steps and learning rates.
 
-python -m experiments.multigrid_schedules
+python -m experiments.tables.multigrid_schedules
 """
 
 from mgjax import stop_signal
@@ -13,7 +13,8 @@ import sys
 
 import numpy as np
 
-from experiments import recipes, settings, tabulate
+from experiments import tabulate
+from experiments.runs import recipes, settings
 from mgjax.planning import plan_text
 from mgjax.setup import grids
 

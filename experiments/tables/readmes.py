@@ -6,26 +6,20 @@ python -m experiments.tables --check  exit code 1 where a table is not current
 Either way, it fails on a record whose config or data set is not known.
 """
 
-from mgjax import stop_signal
-
-if __name__ == '__main__':
-  stop_signal.install()  # Before anything that takes time is imported.
-
 import functools
 import pathlib
 import re
 import sys
 
-from experiments import (
+from experiments import costs, tabulate
+from experiments.bench import decode_speed, grid_step_times, step_time
+from experiments.runs import launch, record
+from experiments.tables import (
   activation_memory,
   blvnet_costs,
-  costs,
-  decode_speed,
   epoch_factors,
   frames_accuracy,
   frames_ladder,
-  grid_step_times,
-  launch,
   multigrid_accuracy,
   multigrid_choices,
   multigrid_grids,
@@ -33,14 +27,11 @@ from experiments import (
   multigrid_savings,
   multigrid_schedules,
   published_accuracy,
-  record,
-  step_time,
   successors,
-  tabulate,
 )
-from mgjax.cli import ArgumentParser, guard
+from mgjax.cli import ArgumentParser
 
-_FOLDER = pathlib.Path(__file__).parent
+_FOLDER = pathlib.Path(__file__).parents[1]
 README = _FOLDER.parent / 'README.md'
 READMES = (README, _FOLDER / 'README.md')
 
@@ -143,7 +134,3 @@ def main(argv: list[str]) -> int:
       launch.planned(table, 1)
     costs.save()
   return status
-
-
-if __name__ == '__main__':
-  sys.exit(guard(lambda: main(sys.argv[1:])))

@@ -1,6 +1,6 @@
 """What multigrid training saves: iterations, multiply-adds, measured time.
 
-python -m experiments.multigrid_savings
+python -m experiments.tables.multigrid_savings
 
 Three ratios to the baseline, in columns of their own, because they are not
 the same thing. The abstract of the paper says 4.5 x in time; the arithmetic of
@@ -17,7 +17,9 @@ import functools
 import pathlib
 import sys
 
-from experiments import costs, measured, recipes, settings, tabulate
+from experiments import costs, tabulate
+from experiments.runs import recipes, settings
+from experiments.tables import measured
 from mgjax.setup import grids
 
 _TABLE = 'multigrid_savings'

@@ -1,6 +1,6 @@
 """Parameters and multiply-adds of bLVNet-TAM and its 2-D neighbours.
 
-python -m experiments.blvnet_costs
+python -m experiments.tables.blvnet_costs
 
 Both papers call multiply-adds FLOPs. One clip, one crop, classifier included.
 bLVNet takes frames in pairs: 8x2 are 16 frames. What temporal aggregation

@@ -1,7 +1,7 @@
 r"""Accuracy against training time: each mode at several numbers of epochs.
 
-python -m experiments.epoch_factors
-python -m experiments.launch --table=epoch_factors --seeds=3 --run=local \
+python -m experiments.tables.epoch_factors
+python -m experiments.runs.launch --table=epoch_factors --seeds=3 --run=local \
   --jobs=2
 
 The ablation of the multigrid paper (its table of epoch factors), on generated
@@ -23,8 +23,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments import measured, tabulate
-from experiments.measured import Result, Run
+from experiments import tabulate
+from experiments.tables import measured
+from experiments.tables.measured import Result, Run
 
 TABLE = 'epoch_factors'
 MODES = ('none', 'short', 'long', 'both')
