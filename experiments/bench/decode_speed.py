@@ -33,7 +33,6 @@ import json
 import os
 import pathlib
 import platform
-import shlex
 import statistics
 import sys
 import time
@@ -44,101 +43,20 @@ import ml_collections
 import numpy as np
 
 from experiments import tabulate
+from experiments.bench import kinetics_like
 from experiments.runs import record
 from mgjax import cli, environment, files
 from mgjax.cli import ArgumentParser
 from mgjax.data import sampling, sources
-from mgjax.data.prepare import command
 from mgjax.grids.schedule import Grid, GridSchedule
 from mgjax.setup import data as data_setup
 from mgjax.setup import grids
 
 CONFIG = 'configs/kinetics400.py:grid=both'
 
-_WIDTH, _HEIGHT, _FRAMES, _FPS = 340, 256, 300, 30
 _FFMPEG_INTERVAL = 250  # Frames between key frames, by default.
 _NUM_TRAIN = 240_436  # Kinetics-400's, as the multigrid paper has it.
-_NAME = 'kinetics_like'
 _METHODS = ('whole span', 'mgjax', 'prepared')
-
-
-def write_video(path: pathlib.Path, seed: int, key_frames: int) -> None:
-  """Writes a video: discs move over a panning texture, with camera noise.
-
-  Args:
-    path: File.
-    seed: Of its contents.
-    key_frames: Frames from one key frame to the next, at most.
-  """
-  rng = np.random.default_rng(seed)
-  texture = np.full((2 * _HEIGHT, 2 * _WIDTH, 3), 128, np.float32)
-  for cells in (8, 32, 128):
-    coarse = rng.normal(0, 110 / cells**0.5, (cells, cells, 3))
-    texture += cv2.resize(
-      coarse.astype(np.float32),
-      (2 * _WIDTH, 2 * _HEIGHT),
-      interpolation=cv2.INTER_CUBIC,
-    )
-  discs = [
-    (
-      rng.integers(0, 255, 3).tolist(),
-      rng.random(2),
-      rng.uniform(-0.012, 0.012, 2),
-      int(rng.integers(12, 40)),
-    )
-    for _ in range(6)
-  ]
-  phase = rng.uniform(0, 2 * np.pi, 2)
-  with av.open(str(path), 'w', format='mp4') as container:
-    # What `ffmpeg -c:v libx264 -g KEY_FRAMES` does.
-    video = container.add_stream('libx264', rate=_FPS)
-    video.width, video.height, video.pix_fmt = _WIDTH, _HEIGHT, 'yuv420p'
-    video.options = {'crf': '23', 'preset': 'medium', 'g': f'{key_frames}'}
-    for i in range(_FRAMES):
-      y = int(_HEIGHT * (0.5 + 0.45 * np.sin(phase[0] + i / 90)))
-      x = int(_WIDTH * (0.5 + 0.45 * np.sin(phase[1] + i / 70)))
-      frame = texture[y : y + _HEIGHT, x : x + _WIDTH].copy()
-      for colour, start, velocity, radius in discs:
-        place = np.abs((start + velocity * i) % 2 - 1) * (_WIDTH, _HEIGHT)
-        cv2.circle(
-          frame, place.astype(int).tolist(), radius, colour, -1, cv2.LINE_AA
-        )
-      frame += rng.normal(0, 4, (_HEIGHT, _WIDTH, 1))
-      pixels = frame.clip(0, 255).astype(np.uint8)
-      container.mux(
-        video.encode(av.VideoFrame.from_ndarray(pixels, format='rgb24'))
-      )
-    container.mux(video.encode(None))
-
-
-def prepare_data(
-  folder: pathlib.Path, num_videos: int, key_frames: int
-) -> None:
-  """Generates the videos and prepares them, where that is not done yet."""
-  videos = folder / 'videos'
-  for split in ('train', 'validation'):
-    (videos / split / 'generated').mkdir(parents=True, exist_ok=True)
-  for seed in range(num_videos + 1):
-    # A data set has a validation split; nothing is measured on it.
-    split = 'train' if seed else 'validation'
-    path = videos / split / 'generated' / f'{seed:02d}.mp4'
-    if not path.exists():
-      with files.replacing(path) as temporary:
-        write_video(temporary, seed, key_frames)
-  for short_side_px in (0, 256, 192):
-    suffix = f'/short{short_side_px}' if short_side_px else ''
-    code = command.main(
-      [
-        '--dataset=folder',
-        f'--videos={videos}',
-        f'--out={folder}',
-        f'--name={_NAME}{suffix}',
-        f'--short_side_px={short_side_px}',
-        '--num_workers=1',
-      ]
-    )
-    if code:
-      raise SystemExit(code)
 
 
 def whole_span_clip(
@@ -218,8 +136,8 @@ def expected_clip(
   grid = ranges.grid
   uniforms = generator.random(8 + grid.T)
   frames = sampling.train_frames(
-    _FRAMES,
-    _FPS,
+    kinetics_like.FRAMES,
+    kinetics_like.FPS,
     num_frames=grid.T,
     stride_frames=ranges.stride_frames,
     sampling='dense',
@@ -229,7 +147,9 @@ def expected_clip(
   short = sampling.short_side(
     ranges.jitter_px, inverse=False, uniform=uniforms[0]
   )
-  height, width = sampling.resized_hw(_HEIGHT, _WIDTH, short_px=short)
+  height, width = sampling.resized_hw(
+    kinetics_like.HEIGHT, kinetics_like.WIDTH, short_px=short
+  )
   y = sampling.random_offset(height, grid.H, uniforms[1])
   x = sampling.random_offset(width, grid.W, uniforms[2])
   low, high = ranges.stride_frames
@@ -263,6 +183,59 @@ class _Repeated(sources.Source):
     return self._source.read(index % len(self._source), short_px=short_px)
 
 
+class _Ways:
+  """The three ways to get a clip."""
+
+  def __init__(self, config: ml_collections.ConfigDict, folder: pathlib.Path):
+    self._config, self._folder = config, folder
+    self.schedule = grids.schedule(config, _NUM_TRAIN)
+    self._streams = {}
+    for way, name in (
+      ('mgjax', kinetics_like.NAME),
+      ('prepared', f'{kinetics_like.NAME}/short256'),
+    ):
+      config.data.name = name
+      config.data.copies = way == 'prepared'
+      source = data_setup.source(config, 'train')
+      self._streams[way] = data_setup.train_stream(
+        config.copy_and_resolve_references(),
+        self.schedule,
+        _Repeated(source, _NUM_TRAIN),
+      )
+
+  def timed_clip(
+    self, way: str, number: int, ranges: GridRanges, chosen: dict
+  ) -> tuple[np.ndarray, float, float]:
+    """Makes a clip.
+
+    Args:
+      way: One of _METHODS.
+      number: Of the clip in the run.
+      ranges: The grid.
+      chosen: The clip's frames and crop, by `expected_clip`.
+
+    Returns:
+      Its pixels [T, H, W, 3] (float32 and normalised, or uint8), and the
+      seconds of CPU and of wall clock.
+    """
+    stream = self._streams.get(way)
+    if stream is None:
+      stream = self._streams['mgjax']
+      name = stream.source[stream.order.example(number)].id
+      path = self._folder / 'videos' / f'{name}.mp4'
+    cpu, wall = time.process_time(), time.perf_counter()
+    if way == 'whole span':
+      pixels = whole_span_clip(path, config=self._config, **chosen)
+    else:
+      pixels = stream.clip(
+        number,
+        ranges.grid,
+        stride_frames=ranges.stride_frames,
+        jitter_px=ranges.jitter_px,
+      )['video']
+    return pixels, time.process_time() - cpu, time.perf_counter() - wall
+
+
 def measure(
   config: ml_collections.ConfigDict, folder: pathlib.Path, num_clips: int
 ) -> list[dict]:
@@ -273,23 +246,12 @@ def measure(
     CPU and wall clock) and the largest and mean difference of uint8 pixels
     from the first method's.
   """
-  schedule = grids.schedule(config, _NUM_TRAIN)
-  streams = {}
-  for method, name in (
-    ('mgjax', _NAME),
-    ('prepared', f'{_NAME}/short256'),
-  ):
-    config.data.name = name
-    config.data.copies = method == 'prepared'
-    source = data_setup.source(config, 'train')
-    streams[method] = data_setup.train_stream(
-      config.copy_and_resolve_references(),
-      schedule,
-      _Repeated(source, _NUM_TRAIN),
-    )
+  ways = _Ways(config, folder)
+  mean, std = np.array(config.data.mean), np.array(config.data.std)
   rows = []
-  for ranges in grids_of(schedule):
-    seconds = {method: [] for method in _METHODS}
+  for ranges in grids_of(ways.schedule):
+    cpu_ms = {method: [] for method in _METHODS}
+    wall_ms = {method: [] for method in _METHODS}
     errors = {method: [] for method in _METHODS[1:]}
     # The first clip of all warms up caches and allocators.
     for number in range(-1, num_clips):
@@ -299,28 +261,13 @@ def measure(
       # No method is always the first.
       for k in range(len(_METHODS)):
         method = _METHODS[(clip + k) % len(_METHODS)]
-        cpu, wall = time.process_time(), time.perf_counter()
-        if method == 'whole span':
-          index = streams['mgjax'].order.example(clip)
-          name = streams['mgjax'].source[index].id
-          path = folder / 'videos' / f'{name}.mp4'
-          cpu, wall = time.process_time(), time.perf_counter()
-          pixels[method] = whole_span_clip(path, config=config, **chosen)
-        else:
-          pixels[method] = streams[method].clip(
-            clip,
-            ranges.grid,
-            stride_frames=ranges.stride_frames,
-            jitter_px=ranges.jitter_px,
-          )['video']
+        pixels[method], cpu, wall = ways.timed_clip(
+          method, clip, ranges, chosen
+        )
         if number >= 0:
-          seconds[method].append(
-            (time.process_time() - cpu, time.perf_counter() - wall)
-          )
-      reference = (
-        pixels['whole span'] * np.array(config.data.std)
-        + np.array(config.data.mean)
-      ) * 255
+          cpu_ms[method].append(1e3 * cpu)
+          wall_ms[method].append(1e3 * wall)
+      reference = (pixels['whole span'] * std + mean) * 255
       for method in errors:
         errors[method].append(np.abs(pixels[method] - reference))
     rows.append(
@@ -328,22 +275,18 @@ def measure(
         **ranges.grid._asdict(),
         'stride_frames': ranges.stride_frames,
         'jitter_px': ranges.jitter_px,
-        'cpu_ms': {
-          m: 1e3 * statistics.mean(s[0] for s in seconds[m]) for m in _METHODS
-        },
-        'wall_ms': {
-          m: 1e3 * statistics.mean(s[1] for s in seconds[m]) for m in _METHODS
-        },
+        'cpu_ms': {m: statistics.mean(cpu_ms[m]) for m in _METHODS},
+        'wall_ms': {m: statistics.mean(wall_ms[m]) for m in _METHODS},
         'max_error': {m: float(np.max(errors[m])) for m in errors},
         'mean_error': {m: float(np.mean(errors[m])) for m in errors},
       }
     )
-    print(format_row(rows[-1]), flush=True)
+    print(tabulate.line(row_cells(rows[-1])), flush=True)
   return rows
 
 
-def format_row(row: dict) -> str:
-  """A line of the table."""
+def row_cells(row: dict) -> list[str]:
+  """A row of the table."""
   cpu = row['cpu_ms']
   reference = cpu['whole span']
   cells = [f'{row["T"]} x {row["H"]}²']
@@ -355,12 +298,20 @@ def format_row(row: dict) -> str:
   ]
   cells += [f'{row["max_error"]["mgjax"]:.1f}']
   cells += [f'{row["mean_error"][m]:.2f}' for m in _METHODS[1:]]
-  return f'| {" | ".join(cells)} |'
+  return cells
 
 
 def format_report(result: dict) -> str:
   """The Markdown page of a result."""
   machine = result['machine']
+  table = tabulate.Table(
+    'decode_speed',
+    (
+      *('grid', *_METHODS, 'mgjax x', 'prepared x', 'mgjax x, wall'),
+      *('prepared x, wall', 'largest', 'mean', 'mean, prepared'),
+    ),
+    [tuple(row_cells(row)) for row in result['grids']],
+  )
   lines = [
     '# Clips per second and core',
     '',
@@ -376,10 +327,7 @@ def format_report(result: dict) -> str:
     f'OpenCV {machine["opencv"]}; load average {machine["load"][0]:.1f} of '
     f'{machine["num_cpus"]} CPUs (wall-clock times suffer from it).',
     '',
-    '| grid | whole span | mgjax | prepared | mgjax x | prepared x '
-    '| mgjax x, wall | prepared x, wall | largest | mean | mean, prepared |',
-    '|---|---|---|---|---|---|---|---|---|---|---|',
-    *map(format_row, result['grids']),
+    tabulate.markdown(table),
   ]
   return '\n'.join(lines) + '\n'
 
@@ -422,7 +370,8 @@ def make() -> list[tabulate.Table]:
         f'every {result["key_frames"]} frames',
         *(_range(clips_per_s[method]) for method in _METHODS),
         *(_range(times[method]) for method in _METHODS[1:]),
-        f'[{name}](experiments/records/{name}/README.md)',
+        # From docs/speed.md, where the table stands.
+        f'[{name}](../experiments/records/{name}/README.md)',
       )
     )
   columns = (
@@ -457,14 +406,13 @@ def main() -> None:
     name += f'_{args.key_frames}'
   cache = pathlib.Path('data') / name
   out = record.RECORDS / name
-  prepare_data(cache, args.num_videos, args.key_frames)
+  kinetics_like.prepare_data(cache, args.num_videos, args.key_frames)
   config = cli.read_config(CONFIG).copy_and_resolve_references()
   config.data.dir = str(cache)
   version, load = record.code_version(), os.getloadavg()
   rows = measure(config, cache, args.num_clips)
   result = {
-    'command': 'python -m experiments.bench.decode_speed '
-    f'{shlex.join(sys.argv[1:])}',
+    'command': record.command_line(__spec__.name),
     'config': CONFIG,
     **version,
     'num_videos': args.num_videos,

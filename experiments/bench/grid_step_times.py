@@ -28,10 +28,10 @@ import datetime
 import json
 import os
 import pathlib
-import shlex
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ml_collections
@@ -49,6 +49,28 @@ from mgjax.planning import plan, plan_text
 from mgjax.setup import grids, planning
 
 TABLE = record.STEP_TIMES
+
+
+def _compiled_steps(
+  config: ml_collections.ConfigDict, composed: Any, mesh: Any
+) -> dict[Grid, Callable]:
+  """The training step of every grid of a schedule, and of the full grid."""
+  # As above.
+  from mgjax.cpu import compilation
+  from mgjax.setup import programs
+
+  schedule = settings.schedule(config)
+  baseline = config.copy_and_resolve_references()
+  baseline.grid.mode = 'none'
+  planning.check_network(config, [grids.full_grid(config)])
+  steps = {}
+  for s in (schedule, settings.schedule(baseline)):
+    lowered = programs.lower_programs(config, s, composed, mesh, 0, set())
+    for program, lower in lowered.items():
+      if program.grid not in steps:
+        steps[program.grid] = compilation.compile_program(lower())
+        print(f'compiled {program.grid}', file=sys.stderr, flush=True)
+  return steps
 
 
 def measure(
@@ -69,26 +91,13 @@ def measure(
   import jax.numpy as jnp
 
   from experiments.bench import jax_side
-  from mgjax.cpu import compilation
   from mgjax.hosts import parallel
   from mgjax.setup import network
-  from mgjax.setup import programs as setup_programs
   from mgjax.step import programs, train_state
 
-  schedule = settings.schedule(config)
-  baseline = config.copy_and_resolve_references()
-  baseline.grid.mode = 'none'
-  planning.check_network(config, [grids.full_grid(config)])
   mesh = parallel.make_mesh()
   composed = network.compose(config, mesh)
-  steps = {}
-  for s in (schedule, settings.schedule(baseline)):
-    lowered = setup_programs.lower_programs(config, s, composed, mesh, 0, set())
-    for program, lower in lowered.items():
-      if program.grid not in steps:
-        steps[program.grid] = compilation.compile_program(lower())
-        print(f'compiled {program.grid}', file=sys.stderr, flush=True)
-
+  steps = _compiled_steps(config, composed, mesh)
   grid = grids.full_grid(config)
   variables = jax_side.random_variables(
     composed.model, jax.ShapeDtypeStruct((1, *grid[:3], 3), jnp.float32)
@@ -153,8 +162,7 @@ def main(values: flags.FlagValues) -> None:
   version, load = record.code_version(), os.getloadavg()[0]
   seconds = measure(config, turns=values.turns)
   entry = {
-    'command': f'python -m experiments.bench.{TABLE} '
-    f'{shlex.join(sys.argv[1:])}',
+    'command': record.command_line(__spec__.name),
     'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     **version,
     'environment': step_time.full_environment(),

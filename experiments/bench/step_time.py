@@ -36,17 +36,16 @@ import datetime
 import json
 import os
 import pathlib
-import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import costs
+from experiments import costs, tabulate
 from experiments.runs import record
 from mgjax import cli, environment, files
 from mgjax.cli import ArgumentParser
@@ -80,8 +79,7 @@ _TORCH = {
 _LOSS_TOLERANCE = {'float32': 0.01, 'bfloat16': 0.05}
 
 
-def parse_flags(argv: list[str]) -> argparse.Namespace:
-  """Reads the command line; a bad one ends with exit code 2."""
+def _parser() -> ArgumentParser:
   summary, _, text = __doc__.partition('\n')
   parser = ArgumentParser(
     description=summary,
@@ -128,6 +126,12 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
     default=record.RECORDS / EXPERIMENT,
     help='folder of the results',
   )
+  return parser
+
+
+def parse_flags(argv: list[str]) -> argparse.Namespace:
+  """Reads the command line; a bad one ends with exit code 2."""
+  parser = _parser()
   args = parser.parse_args(argv)
   try:
     subprocess.run(
@@ -208,6 +212,112 @@ def torch_worker(python: str) -> Iterator[Callable[[dict], dict]]:
       worker.terminate()
 
 
+def _load_request(
+  name: str, args: argparse.Namespace, side: Any, clips: pathlib.Path
+) -> dict:
+  """What a torch_worker is asked first: the same network on the same clips."""
+  return {
+    'load': {
+      'model': name,
+      'num_classes': _NUM_CLASSES,
+      'frames': side.frames,
+      'device': {'cpu': 'cpu', 'gpu': 'cuda'}[args.device],
+      'dtype': args.dtype,
+      'programs': args.torch,
+      'clips': str(clips),
+      'optim': {
+        'lr': _LEARNING_RATE,
+        'momentum': side.optim.momentum,
+        'nesterov': side.optim.nesterov,
+        'weight_decay': side.optim.weight_decay,
+      },
+    }
+  }
+
+
+class _Turns(NamedTuple):
+  """What both sides answered, by side.
+
+  Attributes:
+    losses: Of the first steps.
+    turns: The answers of the timed turns.
+    load_average: Of the machine before them.
+  """
+
+  losses: dict[str, list[float]]
+  turns: dict[str, list[dict]]
+  load_average: float
+
+
+def _alternate(
+  sides: dict[str, Callable[[int], dict]], args: argparse.Namespace
+) -> _Turns:
+  """Lets the sides take turns.
+
+  Args:
+    sides: For each side, what takes a number of steps.
+    args: Flags: the numbers of turns and steps, and the type.
+
+  Raises:
+    RuntimeError: The first losses differ, so the networks or the clips do.
+  """
+  # The first steps are slower: buffers, threads, choice of algorithms.
+  losses = {key: run(4)['losses'] for key, run in sides.items()}
+  first = [of_side[0] for of_side in losses.values()]
+  if max(first) - min(first) > _LOSS_TOLERANCE[args.dtype] * max(first):
+    raise RuntimeError(f'the first losses differ: {first}.')
+  load_average = os.getloadavg()[0]
+  turns = {key: [] for key in sides}
+  for _ in range(args.turns):
+    for key, run in sides.items():
+      turns[key].append(run(args.turn_steps))
+  return _Turns(losses, turns, load_average)
+
+
+def _entry(
+  name: str, args: argparse.Namespace, side: Any, loaded: dict, found: _Turns
+) -> dict:
+  """The record of a model.
+
+  Args:
+    name: Of the model.
+    args: Flags.
+    side: The JaxSide.
+    loaded: The answer of the torch_worker to the first request.
+    found: What the sides answered.
+  """
+  fields = ('device', 'dtype', 'batch', 'crop_px', 'turns', 'turn_steps')
+  return {
+    'model': name,
+    'parameters': loaded['parameters'],
+    'forward_macs': side.macs,
+    **{field: getattr(args, field) for field in (*fields, 'peak_tflops')},
+    'frames': side.frames,
+    'command': record.command_line(__spec__.name),
+    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+    **record.code_version(),
+    'environment': {
+      **full_environment(),
+      'torch_threads': loaded['threads'],
+      'OMP_WAIT_POLICY': os.environ.get('OMP_WAIT_POLICY', 'passive'),
+      **loaded['versions'],
+    },
+    # Of the last minute, the benchmark's own threads included.
+    'load_average': [found.load_average, os.getloadavg()[0]],
+    'compile_s': side.compile_s,
+    # Per side: of one step, averaged over a turn, for every turn.
+    'sides': {
+      key: {
+        'wall_s': [t['wall_s'] / args.turn_steps for t in turns],
+        'cpu_s': [t['cpu_s'] / args.turn_steps for t in turns],
+        'peak_bytes': turns[-1]['peak_bytes'],
+        'first_losses': found.losses[key],
+      }
+      for key, turns in found.turns.items()
+    },
+  }
+
+
 def measure(name: str, args: argparse.Namespace) -> dict:
   """Times one model; returns its record.
 
@@ -224,96 +334,29 @@ def measure(name: str, args: argparse.Namespace) -> dict:
     num_classes=_NUM_CLASSES,
     learning_rate=_LEARNING_RATE,
   )
-  names = {'JAX': None, **{_TORCH[p]: p for p in args.torch}}
+  parameters = train_state.num_parameters(side.variables['params'])
   with (
     tempfile.TemporaryDirectory() as folder,
     torch_worker(args.torch_python) as ask,
   ):
     clips = pathlib.Path(folder) / 'clips.npz'
     np.savez(clips, **side.clips, **jax_side.by_name(side.variables))
-    loaded = ask(
-      {
-        'load': {
-          'model': name,
-          'num_classes': _NUM_CLASSES,
-          'frames': side.frames,
-          'device': {'cpu': 'cpu', 'gpu': 'cuda'}[args.device],
-          'dtype': args.dtype,
-          'programs': args.torch,
-          'clips': str(clips),
-          'optim': {
-            'lr': _LEARNING_RATE,
-            'momentum': side.optim.momentum,
-            'nesterov': side.optim.nesterov,
-            'weight_decay': side.optim.weight_decay,
-          },
-        }
-      }
-    )
-    parameters = train_state.num_parameters(side.variables['params'])
+    loaded = ask(_load_request(name, args, side, clips))
     if parameters != loaded['parameters']:
       raise RuntimeError(
         f'{name} has {parameters} parameters, in PyTorch '
         f'{loaded["parameters"]}.'
       )
 
-    def turn(side_name, steps):
-      program = names[side_name]
-      if program is None:
-        return side.run(steps)
-      return ask({'program': program, 'steps': steps})
+    def in_torch(program: str) -> Callable[[int], dict]:
+      return lambda steps: ask({'program': program, 'steps': steps})
 
-    # The first steps are slower: buffers, threads, choice of algorithms.
-    warm = {key: turn(key, 4) for key in names}
-    first = [answer['losses'][0] for answer in warm.values()]
-    if max(first) - min(first) > _LOSS_TOLERANCE[args.dtype] * max(first):
-      raise RuntimeError(f'{name}: the first losses differ: {first}.')
-    load_before = os.getloadavg()[0]
-    turns = {key: [] for key in names}
-    for _ in range(args.turns):
-      for key in names:
-        turns[key].append(turn(key, args.turn_steps))
-  return {
-    'model': name,
-    'parameters': parameters,
-    'forward_macs': side.macs,
-    **{
-      field: getattr(args, field)
-      for field in (
-        'device',
-        'dtype',
-        'batch',
-        'crop_px',
-        'turns',
-        'turn_steps',
-        'peak_tflops',
-      )
-    },
-    'frames': side.frames,
-    'command': 'python -m experiments.bench.step_time '
-    f'{shlex.join(sys.argv[1:])}',
-    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    **record.code_version(),
-    'environment': {
-      **full_environment(),
-      'torch_threads': loaded['threads'],
-      'OMP_WAIT_POLICY': os.environ.get('OMP_WAIT_POLICY', 'passive'),
-      **loaded['versions'],
-    },
-    # Of the last minute, the benchmark's own threads included.
-    'load_average': [load_before, os.getloadavg()[0]],
-    'compile_s': side.compile_s,
-    # Per side: of one step, averaged over a turn, for every turn.
-    'sides': {
-      key: {
-        'wall_s': [t['wall_s'] / args.turn_steps for t in turns[key]],
-        'cpu_s': [t['cpu_s'] / args.turn_steps for t in turns[key]],
-        'peak_bytes': turns[key][-1]['peak_bytes'],
-        'first_losses': warm[key]['losses'],
-      }
-      for key in names
-    },
-  }
+    sides = {'JAX': side.run, **{_TORCH[p]: in_torch(p) for p in args.torch}}
+    try:
+      found = _alternate(sides, args)
+    except RuntimeError as error:
+      raise RuntimeError(f'{name}: {error}') from error
+  return _entry(name, args, side, loaded, found)
 
 
 def load() -> list[dict]:
@@ -378,7 +421,7 @@ def _group_table(group: list[dict]) -> str:
     header += [f'{side} peak [GiB]' for side in sides]
   if shows_rate:
     header += [f'{side} of peak rate [%]' for side in sides]
-  rows = [header, ['---'] * len(header)]
+  rows = []
   for entry in group:
     found = entry['sides']
     median = lambda side, unit, found=found: statistics.median(
@@ -401,9 +444,9 @@ def _group_table(group: list[dict]) -> str:
         f'{100 * tera / median(side, "wall_s") / entry["peak_tflops"]:.0f}'
         for side in sides
       ]
-    rows.append(row)
-  lines = [f'| {" | ".join(row)} |' for row in rows]
-  return '\n'.join([_circumstances(group), '', *lines])
+    rows.append(tuple(row))
+  table = tabulate.Table(EXPERIMENT, tuple(header), rows)
+  return f'{_circumstances(group)}\n\n{tabulate.markdown(table)}'
 
 
 def _circumstances(group: list[dict]) -> str:

@@ -59,19 +59,7 @@ def make_step(
       else torch.channels_last
     )
     video = video.contiguous(memory_format=torch.channels_last_3d)
-  norms, others = [], []
-  for name, parameter in model.named_parameters():
-    (norms if '.norm.' in name else others).append(parameter)
-  optimizer = torch.optim.SGD(
-    [
-      {'params': norms, 'weight_decay': 0.0},
-      {'params': others, 'weight_decay': settings['optim']['weight_decay']},
-    ],
-    lr=settings['optim']['lr'],
-    momentum=settings['optim']['momentum'],
-    nesterov=settings['optim']['nesterov'],
-    fused=True,  # The fastest of its implementations, on CPUs too.
-  )
+  optimizer = _make_optimizer(model, **settings['optim'])
   forward = torch.compile(model) if program == 'compiled' else model
   half = settings['dtype'] == 'bfloat16'
 
@@ -84,6 +72,30 @@ def make_step(
     return loss.detach()
 
   return model.train(), step
+
+
+def _make_optimizer(
+  model: torch.nn.Module,
+  *,
+  lr: float,
+  momentum: float,
+  nesterov: bool,
+  weight_decay: float,
+) -> torch.optim.Optimizer:
+  """SGD as mgjax has it: batch norms do not decay."""
+  norms, others = [], []
+  for name, parameter in model.named_parameters():
+    (norms if '.norm.' in name else others).append(parameter)
+  return torch.optim.SGD(
+    [
+      {'params': norms, 'weight_decay': 0.0},
+      {'params': others, 'weight_decay': weight_decay},
+    ],
+    lr=lr,
+    momentum=momentum,
+    nesterov=nesterov,
+    fused=True,  # The fastest of its implementations, on CPUs too.
+  )
 
 
 class Worker:

@@ -22,239 +22,23 @@ if __name__ == '__main__':
 import argparse
 import concurrent.futures
 import contextlib
-import functools
 import itertools
 import os
-import re
 import shlex
 import subprocess
 import sys
-from typing import NamedTuple
 
 from etils import epath
 
-from experiments import costs, tabulate
-from experiments.runs import record, settings
-from experiments.tables import (
-  epoch_factors,
-  frames_accuracy,
-  frames_ladder,
-  multigrid_accuracy,
-  multigrid_choices,
-)
-from experiments.tables.measured import Run
+from experiments import tabulate
+from experiments.runs import catalogue, planned, record
+from experiments.runs.planned import Planned
 from mgjax import cli, environment, files
 from mgjax.cli import ArgumentParser, ConfigError
-from mgjax.planning import plan
-from mgjax.recipes import segments
-from mgjax.setup import planning
-
-
-def _both_modes(file: str, model: str, row: str) -> list[Run]:
-  words = {'none': 'baseline', 'both': 'multigrid'}
-  return [
-    Run(
-      f'{file}_accuracy/{model}-{mode}',
-      f'{row}, {words[mode]}',
-      f'configs/{file}.py:model={model},grid={mode}',
-      model=model,
-    )
-    for mode in words
-  ]
-
-
-def network_of(row: str) -> tuple[str, int] | None:
-  """The network that a row of a table is about, where it is one on segments.
-
-  Args:
-    row: Such as 'TSN-R50 8' or 'bLVNet-TAM-101 16x2, SSv2'.
-
-  Returns:
-    Its name, as costs.py knows it, and its frames.
-  """
-  found = re.match(r'(TSN|TSM|TAM|bLVNet-TAM)-(R?\d+) (\d+)(x2)?\b', row)
-  if not found:
-    return None
-  name, depth, frames, pairs = found.groups()
-  model = f'{name}_{depth}'.lower().replace('-', '_')
-  return model, int(frames) * (2 if pairs else 1)
-
-
-def _on_segments(
-  table: str, file: str, data: str, rows: list[str]
-) -> list[Run]:
-  """Runs of networks on segments.
-
-  Args:
-    table: Theirs.
-    file: Of the config.
-    data: In words.
-    rows: That `network_of` knows.
-  """
-  runs = []
-  for row in rows:
-    model, frames = network_of(row)
-    config, grid, overrides = model, 'none', ()
-    if model.startswith('blvnet'):
-      grid = 'ladder'
-      if frames != 32:
-        lr = 0.005 if file == 'kinetics400' else 0.01
-        overrides = (
-          f'--config.data.num_frames={frames}',
-          f'--config.grid.ladder={segments.ladder(frames // 2, lr)}',
-        )
-    elif frames != 8:
-      overrides = (f'--config.data.num_frames={frames}',)
-    runs.append(
-      Run(
-        f'{table}/{file}-{row.replace(" ", "-").lower()}',
-        f'{row}, {data}',
-        f'configs/{file}.py:model={config},grid={grid}',
-        overrides,
-        model=model,
-      )
-    )
-  return runs
-
-
-_BLVNET_50 = [f'bLVNet-TAM-50 {pairs}x2' for pairs in (8, 16, 24)]
-_SOMETHING_SOMETHING = [
-  *('TSN-R50 8', 'TSN-R50 16', 'TSM-R50 8', 'TSM-R50 16', 'TSM-R101 8'),
-  *('TAM-R50 8', *_BLVNET_50[:2]),
-  *(f'bLVNet-TAM-101 {pairs}x2' for pairs in (8, 16, 24, 32)),
-]
-
-RUNS = {
-  **{
-    script.TABLE: script.RUNS
-    for script in (
-      multigrid_accuracy,
-      epoch_factors,
-      frames_accuracy,
-      frames_ladder,
-      multigrid_choices,
-    )
-  },
-  'kinetics400_accuracy': [
-    *_both_modes('kinetics400', 'slowfast', 'SlowFast-R50 8x8'),
-    *_both_modes('kinetics400', 'slowfast_r101_8x8', 'SlowFast-R101 8x8'),
-    *_both_modes('kinetics400', 'i3d', 'I3D-R50 8x8'),
-    *_both_modes('kinetics400', 'i3d_nln', 'I3D-R50-NL 8x8'),
-  ],
-  'ssv2_accuracy': _both_modes('ssv2', 'slowfast', 'SlowFast-R50 16x8'),
-  'charades_accuracy': _both_modes('charades', 'slowfast', 'SlowFast-R50 16x8'),
-  'something_something_blvnet': [
-    *_on_segments(
-      'something_something_blvnet', 'ssv1', 'SSv1', _SOMETHING_SOMETHING
-    ),
-    *_on_segments(
-      'something_something_blvnet', 'ssv2', 'SSv2', _SOMETHING_SOMETHING
-    ),
-  ],
-  'kinetics_moments_blvnet': [
-    *_on_segments(
-      'kinetics_moments_blvnet',
-      'kinetics400',
-      'Kinetics-400',
-      ['TSN-R50 8', 'TSM-R50 8', 'TSM-R50 16', 'TAM-R50 8', *_BLVNET_50],
-    ),
-    *_on_segments(
-      'kinetics_moments_blvnet', 'mit', 'Moments in Time', _BLVNET_50
-    ),
-  ],
-}
-
-
-class _Planned(NamedTuple):
-  run: Run
-  seed: int
-  record: str  # Its name.
-  config: str  # Value of --config.
-  gmacs: float  # 1e9 multiply-adds of all forward and backward passes.
-
-  def hours(self, rate: float | None) -> float | None:
-    """Returns hours, given 1e9 multiply-adds per second of training."""
-    return self.gmacs / rate / 3600 if rate else None
-
-
-def planned(
-  table: str, seeds: int, overrides: tuple[str, ...] = ()
-) -> list[_Planned]:
-  """The runs of a table that have no record yet, with more overrides.
-
-  Seed by seed, so that a drift of the machine's speed touches all rows alike.
-  """
-  found = []
-  for seed in range(seeds):
-    for run in RUNS[table]:
-      name = f'{run.name}-seed{seed}'
-      if not record.exists(name):
-        config = f'{run.config},seed={seed}'
-        gmacs = _training_gmacs(run)
-        run = run._replace(overrides=(*run.overrides, *overrides))
-        found.append(_Planned(run, seed, name, config, gmacs))
-  return found
-
-
-def mismatches() -> list[str]:
-  """Says which records are not of the run whose name they have; [] if all are.
-
-  A run whose settings have changed needs another name, or its records to go.
-  What the weights start from (--init_from) may differ.
-  """
-  found = []
-  for table, runs in RUNS.items():
-    for entry in record.load(table):
-      name, _, seed = entry['name'].rpartition('-seed')
-      run = next((run for run in runs if run.name == name), None)
-      if run is None:
-        found.append(f'{entry["name"]}: {table} has no run of this name')
-        continue
-      make = lambda file, overrides: settings.as_json(
-        cli.read_config(
-          file,
-          [o for o in overrides if not o.startswith('--config.init_')],
-        )
-      )
-      ours = make(f'{run.config},seed={seed}', run.overrides)
-      if make(entry['config'], entry['overrides']) != ours:
-        found.append(f'{entry["name"]}: its config is not that of its run')
-  return found
-
-
-@functools.cache
-def _training_gmacs(run: Run) -> float:
-  config = cli.read_config(run.config, run.overrides)
-  schedule = settings.schedule(config)
-  if not run.model:
-    gmacs = planning.gmacs_per_clip(config, schedule.grids, schedule.phases)
-    return 3 * plan.total_gmacs(schedule, gmacs)
-  cost = costs.run_cost(schedule, run.model, config.model.num_classes)
-  return 3 * cost.macs / 1e9
-
-
-def rate_of(name: str) -> tuple[float, str]:
-  """1e9 multiply-adds per second of a record, and the hardware it ran on.
-
-  Raises:
-    ConfigError: There is no such record.
-  """
-  if not record.exists(name):
-    known = ', '.join(entry['name'] for entry in record.load('*'))
-    raise ConfigError(
-      f'--record={name} is not in {record.RECORDS}; there are: '
-      f'{known or "none yet"}.'
-    )
-  (entry,) = record.load(name)
-  machine = entry['summary']['environment']
-  return (
-    3 * record.plan_of(entry)['total_gmacs'] / entry['summary']['train_s'],
-    f'{machine["num_devices"]} x {machine["device"]}',
-  )
 
 
 def listing(
-  table: str, runs: list[_Planned], rate: float | None, device: str
+  table: str, runs: list[Planned], rate: float | None, device: str
 ) -> tabulate.Table:
   """The runs, as a table."""
   rows = [
@@ -275,7 +59,7 @@ def listing(
   )
 
 
-def total(runs: list[_Planned], rate: float | None, device: str) -> str:
+def total(runs: list[Planned], rate: float | None, device: str) -> str:
   """How many runs there are, and how long they take together."""
   gmacs = sum(item.gmacs for item in runs)
   text = f'all {len(runs)}: {1e9 * gmacs:.3g} multiply-adds'
@@ -285,7 +69,7 @@ def total(runs: list[_Planned], rate: float | None, device: str) -> str:
   return text
 
 
-def command(table: str, item: _Planned, args: argparse.Namespace) -> str:
+def command(table: str, item: Planned, args: argparse.Namespace) -> str:
   """The command line that makes one record, on the machine that runs it."""
   name = item.record.split('/')[-1]
   return shlex.join(
@@ -302,7 +86,7 @@ def command(table: str, item: _Planned, args: argparse.Namespace) -> str:
 
 
 def submit_line(
-  table: str, item: _Planned, args: argparse.Namespace, rate: float | None
+  table: str, item: Planned, args: argparse.Namespace, rate: float | None
 ) -> str:
   """The command line that has a cluster run `command`."""
   line = command(table, item, args)
@@ -331,7 +115,7 @@ def submit_line(
   )
 
 
-def run_here(runs: list[_Planned], workdir: epath.Path, num_jobs: int) -> int:
+def run_here(runs: list[Planned], workdir: epath.Path, num_jobs: int) -> int:
   """Makes records on this machine; a failure ends it after the runs under way.
 
   Args:
@@ -350,7 +134,7 @@ def run_here(runs: list[_Planned], workdir: epath.Path, num_jobs: int) -> int:
     # Of this thread, and so of the processes that it starts.
     os.sched_setaffinity(0, cpus[next(slots) :: num_jobs])
 
-  def make(item: _Planned) -> None:
+  def make(item: Planned) -> None:
     log = contextlib.nullcontext()
     if num_jobs > 1:
       path = workdir / f'{item.record}.log'
@@ -391,7 +175,7 @@ def _parser() -> ArgumentParser:
     description=__doc__,
   )
   add = parser.add_argument
-  add('--table', required=True, choices=RUNS, help='whose runs')
+  add('--table', required=True, choices=catalogue.RUNS, help='whose runs')
   add('--seeds', type=int, default=1, help='seeds 0 to this - 1 (default 1)')
   add('--only', help='of these, the run of this name: NAME-seedN')
   add(
@@ -431,12 +215,11 @@ def _parser() -> ArgumentParser:
   return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-  parser = _parser()
-  args = parser.parse_args(argv)
+def _check(parser: ArgumentParser, args: argparse.Namespace) -> None:
+  """Ends with exit code 2 where flags contradict each other or the machine."""
+  num_cpus = environment.num_cpus()
   if args.seeds < 1:
     parser.error(f'--seeds={args.seeds}; give 1 or more')
-  num_cpus = environment.num_cpus()
   if not 1 <= args.jobs <= num_cpus:
     parser.error(
       f'--jobs={args.jobs}; give 1 to {num_cpus}, the CPUs there are'
@@ -448,30 +231,55 @@ def main(argv: list[str] | None = None) -> int:
     )
   if args.device and args.record:
     parser.error('--record names its own hardware; leave --device out')
-  rate, device = args.gmacs_per_s, args.device
-  if rate is not None and not rate > 0:
-    parser.error(f'--gmacs_per_s={rate:g}; give a positive rate')
-  if device and rate is None:
-    parser.error(f'--device={device}: give its speed too, --gmacs_per_s')
+  if args.gmacs_per_s is not None and not args.gmacs_per_s > 0:
+    parser.error(f'--gmacs_per_s={args.gmacs_per_s:g}; give a positive rate')
+  if args.device and args.gmacs_per_s is None:
+    parser.error(f'--device={args.device}: give its speed too, --gmacs_per_s')
+
+
+def _rate(args: argparse.Namespace) -> tuple[float | None, str]:
+  """1e9 multiply-adds per second of training, and the hardware it is about.
+
+  Raises:
+    ConfigError: The record is not known.
+  """
+  if args.record:
+    return planned.rate_of(args.record)
+  return args.gmacs_per_s, args.device
+
+
+def _chosen(args: argparse.Namespace) -> list[Planned]:
+  """The runs that the flags ask for and that have no record.
+
+  Raises:
+    ConfigError: --only names none.
+  """
+  overrides: tuple[str, ...] = ()
+  if args.init_from:
+    overrides = (
+      f'--config.init_from={args.init_from}',
+      '--config.init_head=new',
+    )
+  runs = planned.runs_to_make(args.table, args.seeds, overrides)
+  if not args.only:
+    return runs
+  names = [
+    f'{run.name.split("/")[1]}-seed{seed}'
+    for run in catalogue.RUNS[args.table]
+    for seed in range(args.seeds)
+  ]
+  if args.only not in names:
+    raise ConfigError(f'--only={args.only} is none of {", ".join(names)}.')
+  return [run for run in runs if run.record.split('/')[1] == args.only]
+
+
+def main(argv: list[str] | None = None) -> int:
+  parser = _parser()
+  args = parser.parse_args(argv)
+  _check(parser, args)
   try:
-    if args.record:
-      rate, device = rate_of(args.record)
-    overrides = ()
-    if args.init_from:
-      overrides = (
-        f'--config.init_from={args.init_from}',
-        '--config.init_head=new',
-      )
-    runs = planned(args.table, args.seeds, overrides)
-    if args.only:
-      names = [
-        f'{r.name.split("/")[1]}-seed{s}'
-        for r in RUNS[args.table]
-        for s in range(args.seeds)
-      ]
-      if args.only not in names:
-        raise ConfigError(f'--only={args.only} is none of {", ".join(names)}.')
-      runs = [r for r in runs if r.record.split('/')[1] == args.only]
+    rate, device = _rate(args)
+    runs = _chosen(args)
     if args.run == 'local':
       files.make_folder(args.workdir, f'--workdir={args.workdir}')
       return run_here(runs, args.workdir, args.jobs)

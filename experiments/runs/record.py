@@ -48,10 +48,7 @@ def run(
     log: Where the training prints; None: here.
 
   Returns:
-    The record's folder: the files of the run, its summary, the command, the
-    commit of the code and whether the code was changed since, the load of the
-    machine when it started, the hash of the config and the fingerprint of the
-    data set.
+    The record's folder; records/README.md says what it holds.
 
   Raises:
     CalledProcessError: The training failed.
@@ -72,11 +69,8 @@ def run(
   # Before the training: a commit made meanwhile is not what is measured.
   version, load = code_version(), os.getloadavg()
   subprocess.run([sys.executable, *command], check=True, stdout=log, stderr=log)
-  folder.mkdir(parents=True, exist_ok=True)
-  for file in _FILES:
-    (folder / file).write_bytes((workdir / file).read_bytes())
-  stored = files.read_json(folder / 'config.json')
-  record = {
+  stored = files.read_json(workdir / 'config.json')
+  entry = {
     'command': text,
     'config': config,
     'overrides': list(overrides),
@@ -89,8 +83,16 @@ def run(
     'load_average': load,
     'summary': files.read_json(workdir / 'summary.json'),
   }
-  (folder / 'record.json').write_text(json.dumps(record, indent=1) + '\n')
+  _write(folder, workdir, entry)
   return folder
+
+
+def _write(folder: pathlib.Path, workdir: epath.Path, entry: dict) -> None:
+  """Writes record.json last: a folder without it is no record yet."""
+  folder.mkdir(parents=True, exist_ok=True)
+  for file in _FILES:
+    (folder / file).write_bytes((workdir / file).read_bytes())
+  (folder / 'record.json').write_text(json.dumps(entry, indent=1) + '\n')
 
 
 def _pinning() -> str:
@@ -99,6 +101,11 @@ def _pinning() -> str:
   if mine == os.sched_getaffinity(os.getpid()):  # Of the main thread.
     return ''
   return f'taskset -c {",".join(map(str, sorted(mine)))} '
+
+
+def command_line(module: str) -> str:
+  """The command that runs a module with this process's arguments."""
+  return f'python -m {module} {shlex.join(sys.argv[1:])}'
 
 
 def code_version() -> dict[str, str]:

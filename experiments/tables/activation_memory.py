@@ -16,6 +16,7 @@ import pathlib
 import sys
 
 from experiments import costs, tabulate
+from experiments.tables import literature
 
 _FRAMES = (8, 16, 24, 32)
 _NETWORKS = {
@@ -37,7 +38,7 @@ def make() -> list[tabulate.Table]:
   rows = []
   for frames in _FRAMES:
     found = {name: _elements(m, frames) for name, m in _NETWORKS.items()}
-    published = tabulate.published_cell(
+    published = literature.cell(
       'activation_memory', 'bLVNet-TAM against TSN', 'ratio'
     )
     rows.append(
@@ -50,7 +51,7 @@ def make() -> list[tabulate.Table]:
           for n in (50, 101)
         ),
         published.value,
-        *tabulate.sources([published]),
+        *literature.sources([published]),
       )
     )
   return [

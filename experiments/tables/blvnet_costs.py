@@ -16,6 +16,7 @@ if __name__ == '__main__':
 import sys
 
 from experiments import costs, tabulate
+from experiments.tables import literature
 
 _TABLE = 'blvnet_costs'
 _CLASSES = {'Something-Something V2': 174, 'Moments in Time': 339, 'K400': 400}
@@ -45,7 +46,7 @@ def sizes() -> tabulate.Table:
       for k in _CLASSES.values()
     ]
     published = {
-      text: tabulate.published_cell(_TABLE, f'{name} {text} {side}', 'GMACs')
+      text: literature.cell(_TABLE, f'{name} {text} {side}', 'GMACs')
       for text in frames
     }
     rows.append(
@@ -55,7 +56,7 @@ def sizes() -> tabulate.Table:
         *(f'{cost.macs / 1e9:.2f}' for cost in found),
         *(f'{p / 1e6:.2f} M' for p in parameters),
         '; '.join(f'{t}: {c.value}' for t, c in published.items() if c.value),
-        *tabulate.sources(published.values()),
+        *literature.sources(published.values()),
       )
     )
   return tabulate.Table(
@@ -109,7 +110,7 @@ def overhead() -> tabulate.Table:
 def ratios() -> tabulate.Table:
   """TSN over bLVNet-TAM at equal frames, beside what the paper says of both."""
   claims = [
-    tabulate.published_cell('blvnet_ratios', 'bLVNet-TAM against TSN', column)
+    literature.cell('blvnet_ratios', 'bLVNet-TAM against TSN', column)
     for column in ('MACs', 'memory')
   ]
   rows = []
@@ -125,7 +126,7 @@ def ratios() -> tabulate.Table:
         f'{tsn.conv_outputs / with_tam.conv_outputs:.2f}',
         f'{tsn.conv_outputs / without.conv_outputs:.2f}',
         *(claim.value for claim in claims),
-        *tabulate.sources(claims),
+        *literature.sources(claims),
       )
     )
   return tabulate.Table(
@@ -176,8 +177,7 @@ def checks() -> tabulate.Table:
     # Linear in the classes, so this is what it would be without any.
     twice = costs.cost(model, 2 * num_classes, frames, side, side)
     cells = [
-      tabulate.published_cell(name, row, column)
-      for column in ('GMACs', 'parameters')
+      literature.cell(name, row, column) for column in ('GMACs', 'parameters')
     ]
     rows.append(
       (
@@ -187,7 +187,7 @@ def checks() -> tabulate.Table:
         f'{cost.parameters:,}',
         *(cell.value for cell in cells),
         f'{cost.macs / 1e9 / float(cells[0].value) - 1:+.1%}',
-        *tabulate.sources(cells),
+        *literature.sources(cells),
       )
     )
   return tabulate.Table(

@@ -24,41 +24,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from experiments import tabulate
+from experiments.runs import generated
 from experiments.tables import measured
-from experiments.tables.measured import Result, Run
+from experiments.tables.measured import Result
 
 TABLE = 'epoch_factors'
-MODES = ('none', 'short', 'long', 'both')
-FACTORS = (0.5, 1.0, 1.5)
 
-CONFIG = 'configs/moving_digits.py:size=medium'
-
-# The config's, that the baseline's epochs are multiples of.
-_EPOCHS, _LR_STEPS = 8, (6,)
-
-
-def _run(mode: str, factor: float) -> Run:
-  row = f'{mode}, {factor:g} x the epochs'
-  if mode == 'none':
-    # The baseline has no epoch factor: its own epochs change.
-    steps = ','.join(f'{factor * step:g},' for step in _LR_STEPS)
-    overrides = (
-      f'--config.optim.total_epochs={factor * _EPOCHS:g}',
-      f'--config.optim.lr_steps=({steps})',
-    )
-  else:
-    overrides = (f'--config.grid.epoch_factor={factor}',)
-  return Run(
-    f'{TABLE}/{mode}-{factor:g}',
-    row,
-    f'{CONFIG},grid={mode}',
-    overrides,
-    baseline=f'{TABLE}/none-1',
-  )
-
-
-_OF_MODE = {mode: [_run(mode, factor) for factor in FACTORS] for mode in MODES}
-RUNS = [run for runs in zip(*_OF_MODE.values(), strict=True) for run in runs]
+_RUNS = generated.EPOCH_FACTORS
 
 
 def speedup_at_equal_accuracy(
@@ -116,13 +88,13 @@ def _standard_error(values: Sequence[float]) -> float:
 
 
 def make() -> list[tabulate.Table]:
-  results = measured.results(RUNS)
-  baselines = list(measured.results(_OF_MODE['none']).values())
-  if len(baselines) < len(FACTORS):
-    baselines = []  # A curve of fewer runs would claim too much.
-  table = measured.table(TABLE, RUNS)
+  results = measured.results(_RUNS)
   # The baseline's own are what the others are measured by.
-  own = {run.name for run in _OF_MODE['none']}
+  own = [run.name for run in _RUNS if run.grid == 'none']
+  baselines = [results[name] for name in own if name in results]
+  if len(baselines) < len(own):
+    baselines = []  # A curve of fewer runs would claim too much.
+  table = measured.table(TABLE, _RUNS)
   rows = [
     (
       *row,
@@ -139,7 +111,13 @@ def make() -> list[tabulate.Table]:
 
 def picture(path: pathlib.Path) -> None:
   """Accuracy against training time, a line for each mode."""
-  measured.save_over_time(path, _OF_MODE)
+  measured.save_over_time(
+    path,
+    {
+      mode: [run for run in _RUNS if run.grid == mode]
+      for mode in generated.MODES
+    },
+  )
 
 
 if __name__ == '__main__':

@@ -19,58 +19,30 @@ import pathlib
 import sys
 
 from experiments import tabulate
-from experiments.tables import measured
-from experiments.tables.measured import Run
+from experiments.runs import generated
+from experiments.tables import literature, measured
 
 TABLE = 'frames_accuracy'
-MODELS = {
-  'tsn': 'TSN',
-  'tsm': 'TSM',
-  'tam': 'TAM',
-  'blvnet_tam': 'bLVNet-TAM',
-  'slowfast': 'SlowFast',
-}
-FRAMES = (2, 4, 8, 16)
-
-_FRAME_RUNS = [
-  Run(
-    f'{TABLE}/{model}-{frames}',
-    title,
-    f'configs/moving_digits.py:grid=none,size=small,model={model},frames={frames}',
-  )
-  for model, title in MODELS.items()
-  for frames in FRAMES
-]
 
 # The same network with each of the modules.
 _MODULES = [
   run
-  for run in _FRAME_RUNS
-  if run.name in [f'{TABLE}/{model}-8' for model in ('tsn', 'tsm', 'tam')]
+  for run in generated.FRAMES_ACCURACY
+  if run.frames == 8 and run.model in ('tsn', 'tsm', 'tam')
 ]
 
-# What small pictures cost: the same clips, in fewer pixels.
-_PIXEL_RUNS = [
-  Run(
-    f'{TABLE}/tam-8-{pixels}px',
-    f'TAM, {pixels} x {pixels} pixels',
-    'configs/moving_digits.py:grid=none,size=small,model=tam',
-    (
-      f'--config.data.crop_px={pixels}',
-      f'--config.data.jitter_px={pixels},{5 * pixels // 4}',
-      f'--config.eval.crop_px={pixels}',
-      f'--config.eval.short_side_px={pixels}',
-    ),
-  )
-  for pixels in (16, 24, 34)
-]
-RUNS = [*_FRAME_RUNS, *_PIXEL_RUNS]
+
+def _by_frames(model: str | None) -> dict[int, measured.Result]:
+  """What the records of a network say, by number of frames."""
+  runs = [run for run in generated.FRAMES_ACCURACY if run.model == model]
+  read = measured.results(runs)
+  return {run.frames: read[run.name] for run in runs if run.name in read}
 
 
 def _gain() -> tabulate.Table:
   """What aggregation adds to shifts, on one network."""
   name, row = 'temporal_module_gain', 'TAM over TSM'
-  published = tabulate.published_cell(name, row, 'gain')
+  published = literature.cell(name, row, 'gain')
   _, tsm, tam = _MODULES
   found = [measured.result(run) for run in (tsm, tam)]
   ours = ('', '', '')
@@ -91,32 +63,27 @@ def _gain() -> tabulate.Table:
       'seeds',
       'record',
     ),
-    [(row, published.value, *tabulate.sources([published]), *ours)],
+    [(row, published.value, *literature.sources([published]), *ours)],
   )
 
 
 def _trends() -> tabulate.Table:
   """What more frames do to each network, in the paper's figure and here."""
   name = 'frames_trends'
-  cells = tabulate.published(name)
+  cells = literature.cells(name)
   columns = list(dict.fromkeys(column for _, column in cells))
-  blank = tabulate.Published('', '', '')
-  read = measured.results(_FRAME_RUNS)
+  blank = literature.BLANK
   rows = []
-  titles = {title: model for model, title in MODELS.items()}
+  titles = {title: model for model, title in generated.MODELS.items()}
   for title in dict.fromkeys((*titles, *(row for row, _ in cells))):
     model = titles.get(title)
     published = [cells.get((title, column), blank) for column in columns]
-    ours = [
-      read[run]
-      for frames in FRAMES
-      if (run := f'{TABLE}/{model}-{frames}') in read
-    ]
+    ours = _by_frames(model).values()
     rows.append(
       (
         title,
         *(cell.value for cell in published),
-        *tabulate.sources(published),
+        *literature.sources(published),
         ', '.join(
           f'{result.frames}: {measured.spread(result.top1, 1)}'
           for result in ours
@@ -142,14 +109,14 @@ def _trends() -> tabulate.Table:
 
 def make() -> list[tabulate.Table]:
   return [
-    measured.accuracy_table(TABLE, _FRAME_RUNS),
+    measured.accuracy_table(TABLE, generated.FRAMES_ACCURACY),
     _trends(),
     measured.accuracy_table('temporal_modules', _MODULES),
     _gain(),
     measured.accuracy_table(
       'resolutions',
       [
-        *_PIXEL_RUNS,
+        *generated.RESOLUTIONS,
         _MODULES[-1]._replace(row='TAM, 48 x 48 pixels'),
       ],
     ),
@@ -157,21 +124,15 @@ def make() -> list[tabulate.Table]:
 
 
 def picture(path: pathlib.Path) -> None:
-  results = measured.results(_FRAME_RUNS)
-
+  frames = generated.FRAMES
   lines = {
-    title: {
-      frames: results[name]
-      for frames in FRAMES
-      if (name := f'{TABLE}/{model}-{frames}') in results
-    }
-    for model, title in MODELS.items()
+    title: _by_frames(model) for model, title in generated.MODELS.items()
   }
 
   def draw(axes):
     measured.draw(axes, {title: line for title, line in lines.items() if line})
     axes.set_xscale('log', base=2)
-    axes.set_xticks(FRAMES, [str(frames) for frames in FRAMES])
+    axes.set_xticks(frames, map(str, frames))
     axes.set_xlabel('frames')
 
   tabulate.save_picture(draw, path)

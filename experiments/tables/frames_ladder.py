@@ -18,49 +18,21 @@ import pathlib
 import sys
 
 from experiments import tabulate
+from experiments.runs import generated
 from experiments.tables import measured
-from experiments.tables.measured import Run
 
 TABLE = 'frames_ladder'
-_BASELINE = f'{TABLE}/32'
-_CONFIG = 'configs/moving_digits.py:size=small,model=blvnet_tam'
-# As many epochs as the ladder's rungs have together.
-_COSINE = (
-  '--config.optim.schedule=cosine',
-  '--config.optim.total_epochs=9',
-)
-
-RUNS = [
-  Run(
-    f'{TABLE}/32',
-    '16x2 frames',
-    f'{_CONFIG},grid=none,frames=32',
-    _COSINE,
-    baseline=_BASELINE,
-  ),
-  Run(
-    f'{TABLE}/16-32',
-    '8x2, then 16x2 frames',
-    f'{_CONFIG},grid=ladder,frames=32',
-    baseline=_BASELINE,
-  ),
-  Run(
-    f'{TABLE}/16',
-    '8x2 frames',
-    f'{_CONFIG},grid=none,frames=16',
-    _COSINE,
-    baseline=_BASELINE,
-  ),
-]
 
 
 def make() -> list[tabulate.Table]:
-  return [measured.table(TABLE, RUNS)]
+  return [measured.table(TABLE, generated.FRAMES_LADDER)]
 
 
 def picture(path: pathlib.Path) -> None:
   """Accuracy against training time, a point for each run."""
-  measured.save_over_time(path, {run.row: [run] for run in RUNS})
+  measured.save_over_time(
+    path, {run.row: [run] for run in generated.FRAMES_LADDER}
+  )
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""Runs of ours and the tables of what their records say."""
+"""What the records of runs say, and the tables of it."""
 
 import math
 import pathlib
@@ -11,17 +11,7 @@ from matplotlib import ticker
 
 from experiments import tabulate
 from experiments.runs import record
-
-
-class Run(NamedTuple):
-  """Trainings that differ in the seed only."""
-
-  name: str  # EXPERIMENT/NAME: its records are EXPERIMENT/NAME-seedN.
-  row: str  # Of the table.
-  config: str  # Without the seed.
-  overrides: tuple[str, ...] = ()
-  model: str = ''  # As costs.py knows it; '': it is counted from the config.
-  baseline: str = ''  # Name of the run that its speed-ups refer to; '': none.
+from experiments.runs.run import Run
 
 
 class Result(NamedTuple):

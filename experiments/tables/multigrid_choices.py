@@ -20,90 +20,23 @@ import pathlib
 import sys
 
 from experiments import tabulate
-from experiments.tables import epoch_factors, measured
-from experiments.tables.measured import Run
+from experiments.runs import generated
+from experiments.tables import measured
 
 TABLE = 'multigrid_choices'
-_CONFIG = epoch_factors.CONFIG
-_COSINE = ('--config.optim.schedule=cosine',)
-_SEGMENTS = ('--config.data.sampling=segments',)
-
-# Runs of another table are not repeated.
-_NONE, _BOTH = (
-  next(
-    run._replace(row=row)
-    for run in epoch_factors.RUNS
-    if run.name == f'{epoch_factors.TABLE}/{name}'
-  )
-  for row, name in (('none', 'none-1'), ('both', 'both-1.5'))
-)
-
-RUNS = [
-  _NONE,
-  _BOTH,
-  Run(
-    f'{TABLE}/no-groups',
-    'both, batch norm over whole batches',
-    f'{_CONFIG},grid=both',
-    ('--config.norm.group_clips=0',),
-    baseline=_NONE.name,
-  ),
-  Run(
-    f'{TABLE}/no-fine-tuning',
-    'both, a long cycle instead of fine-tuning',
-    f'{_CONFIG},grid=both',
-    ('--config.grid.fine_tune=False',),
-    baseline=_NONE.name,
-  ),
-  Run(
-    f'{TABLE}/constant-rate',
-    "both, the baseline's learning rate for every batch",
-    f'{_CONFIG},grid=both',
-    ('--config.grid.scale_lr=False',),
-    baseline=_NONE.name,
-  ),
-  Run(
-    f'{TABLE}/cosine-none',
-    'none, cosine',
-    f'{_CONFIG},grid=none',
-    _COSINE,
-    baseline=f'{TABLE}/cosine-none',
-  ),
-  Run(
-    f'{TABLE}/cosine-both',
-    'both, cosine',
-    f'{_CONFIG},grid=both',
-    # As step decay has it here.
-    (*_COSINE, '--config.grid.num_long_cycles=1'),
-    baseline=f'{TABLE}/cosine-none',
-  ),
-  Run(
-    f'{TABLE}/tam-none',
-    'TAM on 16 segments, none',
-    f'{_CONFIG},model=tam,grid=none',
-    _SEGMENTS,
-    baseline=f'{TABLE}/tam-none',
-  ),
-  Run(
-    f'{TABLE}/tam-both',
-    'TAM on 16 segments, both',
-    f'{_CONFIG},model=tam,grid=both',
-    _SEGMENTS,
-    baseline=f'{TABLE}/tam-none',
-  ),
-]
 
 
 def make() -> list[tabulate.Table]:
-  return [measured.table(TABLE, RUNS)]
+  return [measured.table(TABLE, generated.MULTIGRID_CHOICES)]
 
 
 def picture(path: pathlib.Path) -> None:
   """The accuracy of every run, with its deviation over seeds."""
-  read = measured.results(RUNS)
+  runs = generated.MULTIGRID_CHOICES
+  read = measured.results(runs)
 
   def draw(axes):
-    for run in RUNS:
+    for run in runs:
       if found := read.get(run.name):
         axes.errorbar(
           found.mean, run.row, xerr=found.deviation or 0, fmt='ko', capsize=3

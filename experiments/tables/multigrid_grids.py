@@ -13,6 +13,7 @@ import sys
 
 from experiments import costs, tabulate
 from experiments.runs import recipes, settings
+from experiments.tables import literature
 from mgjax.planning import plan_text
 from mgjax.setup.grids import full_grid
 
@@ -37,7 +38,7 @@ def grids() -> tabulate.Table:
       bases.append(phase.base)
       factors = [grid.batch // full.batch for grid in phase.cycle]
       name = plan_text.shape_text(phase.base._asdict(), full._asdict())
-      published = tabulate.published_cell(_TABLE, name, 'batches')
+      published = literature.cell(_TABLE, name, 'batches')
       rows.append(
         (
           recipe.data,
@@ -60,7 +61,7 @@ def grids() -> tabulate.Table:
             )
           ),
           ', '.join(f'{cost(g) / cost(full):.3f}' for g in phase.cycle),
-          *tabulate.sources([published]),
+          *literature.sources([published]),
         )
       )
   return tabulate.Table(
@@ -110,9 +111,9 @@ def clip_costs() -> tabulate.Table:
     found = [costs.cost(model, 400, T, side, side) for side in sides]
     zoo = name.split(',')[0] + ' 256'
     cells = [
-      tabulate.published_cell('clip_costs', zoo, column)
+      literature.cell('clip_costs', zoo, column)
       if (model, T) in (('slowfast', 32), ('slowfast_r50_4x16', 32))
-      else tabulate.Published('', '', '')
+      else literature.BLANK
       for column in ('GMACs', 'parameters')
     ]
     rows.append(
@@ -121,7 +122,7 @@ def clip_costs() -> tabulate.Table:
         *(f'{c.macs / 1e9:.2f}' for c in found),
         f'{found[0].parameters / 1e6:.2f} M',
         *(cell.value for cell in cells),
-        *tabulate.sources(cells),
+        *literature.sources(cells),
       )
     )
   return tabulate.Table(

@@ -19,12 +19,25 @@ import sys
 
 from experiments import costs, tabulate
 from experiments.runs import recipes, settings
-from experiments.tables import measured
+from experiments.tables import literature, measured
 from mgjax.setup import grids
 
 _TABLE = 'multigrid_savings'
 _MODES = ('short', 'long', 'both')
 _EPOCH_FACTORS = (1.0, 1.5, 2.0)
+_COLUMNS = (
+  'grid.mode',
+  'epoch factor',
+  'epochs [computed]',
+  'iterations [computed]',
+  'iteration ratio [computed]',
+  'MAC ratio [computed]',
+  'time ratio [published]',
+  'source',
+  'how sure',
+  'time ratio ± standard error [measured]',
+  'record',
+)
 
 
 @functools.cache
@@ -54,7 +67,7 @@ def savings() -> tabulate.Table:
   rows = []
 
   def add(mode, epoch_factor, epochs, steps, macs):
-    published = tabulate.published_cell(
+    published = literature.cell(
       _TABLE,
       f'{recipe.data} SlowFast-R50 {mode} {epoch_factor}',
       'wall-clock speed-up',
@@ -75,7 +88,7 @@ def savings() -> tabulate.Table:
         f'{base.steps / steps:.2f}',
         f'{base.macs / macs:.2f}',
         published.value,
-        *tabulate.sources([published]),
+        *literature.sources([published]),
         *ours,
       )
     )
@@ -99,19 +112,7 @@ def savings() -> tabulate.Table:
   )
   return tabulate.Table(
     _TABLE,
-    (
-      'grid.mode',
-      'epoch factor',
-      'epochs [computed]',
-      'iterations [computed]',
-      'iteration ratio [computed]',
-      'MAC ratio [computed]',
-      'time ratio [published]',
-      'source',
-      'how sure',
-      'time ratio ± standard error [measured]',
-      'record',
-    ),
+    _COLUMNS,
     rows,
   )
 
@@ -159,7 +160,7 @@ def picture(path: pathlib.Path) -> None:
       axes.plot(
         factors, [steps for steps, _ in values], ':', color=line.get_color()
       )
-    published = tabulate.published_cell(
+    published = literature.cell(
       _TABLE, 'Kinetics-400 SlowFast-R50 both 1.5', 'wall-clock speed-up'
     )
     axes.plot(1.5, float(published.value), 'k*')

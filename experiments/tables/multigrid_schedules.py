@@ -15,6 +15,7 @@ import numpy as np
 
 from experiments import tabulate
 from experiments.runs import recipes, settings
+from experiments.tables import literature
 from mgjax.planning import plan_text
 from mgjax.setup import grids
 
@@ -28,9 +29,7 @@ def schedules() -> tabulate.Table:
     config = recipe.config('both')
     full, schedule = grids.full_grid(config), settings.schedule(config)
     start = 0
-    published = tabulate.published_cell(
-      _TABLE, f'{recipe.data} both 1.5', 'end epochs'
-    )
+    published = literature.cell(_TABLE, f'{recipe.data} both 1.5', 'end epochs')
     ends = published.value.split(', ') if published.value else []
     for i, phase in enumerate(schedule.phases):
       rates = []  # After the linear warm-up, where the phase has one.
@@ -38,7 +37,7 @@ def schedules() -> tabulate.Table:
         if k / 4 >= config.optim.warmup_epochs:
           rates.append(f'{schedule.lr_at_epoch(k / 4):.3g}')
       base = phase.base
-      cell = published if i < len(ends) else tabulate.Published('', '', '')
+      cell = published if i < len(ends) else literature.BLANK
       rows.append(
         (
           recipe.data,
@@ -50,7 +49,7 @@ def schedules() -> tabulate.Table:
           f'{phase.end_step - schedule.start_step(i):,}',
           f'{phase.lr_scale:g}',
           ' then '.join(dict.fromkeys(rates)),
-          *tabulate.sources([cell]),
+          *literature.sources([cell]),
         )
       )
       start = phase.end_epoch

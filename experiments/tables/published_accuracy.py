@@ -15,7 +15,8 @@ import pathlib
 import sys
 
 from experiments import costs, tabulate
-from experiments.runs import launch, record
+from experiments.runs import catalogue, record
+from experiments.tables import literature
 from experiments.tables.measured import spread
 
 _TABLES = (
@@ -47,46 +48,55 @@ _CLASSES = {'something_something_blvnet': 174}
 _COST_COLUMNS = ('GMACs of a clip at 224² [computed]', 'parameters [computed]')
 
 
-def _cost(name: str, row: str) -> tuple[str, ...]:
-  """What a clip costs the network of a row, where the table says it."""
-  if name not in _CLASSES:
+def _clip_cost(table: str, model: str, frames: int) -> costs.Cost:
+  """What a clip costs a network, on the data set of a table."""
+  return costs.cost(model, _CLASSES[table], frames, 224, 224)
+
+
+def _cost_cells(table: str, model: str, frames: int) -> tuple[str, ...]:
+  """Of a row; none in a table that does not say what a clip costs.
+
+  Args:
+    table: Its name.
+    model: As costs.py knows it; '': it does not.
+    frames: Of a clip.
+  """
+  if table not in _CLASSES:
     return ()
-  network = launch.network_of(row)
-  if not network:
-    return '', ''
-  model, frames = network
-  cost = costs.cost(model, _CLASSES[name], frames, 224, 224)
+  if not model:
+    return ('',) * len(_COST_COLUMNS)
+  cost = _clip_cost(table, model, frames)
   return f'{cost.macs / 1e9:.1f}', f'{cost.parameters / 1e6:.1f} M'
 
 
 def accuracy(name: str) -> tabulate.Table:
   """One row for each published result, then one for each run of ours."""
-  cells = tabulate.published(name)
+  cells = literature.cells(name)
   columns = list(dict.fromkeys(column for _, column in cells))
-  blank = tabulate.Published('', '', '')
+  networks, unknown = literature.networks(name), literature.Network('', 0, '')
   # Only where a run of ours could be.
   measured_columns = (
-    ('accuracy [measured]', 'record') if name in launch.RUNS else ()
+    ('accuracy [measured]', 'record') if name in catalogue.RUNS else ()
   )
   rows = []
   for row in dict.fromkeys(row for row, _ in cells):
-    found = [cells.get((row, column), blank) for column in columns]
+    found = [cells.get((row, column), literature.BLANK) for column in columns]
     rows.append(
       (
         row,
-        *_cost(name, row),
+        *_cost_cells(name, *networks.get(row, unknown)[:2]),
         *(c.value for c in found),
-        *tabulate.sources(found),
+        *literature.sources(found),
         *('' for _ in measured_columns),
       )
     )
-  for run in launch.RUNS.get(name, ()):
+  for run in catalogue.RUNS.get(name, ()):
     entries = record.load(f'{run.name}-seed*')
     if entries:
       rows.append(
         (
           f'{run.row}, mgjax',
-          *_cost(name, run.row),
+          *_cost_cells(name, run.model, run.frames),
           *('' for _ in (*columns, 'source', 'how sure')),
           measured(entries),
           ', '.join(entry['name'] for entry in entries),
@@ -112,17 +122,14 @@ def make() -> list[tabulate.Table]:
 
 def picture(path: pathlib.Path) -> None:
   """Published top-1 of Something-Something V2 against what a clip costs."""
-  table = accuracy('something_something_blvnet')
+  name = 'something_something_blvnet'
+  networks, top1 = literature.networks(name), literature.cells(name)
   points: dict[str, list[tuple[float, float]]] = {}
-  for cells in table.rows:
-    row = dict(zip(table.columns, cells, strict=True))
-    top1, gmacs = row['SSv2 top-1 [published]'], row[_COST_COLUMNS[0]]
-    # Networks and views are the first two parts of a row; what users report of
-    # broken weights is not a result.
-    network, *views = row['model'].split(', ')
-    if top1 and gmacs and 'by users' not in views:
-      label = ', '.join([network.rsplit(' ', 1)[0], *views])
-      points.setdefault(label, []).append((float(gmacs), float(top1)))
+  for row, network in networks.items():
+    cell = top1.get((row, 'SSv2 top-1'))
+    if cell and network.curve:
+      gmacs = _clip_cost(name, network.model, network.frames).macs / 1e9
+      points.setdefault(network.curve, []).append((gmacs, float(cell.value)))
 
   def draw(axes):
     for label, values in points.items():

@@ -23,6 +23,7 @@ import ml_collections
 
 from experiments import costs, tabulate
 from experiments.runs import settings
+from experiments.tables import literature
 from mgjax import cli
 from mgjax.setup import grids
 
@@ -128,7 +129,7 @@ def make() -> list[tabulate.Table]:
     clips = steps * full.batch
     full_macs = costs.cost(method.model, num_classes, *full[:3]).macs
     published = {
-      column: tabulate.published_cell(_TABLE, method.name, column)
+      column: literature.cell(_TABLE, method.name, column)
       for column in ('recipe', 'compute', 'time')
     }
     rows.append(
@@ -142,7 +143,7 @@ def make() -> list[tabulate.Table]:
         f'{clips * full_macs / run.macs:.2f}',
         published['compute'].value,
         published['time'].value,
-        *tabulate.sources(published.values()),
+        *literature.sources(published.values()),
       )
     )
   return [

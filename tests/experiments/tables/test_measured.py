@@ -4,14 +4,12 @@ import json
 
 import pytest
 
-from experiments.runs import record
+from experiments.runs import catalogue, generated, record
+from experiments.runs.run import Run
 from experiments.tables import (
   epoch_factors,
   measured,
-  multigrid_choices,
-  readmes,
 )
-from experiments.tables.measured import Run
 from mgjax import cli
 from mgjax.planning import plan_text
 
@@ -50,8 +48,8 @@ def add_record(tmp_path, monkeypatch):
 
 
 RUNS = [
-  Run('digits/none', 'baseline', '', baseline='digits/none'),
-  Run('digits/both', 'multigrid', '', baseline='digits/none'),
+  Run(f'digits/{grid}', row, '', grid, '', baseline='digits/none')
+  for grid, row in (('none', 'baseline'), ('both', 'multigrid'))
 ]
 
 
@@ -73,7 +71,7 @@ def test_a_table_shows_mean_deviation_and_speedup_by_hand(add_record):
 def test_every_run_is_compared_to_the_baseline_of_its_own_kind(add_record):
   kinds = {'demo': 100.0, 'tam': 40.0}
   runs = [
-    Run(f'x/{kind}-{mode}', mode, '', baseline=f'x/{kind}-none')
+    Run(f'x/{kind}-{mode}', mode, '', mode, kind, baseline=f'x/{kind}-none')
     for kind in kinds
     for mode in ('none', 'both')
   ]
@@ -89,10 +87,9 @@ def test_every_run_is_compared_to_the_baseline_of_its_own_kind(add_record):
 
 def test_a_baseline_is_a_run_of_its_table():
   compared = 0
-  for script in readmes.SCRIPTS:
-    runs = getattr(script, 'RUNS', ())
+  for table, runs in catalogue.RUNS.items():
     baselines = {run.baseline for run in runs if run.baseline}
-    assert baselines <= {run.name for run in runs}, script.__name__
+    assert baselines <= {run.name for run in runs}, table
     compared += bool(baselines)
   assert compared == 4
 
@@ -100,7 +97,7 @@ def test_a_baseline_is_a_run_of_its_table():
 def test_decay_and_network_of_a_choice_are_those_of_its_baseline():
   baselines = {
     run.name.split('/')[1]: run.baseline.split('/')[1]
-    for run in multigrid_choices.RUNS
+    for run in generated.MULTIGRID_CHOICES
   }
   assert baselines == {
     **dict.fromkeys(['none-1', 'both-1.5', 'no-groups'], 'none-1'),
@@ -111,7 +108,7 @@ def test_decay_and_network_of_a_choice_are_those_of_its_baseline():
 
 
 def test_a_choice_differs_from_both_in_one_thing():
-  runs = {run.name.split('/')[1]: run for run in multigrid_choices.RUNS}
+  runs = {run.name.split('/')[1]: run for run in generated.MULTIGRID_CHOICES}
   config = lambda name: cli.read_config(
     runs[name].config, runs[name].overrides
   ).to_dict()

@@ -78,7 +78,7 @@ def test_the_torch_network_is_the_same_function(name, num_parameters, tmp_path):
   result = subprocess.run(
     [TORCH_PYTHON, '-c', TORCH_LOGITS]
     + [name, str(NUM_CLASSES), str(FRAMES), str(tmp_path)],
-    cwd=pathlib.Path(__file__).parents[2],
+    cwd=pathlib.Path(__file__).parents[3],
     capture_output=True,
     text=True,
   )
