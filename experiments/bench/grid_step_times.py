@@ -55,7 +55,7 @@ def _compiled_steps(
   config: ml_collections.ConfigDict, composed: Any, mesh: Any
 ) -> dict[Grid, Callable]:
   """The training step of every grid of a schedule, and of the full grid."""
-  # As above.
+  # They take seconds to import, and bad flags need none of them.
   from mgjax.cpu import compilation
   from mgjax.setup import programs
 
