@@ -5,8 +5,8 @@
 # make smoke     a tiny demo and the decoding tests: does a Python work at all?
 # make chaos     runs in five setups, killed 200 times at random (CHAOS=n times)
 # make records   the runs behind the README's table (about an hour)
-# make tables    the READMEs' tables, from schedules and records
-# make lint      formatting and static checks
+# make tables    the tables and the picture of the READMEs and docs
+# make lint      formatting, static checks and types
 
 # VENV is where the packages go, PYTHON=python3.13 chooses a Python. Without it
 # an environment that is there is used, whatever Python it was made with.
@@ -53,7 +53,7 @@ chaos: $(INSTALLED)
 
 records: $(INSTALLED)
 	$(RUN) -m mgjax.data.moving_digits --out=data --config=motion
-	$(RUN) -m experiments.launch --table=moving_digits --seeds=3 --run=local
+	$(RUN) -m experiments.runs.launch --table=moving_digits --seeds=3 --run=local
 
 tables: $(INSTALLED)
 	$(RUN) -m experiments.tables
@@ -61,6 +61,7 @@ tables: $(INSTALLED)
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
 
 clean:
 	rm -rf .venv .venv-* runs

@@ -1,8 +1,8 @@
 """What one clip costs each network, and what whole schedules cost.
 
 Counting a network's multiply-adds takes a second, and the tables need more
-than a hundred counts, so they are kept in costs.csv. experiments/tables.py
-counts what is missing; a test counts some of them afresh, another one all.
+than a hundred counts, so they are kept in costs.csv. `make tables` counts
+what is missing; a test counts some of them afresh, another one all.
 """
 
 import csv

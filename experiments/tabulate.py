@@ -1,4 +1,4 @@
-"""Tables as Markdown and CSV, and the published numbers beside ours.
+"""Tables as Markdown and CSV, pictures as PNG.
 
 Every number says where it comes from, in the name of its column:
   [computed]   from schedules and shapes, exactly; no data, no training
@@ -12,20 +12,14 @@ A cell that is not known is blank.
 import csv
 import pathlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib import figure
-from matplotlib.backends import backend_agg
 
 from mgjax import files
 from mgjax.cli import ArgumentParser, guard
-
-FOLDER = pathlib.Path(__file__).parent
-PUBLISHED = FOLDER / 'published.csv'
-
-_CERTAINTIES = ('found', 'inferred')
 
 
 class Table(NamedTuple):
@@ -36,21 +30,15 @@ class Table(NamedTuple):
   rows: Sequence[tuple[str, ...]]
 
 
-class Published(NamedTuple):
-  """A published number; all of it '' where there is none."""
-
-  value: str
-  source: str
-  certainty: str
-
-
 def markdown(table: Table) -> str:
   """The table as Markdown."""
   lines = [table.columns, ['---'] * len(table.columns), *table.rows]
-  return '\n'.join(
-    '| ' + ' | '.join(cell.replace('|', '\\|') for cell in line) + ' |'
-    for line in lines
-  )
+  return '\n'.join(map(line, lines))
+
+
+def line(cells: Sequence[str]) -> str:
+  """A line of a Markdown table."""
+  return '| ' + ' | '.join(cell.replace('|', '\\|') for cell in cells) + ' |'
 
 
 def write_csv(table: Table, folder: pathlib.Path) -> pathlib.Path:
@@ -63,57 +51,40 @@ def write_csv(table: Table, folder: pathlib.Path) -> pathlib.Path:
   return path
 
 
-def published(table: str) -> dict[tuple[str, str], Published]:
-  """The published numbers of a table by (row, column), in the file's order.
-
-  Raises:
-    ValueError: The file has a certainty that is not one of those above, or
-      two values for one cell.
-  """
-  cells: dict[tuple[str, str], Published] = {}
-  with PUBLISHED.open(newline='') as file:
-    for line in csv.DictReader(file):
-      if line['certainty'] not in _CERTAINTIES:
-        raise ValueError(
-          f'{PUBLISHED.name}: certainty {line["certainty"]!r}; accepted are '
-          f'{", ".join(_CERTAINTIES)}.'
-        )
-      if line['table'] != table:
-        continue
-      cell = (line['row'], line['column'])
-      if cell in cells:
-        raise ValueError(f'{PUBLISHED.name}: {table}, {cell} is there twice.')
-      cells[cell] = Published(line['value'], line['source'], line['certainty'])
-  return cells
-
-
-def published_cell(table: str, row: str, column: str) -> Published:
-  """One published number, or three blanks."""
-  return published(table).get((row, column), Published('', '', ''))
-
-
-def sources(cells: Iterable[Published]) -> tuple[str, str]:
-  """What the sources of a row's published numbers are, and how sure."""
-  known = [cell for cell in cells if cell.value]
-  return (
-    '; '.join(dict.fromkeys(cell.source for cell in known)),
-    '; '.join(dict.fromkeys(cell.certainty for cell in known)),
-  )
-
-
 def save_picture(
-  draw: Callable[[Any], None], path: pathlib.Path, *, panels: int = 1
+  draw: Callable[[Any], None],
+  path: pathlib.Path,
+  *,
+  panels: int = 1,
+  beside: bool = False,
+  description: str = '',
 ) -> None:
-  """Writes what `draw` draws on its axes (one, or an array of `panels`)."""
-  style = {'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False}
+  """Writes what `draw` draws on its axes (one, or an array of `panels`).
+
+  Args:
+    draw: Draws on them.
+    path: Of the picture; its suffix is the format, .png or .svg.
+    panels: Number of axes.
+    beside: Whether the panels stand side by side instead of one above another.
+    description: Of an SVG, kept in it.
+  """
+  style = {
+    'font.size': 9,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    # Text stays text, and the same picture is the same file.
+    'svg.fonttype': 'none',
+    'svg.hashsalt': path.stem,
+  }
+  size = (9, 3) if beside else (7, 1 + 2 * panels if panels > 1 else 4.5)
+  rows, columns = (1, panels) if beside else (panels, 1)
+  metadata = {}
+  if path.suffix == '.svg':
+    metadata = {'Date': None, 'Description': description}
   with matplotlib.rc_context(style):
-    fig = figure.Figure(
-      figsize=(7, 1 + 2 * panels if panels > 1 else 4.5),
-      dpi=120,
-      layout='constrained',
-    )
-    draw(fig.subplots(panels, 1, sharex=panels > 1))
-    backend_agg.FigureCanvasAgg(fig).print_png(path)
+    fig = figure.Figure(figsize=size, dpi=120, layout='constrained')
+    draw(fig.subplots(rows, columns, sharex=panels > 1 and not beside))
+    fig.savefig(path, metadata=metadata)
 
 
 def main(
@@ -136,10 +107,11 @@ def _write(
   make: Callable[[], list[Table]],
   picture: Callable[[pathlib.Path], None] | None,
 ) -> None:
-  name = pathlib.Path(sys.argv[0]).stem
+  script = sys.modules[make.__module__]
+  name = script.__spec__.name.rpartition('.')[-1]
   parser = ArgumentParser(
-    prog=f'python -m experiments.{name}',
-    description=sys.modules['__main__'].__doc__,
+    prog=f'python -m {script.__spec__.name}',
+    description=script.__doc__,
   )
   parser.add_argument(
     '--out',

@@ -355,8 +355,8 @@ COMMANDS = [
   *(f'mgjax.{name}' for name in ('replay', 'import_weights', 'data.bench')),
   *(f'mgjax.data.{name}' for name in ('prepare', 'moving_digits')),
   *(
-    f'experiments.{path.stem}'
-    for path in sorted((FOLDER / 'experiments').glob('*.py'))
+    '.'.join(path.relative_to(FOLDER).with_suffix('').parts)
+    for path in sorted((FOLDER / 'experiments').rglob('*.py'))
     if "if __name__ == '__main__':" in path.read_text()
     and path.stem != 'torch_worker'  # Has no flags, and needs PyTorch.
   ),
@@ -369,7 +369,7 @@ WITH_CONFIG = [
   'mgjax.replay',
   'mgjax.import_weights',
   'mgjax.data.bench',
-  'experiments.grid_step_times',
+  'experiments.bench.grid_step_times',
 ]
 
 

@@ -1,4 +1,4 @@
-"""Every shell block of the README runs, in its order, in a clean folder."""
+"""The commands of README.md and docs/ run, and what the pages name is there."""
 
 import os
 import pathlib
@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
 
@@ -13,18 +14,39 @@ from tests.data import videos
 from tests.data.prepare.test_annotations import write_something_v1
 
 ROOT = pathlib.Path(__file__).parent.parent
-FENCES = re.findall(
-  r'^```(\w*)\n(.*?)^```', (ROOT / 'README.md').read_text(), re.M | re.S
-)
-BLOCKS = [block for _, block in FENCES]
+# The README comes first: the other pages go on with what its commands made.
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
 # The same commands, at a size for tests: `make demo` on tiny videos; the tests
 # are those of one file.
 SMALL = {'SIZE': 'tiny'}
 
 
+class Block(NamedTuple):
+  """What stands between two fences of a page."""
+
+  page: str
+  language: str
+  text: str
+
+
+def blocks_of(page):
+  found = re.findall(r'^```(\w*)\n(.*?)^```', page.read_text(), re.M | re.S)
+  return [Block(page.name, language, text) for language, text in found]
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+# `text` is what no test can run: other machines, downloads, placeholders.
+RUN = [block for block in BLOCKS if block.language == 'sh']
+PROGRAMS = [
+  block
+  for block in BLOCKS
+  if block.language == 'python' and block.page == 'README.md'
+]
+
+
 @pytest.fixture(scope='module')
 def clone(tmp_path_factory):
-  """The project, installed, and the videos that the README speaks of."""
+  """The project, installed, and the videos that the pages speak of."""
   folder = tmp_path_factory.mktemp('clone') / 'mgjax'
   for name in ('mgjax', 'configs', 'experiments'):
     shutil.copytree(
@@ -62,23 +84,74 @@ def clone(tmp_path_factory):
   return folder
 
 
-def test_every_block_is_one_for_the_shell():
-  assert len(BLOCKS) >= 8
-  assert {language for language, _ in FENCES} == {'sh'}
-
-
-@pytest.mark.parametrize('number', range(len(BLOCKS)))
-def test_block_runs(clone, number):
+def run_in(clone, command):
   path = f'{pathlib.Path(sys.executable).parent}{os.pathsep}'
   # Where make runs these tests, its variables (VENV) are not the clone's.
   environment = {k: v for k, v in os.environ.items() if k != 'MAKEFLAGS'}
   result = subprocess.run(
-    ['bash', '-euo', 'pipefail', '-c', BLOCKS[number]],
+    command,
     cwd=clone,
     env={**environment, **SMALL, 'PATH': path + os.environ['PATH']},
     capture_output=True,
     text=True,
   )
   assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_every_block_says_what_it_is():
+  assert len(RUN) >= 10
+  assert {page.name for page in PAGES} >= {'README.md', 'data.md', 'modes.md'}
+  assert {block.language for block in BLOCKS} <= {'sh', 'text', 'python'}
+  # A text would hide a command that a test can run.
+  readme = [block.text for block in blocks_of(PAGES[0]) if block[1] == 'text']
+  assert all('pip install' in text for text in readme)
+
+
+@pytest.mark.parametrize(
+  'number', range(len(RUN)), ids=[f'{b.page}-{i}' for i, b in enumerate(RUN)]
+)
+def test_block_runs(clone, number):
+  run_in(clone, ['bash', '-euo', 'pipefail', '-c', RUN[number].text])
   # Two videos have one class, not the 400 that the plans after it speak of.
   shutil.rmtree(clone / 'data' / 'kinetics400', ignore_errors=True)
+
+
+@pytest.mark.parametrize('block', PROGRAMS, ids=lambda block: block.page)
+def test_program_runs(clone, block):
+  run_in(clone, [sys.executable, '-c', block.text])
+
+
+# What the pages name.
+
+TEXTS = [
+  *PAGES,
+  *(ROOT / name for name in ('CONTRIBUTING.md', 'experiments/README.md')),
+  ROOT / 'experiments/records/README.md',
+]
+NAMES = [str(path.relative_to(ROOT)) for path in TEXTS]
+
+
+@pytest.mark.parametrize('page', TEXTS, ids=NAMES)
+def test_links_lead_somewhere(page):
+  for link in re.findall(r'\]\(([^)#\s]+)', page.read_text()):
+    if not link.startswith('http'):
+      assert (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize('page', TEXTS, ids=NAMES)
+def test_files_and_modules_that_are_named_are_there(page):
+  text = page.read_text()
+  rooms = 'mgjax|configs|experiments|tests|docs|examples'
+  for path in re.findall(rf'`((?:{rooms})/[\w./-]*)', text):
+    assert (ROOT / path).exists(), path
+  for module in re.findall(r'-m ((?:mgjax|experiments)[\w.]*)', text):
+    path = ROOT / module.replace('.', '/')
+    assert (
+      path.with_suffix('.py').exists() or (path / '__main__.py').exists()
+    ), module
+
+
+def test_every_page_is_named_in_the_readme():
+  text = PAGES[0].read_text()
+  for page in (*PAGES[1:], ROOT / 'CONTRIBUTING.md'):
+    assert f']({page.relative_to(ROOT)})' in text, page.name

@@ -960,7 +960,7 @@ ROWS = [
   *(
     Row(
       f'{name}, {script}',
-      f'experiments.{script}',
+      f'experiments.tables.{script}',
       args,
       ('--out',),
       files={'a': 'x'},
@@ -971,28 +971,28 @@ ROWS = [
       ('the output is below a file', '--out=a/b'),
     )
   ),
-  Row('no such table', 'experiments.launch', '--table=no', ('--table',)),
+  Row('no such table', 'experiments.runs.launch', '--table=no', ('--table',)),
   Row(
     'no such record',
-    'experiments.launch',
+    'experiments.runs.launch',
     '--table=moving_digits --record=no',
     ('--record',),
   ),
   Row(
     'no such run',
-    'experiments.launch',
+    'experiments.runs.launch',
     '--table=moving_digits --only=no',
     ('--only',),
   ),
   Row(
     'no seeds',
-    'experiments.launch',
+    'experiments.runs.launch',
     '--table=moving_digits --seeds=0',
     ('--seeds',),
   ),
   Row(
     'an endless rate',
-    'experiments.launch',
+    'experiments.runs.launch',
     '--table=moving_digits --gmacs_per_s=nan',
     ('--gmacs_per_s',),
   ),

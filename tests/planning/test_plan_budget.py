@@ -7,7 +7,7 @@ import statistics
 import pytest
 
 from configs import kinetics400, moving_digits
-from experiments import record
+from experiments.runs import record
 from mgjax import cli
 from mgjax import plan as plan_flags
 from mgjax.cli import ConfigError

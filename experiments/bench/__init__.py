@@ -1,0 +1,1 @@
+"""What we time: training steps, grids, decoding."""

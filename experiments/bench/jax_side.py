@@ -1,0 +1,141 @@
+"""mgjax's side of step_time.py: a training step, with its state and clips."""
+
+import argparse
+import time
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mgjax import models
+from mgjax.config import fields
+from mgjax.cpu import compilation
+from mgjax.planning import macs
+from mgjax.setup import network
+from mgjax.step import train_state, train_step
+
+
+def random_variables(model: nn.Module, video: Any) -> dict:
+  """Weights for which no layer is idle: no scale starts at zero.
+
+  Args:
+    model: Of `mgjax.models`.
+    video: The shape of a clip: an array or a jax.ShapeDtypeStruct.
+
+  Returns:
+    'params' and 'batch_stats' of float32 NumPy arrays. Kernels have variance
+    2 / fan-in; drawing them here saves the compilation of `model.init`.
+  """
+  shapes = jax.eval_shape(model.init, jax.random.key(0), video)
+  rng = np.random.default_rng(0)
+
+  def draw(path, leaf):
+    if path[-1].key == 'kernel':
+      x = rng.standard_normal(leaf.shape, np.float32)
+      return x * np.float32((2 / np.prod(leaf.shape[:-1])) ** 0.5)
+    return np.full(leaf.shape, path[-1].key in ('scale', 'var'), np.float32)
+
+  return jax.tree.map_with_path(draw, shapes)
+
+
+def by_name(variables: dict) -> dict[str, np.ndarray]:
+  """Joins the names of nested variables by dots, without the collection's."""
+  return {
+    '.'.join(key.key for key in path[1:]): np.asarray(leaf)
+    for path, leaf in jax.tree.leaves_with_path(variables)
+  }
+
+
+class JaxSide:
+  """mgjax's training step, compiled, with its state and its clips."""
+
+  def __init__(
+    self,
+    name: str,
+    args: argparse.Namespace,
+    *,
+    frames: int,
+    num_classes: int,
+    learning_rate: float,
+  ):
+    config = fields.base()
+    self.optim = config.optim
+    self.model = models.build(
+      name, num_classes=num_classes, dropout=0.0, dtype=args.dtype
+    )
+    self.frames = frames
+    rng = np.random.default_rng(0)
+    shape = (args.batch, self.frames, args.crop_px, args.crop_px, 3)
+    video = rng.integers(0, 256, shape, np.uint8)
+    label = rng.integers(0, num_classes, args.batch)
+    mean, std = config.data.mean, config.data.std
+    self.variables = random_variables(
+      self.model, jax.ShapeDtypeStruct(shape, jnp.float32)
+    )
+    self.clips = {
+      'video': np.asarray(train_step.normalize(video, mean, std)),
+      'label': label.astype(np.int64),
+    }
+    self.macs = macs.forward_macs(
+      self.model, T=self.frames, H=args.crop_px, W=args.crop_px
+    )
+    tx = network.optimizer(config)
+    params, batch_stats = jax.device_put(
+      (self.variables['params'], self.variables['batch_stats'])
+    )
+    self.state = train_state.TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      batch_stats=batch_stats,
+      opt_state=tx.init(params),
+    )
+    self.inputs = jax.device_put(
+      (
+        {
+          'video': video,
+          'label': label.astype(np.int32),
+          'flip': np.zeros(args.batch, bool),
+        },
+        np.float32(learning_rate),
+        np.int32(1),
+        jax.random.key(0),
+      )
+    )
+    step = train_step.make_train_step(self.model, tx, mean=mean, std=std)
+    start = time.perf_counter()
+    self.step = compilation.compile_program(
+      jax.jit(step, donate_argnums=0).lower(self.state, *self.inputs)
+    )
+    self.compile_s = time.perf_counter() - start
+
+  @property
+  def peak_bytes(self) -> int:
+    """What the step takes of the device, by the compiler's own plan."""
+    plan = self.step.memory_analysis()
+    # The new state lies where the old one was (alias).
+    return (
+      plan.argument_size_in_bytes
+      + plan.output_size_in_bytes
+      + plan.temp_size_in_bytes
+      - plan.alias_size_in_bytes
+    )
+
+  def run(self, steps: int) -> dict:
+    """Takes a step, then `steps` that are timed together."""
+    losses = []
+    for i in range(steps + 1):
+      if i == 1:
+        jax.block_until_ready(self.state)
+        wall, cpu = time.perf_counter(), time.process_time()
+      self.state, metrics = self.step(self.state, *self.inputs)
+      losses.append(metrics['loss'])
+    jax.block_until_ready(self.state)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {
+      'wall_s': wall,
+      'cpu_s': cpu,
+      'losses': [float(loss) for loss in losses],
+      'peak_bytes': self.peak_bytes,
+    }

@@ -1,0 +1,1 @@
+"""What we train: the runs behind the tables, and their records."""

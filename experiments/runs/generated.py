@@ -1,0 +1,229 @@
+"""The runs on generated videos: what this project has trained itself."""
+
+from experiments.runs.run import Run
+
+# Small networks, which costs.csv does not have.
+FILE = 'moving_digits'
+
+MODES = ('none', 'short', 'long', 'both')
+FACTORS = (0.5, 1.0, 1.5)  # Of the baseline's epochs.
+FRAMES = (2, 4, 8, 16)
+MODELS = {
+  'tsn': 'TSN',
+  'tsm': 'TSM',
+  'tam': 'TAM',
+  'blvnet_tam': 'bLVNet-TAM',
+  'slowfast': 'SlowFast',
+}
+
+
+def _run(
+  name: str,
+  row: str,
+  *,
+  grid: str,
+  size: str,
+  model: str = 'slowfast',
+  frames: int = 0,
+  overrides: tuple[str, ...] = (),
+  baseline: str = '',
+) -> Run:
+  """Makes a run; `size` is the argument of configs/moving_digits.py."""
+  arguments = (f'size={size}', *([f'frames={frames}'] if frames else []))
+  return Run(
+    *(name, row, FILE, grid, model, frames, arguments, overrides, baseline)
+  )
+
+
+# The demo's network, with and without multigrid.
+
+MOVING_DIGITS = [
+  _run(
+    f'moving_digits/{name}',
+    row,
+    grid=grid,
+    size='demo',
+    overrides=overrides,
+    baseline='moving_digits/none',
+  )
+  for name, row, grid, overrides in (
+    ('none', 'none', 'none', ()),
+    ('both-1.5', "both, 1.5 x the epochs (the paper's)", 'both', ()),
+    (
+      *('both-2', 'both, 2 x the epochs', 'both'),
+      ('--config.grid.epoch_factor=2.0',),
+    ),
+  )
+]
+
+# Each mode at several numbers of epochs.
+
+# The config's, that the baseline's epochs are multiples of.
+_EPOCHS, _LR_STEPS = 8, (6,)
+
+
+def _at_epochs(mode: str, factor: float) -> Run:
+  overrides = (f'--config.grid.epoch_factor={factor}',)
+  if mode == 'none':
+    # The baseline has no epoch factor: its own epochs change.
+    steps = ','.join(f'{factor * step:g},' for step in _LR_STEPS)
+    overrides = (
+      f'--config.optim.total_epochs={factor * _EPOCHS:g}',
+      f'--config.optim.lr_steps=({steps})',
+    )
+  return _run(
+    f'epoch_factors/{mode}-{factor:g}',
+    f'{mode}, {factor:g} x the epochs',
+    grid=mode,
+    size='medium',
+    overrides=overrides,
+    baseline='epoch_factors/none-1',
+  )
+
+
+EPOCH_FACTORS = [_at_epochs(m, factor) for factor in FACTORS for m in MODES]
+
+# Networks at several numbers of frames.
+
+FRAMES_ACCURACY = [
+  _run(
+    f'frames_accuracy/{model}-{frames}',
+    title,
+    grid='none',
+    size='small',
+    model=model,
+    frames=frames,
+  )
+  for model, title in MODELS.items()
+  for frames in FRAMES
+]
+
+# What small pictures cost: the same clips, in fewer pixels.
+RESOLUTIONS = [
+  _run(
+    f'frames_accuracy/tam-8-{pixels}px',
+    f'TAM, {pixels} x {pixels} pixels',
+    grid='none',
+    size='small',
+    model='tam',
+    overrides=(
+      f'--config.data.crop_px={pixels}',
+      f'--config.data.jitter_px={pixels},{5 * pixels // 4}',
+      f'--config.eval.crop_px={pixels}',
+      f'--config.eval.short_side_px={pixels}',
+    ),
+  )
+  for pixels in (16, 24, 34)
+]
+
+# Few frames first, then more.
+
+
+def _rungs(name: str, row: str, grid: str, frames: int) -> Run:
+  cosine = (
+    '--config.optim.schedule=cosine',
+    # As many epochs as the ladder's rungs have together.
+    '--config.optim.total_epochs=9',
+  )
+  return _run(
+    f'frames_ladder/{name}',
+    row,
+    grid=grid,
+    size='small',
+    model='blvnet_tam',
+    frames=frames,
+    overrides=() if grid == 'ladder' else cosine,
+    baseline='frames_ladder/32',
+  )
+
+
+FRAMES_LADDER = [
+  _rungs('32', '16x2 frames', 'none', 32),
+  _rungs('16-32', '8x2, then 16x2 frames', 'ladder', 32),
+  _rungs('16', '8x2 frames', 'none', 16),
+]
+
+# One part of multigrid changed at a time.
+
+# Runs of another table are not repeated.
+_NONE, _BOTH = (
+  next(r for r in EPOCH_FACTORS if r.name == name)._replace(row=row)
+  for name, row in (
+    ('epoch_factors/none-1', 'none'),
+    ('epoch_factors/both-1.5', 'both'),
+  )
+)
+
+
+def _choice(
+  name: str,
+  row: str,
+  grid: str,
+  *overrides: str,
+  model: str = 'slowfast',
+  baseline: str = _NONE.name,
+) -> Run:
+  return _run(
+    f'multigrid_choices/{name}',
+    row,
+    grid=grid,
+    size='medium',
+    model=model,
+    overrides=overrides,
+    baseline=baseline,
+  )
+
+
+_COSINE = '--config.optim.schedule=cosine'
+_SEGMENTS = '--config.data.sampling=segments'
+_COSINE_NONE = 'multigrid_choices/cosine-none'
+_TAM_NONE = 'multigrid_choices/tam-none'
+
+MULTIGRID_CHOICES = [
+  _NONE,
+  _BOTH,
+  _choice(
+    'no-groups',
+    'both, batch norm over whole batches',
+    'both',
+    '--config.norm.group_clips=0',
+  ),
+  _choice(
+    'no-fine-tuning',
+    'both, a long cycle instead of fine-tuning',
+    'both',
+    '--config.grid.fine_tune=False',
+  ),
+  _choice(
+    'constant-rate',
+    "both, the baseline's learning rate for every batch",
+    'both',
+    '--config.grid.scale_lr=False',
+  ),
+  _choice(
+    *('cosine-none', 'none, cosine', 'none', _COSINE), baseline=_COSINE_NONE
+  ),
+  _choice(
+    *('cosine-both', 'both, cosine', 'both', _COSINE),
+    '--config.grid.num_long_cycles=1',  # As step decay has it here.
+    baseline=_COSINE_NONE,
+  ),
+  _choice(
+    *('tam-none', 'TAM on 16 segments, none', 'none', _SEGMENTS),
+    model='tam',
+    baseline=_TAM_NONE,
+  ),
+  _choice(
+    *('tam-both', 'TAM on 16 segments, both', 'both', _SEGMENTS),
+    model='tam',
+    baseline=_TAM_NONE,
+  ),
+]
+
+RUNS = {
+  'moving_digits': MOVING_DIGITS,
+  'epoch_factors': EPOCH_FACTORS,
+  'frames_accuracy': [*FRAMES_ACCURACY, *RESOLUTIONS],
+  'frames_ladder': FRAMES_LADDER,
+  'multigrid_choices': MULTIGRID_CHOICES,
+}

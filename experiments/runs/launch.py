@@ -1,0 +1,298 @@
+r"""Every run behind a table: what it is, how long it takes, how to start it.
+
+python -m experiments.runs.launch --table=kinetics400_accuracy
+python -m experiments.runs.launch --table=moving_digits --seeds=3 --run=local
+python -m experiments.runs.launch --table=epoch_factors --seeds=3 --run=local \
+  --jobs=2
+python -m experiments.runs.launch --table=ssv2_accuracy --run=slurm \
+  --gmacs_per_s=40000 --device='8 x H100'
+
+Runs that have a record in experiments/records are skipped. Hours are those of
+training steps: 3 x the plan's multiply-adds (a backward pass takes twice the
+forward pass's) over a rate, which is yours (--gmacs_per_s) or that of a record
+(--record). The published results on SSv2 and Charades, and those of
+models on segments, start from other weights: --init_from names them.
+"""
+
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
+import argparse
+import concurrent.futures
+import contextlib
+import itertools
+import os
+import shlex
+import subprocess
+import sys
+
+from etils import epath
+
+from experiments import tabulate
+from experiments.runs import catalogue, planned, record
+from experiments.runs.planned import Planned
+from mgjax import cli, environment, files
+from mgjax.cli import ArgumentParser, ConfigError
+
+
+def listing(
+  table: str, runs: list[Planned], rate: float | None, device: str
+) -> tabulate.Table:
+  """The runs, as a table."""
+  rows = [
+    (
+      item.run.row,
+      ' '.join([item.config, *item.run.overrides]),
+      str(item.seed),
+      f'{item.gmacs / 1e6:,.3g}',
+      f'{item.hours(rate):.2f}' if rate else '',
+    )
+    for item in runs
+  ]
+  hours = f'hours on {device}' if device else 'hours'
+  return tabulate.Table(
+    table,
+    ('row', '--config', 'seed', 'training MACs, 1e15 [computed]', hours),
+    rows,
+  )
+
+
+def total(runs: list[Planned], rate: float | None, device: str) -> str:
+  """How many runs there are, and how long they take together."""
+  gmacs = sum(item.gmacs for item in runs)
+  text = f'all {len(runs)}: {1e9 * gmacs:.3g} multiply-adds'
+  if rate:
+    text += f', {sum(item.hours(rate) for item in runs):,.2f} hours'
+    text += f' on {device}' if device else ''
+  return text
+
+
+def command(table: str, item: Planned, args: argparse.Namespace) -> str:
+  """The command line that makes one record, on the machine that runs it."""
+  name = item.record.split('/')[-1]
+  return shlex.join(
+    [
+      # The README's installation; all hosts have it at one place.
+      *('.venv/bin/python', '-m', 'experiments.runs.launch', '--run=local'),
+      f'--table={table}',
+      f'--seeds={args.seeds}',
+      f'--only={name}',
+      f'--workdir={args.workdir}',
+      *([f'--init_from={args.init_from}'] if args.init_from else []),
+    ]
+  )
+
+
+def submit_line(
+  table: str, item: Planned, args: argparse.Namespace, rate: float | None
+) -> str:
+  """The command line that has a cluster run `command`."""
+  line = command(table, item, args)
+  if args.run == 'tpu':
+    return shlex.join(
+      [
+        *('gcloud', 'compute', 'tpus', 'tpu-vm', 'ssh', args.tpu),
+        *([f'--zone={args.zone}'] if args.zone else []),
+        '--worker=all',
+        f'--command=cd mgjax && {line}',
+      ]
+    )
+  limit = []
+  if rate:
+    # Half as much again, for compilation, evaluation and bad luck.
+    minutes = max(1, round(1.5 * 60 * item.hours(rate)))
+    limit = [f'--time={minutes}']
+  return shlex.join(
+    [
+      'sbatch',
+      f'--job-name={item.record.replace("/", "-")}',
+      # Without a number of CPUs a job has one.
+      *(f'--gpus={args.gpus}', f'--cpus-per-task={8 * args.gpus}'),
+      *('--requeue', *limit, f'--wrap={line}'),
+    ]
+  )
+
+
+def run_here(runs: list[Planned], workdir: epath.Path, num_jobs: int) -> int:
+  """Makes records on this machine; a failure ends it after the runs under way.
+
+  Args:
+    runs: In the order in which they start.
+    workdir: Folder of all runs.
+    num_jobs: Runs at a time, each on CPUs of its own, so that they disturb each
+      other little; each prints into WORKDIR/EXPERIMENT/NAME.log then.
+
+  Returns:
+    The exit code of the first that failed, else 0.
+  """
+  cpus = sorted(os.sched_getaffinity(0)) if num_jobs > 1 else []
+  slots = itertools.count()
+
+  def pin() -> None:
+    # Of this thread, and so of the processes that it starts.
+    os.sched_setaffinity(0, cpus[next(slots) :: num_jobs])
+
+  def make(item: Planned) -> None:
+    log = contextlib.nullcontext()
+    if num_jobs > 1:
+      path = workdir / f'{item.record}.log'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      log = path.open('a')
+    with log as file:
+      record.run(
+        item.record,
+        item.config,
+        workdir=workdir / item.record,
+        overrides=item.run.overrides,
+        log=file,
+      )
+
+  with concurrent.futures.ThreadPoolExecutor(
+    num_jobs, initializer=pin if num_jobs > 1 else None
+  ) as pool:
+    made = {pool.submit(make, item): item for item in runs}
+    try:
+      for future in concurrent.futures.as_completed(made):
+        future.result()
+    except subprocess.CalledProcessError as error:
+      # The training has said why.
+      print(
+        f'error: {made[future].record} ended with {error.returncode}',
+        file=sys.stderr,
+      )
+      return error.returncode
+    finally:
+      # Whatever the reason, no further run starts.
+      pool.shutdown(wait=True, cancel_futures=True)
+  return 0
+
+
+def _parser() -> ArgumentParser:
+  parser = ArgumentParser(
+    prog='python -m experiments.runs.launch',
+    description=__doc__,
+  )
+  add = parser.add_argument
+  add('--table', required=True, choices=catalogue.RUNS, help='whose runs')
+  add('--seeds', type=int, default=1, help='seeds 0 to this - 1 (default 1)')
+  add('--only', help='of these, the run of this name: NAME-seedN')
+  add(
+    '--run',
+    choices=('list', 'local', 'slurm', 'tpu'),
+    default='list',
+    help='list them, run them here, or print submit commands',
+  )
+  add('--workdir', type=epath.Path, default=epath.Path('runs'))
+  add(
+    '--jobs',
+    type=int,
+    default=1,
+    help='local: runs at a time, each on a share of the CPUs (default 1)',
+  )
+  add('--init_from', help='config.init_from of all runs, with a new classifier')
+  rate = parser.add_mutually_exclusive_group()
+  rate.add_argument(
+    '--gmacs_per_s',
+    type=float,
+    help='1e9 multiply-adds per second in training, of all devices together',
+  )
+  rate.add_argument('--record', help='a record whose speed is taken')
+  add(
+    '--device',
+    default='',
+    help='hardware that --gmacs_per_s is about',
+  )
+  add(
+    '--gpus',
+    type=int,
+    default=8,
+    help='slurm: GPUs of a run, with 8 CPUs each (default 8)',
+  )
+  add('--tpu', default='mgjax', help='tpu: name of the slice (default mgjax)')
+  add('--zone', help="tpu: its zone (default: gcloud's)")
+  return parser
+
+
+def _check(parser: ArgumentParser, args: argparse.Namespace) -> None:
+  """Ends with exit code 2 where flags contradict each other or the machine."""
+  num_cpus = environment.num_cpus()
+  if args.seeds < 1:
+    parser.error(f'--seeds={args.seeds}; give 1 or more')
+  if not 1 <= args.jobs <= num_cpus:
+    parser.error(
+      f'--jobs={args.jobs}; give 1 to {num_cpus}, the CPUs there are'
+    )
+  if args.run == 'tpu' and not files.is_remote(args.workdir):
+    parser.error(
+      f'--workdir={args.workdir}: the workers of a slice have disks of their '
+      'own; give a bucket, gs://...'
+    )
+  if args.device and args.record:
+    parser.error('--record names its own hardware; leave --device out')
+  if args.gmacs_per_s is not None and not args.gmacs_per_s > 0:
+    parser.error(f'--gmacs_per_s={args.gmacs_per_s:g}; give a positive rate')
+  if args.device and args.gmacs_per_s is None:
+    parser.error(f'--device={args.device}: give its speed too, --gmacs_per_s')
+
+
+def _rate(args: argparse.Namespace) -> tuple[float | None, str]:
+  """1e9 multiply-adds per second of training, and the hardware it is about.
+
+  Raises:
+    ConfigError: The record is not known.
+  """
+  if args.record:
+    return planned.rate_of(args.record)
+  return args.gmacs_per_s, args.device
+
+
+def _chosen(args: argparse.Namespace) -> list[Planned]:
+  """The runs that the flags ask for and that have no record.
+
+  Raises:
+    ConfigError: --only names none.
+  """
+  overrides: tuple[str, ...] = ()
+  if args.init_from:
+    overrides = (
+      f'--config.init_from={args.init_from}',
+      '--config.init_head=new',
+    )
+  runs = planned.runs_to_make(args.table, args.seeds, overrides)
+  if not args.only:
+    return runs
+  names = [
+    f'{run.name.split("/")[1]}-seed{seed}'
+    for run in catalogue.RUNS[args.table]
+    for seed in range(args.seeds)
+  ]
+  if args.only not in names:
+    raise ConfigError(f'--only={args.only} is none of {", ".join(names)}.')
+  return [run for run in runs if run.record.split('/')[1] == args.only]
+
+
+def main(argv: list[str] | None = None) -> int:
+  parser = _parser()
+  args = parser.parse_args(argv)
+  _check(parser, args)
+  try:
+    rate, device = _rate(args)
+    runs = _chosen(args)
+    if args.run == 'local':
+      files.make_folder(args.workdir, f'--workdir={args.workdir}')
+      return run_here(runs, args.workdir, args.jobs)
+  except ConfigError as error:
+    parser.error(str(error))
+  if args.run == 'list':
+    print(tabulate.markdown(listing(args.table, runs, rate, device)))
+    print(f'\n{total(runs, rate, device)}')
+  else:
+    for item in runs:
+      print(submit_line(args.table, item, args, rate))
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(cli.guard(main))

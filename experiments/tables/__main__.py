@@ -1,0 +1,14 @@
+"""Writes the tables of both READMEs: see readmes.py."""
+
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
+import sys
+
+from experiments.tables import readmes
+from mgjax.cli import guard
+
+if __name__ == '__main__':
+  sys.exit(guard(lambda: readmes.main(sys.argv[1:])))

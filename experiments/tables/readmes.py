@@ -1,0 +1,152 @@
+"""Writes the tables of the READMEs and docs, and the README's picture.
+
+python -m experiments.tables          writes them
+python -m experiments.tables --check  exit code 1 where one is not current
+
+Tables of our runs come from records; those of the papers are computed exactly.
+
+Either way, it fails on a record whose config or data set is not known.
+"""
+
+import functools
+import html
+import pathlib
+import re
+import sys
+
+from experiments import costs, tabulate
+from experiments.bench import decode_speed, grid_step_times, step_time
+from experiments.runs import catalogue, planned, record
+from experiments.tables import (
+  activation_memory,
+  blvnet_costs,
+  epoch_factors,
+  frames_accuracy,
+  frames_ladder,
+  multigrid_accuracy,
+  multigrid_choices,
+  multigrid_grids,
+  multigrid_io,
+  multigrid_savings,
+  multigrid_schedules,
+  published_accuracy,
+  successors,
+)
+from mgjax.cli import ArgumentParser
+
+_ROOT = pathlib.Path(__file__).parents[2]
+README = _ROOT / 'README.md'
+READMES = (README, _ROOT / 'experiments/README.md', _ROOT / 'docs/speed.md')
+PICTURE = _ROOT / 'docs/multigrid.svg'
+
+# Of the tables between marks in those files.
+SCRIPTS = (
+  multigrid_accuracy,
+  epoch_factors,
+  frames_accuracy,
+  frames_ladder,
+  multigrid_choices,
+  grid_step_times,
+  decode_speed,
+  multigrid_grids,
+  multigrid_schedules,
+  multigrid_savings,
+  multigrid_io,
+  blvnet_costs,
+  activation_memory,
+  successors,
+  published_accuracy,
+)
+
+
+@functools.cache
+def contents() -> dict[str, str]:
+  """All tables by name, as Markdown."""
+  found = {
+    'headline': multigrid_accuracy.headline(),
+    step_time.EXPERIMENT: step_time.table(step_time.load()),
+  }
+  for script in SCRIPTS:
+    for table in script.make():
+      assert table.name not in found, table.name
+      found[table.name] = tabulate.markdown(table)
+  return found
+
+
+def names_in(text: str) -> list[str]:
+  """The tables that a text has marks of, in its order."""
+  return re.findall(r'<!-- table (\w+) -->', text)
+
+
+def with_tables(text: str) -> str:
+  """Replaces what stands between the marks of each table.
+
+  Args:
+    text: With marks <!-- table NAME --> and <!-- end NAME -->.
+
+  Raises:
+    ValueError: A table is unknown, or its end is not marked.
+  """
+  for name in names_in(text):
+    if name not in contents():
+      raise ValueError(
+        f'There is no table {name}; known are {", ".join(contents())}.'
+      )
+    begin, end = f'<!-- table {name} -->', f'<!-- end {name} -->'
+    if end not in text:
+      raise ValueError(f'The end of table {name} lacks its mark, {end}.')
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    text = f'{before}{begin}\n{contents()[name]}\n{end}{after}'
+  return text
+
+
+def _stale(path: pathlib.Path) -> str:
+  name = path.relative_to(_ROOT)
+  return f'error: {name} is not what schedules and records say; run make tables'
+
+
+def main(argv: list[str]) -> int:
+  parser = ArgumentParser(
+    prog='python -m experiments.tables', description=__doc__
+  )
+  parser.add_argument(
+    '--check',
+    action='store_true',
+    help='write nothing; say what is not current',
+  )
+  args = parser.parse_args(argv)
+  problems = [
+    *record.problems(),
+    *step_time.problems(),
+    *decode_speed.problems(),
+  ]
+  if not problems:
+    problems = catalogue.mismatches()
+  for problem in problems:
+    print(f'error: record {problem}', file=sys.stderr)
+  if problems:
+    return 1
+  status = 0
+  for path in READMES:
+    old = path.read_text()
+    new = with_tables(old)
+    if not args.check:
+      path.write_text(new)
+    elif new != old:
+      print(_stale(path), file=sys.stderr)
+      status = 1
+  # Another version of Matplotlib draws other bytes; the numbers count.
+  drawn = PICTURE.read_text() if PICTURE.exists() else ''
+  is_current = multigrid_accuracy.headline() in html.unescape(drawn)
+  if args.check and not is_current:
+    print(_stale(PICTURE), file=sys.stderr)
+    status = 1
+  if not args.check:
+    if not is_current:
+      multigrid_accuracy.picture(PICTURE)
+    # What runs will cost is kept as well.
+    for table in catalogue.RUNS:
+      planned.runs_to_make(table, 1)
+    costs.save()
+  return status

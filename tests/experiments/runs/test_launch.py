@@ -1,0 +1,192 @@
+"""launch lists, starts and submits runs."""
+
+import os
+import re
+import shlex
+import subprocess
+import threading
+
+import pytest
+
+from experiments.runs import launch, planned, record
+from mgjax import cli
+from mgjax.cli import ConfigError
+from mgjax.planning import macs
+from mgjax.setup import network
+
+DIGITS = 'configs/moving_digits.py:grid=none,seed=0'
+
+
+def test_launch_lists_runs_without_record_and_their_hours(
+  records, capsys, no_counting
+):
+  table = 'moving_digits'
+  for name in ('both-1.5', 'both-2'):
+    records(
+      f'{table}/{name}-seed0', 'configs/moving_digits.py:grid=both,seed=0'
+    )
+  argv = [f'--table={table}', '--gmacs_per_s=1000', '--device=1 x H100']
+  assert launch.main(argv) == 0
+  header, _, line, _, total = capsys.readouterr().out.splitlines()
+  assert 'hours on 1 x H100' in header
+  assert (
+    'configs/moving_digits.py:model=slowfast,grid=none,size=demo,seed=0' in line
+  )
+  (item,) = planned.runs_to_make(table, 1)
+  hours = item.gmacs / 1000 / 3600
+  assert line.endswith(f'| {item.gmacs / 1e6:,.3g} | {hours:.2f} |')
+  assert total.startswith('all 1: ')
+  assert total.endswith(f' {hours:.2f} hours on 1 x H100')
+
+
+def test_three_times_the_plans_multiply_adds_are_trained(records):
+  item, *_ = planned.runs_to_make('moving_digits', 1)
+  model = network.model(cli.read_config(item.config))
+  of_clip = macs.forward_macs(model, T=16, H=64, W=64)
+  # Eight epochs of 4000 clips.
+  assert item.gmacs == pytest.approx(3e-9 * 8 * 4000 * of_clip)
+
+
+def test_a_records_speed_predicts_hours(records):
+  records('digits/a', DIGITS, train_s=100.0)
+  assert planned.rate_of('digits/a') == (12.0, '1 x cpu')
+
+
+def test_launch_prints_commands_for_clusters(records, capsys, no_counting):
+  argv = ['--table=ssv2_accuracy', '--gmacs_per_s=100000', '--run=slurm']
+  assert launch.main(argv) == 0
+  first = capsys.readouterr().out.splitlines()[0]
+  assert first.startswith('sbatch --job-name=ssv2_accuracy-slowfast-none-seed0')
+  assert re.search(r'--time=\d+', first)
+  assert '--gpus=8 --cpus-per-task=64 --requeue' in first
+  assert '--only=slowfast-none-seed0' in first and '--run=local' in first
+  argv = ['--table=ssv2_accuracy', '--run=tpu', '--workdir=gs://b/runs']
+  assert launch.main([*argv, '--tpu=v4', '--zone=z', '--init_from=w']) == 0
+  printed = capsys.readouterr().out
+  assert 'tpu-vm ssh v4 --zone=z --worker=all' in printed
+  assert '--init_from=w' in printed
+  # A bucket's name stays whole, through two shells.
+  assert launch.main(argv) == 0
+  line = capsys.readouterr().out.splitlines()[0]
+  remote = shlex.split(line)[-1].removeprefix('--command=cd mgjax && ')
+  assert shlex.split(remote) == [
+    *('.venv/bin/python', '-m', 'experiments.runs.launch', '--run=local'),
+    *('--table=ssv2_accuracy', '--seeds=1', '--only=slowfast-none-seed0'),
+    '--workdir=gs://b/runs',
+  ]
+
+
+def test_launch_gives_all_runs_the_weights_they_start_from(no_counting):
+  overrides = ('--config.init_from=w', '--config.init_head=new')
+  for item in planned.runs_to_make('ssv2_accuracy', 1, overrides):
+    config = cli.read_config(item.config, item.run.overrides)
+    assert (config.init_from, config.init_head) == ('w', 'new')
+
+
+def test_launch_starts_the_runs_that_have_no_record(
+  records, monkeypatch, tmp_path
+):
+  started = []
+  monkeypatch.setattr(
+    record,
+    'run',
+    lambda name, config, *, workdir, overrides, log: started.append(
+      (name, config, workdir, overrides)
+    ),
+  )
+  records('moving_digits/both-2-seed0', 'configs/moving_digits.py:seed=0')
+  argv = ['--table=moving_digits', '--seeds=2', '--run=local']
+  assert launch.main([*argv, f'--workdir={tmp_path}']) == 0
+  assert [name.split('/')[1] for name, *_ in started] == [
+    *('none-seed0', 'both-1.5-seed0'),
+    *('none-seed1', 'both-1.5-seed1', 'both-2-seed1'),
+  ]
+  assert started[0] == (
+    'moving_digits/none-seed0',
+    'configs/moving_digits.py:model=slowfast,grid=none,size=demo,seed=0',
+    tmp_path / 'moving_digits/none-seed0',
+    (),
+  )
+
+
+@pytest.mark.skipif(
+  len(os.sched_getaffinity(0)) < 2, reason='runs of one CPU each need two'
+)
+def test_runs_at_a_time_have_cpus_and_logs_of_their_own(
+  records, monkeypatch, tmp_path
+):
+  together = threading.Barrier(2, timeout=20)
+  seen = []
+
+  def run(name, config, *, workdir, overrides, log):
+    together.wait()  # Two run at once.
+    seen.append(frozenset(os.sched_getaffinity(0)))
+    print(name, file=log)
+
+  monkeypatch.setattr(record, 'run', run)
+  mine = os.sched_getaffinity(0)
+  argv = ['--table=moving_digits', '--seeds=2', '--run=local', '--jobs=2']
+  assert launch.main([*argv, f'--workdir={tmp_path}']) == 0
+  first, second = sorted(set(seen), key=min)
+  assert first | second == mine and not first & second
+  assert (len(seen), os.sched_getaffinity(0)) == (6, mine)
+  logs = sorted(tmp_path.glob('moving_digits/*.log'))
+  assert [path.read_text() for path in logs] == [
+    f'moving_digits/{path.stem}\n' for path in logs
+  ]
+  assert len(logs) == 6
+
+
+def test_a_run_that_fails_ends_launch_with_its_code(
+  records, monkeypatch, capsys
+):
+  def run(*args, **kwargs):
+    raise subprocess.CalledProcessError(75, 'python')
+
+  monkeypatch.setattr(record, 'run', run)
+  argv = ['--table=frames_ladder', '--run=local']
+  assert launch.main(argv) == 75
+  assert (
+    'error: frames_ladder/32-seed0 ended with 75' in capsys.readouterr().err
+  )
+
+
+@pytest.mark.parametrize(
+  'error', [ConfigError('no data'), KeyboardInterrupt(), OSError('full')]
+)
+def test_whatever_ends_a_run_no_further_one_starts(records, monkeypatch, error):
+  started = []
+
+  def run(name, *args, **kwargs):
+    started.append(name)
+    raise error
+
+  monkeypatch.setattr(record, 'run', run)
+  ends = SystemExit if isinstance(error, ConfigError) else type(error)
+  with pytest.raises(ends):
+    launch.main(['--table=frames_ladder', '--run=local'])
+  # The next one may start before the first has been seen to fail.
+  assert 1 <= len(started) <= 2
+
+
+@pytest.mark.parametrize(
+  'argv,message',
+  [
+    (['--table=nothing'], 'invalid choice'),
+    (['--table=ssv2_accuracy', '--device=8 x H100'], 'give its speed too'),
+    (['--table=ssv2_accuracy', '--device=x', '--record=y'], 'leave --device'),
+    (['--table=ssv2_accuracy', '--seeds=0'], '--seeds=0'),
+    (['--table=ssv2_accuracy', '--jobs=0'], '--jobs=0; give 1 to'),
+    (['--table=ssv2_accuracy', '--gmacs_per_s=-1'], '--gmacs_per_s=-1'),
+    (['--table=ssv2_accuracy', '--record=none/such'], 'none yet'),
+    (['--table=ssv2_accuracy', '--only=x'], 'slowfast-none-seed0'),
+    (['--table=ssv2_accuracy', '--run=tpu'], 'give a bucket, gs://'),
+  ],
+)
+def test_bad_arguments_of_launch_end_with_code_2(
+  records, argv, message, capsys
+):
+  with pytest.raises(SystemExit) as error:
+    launch.main(argv)
+  assert error.value.code == 2
+  assert message in capsys.readouterr().err
