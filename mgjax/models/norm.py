@@ -132,9 +132,8 @@ def grouped_batch_norm(
       mean, var = mean[own][None], var[own][None]
     # Numbers of a channel in the whole batch.
     count = clip_mean.shape[0] * (moved[0].size // moved.shape[-1])
-    running = _next_running(
-      running, *_batch_moments(clip_mean, clip_var), count, momentum
-    )
+    batch_mean, batch_var = _batch_moments(clip_mean, clip_var)
+    running = _next_running(running, batch_mean, batch_var, count, momentum)
   y = _normalize(moved, mean, var, scale, bias, eps).astype(x.dtype)
   y = jnp.moveaxis(y, -1, channel_axis)
   return (y if axis_name is None else y[0]), running

@@ -135,7 +135,10 @@ class StepCache(Generic[Key]):
 
   def compiled(self, kind: str) -> int:
     """Number of finished programs of a kind."""
-    return sum(program.kind == kind for program in self.compile_s)
+    return sum(
+      isinstance(program, Program) and program.kind == kind
+      for program in self.compile_s
+    )
 
   def close(self, *, wait: bool = True) -> None:
     """Stops after the program that is being compiled.

@@ -28,6 +28,7 @@ def start(workdir, data_dir):
       '--config.eval.batch_size=2',
       '--config.data.prefetch_batches=1',
       '--config.eval.save_every_s=0.001',
+      '--allow_config_change',  # The folder does not say whose it is.
     ],
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
