@@ -16,7 +16,7 @@ Source: PySlowFast 287ec00, configs/Charades/SLOWFAST_16x8_R50.yaml.
 
 import ml_collections
 
-from mgjax.config import fields
+from mgjax.config import rules
 from mgjax.recipes import published
 
 
@@ -40,4 +40,4 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.eval.num_views = 10
   config.eval.num_crops = 3
   config.eval.ensemble = 'max'
-  return fields.validate(config)
+  return rules.validate(config)

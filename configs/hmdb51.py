@@ -17,16 +17,16 @@ Differs: TSM's README gives these settings for UCF101; here they are taken for
 
 import ml_collections
 
-from mgjax.config import fields
+from mgjax.config import arguments, fields, rules
 from mgjax.recipes import segments
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
-  args = fields.parse_args(arg, grid='none', model='tsm_r50', seed=0)
+  args = arguments.parse_args(arg, grid='none', model='tsm_r50', seed=0)
   config = fields.base()
   config.seed = args.seed
   config.grid.mode = args.grid
   config.model.num_classes = 51
   config.data.name = 'hmdb51'
   segments.fine_tune(config, args.model)
-  return fields.validate(config)
+  return rules.validate(config)

@@ -42,14 +42,14 @@ Differs: PySlowFast tests its multigrid models at 224 pixels and its baselines
 import ml_collections
 
 from mgjax.cli import ConfigError
-from mgjax.config import fields
+from mgjax.config import arguments, fields, rules
 from mgjax.recipes import published, segments
 
 _RECIPES = ('steps', 'cosine')
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
-  args = fields.parse_args(
+  args = arguments.parse_args(
     arg, grid='both', model='slowfast', seed=0, recipe='steps'
   )
   if args.recipe not in _RECIPES:
@@ -70,7 +70,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     _sparse(config, args.model)
   else:
     _dense(config, args.model, args.recipe)
-  return fields.validate(config)
+  return rules.validate(config)
 
 
 def _dense(config: ml_collections.ConfigDict, model: str, recipe: str) -> None:

@@ -20,12 +20,12 @@ Differs: The code of bLVNet-TAM does not come with settings of this data set;
 
 import ml_collections
 
-from mgjax.config import fields
+from mgjax.config import arguments, fields, rules
 from mgjax.recipes import segments
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
-  args = fields.parse_args(arg, grid='both', model='blvnet_tam_50', seed=0)
+  args = arguments.parse_args(arg, grid='both', model='blvnet_tam_50', seed=0)
   config = fields.base()
   config.seed = args.seed
   config.grid.mode = args.grid
@@ -33,4 +33,4 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.data.name = 'moments_in_time'
   segments.use(config, args.model)
   config.eval.every = 5.0
-  return fields.validate(config)
+  return rules.validate(config)

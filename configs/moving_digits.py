@@ -18,7 +18,7 @@ Arguments after the colon:
 import ml_collections
 
 from mgjax.cli import ConfigError
-from mgjax.config import fields
+from mgjax.config import arguments, fields
 
 _MODELS = ('slowfast', 'slow', 'tsn', 'tsm', 'tam', 'blvnet_tam')
 _FRAMES = (2, 4, 8, 16, 32)
@@ -27,7 +27,7 @@ _SIZES = {'demo': 16, 'medium': 16, 'small': 8, 'tiny': 8}  # And their frames.
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
-  args = fields.parse_args(
+  args = arguments.parse_args(
     arg,
     grid='both',
     seed=0,

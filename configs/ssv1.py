@@ -22,12 +22,12 @@ Differs: As configs/ssv2.py.
 
 import ml_collections
 
-from mgjax.config import fields
+from mgjax.config import arguments, fields, rules
 from mgjax.recipes import segments
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
-  args = fields.parse_args(arg, grid='both', model='tsm_r50', seed=0)
+  args = arguments.parse_args(arg, grid='both', model='tsm_r50', seed=0)
   config = fields.base()
   config.seed = args.seed
   config.grid.mode = args.grid
@@ -36,4 +36,4 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   segments.use(config, args.model)
   config.data.flip = False  # Left and right are part of the labels.
   config.eval.every = 2.0
-  return fields.validate(config)
+  return rules.validate(config)

@@ -30,12 +30,12 @@ Differs: PySlowFast tests its multigrid model at 224 pixels, its baseline at
 
 import ml_collections
 
-from mgjax.config import fields
+from mgjax.config import arguments, fields, rules
 from mgjax.recipes import published, segments
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
-  args = fields.parse_args(arg, grid='both', model='slowfast', seed=0)
+  args = arguments.parse_args(arg, grid='both', model='slowfast', seed=0)
   config = fields.base()
   config.seed = args.seed
   config.grid.mode = args.grid
@@ -51,7 +51,7 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     segments.use(config, args.model)
   else:
     _dense(config, args.model)
-  return fields.validate(config)
+  return rules.validate(config)
 
 
 def _dense(config: ml_collections.ConfigDict, model: str) -> None:

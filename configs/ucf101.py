@@ -15,16 +15,16 @@ Source: mit-han-lab/temporal-shift-module, README, fine-tuning on UCF101.
 
 import ml_collections
 
-from mgjax.config import fields
+from mgjax.config import arguments, fields, rules
 from mgjax.recipes import segments
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
-  args = fields.parse_args(arg, grid='none', model='tsm_r50', seed=0)
+  args = arguments.parse_args(arg, grid='none', model='tsm_r50', seed=0)
   config = fields.base()
   config.seed = args.seed
   config.grid.mode = args.grid
   config.model.num_classes = 101
   config.data.name = 'ucf101'
   segments.fine_tune(config, args.model)
-  return fields.validate(config)
+  return rules.validate(config)

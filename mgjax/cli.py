@@ -17,7 +17,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from mgjax.config import config_file, fields
+from mgjax.config import config_file, rules
 from mgjax.errors import ConfigError, RunError
 from mgjax.stop_signal import EXIT_INTERRUPTED, EXIT_RESTART
 
@@ -286,7 +286,7 @@ class _ConfigParser(flags.ArgumentParser):
 
 def _check_fields(config: ml_collections.ConfigDict, source: str) -> None:
   try:
-    fields.check_fields(config)
+    rules.check_fields(config)
   except ConfigError as error:
     raise ConfigError(f'{source}: {error}') from error
 
@@ -366,8 +366,8 @@ def _parse(
       '--config is missing; give --config=FILE.py or the name of a recipe: '
       f'{", ".join(config_file.recipes())}.'
     )
-  fields.check_fields(config)
-  fields.validate(config)
+  rules.check_fields(config)
+  rules.validate(config)
   return values, rest[1:]
 
 

@@ -32,7 +32,7 @@ import sys
 from absl import flags
 
 from mgjax import cli
-from mgjax.config import fields
+from mgjax.config import saved
 from mgjax.hosts import peers
 from mgjax.run import run_folder
 
@@ -57,7 +57,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def find_config(values: flags.FlagValues, arguments: list[str]):
   """The run's own config."""
   del arguments
-  return fields.read_saved(run_folder.given(values))
+  return saved.read_saved(run_folder.given(values))
 
 
 if __name__ == '__main__':

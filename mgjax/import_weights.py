@@ -32,7 +32,7 @@ from absl import flags
 
 from mgjax import cli
 from mgjax.cli import ConfigError
-from mgjax.config import config_file, fields
+from mgjax.config import config_file, saved
 from mgjax.weights import pyslowfast_cfg, torch_files
 
 # Frameworks that weights can be written for.
@@ -101,7 +101,7 @@ def find_config(values: flags.FlagValues, arguments: list[str]):
   if values.model:
     return f'kinetics400:model={values.model}'
   if values.to and arguments:
-    return fields.read_saved(pathlib.Path(arguments[0]))
+    return saved.read_saved(pathlib.Path(arguments[0]))
   if len(arguments) == 1:
     facts = _read_facts(pathlib.Path(arguments[0]))
     if facts:

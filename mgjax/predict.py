@@ -36,7 +36,7 @@ import sys
 from absl import flags
 
 from mgjax import cli
-from mgjax.config import fields
+from mgjax.config import saved
 from mgjax.run import run_folder
 
 
@@ -76,7 +76,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def find_config(values: flags.FlagValues, arguments: list[str]):
   """The run's own config."""
-  return fields.read_saved(run_folder.of_weights(values))
+  return saved.read_saved(run_folder.of_weights(values))
 
 
 if __name__ == '__main__':

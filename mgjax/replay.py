@@ -18,7 +18,7 @@ import sys
 from absl import flags
 
 from mgjax import cli
-from mgjax.config import fields
+from mgjax.config import saved
 from mgjax.run import run_folder
 
 
@@ -33,7 +33,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def find_config(values: flags.FlagValues, arguments: list[str]):
   """The failed run's own config."""
-  return fields.read_saved(run_folder.bundle(values))
+  return saved.read_saved(run_folder.bundle(values))
 
 
 if __name__ == '__main__':

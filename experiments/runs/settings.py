@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from mgjax.config import fields
+from mgjax.config import rules
 from mgjax.grids.schedule import GridSchedule
 from mgjax.setup import grids
 
@@ -49,7 +49,7 @@ def without_unused(config: dict[str, Any]) -> dict[str, Any]:
   Records of earlier versions have others, which did nothing.
   """
   config = copy.deepcopy(config)
-  fields.reset_unused_options(config['model'])
+  rules.reset_unused_options(config['model'])
   return config
 
 

@@ -8,7 +8,7 @@ import re
 import ml_collections
 
 from mgjax.cli import ConfigError
-from mgjax.config import fields
+from mgjax.config import arguments, fields
 from mgjax.recipes import segments
 
 ARCHITECTURES = ('slowfast', 'slow', 'i3d', 'c2d')
@@ -80,7 +80,7 @@ def from_args(arg: str, *, frames: str) -> ml_collections.ConfigDict:
   Raises:
     ConfigError: If an argument is unknown.
   """
-  args = fields.parse_args(arg, grid='both', model='slowfast', seed=0)
+  args = arguments.parse_args(arg, grid='both', model='slowfast', seed=0)
   config = fields.base()
   config.seed = args.seed
   config.grid.mode = args.grid

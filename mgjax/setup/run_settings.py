@@ -7,7 +7,7 @@ import ml_collections
 from etils import epath
 
 from mgjax import files
-from mgjax.config import fields
+from mgjax.config import fields, rules, saved
 from mgjax.errors import ConfigError
 from mgjax.run import run_folder
 
@@ -43,9 +43,9 @@ def check(
     return []
   new = json.loads(config.to_json_best_effort())
   defaults = json.loads(fields.base().to_json_best_effort())
-  old = _completed(fields.read_settings(workdir), defaults)
+  old = _completed(saved.read_settings(workdir), defaults)
   for settings in (old, new):
-    fields.reset_unused_options(settings['model'])
+    rules.reset_unused_options(settings['model'])
   changed = changed_fields(old, new)
   if other := run_folder.other_labels(workdir, label_names):
     changed.append(f'the names of the classes, such as {other}')
@@ -117,9 +117,9 @@ def check_evaluation(
       '--config is that of its run; --allow_config_change takes it as it is'
     )
   # Both as JSON has them, so that lists equal tuples.
-  old = json.loads(fields.read_saved(workdir).to_json_best_effort())
+  old = json.loads(saved.read_saved(workdir).to_json_best_effort())
   new = json.loads(config.to_json_best_effort())
-  fields.reset_unused_options(new['model'])
+  rules.reset_unused_options(new['model'])
   differences = _differences(old, new)
   # How many damaged videos are tolerated is no setting of the run alone.
   free = ('eval.', 'data.max_bad_fraction', *_MACHINE_FIELDS)

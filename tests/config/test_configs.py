@@ -11,7 +11,7 @@ import pytest
 
 from mgjax import models
 from mgjax.cli import ConfigError
-from mgjax.config import config_file
+from mgjax.config import arguments, config_file, rules
 from mgjax.config import fields as default
 from mgjax.grids import MODES
 from mgjax.recipes import segments
@@ -65,7 +65,7 @@ def test_a_baseline_and_its_multigrid_run_differ_in_the_grid_only(name, arg):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_every_config_is_valid(name):
-  default.validate(get_config(name))
+  rules.validate(get_config(name))
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -185,7 +185,7 @@ def test_the_paper_configs_train_like_the_reference(
   ],
 )
 def test_arguments_after_the_colon_get_the_type_of_their_default(arg, want):
-  args = default.parse_args(arg, seed=1, grid='both', rate=0.5, fast=False)
+  args = arguments.parse_args(arg, seed=1, grid='both', rate=0.5, fast=False)
   got = (args.seed, args.grid, args.rate, args.fast)
   assert got == want
   assert list(map(type, got)) == list(map(type, want))
@@ -202,7 +202,7 @@ def test_arguments_after_the_colon_get_the_type_of_their_default(arg, want):
 )
 def test_other_arguments_are_refused(arg, message):
   with pytest.raises(ConfigError, match=message):
-    default.parse_args(arg, seed=1, grid='both')
+    arguments.parse_args(arg, seed=1, grid='both')
 
 
 @pytest.mark.parametrize(
@@ -339,7 +339,7 @@ def test_values_that_cannot_work_are_refused_by_field_name(field, value):
   config = default.base()
   config.update_from_flattened_dict({field: value})
   with pytest.raises(ConfigError, match=f'^{field} is .*; it must be'):
-    default.validate(config)
+    rules.validate(config)
 
 
 @pytest.mark.parametrize('name', ['ssv1', 'ssv2', 'moving_digits'])

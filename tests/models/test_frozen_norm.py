@@ -8,7 +8,7 @@ import pytest
 from configs import moving_digits
 from mgjax import models
 from mgjax.cli import ConfigError
-from mgjax.config import fields
+from mgjax.config import fields, rules
 from mgjax.hosts import parallel
 from mgjax.models import norm
 from mgjax.setup import grids, network, programs, run_checks
@@ -195,7 +195,7 @@ def test_frozen_layers_need_weights_to_start_from():
   run_checks.check_norm(config)
   config.norm.frozen = 'some'
   with pytest.raises(ConfigError, match="norm.frozen is 'some'; it must be ''"):
-    fields.validate(config)
+    rules.validate(config)
 
 
 def test_no_statistics_are_estimated_where_all_layers_are_frozen():

@@ -9,7 +9,7 @@ import pytest
 
 from mgjax import models
 from mgjax.cli import ConfigError
-from mgjax.config import fields
+from mgjax.config import fields, rules
 from mgjax.models.head import Head
 from mgjax.planning import macs
 from mgjax.setup import grids
@@ -280,7 +280,7 @@ def test_fields_that_cannot_work_are_refused_by_name(field, value):
   config = fields.base()
   config.update_from_flattened_dict({field: value})
   with pytest.raises(ConfigError, match=f'^{field} is .*; it must be'):
-    fields.validate(config)
+    rules.validate(config)
 
 
 @pytest.mark.parametrize('name', ['tam', 's3d_resnet'])

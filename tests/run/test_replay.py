@@ -8,7 +8,7 @@ import pytest
 
 from mgjax import cli, replay
 from mgjax.cli import RunError
-from mgjax.config import fields
+from mgjax.config import saved
 from mgjax.run import launch, replaying
 from mgjax.step import train_state
 
@@ -56,7 +56,7 @@ def test_a_failed_run_keeps_good_checkpoints_and_replays_its_last_step(
   bundle = workdir / 'failure-16'
   assert f'--bundle={bundle} ' in message
   assert [p.name for p in (bundle / 'checkpoints').iterdir()] == ['15']
-  same = fields.read_saved(bundle)
+  same = saved.read_saved(bundle)
   assert same.to_dict() == config.to_dict()
 
   result = replaying.replay(same, bundle)

@@ -12,6 +12,7 @@ from mgjax import cli, evaluate, models, train
 from mgjax import plan as plan_flags
 from mgjax.cli import ConfigError
 from mgjax.config import fields as default
+from mgjax.config import rules, saved
 from mgjax.data import description
 from mgjax.evaluation import command as evaluation
 from mgjax.planning import command
@@ -63,9 +64,9 @@ def test_a_run_of_an_earlier_version_keeps_options_that_did_nothing(tmp_path):
   config.model.alpha = 2
   config.model.nonlocal_pool_fast = (1, 2, 2)
   (tmp_path / 'config.json').write_text(config.to_json_best_effort())
-  saved = default.read_saved(tmp_path)
-  assert saved.model.alpha == 4 and saved.model.nonlocal_pool_fast == ()
-  default.validate(saved)
+  found = saved.read_saved(tmp_path)
+  assert found.model.alpha == 4 and found.model.nonlocal_pool_fast == ()
+  rules.validate(found)
   # The same command goes on with the run.
   again = moving_digits.get_config('model=slow,size=tiny')
   assert run_settings.check(again, tmp_path, False, []) == []

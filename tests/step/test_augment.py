@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mgjax.config import fields
+from mgjax.config import fields, rules
 from mgjax.setup import augmentation
 from mgjax.step import augment, pixel_operations
 
@@ -26,7 +26,7 @@ def make_config(**options):
   config = fields.base()
   config.model.num_classes = NUM_CLASSES
   config.augment.update(options)
-  return fields.validate(config)
+  return rules.validate(config)
 
 
 def make_batch(**sizes):

@@ -16,7 +16,7 @@ import pytest
 from configs import kinetics400
 from mgjax import cli, import_weights, models
 from mgjax.cli import ConfigError
-from mgjax.config import fields
+from mgjax.config import saved
 from mgjax.run import checkpoint
 from mgjax.setup import network
 from mgjax.weights import (
@@ -504,9 +504,9 @@ def test_the_command_reports_and_the_config_is_kept(config, tmp_path, capsys):
   code, printed = run(capsys, *argv)
   assert code == 0, printed.err
   assert 'names of pyslowfast' in printed.out and 'as it is' in printed.out
-  saved = fields.read_saved(out)
-  assert saved.model.blocks == (1, 1)
-  assert saved.to_dict() == config.to_dict()
+  found = saved.read_saved(out)
+  assert found.model.blocks == (1, 1)
+  assert found.to_dict() == config.to_dict()
   code, printed = run(capsys, *argv)
   assert code == 2
   assert 'holds checkpoints already' in printed.err
@@ -750,8 +750,8 @@ def test_the_configuration_in_a_file_names_the_network(tmp_path, capsys):
   torch_files.save(file, content)
   code, printed = run(capsys, file, f'--out={out}')
   assert code == 0, printed.err
-  saved = fields.read_saved(out)
-  assert (saved.model.alpha, saved.model.fusion_kernel) == (8, 5)
+  found = saved.read_saved(out)
+  assert (found.model.alpha, found.model.fusion_kernel) == (8, 5)
   assert 'the network is that of the cfg' in printed.out
   assert 'unverified, the file does not show them: norm.eps=' in printed.out
   assert 'model.alpha' not in printed.out
