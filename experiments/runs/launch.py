@@ -27,6 +27,7 @@ import os
 import shlex
 import subprocess
 import sys
+import threading
 
 from etils import epath
 
@@ -115,6 +116,23 @@ def submit_line(
   )
 
 
+def _make_record(item: Planned, folder: epath.Path, log: bool) -> None:
+  """Makes a record; with `log`, the training prints into FOLDER.log."""
+  out = contextlib.nullcontext()
+  if log:
+    path = folder.with_name(f'{folder.name}.log')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    out = path.open('a')
+  with out as file:
+    record.run(
+      item.record,
+      item.config,
+      workdir=folder,
+      overrides=item.run.overrides,
+      log=file,
+    )
+
+
 def run_here(runs: list[Planned], workdir: epath.Path, num_jobs: int) -> int:
   """Makes records on this machine; a failure ends it after the runs under way.
 
@@ -129,25 +147,22 @@ def run_here(runs: list[Planned], workdir: epath.Path, num_jobs: int) -> int:
   """
   cpus = sorted(os.sched_getaffinity(0)) if num_jobs > 1 else []
   slots = itertools.count()
+  failed = threading.Event()
 
   def pin() -> None:
     # Of this thread, and so of the processes that it starts.
     os.sched_setaffinity(0, cpus[next(slots) :: num_jobs])
 
   def make(item: Planned) -> None:
-    log = contextlib.nullcontext()
-    if num_jobs > 1:
-      path = workdir / f'{item.record}.log'
-      path.parent.mkdir(parents=True, exist_ok=True)
-      log = path.open('a')
-    with log as file:
-      record.run(
-        item.record,
-        item.config,
-        workdir=workdir / item.record,
-        overrides=item.run.overrides,
-        log=file,
-      )
+    # A thread may take the next run before the main one sees that its last
+    # run has failed.
+    if failed.is_set():
+      return
+    try:
+      _make_record(item, workdir / item.record, log=num_jobs > 1)
+    except BaseException:
+      failed.set()
+      raise
 
   with concurrent.futures.ThreadPoolExecutor(
     num_jobs, initializer=pin if num_jobs > 1 else None
