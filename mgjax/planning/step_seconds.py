@@ -2,7 +2,7 @@
 
   --workdir=DIR      a run (of any length) or a record of the same network: its
                      step times; or the file of a record of
-                     experiments/grid_step_times.py
+                     experiments/bench/grid_step_times.py
   --step_ms=MS       a step of the full grid
   --gmacs_per_s=N    1e9 multiply-adds per second in training
 
@@ -156,14 +156,14 @@ def _seconds(line: dict[str, Any], name: str, where: str) -> list[float]:
 
 
 def _file_of_times(path: pathlib.Path) -> dict[str, Any]:
-  """Returns a record of experiments/grid_step_times.py.
+  """Returns a record of experiments/bench/grid_step_times.py.
 
   Raises:
     ConfigError: It is another file.
   """
   what = (
     f"--workdir={path} is no record of the repository's "
-    'experiments/grid_step_times.py'
+    'experiments/bench/grid_step_times.py'
   )
   try:
     content = files.read_json(path)
