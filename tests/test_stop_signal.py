@@ -320,7 +320,11 @@ def test_no_process_that_prepares_data_outlives_the_command_or_speaks(
   _, said = process.communicate(timeout=60)
   assert process.returncode == stop_signal.exit_code(number)
   name = 'Ctrl-C' if number == signal.SIGINT else 'SIGTERM'
-  assert said == f'stopped by {name}\n'
+  # A slow machine may have made a clip by then, and says so.
+  told = [
+    line for line in re.split('[\r\n]', said) if not re.match('clip |$', line)
+  ]
+  assert told == [f'stopped by {name}']
   deadline = time.monotonic() + 60
   while any(map(is_alive, workers)):
     assert time.monotonic() < deadline
