@@ -34,11 +34,7 @@ def find(folder: epath.PathLike, field: str) -> epath.Path:
   folder = epath.Path(folder)
   if (folder / 'state').is_dir():
     return folder
-  steps = [
-    int(path.parent.name)
-    for path in (folder / 'checkpoints').glob('*/state')
-    if path.parent.name.isdigit()
-  ]
+  steps = _steps(folder / 'checkpoints')
   if not steps:
     raise ConfigError(
       f'{field}={folder} holds no checkpoint; give the folder of a run, or '
@@ -98,16 +94,20 @@ def _newest_usable(
   return None
 
 
+def _steps(folder: epath.Path) -> list[int]:
+  """Steps of the checkpoints in a folder, in no order."""
+  return [
+    int(path.parent.name)
+    for path in folder.glob('*/state')
+    if path.parent.name.isdigit()
+  ]
+
+
 def _before(path: epath.Path) -> list[epath.Path]:
   """The checkpoints of the same run that are older, the newest first."""
   if not path.name.isdigit():
     return []
-  steps = [
-    int(other.parent.name)
-    for other in path.parent.glob('*/state')
-    if other.parent.name.isdigit()
-  ]
-  older = [step for step in steps if step < int(path.name)]
+  older = [step for step in _steps(path.parent) if step < int(path.name)]
   return [path.parent / str(step) for step in sorted(older, reverse=True)]
 
 

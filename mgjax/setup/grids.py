@@ -96,12 +96,10 @@ def full_grid(config: ml_collections.ConfigDict) -> Grid:
 
 def eval_grid(config: ml_collections.ConfigDict) -> Grid:
   """Returns the one grid of evaluation: all frames, the evaluation crop."""
-  crop = config.eval
   return Grid(
     config.data.num_frames,
-    crop.crop_px,
-    crop.crop_width_px or crop.crop_px,
-    crop.batch_size,
+    *data_setup.crop_hw(config.eval),
+    config.eval.batch_size,
   )
 
 
