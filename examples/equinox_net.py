@@ -61,7 +61,7 @@ def load(step):
 
 
 # 3. Your network, of one example. It ends in an average, so that it takes clips
-# of any size; its batch norms take `pool`, which says what is normalised
+# of any size; its batch norms take `same_group`, which says what is normalised
 # together.
 class BatchNorm(eqx.Module):
   scale: jax.Array
@@ -72,10 +72,10 @@ class BatchNorm(eqx.Module):
     self.scale, self.bias = jnp.ones(features), jnp.zeros(features)
     self.running = eqx.nn.StateIndex((jnp.zeros(features), jnp.ones(features)))
 
-  def __call__(self, x, pool, state):
+  def __call__(self, x, same_group, state):
     y, running = mgjax.grouped_batch_norm(
       x,
-      pool,
+      same_group,
       running=state.get(self.running),
       scale=self.scale,
       bias=self.bias,
@@ -99,18 +99,18 @@ class Net(eqx.Module):
     self.norms = [BatchNorm(8), BatchNorm(16)]
     self.head = eqx.nn.Linear(16, 4, key=keys[2])
 
-  def __call__(self, video, pool, state):
+  def __call__(self, video, same_group, state):
     x = jnp.moveaxis(video, -1, 0).astype(jnp.float32) / 255
     for conv, norm in zip(self.convs, self.norms, strict=True):
-      x, state = norm(conv(x), pool, state)
+      x, state = norm(conv(x), same_group, state)
       x = jax.nn.relu(x)
     return self.head(x.mean((1, 2, 3))), state
 
 
-def apply(net, state, video, pool=None):
+def apply(net, state, video, same_group=None):
   in_axes, out_axes = (0, None, None), (0, None)
   run = jax.vmap(net, in_axes, out_axes, axis_name='batch')
-  return run(video, pool, state)
+  return run(video, same_group, state)
 
 
 momentum = optax.trace(0.9)
@@ -122,10 +122,10 @@ params, static = eqx.partition(net, eqx.is_inexact_array)
 # number of batch-norm groups too: one program serves all steps of a grid.
 def train_step(training, video, label, rate, groups):
   step, params, state, trace = training
-  pool = mgjax.group_matrix(len(label), groups)
+  same_group = mgjax.group_matrix(len(label), groups)
 
   def loss_of(params):
-    logits, new = apply(eqx.combine(params, static), state, video, pool)
+    logits, new = apply(eqx.combine(params, static), state, video, same_group)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     return losses.mean(), new
 

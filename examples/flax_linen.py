@@ -62,14 +62,14 @@ def load(step):
 
 
 # 3. Your network. It ends in an average, so that it takes clips of any size;
-# its batch norms take `pool`, which says what is normalised together.
+# its batch norms take `same_group`, which says what is normalised together.
 class Net(nn.Module):
   @nn.compact
-  def __call__(self, video, pool=None):
+  def __call__(self, video, same_group=None):
     x = video.astype(jnp.float32) / 255
     for features in (8, 16):
       x = nn.Conv(features, (3, 5, 5), (1, 2, 2), use_bias=False)(x)
-      x = nn.relu(mgjax.BatchNorm()(x, pool))
+      x = nn.relu(mgjax.BatchNorm()(x, same_group))
     return nn.Dense(4)(x.mean((1, 2, 3)))
 
 
@@ -87,11 +87,13 @@ def initial_state():
 # 4. Your step. What changes from step to step is an argument, the rate and the
 # number of batch-norm groups too: one program serves all steps of a grid.
 def train_step(state, video, label, rate, groups):
-  pool = mgjax.group_matrix(len(label), groups)
+  same_group = mgjax.group_matrix(len(label), groups)
 
   def loss_of(params):
     variables = {'params': params, 'batch_stats': state['batch_stats']}
-    logits, new = net.apply(variables, video, pool, mutable=['batch_stats'])
+    logits, new = net.apply(
+      variables, video, same_group, mutable=['batch_stats']
+    )
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     return losses.mean(), new['batch_stats']
 

@@ -61,7 +61,7 @@ def load(step):
 
 
 # 3. Your network. It ends in an average, so that it takes clips of any size;
-# its batch norms take `pool`, which says what is normalised together.
+# its batch norms take `same_group`, which says what is normalised together.
 class BatchNorm(nnx.Module):
   def __init__(self, features):
     self.scale = nnx.Param(jnp.ones(features))
@@ -69,10 +69,10 @@ class BatchNorm(nnx.Module):
     self.mean = nnx.BatchStat(jnp.zeros(features))
     self.var = nnx.BatchStat(jnp.ones(features))
 
-  def __call__(self, x, pool):
+  def __call__(self, x, same_group):
     y, (self.mean[...], self.var[...]) = mgjax.grouped_batch_norm(
       x,
-      pool,
+      same_group,
       running=(self.mean[...], self.var[...]),
       scale=self.scale[...],
       bias=self.bias[...],
@@ -89,10 +89,10 @@ class Net(nnx.Module):
     self.conv2, self.norm2 = conv(8, 16), BatchNorm(16)
     self.head = nnx.Linear(16, 4, rngs=rngs)
 
-  def __call__(self, video, pool=None):
+  def __call__(self, video, same_group=None):
     x = video.astype(jnp.float32) / 255
-    x = nnx.relu(self.norm1(self.conv1(x), pool))
-    x = nnx.relu(self.norm2(self.conv2(x), pool))
+    x = nnx.relu(self.norm1(self.conv1(x), same_group))
+    x = nnx.relu(self.norm2(self.conv2(x), same_group))
     return self.head(x.mean((1, 2, 3)))
 
 
@@ -110,10 +110,10 @@ class Training(nnx.Module):
 # number of batch-norm groups too: one program serves all steps of a grid.
 @nnx.jit(donate_argnums=0)
 def train_step(training, video, label, rate, groups):
-  pool = mgjax.group_matrix(len(label), groups)
+  same_group = mgjax.group_matrix(len(label), groups)
 
   def loss_of(net):
-    logits = net(video, pool)
+    logits = net(video, same_group)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     return losses.mean()
 

@@ -277,11 +277,32 @@ class _ConfigParser(flags.ArgumentParser):
       config = config_file.load(argument)
       _check_fields(config, argument)
     config.lock()
-    for word in self._argv:
-      override = re.match(r'--?(?:no)?config\.([^=]+)', word)
-      if override:
-        _check_override(config, override[1])
+    overrides = [
+      match
+      for word in self._argv
+      if (match := re.match(r'--?(?:no)?config\.([^=]+)(?:=(.*))?', word))
+    ]
+    for field, value in (match.groups() for match in overrides):
+      if field == 'model.name' and value:  # It decides which fields there are.
+        _replace_network(config, value)
+      elif field == 'data.name' and value:
+        config.data.name = value
+    for match in overrides:
+      _check_override(config, match[1])
     return config
+
+
+def _replace_network(config: ml_collections.ConfigDict, name: str) -> None:
+  """Chooses another network than the config file, and says what is lost."""
+  before = config.model.name
+  lost = config.model.replace(name) if name != before else {}
+  if lost:
+    listed = ', '.join(f'{field}={value}' for field, value in lost.items())
+    print(
+      f'--config.model.name={name}: the options of {before!r} that the config '
+      f'sets and {name!r} lacks are left out: {listed}',
+      file=sys.stderr,
+    )
 
 
 def _check_fields(config: ml_collections.ConfigDict, source: str) -> None:
@@ -292,15 +313,15 @@ def _check_fields(config: ml_collections.ConfigDict, source: str) -> None:
 
 
 def _check_override(config: ml_collections.ConfigDict, field: str) -> None:
-  missing = config_file.unknown_field(config, field)
+  missing = rules.unknown_field(config, field)
   if missing:
     name, hint = missing
     raise ConfigError(
       f'--config.{field}: there is no such field.{hint} '
-      f'{config_file.fields_path()} lists them all.'
+      f'{config_file.fields_path(field)} lists them all.'
       if name == field
       else f'--config.{field}: there is no field {name!r}.{hint} '
-      f'{config_file.fields_path()} lists them all.'
+      f'{config_file.fields_path(field)} lists them all.'
     )
 
 

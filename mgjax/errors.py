@@ -7,3 +7,7 @@ class ConfigError(ValueError):
 
 class RunError(Exception):
   """Something outside the program that ends a run that was well set up."""
+
+
+class FieldError(ConfigError):
+  """A field cannot have a value; who reads the config says where it is set."""

@@ -428,7 +428,7 @@ def test_an_error_in_the_flags_is_told_before_jax_is_imported():
   [
     (
       ['model.depth=200', 'model.blocks=()'],
-      'model.depth is 200; .* has 50 or 101',
+      'model.depth is 200; it must be 50 or 101',
     ),
     (['model.width=6'], 'model: width 6 is not divisible by beta_inv 4'),
     (

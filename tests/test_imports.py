@@ -28,9 +28,9 @@ COMMANDS = (
 ORDER = (
   ('errors', 'environment', 'picture_text', 'progress', 'stop_signal'),
   ('files',),
+  ('grids',),
   ('config',),
   ('cli',),
-  ('grids',),
   ('cpu',),
   ('models',),
   ('hosts',),
@@ -56,10 +56,12 @@ INSIDE = {
   ('environment', 'describe'): 'preparing data takes no JAX',
   ('planning.command', 'main'): _NO_JAX,
   ('planning.command', '_plan'): _NO_JAX,
+  ('setup.planning', 'check_own_network'): _NO_JAX,
   ('setup.planning', 'estimate_memory'): _NO_JAX,
   ('setup.planning', 'gmacs_per_clip'): _NO_JAX,
   ('setup.planning', 'make_plan'): _NO_JAX,
   ('setup.planning', 'warn_of_memory'): _NO_JAX,
+  ('setup.data', 'describe'): _NO_READER,
   ('setup.data', 'eval_stream'): _NO_READER,
   ('setup.data', 'source'): _NO_READER,
   ('setup.data', 'train_stream'): _NO_READER,
@@ -69,7 +71,6 @@ INSIDE = {
 }
 # Functions that are longer, with the reason.
 LONG_FUNCTIONS = {
-  ('config.fields', 'base'): 'a table: every field with its comment',
   ('weights.pyslowfast_cfg', 'facts'): 'a table: names of two programs',
   ('data.prepare.settings', 'parse'): 'a table: flags',
 }

@@ -330,12 +330,12 @@ ROWS = [
       (
         'an option that the network lacks',
         '--config.model.alpha=8',
-        ('model.alpha is 8', 'slowfast'),
+        ('model.alpha', "'slow' has no such option; that is one of 'slowfast'"),
       ),
       (
         'another one',
         '--config.model.tam_frames=5',
-        ('model.tam_frames is 5',),
+        ('model.tam_frames', 'no such option'),
       ),
       (
         'a depth that blocks replace',
@@ -478,7 +478,7 @@ ROWS = [
     'an option that the network lacks',
     'evaluate',
     '--config.model.alpha=8',
-    ('model.alpha is 8',),
+    ('model.alpha', "'slow' has no such option"),
   ),
   Row(
     'a config that nothing vouches for',
@@ -708,7 +708,7 @@ ROWS = [
     'an option that the network lacks',
     'import_weights',
     '--model=slow --config.model.alpha=8 w.pyth',
-    ('model.alpha is 8',),
+    ('model.alpha', "'slow' has no such option"),
   ),
   Row(
     'text for weights',

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.runs import generated, papers, record, settings
+from experiments.runs import generated, papers, record
 from mgjax import cli
+from mgjax.config import saved
 
 RUNS = {**generated.RUNS, **papers.RUNS}
 
@@ -32,4 +33,4 @@ def mismatches() -> list[str]:
 def _settings(config: str, overrides: Sequence[str]) -> dict[str, Any]:
   """Those of a run, but the weights that it starts from."""
   kept = [o for o in overrides if not o.startswith('--config.init_')]
-  return settings.as_json(cli.read_config(config, kept))
+  return saved.as_json(cli.read_config(config, kept))

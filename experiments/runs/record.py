@@ -17,6 +17,7 @@ from etils import epath
 from experiments.runs import settings
 from mgjax import cli, files
 from mgjax.cli import ConfigError
+from mgjax.config import saved
 from mgjax.setup import data as data_setup
 
 RECORDS = pathlib.Path(__file__).parents[1] / 'records'
@@ -251,9 +252,7 @@ def _config_problems(name: str, entry: dict, stored: dict) -> list[str]:
 
 def _is_known_config(entry: dict, stored: dict) -> bool:
   try:
-    config = settings.as_json(
-      cli.read_config(entry['config'], entry['overrides'])
-    )
+    config = saved.as_json(cli.read_config(entry['config'], entry['overrides']))
   except ConfigError:
     return False
   return settings.config_hash(stored) == entry['config_hash'] and _are_same(
@@ -263,15 +262,14 @@ def _is_known_config(entry: dict, stored: dict) -> bool:
 
 def _are_same(config: dict, stored: dict) -> bool:
   """Whether a config is a stored one, which may lack younger fields."""
-  stored = settings.without_unused(stored)
-  return settings.config_hash(stored) == settings.config_hash(
-    settings.with_fields_of(config, stored)
-  )
+  return settings.config_hash(
+    saved.current_form(stored)
+  ) == settings.config_hash(config)
 
 
 def with_config(config: ml_collections.ConfigDict) -> list[dict]:
   """Records of a config, whatever their seed."""
-  wanted = {**settings.as_json(config), 'seed': 0}
+  wanted = {**saved.as_json(config), 'seed': 0}
   found = []
   for entry in load('*'):
     stored = {**config_of(entry), 'seed': 0}

@@ -17,7 +17,8 @@ from typing import Any
 
 import ml_collections
 
-from mgjax.errors import ConfigError
+from mgjax.config import network_options
+from mgjax.errors import ConfigError, FieldError
 
 
 def recipes() -> dict[str, pathlib.Path]:
@@ -37,9 +38,15 @@ def recipes() -> dict[str, pathlib.Path]:
   }
 
 
-def fields_path() -> str:
-  """The file that lists all fields, as it is called from this folder."""
-  return _called_from_here(pathlib.Path(__file__).with_name('fields.py'))
+def fields_path(field: str = '') -> str:
+  """The file that lists a section's fields, as it is called from this folder.
+
+  Args:
+    field: Dotted name of one that is not there.
+  """
+  of_networks = field.startswith('model.')
+  name = 'network_options.py' if of_networks else 'fields.py'
+  return _called_from_here(pathlib.Path(__file__).with_name(name))
 
 
 def _example() -> str:
@@ -105,6 +112,8 @@ def load(text: str) -> ml_collections.ConfigDict:
     ) from error
   try:
     config = get_config(*arguments)
+  except FieldError as error:
+    raise ConfigError(_explain(error, path)) from error
   except ConfigError:
     raise  # Of its arguments: it says what is wrong.
   except (Exception, SystemExit) as error:
@@ -156,6 +165,8 @@ def _explain(error: BaseException, path: str) -> str:
   where = f'{path}:{lines[-1]}' if lines else path
   line = _quoted(linecache.getline(path, lines[-1]) if lines else '')
   message = str(error)
+  if isinstance(error, FieldError):
+    return f'{where}{line}: {message}'
   if isinstance(error, AttributeError | KeyError):
     # Whose attribute was to be set, only the text of ml_collections tells.
     key = re.search(r'Key "(\w+)" does not exist', message)
@@ -165,6 +176,9 @@ def _explain(error: BaseException, path: str) -> str:
     if name:
       similar = re.search(r'Did you mean "(\w+)"', message)
       hint = f'; did you mean {similar[1]!r}?' if similar else '.'
+      if having := network_options.networks_with(name):
+        names = ' or '.join(map(repr, having))
+        hint = f'; it is an option of model.name={names}, to be set first.'
       return (
         f'{where}: there is no field {name!r}{line}{hint} '
         f'{fields_path()} lists all fields.'
@@ -199,31 +213,6 @@ def _quoted(line: str | None) -> str:
   if len(line) > 80:
     line = f'{line[:77]}...'
   return f' ({line})' if line else ''
-
-
-def unknown_field(
-  config: ml_collections.ConfigDict, field: str
-) -> tuple[str, str] | None:
-  """Looks for a field.
-
-  Args:
-    config: Has fields and sections.
-    field: Its dotted name.
-
-  Returns:
-    None where it is there; else the part of the name that is not, and a hint
-    at what is meant, or ''.
-  """
-  current: Any = config
-  done: list[str] = []
-  for name in field.split('.'):
-    done.append(name)
-    if not isinstance(current, ml_collections.ConfigDict):
-      return '.'.join(done), ''
-    if name not in current:
-      return '.'.join(done), did_you_mean(name, current.keys())
-    current = current[name]
-  return None
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

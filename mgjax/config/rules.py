@@ -1,64 +1,20 @@
-"""What a config must be: its fields, their types and accepted values.
-
-What depends on several fields is checked where it is used: the schedule's in
-setup/grids.py, the data set's in setup/run_checks.py.
-"""
+"""What a config must be: its fields, their types and accepted values."""
 
 from typing import Any
 
 import ml_collections
 
+from mgjax.config import fields, network_options
 from mgjax.config.config_file import did_you_mean, fields_path
-from mgjax.config.fields import COMMON_OPTIONS, MODEL_OPTIONS, base
+from mgjax.config.setting import accepted
 from mgjax.errors import ConfigError
-
-# Depths of the networks that have others than the networks on frames.
-_DEPTHS = {
-  **dict.fromkeys(('slowfast', 'slow', 'c2d', 'i3d'), (50, 101)),
-  **dict.fromkeys(('blresnet', 'blvnet_tam'), (50, 101, 152)),
-}
-_FRAME_DEPTHS = (18, 34, 50, 101, 152)
 
 
 def as_tuples(value: Any) -> Any:
-  """JSON has lists only; config fields are tuples."""
-  return tuple(map(as_tuples, value)) if isinstance(value, list) else value
-
-
-def unused_options(
-  model: ml_collections.ConfigDict | dict,
-) -> dict[str, Any]:
-  """Options of config.model that do nothing: the chosen network lacks them.
-
-  Args:
-    model: config.model, or what a config.json has of it.
-
-  Returns:
-    The values, by name, of those that differ from their default.
-  """
-  has = COMMON_OPTIONS.union(MODEL_OPTIONS.get(model['name'], model))
-  defaults = base().model
-  return {
-    name: value
-    for name, value in model.items()
-    if name not in has
-    and name in defaults
-    and as_tuples(value) != defaults[name]
-  }
-
-
-def reset_unused_options(
-  model: ml_collections.ConfigDict | dict,
-) -> None:
-  """Sets what `unused_options` finds to its default.
-
-  Runs of earlier versions have such options in their config.json.
-  """
-  defaults = base().model
-  for name, value in unused_options(model).items():
-    # JSON has lists where a config has tuples.
-    as_list = isinstance(value, list)
-    model[name] = list(defaults[name]) if as_list else defaults[name]
+  """Lists, also nested ones, as tuples: JSON has lists only."""
+  if isinstance(value, list | tuple):
+    return tuple(map(as_tuples, value))
+  return value
 
 
 def check_fields(config: ml_collections.ConfigDict) -> None:
@@ -71,7 +27,12 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
     ConfigError: Names the first field that is missing, unknown or of another
       type than its default.
   """
-  _compare(config, base(), '')
+  defaults = fields.base()
+  for section in ('model', 'data'):  # Their names decide what else they have.
+    given = config.get(section)
+    if isinstance(given, ml_collections.ConfigDict) and 'name' in given:
+      defaults[section].name = given.name
+  _compare(config, defaults, '')
 
 
 def _compare(
@@ -87,8 +48,8 @@ def _compare(
   for name, value in config.items():
     if name not in defaults:
       raise ConfigError(
-        f'there is no field {prefix}{name}.{did_you_mean(name, defaults)} '
-        f'{fields_path()} lists them all.'
+        f'there is no field {prefix}{name}.{hint(name, defaults)} '
+        f'{fields_path(prefix)} lists them all.'
       )
     default = defaults[name]
     if isinstance(default, ml_collections.ConfigDict):
@@ -110,187 +71,53 @@ def _compare(
 def _has_type(value: Any, wanted: type) -> bool:
   if isinstance(value, bool) or wanted is bool:  # True is an int, too.
     return isinstance(value, bool) and wanted is bool
-  accepted = {float: (float, int), tuple: (tuple, list)}
-  return isinstance(value, accepted.get(wanted, wanted))
+  kinds = {float: (float, int), tuple: (tuple, list)}
+  return isinstance(value, kinds.get(wanted, wanted))
 
 
-def _are_integers(value: Any) -> bool:
-  return all(isinstance(item, int) for item in value)
+def hint(name: str, section: ml_collections.ConfigDict) -> str:
+  """A hint at what a field that is not there may be meant for, or ''.
+
+  Args:
+    name: The field's name in the section.
+    section: Lacks it.
+  """
+  having = network_options.networks_with(name)
+  if isinstance(section, fields.Model):
+    if name in section.get('options', ()):
+      return f' It is model.options.{name}.'
+    if having:
+      others = ', '.join(map(repr, having[:3])) + ', ...' * (len(having) > 3)
+      return (
+        f' model.name={section.name!r} has no such option; that is one of '
+        f'{others}.'
+      )
+  return did_you_mean(name, section.keys())
 
 
-def _are_tuples(value: Any) -> bool:
-  return all(_are_integers(item) for item in value)
+def unknown_field(
+  config: ml_collections.ConfigDict, field: str
+) -> tuple[str, str] | None:
+  """Looks for a field.
 
+  Args:
+    config: Has fields and sections.
+    field: Its dotted name.
 
-def _is_window(value: Any) -> bool:
-  return (
-    isinstance(value, (tuple, list))
-    and len(value) == 3
-    and _are_integers(value)
-    and min(value) >= 1
-  )
-
-
-# (field, what is accepted, test). What depends on several fields, and all of
-# `grid`, is checked where the schedule is made: mgjax/grids/checks.py.
-_RULES = (
-  ('seed', 'an integer in [0, 2^32)', lambda v: 0 <= v < 2**32),
-  ('init_head', "'load' or 'new'", lambda v: v in ('load', 'new')),
-  ('model.name', f'one of {", ".join(MODEL_OPTIONS)}', MODEL_OPTIONS.get),
-  ('model.num_classes', '2 or more', lambda v: v >= 2),
-  ('model.dropout', 'a rate in [0, 1)', lambda v: 0 <= v < 1),
-  (
-    'model.dtype',
-    "'float32' or 'bfloat16'",
-    lambda v: v in ('float32', 'bfloat16'),
-  ),
-  ('model.blocks', 'a tuple of integers, or ()', _are_integers),
-  ('model.width', '1 or more', lambda v: v >= 1),
-  ('model.alpha', '1 or more', lambda v: v >= 1),
-  ('model.beta_inv', '1 or more', lambda v: v >= 1),
-  (
-    'model.temporal_strides',
-    'strides of 1 or 2, one per stage, or ()',
-    lambda v: all(stride in (1, 2) for stride in v),
-  ),
-  (
-    'model.temporal_pool',
-    "'max' or 'avg'",
-    lambda v: v in ('max', 'avg'),
-  ),
-  ('model.tam_blend', "'sum' or 'max'", lambda v: v in ('sum', 'max')),
-  (
-    'model.tam_frames',
-    'an odd number of frames, or 0',
-    lambda v: v == 0 or (v > 0 and v % 2 == 1),
-  ),
-  ('model.shift_div', '2 or more', lambda v: v >= 2),
-  (
-    'model.shift_place',
-    "'blockres' or 'block'",
-    lambda v: v in ('blockres', 'block'),
-  ),
-  ('model.bl_alpha', '1 or more', lambda v: v >= 1),
-  ('model.bl_beta', '1 or more', lambda v: v >= 1),
-  (
-    'model.fusion_kernel',
-    'odd and positive',
-    lambda v: v >= 1 and v % 2 == 1,
-  ),
-  ('model.fusion_ratio', '1 or more', lambda v: v >= 1),
-  ('model.num_temporal', 'a tuple of integers, or ()', _are_integers),
-  ('model.nonlocal_blocks', 'a tuple of tuples, or ()', _are_tuples),
-  ('model.nonlocal_blocks_fast', 'a tuple of tuples, or ()', _are_tuples),
-  (
-    'model.nonlocal_mode',
-    "'softmax' or 'dot_product'",
-    lambda v: v in ('softmax', 'dot_product'),
-  ),
-  (
-    'model.nonlocal_pool',
-    'three positive integers, or such a tuple per stage',
-    lambda v: _is_window(v) or (v and all(map(_is_window, v))),
-  ),
-  (
-    'model.nonlocal_pool_fast',
-    'three positive integers, such a tuple per stage, or ()',
-    lambda v: _is_window(v) or all(map(_is_window, v)),
-  ),
-  ('model.nonlocal_groups', 'a tuple of integers, or ()', _are_integers),
-  ('model.nonlocal_groups_fast', 'a tuple of integers, or ()', _are_integers),
-  ('data.num_train', '1 or more, or not set', lambda v: v is None or v >= 1),
-  ('data.target_fps', 'a rate, or 0', lambda v: v >= 0),
-  ('data.std', 'three positive numbers', lambda v: len(v) == 3 and min(v) > 0),
-  ('data.mean', 'three numbers', lambda v: len(v) == 3),
-  ('data.num_workers', '0 or more', lambda v: v >= 0),
-  ('data.worker_processes', '0 or more', lambda v: v >= 0),
-  ('data.prefetch_batches', '1 or more', lambda v: v >= 1),
-  ('data.max_bad_fraction', 'a share in [0, 1]', lambda v: 0 <= v <= 1),
-  (
-    'optim.name',
-    "'sgd', 'adamw', 'lars' or 'lamb'",
-    lambda v: v in ('sgd', 'adamw', 'lars', 'lamb'),
-  ),
-  (
-    'augment.randaugment_ops',
-    'a number of operations, or 0',
-    lambda v: v >= 0,
-  ),
-  (
-    'augment.randaugment_magnitude',
-    'in [0, 10]',
-    lambda v: 0 <= v <= 10,
-  ),
-  ('augment.brightness', '0 or more', lambda v: v >= 0),
-  ('augment.contrast', '0 or more', lambda v: v >= 0),
-  ('augment.saturation', '0 or more', lambda v: v >= 0),
-  ('augment.hue', 'in [0, 0.5]', lambda v: 0 <= v <= 0.5),
-  (
-    'augment.erase_probability',
-    'a probability in [0, 1]',
-    lambda v: 0 <= v <= 1,
-  ),
-  (
-    'augment.erase_area',
-    'two ascending shares in (0, 1]',
-    lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1,
-  ),
-  (
-    'augment.erase_aspect',
-    'two ascending positive numbers',
-    lambda v: len(v) == 2 and 0 < v[0] <= v[1],
-  ),
-  ('augment.mixup_alpha', 'positive, or 0', lambda v: v >= 0),
-  ('augment.cutmix_alpha', 'positive, or 0', lambda v: v >= 0),
-  (
-    'optim.loss',
-    "'softmax' or 'sigmoid'",
-    lambda v: v in ('softmax', 'sigmoid'),
-  ),
-  ('optim.base_lr', '0 or more', lambda v: v >= 0),
-  ('optim.base_batch', '1 or more, or 0', lambda v: v >= 0),
-  ('optim.momentum', 'in [0, 1)', lambda v: 0 <= v < 1),
-  ('optim.b1', 'in [0, 1)', lambda v: 0 <= v < 1),
-  ('optim.b2', 'in [0, 1)', lambda v: 0 <= v < 1),
-  ('optim.eps', 'positive', lambda v: v > 0),
-  ('optim.trust_coefficient', 'positive', lambda v: v > 0),
-  ('optim.clip_norm', 'positive, or 0', lambda v: v >= 0),
-  ('optim.label_smoothing', 'in [0, 1)', lambda v: 0 <= v < 1),
-  ('optim.ema_decay', 'in [0, 1)', lambda v: 0 <= v < 1),
-  ('optim.weight_decay', '0 or more', lambda v: v >= 0),
-  ('optim.gamma', 'in (0, 1]', lambda v: 0 < v <= 1),
-  ('optim.end_lr', '0 or more', lambda v: v >= 0),
-  ('optim.warmup_lr', '0 or more', lambda v: v >= 0),
-  ('norm.momentum', 'in [0, 1]', lambda v: 0 <= v <= 1),
-  ('norm.eps', 'positive', lambda v: v > 0),
-  ('norm.precise_batches', '0 or more', lambda v: v >= 0),
-  (
-    'norm.frozen',
-    "'', 'all' or 'but_first'",
-    lambda v: v in ('', 'all', 'but_first'),
-  ),
-  ('eval.every', '0 or more', lambda v: v >= 0),
-  ('eval.num_views', '1 or more', lambda v: v >= 1),
-  ('eval.num_crops', '1, 3, 5 or 10', lambda v: v in (1, 3, 5, 10)),
-  ('eval.ensemble', "'sum' or 'max'", lambda v: v in ('sum', 'max')),
-  ('eval.save_every_s', 'positive', lambda v: v > 0),
-  ('eval.crop_px', '1 or more', lambda v: v >= 1),
-  ('eval.batch_size', '1 or more', lambda v: v >= 1),
-  (
-    'eval.head',
-    "'global' or 'fully_conv'",
-    lambda v: v in ('global', 'fully_conv'),
-  ),
-  ('train.micro_batches', '1 or more', lambda v: v >= 1),
-  ('train.remat', "'' or 'block'", lambda v: v in ('', 'block')),
-  ('train.device_memory_gib', 'positive, or 0', lambda v: v >= 0),
-  ('train.log_every_steps', '1 or more', lambda v: v >= 1),
-  ('train.checkpoint_every_s', 'positive', lambda v: v > 0),
-  ('train.checkpoint_every_steps', '0 or more', lambda v: v >= 0),
-  ('train.keep_checkpoints', '1 or more', lambda v: v >= 1),
-  ('train.keep_best', '0 or more', lambda v: v >= 0),
-  ('train.peak_tflops', '0 or more', lambda v: v >= 0),
-)
+  Returns:
+    None where it is there; else the part of the name that is not, and a hint
+    at what is meant, or ''.
+  """
+  current: Any = config
+  done: list[str] = []
+  for name in field.split('.'):
+    done.append(name)
+    if not isinstance(current, ml_collections.ConfigDict):
+      return '.'.join(done), ''
+    if name not in current:
+      return '.'.join(done), hint(name, current)
+    current = current[name]
+  return None
 
 
 def validate(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -299,29 +126,11 @@ def validate(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   Raises:
     ConfigError: Names the first field that has not.
   """
-  for field, accepted, is_right in _RULES:
-    section, _, name = field.rpartition('.')
-    value = (config[section] if section else config)[name]
-    try:
-      right = is_right(value)
-    except TypeError:  # Another type, from an override of a tuple.
-      right = False
-    if not right:
-      raise ConfigError(f'{field} is {value!r}; it must be {accepted}.')
-  name = config.model.name
-  for option, value in unused_options(config.model).items():
-    having = [other for other, has in MODEL_OPTIONS.items() if option in has]
-    raise ConfigError(
-      f'model.{option} is {value!r}, but model.name={name!r} has no such '
-      f'option; leave it out, or choose a network that has it: '
-      f'{", ".join(having)}.'
-    )
-  depths = _DEPTHS.get(name, _FRAME_DEPTHS)
-  if config.model.depth not in depths:
-    *most, last = depths
-    raise ConfigError(
-      f'model.depth is {config.model.depth!r}; model.name={name!r} has '
-      f'{", ".join(map(str, most))} or {last} (model.blocks replaces the '
-      "number of the blocks, not the depth's kind of block)."
-    )
+  for prefix, values, declared in fields.sections(config):
+    for field in declared:
+      value, rule = values[field.name], accepted(field)
+      if rule and not rule.has(value):
+        raise ConfigError(
+          f'{prefix}{field.name} is {value!r}; it must be {rule.text}.'
+        )
   return config

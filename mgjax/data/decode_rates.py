@@ -301,7 +301,7 @@ def main(values: flags.FlagValues) -> None:
   """Measures what the flags ask for, and prints the report."""
   # Counting multiply-adds takes no accelerator.
   jax.config.update('jax_platforms', 'cpu')
-  config = values.config
+  config = data_setup.with_classes(values.config)
   planning.check_network(config, [grids.full_grid(config)])
   source = data_setup.source(config, 'train')
   schedule = grids.schedule(config, len(source))

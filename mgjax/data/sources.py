@@ -18,7 +18,7 @@ from etils import epath
 from mgjax.data import copies as copies_lib
 from mgjax.data import description
 from mgjax.data.copies import Copies
-from mgjax.data.decode import Form
+from mgjax.data.decode import Form, Video
 from mgjax.data.records import DamagedRecordError, Records
 from mgjax.errors import ConfigError, RunError
 
@@ -40,6 +40,15 @@ class Example(NamedTuple):
   actions: tuple[TimedLabel, ...] = ()
   form: Form | None = None  # Of the original, where this is a smaller copy.
   in_order: Form | None = None  # See `mgjax.data.decode.Video`.
+  opened: Video | None = None  # In the place of `video`, if it is no file.
+
+  def open(self) -> Video:
+    """Opens the video, for a `with`.
+
+    Raises:
+      DecodeError: The bytes are not a video.
+    """
+    return self.opened or Video(self.video, in_order=self.in_order)
 
 
 class Source:

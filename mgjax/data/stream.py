@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mgjax.data import read_ahead, sampling
-from mgjax.data.decode import Crop, DecodeError, Video
+from mgjax.data.decode import Crop, DecodeError
 from mgjax.data.order import Order
 from mgjax.data.read_ahead import Workers
 from mgjax.data.sources import Example, Source, union_labels
@@ -147,7 +147,7 @@ class TrainStream:
     # The crop of a wide grid can need a larger short side than is drawn.
     needed_px = max(short_px, grid.H, grid.W)
     example = self.source.read(index, short_px=needed_px)
-    with Video(example.video) as video:
+    with example.open() as video:
       # Of the original, where a smaller copy is read: the same frames and
       # the same part of the picture, whichever copy there is.
       form = example.form or video.form
@@ -427,7 +427,7 @@ class EvalStream:
       label = example.label
       if label is None:
         label = union_labels(example.actions, num_classes)
-      with Video(example.video, in_order=example.in_order) as video:
+      with example.open() as video:
         form = example.form or video.form
         frames = sampling.view_frames(
           form.num_frames,

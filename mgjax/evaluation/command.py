@@ -61,6 +61,7 @@ def evaluate_checkpoint(
   """
   peers = peers or Peers()
   workdir = epath.Path(workdir)
+  config = data_setup.with_classes(config)
   overrides = run_settings.check_evaluation(
     config, workdir, allow_config_change
   )

@@ -5,10 +5,10 @@ variables = model.init(rng, video)                          # evaluation
 logits = model.apply(variables, video)
 logits = model.apply(variables, video, window=(32, 224, 224))  # [B, t, h, w, K]
 logits, new = model.apply(                                  # training
-  variables, video, pool=group_matrix(batch, groups),
+  variables, video, same_group=group_matrix(batch, groups),
   rngs={'dropout': rng}, mutable=['batch_stats'])
 _, new = model.apply(                                       # precise stats
-  variables, video, pool=group_matrix(batch, 1), deterministic=True,
+  variables, video, same_group=group_matrix(batch, 1), deterministic=True,
   mutable=['batch_moments'])
 """
 
@@ -20,8 +20,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mgjax.config import network_options, own
+from mgjax.models import own_network
 from mgjax.models.blvnet import BLVNet
-from mgjax.models.head import HEAD
+from mgjax.models.head import HEAD, Network
 from mgjax.models.ibm_resnet3d import I3DResNet, S3DResNet
 from mgjax.models.norm import combine_statistics, group_matrix
 from mgjax.models.resnet2d import TAM, TSM, TSN
@@ -35,7 +37,6 @@ __all__ = [
   'combine_statistics',
   'example_video',
   'group_matrix',
-  'option_names',
 ]
 
 MODELS = {
@@ -51,52 +52,36 @@ MODELS = {
   'i3d_resnet': I3DResNet,
   's3d_resnet': S3DResNet,
 }
-
-
-def option_names(name: str) -> set[str]:
-  """Names of the options that a network takes.
-
-  Args:
-    name: One of `MODELS`.
-
-  Raises:
-    ValueError: There is no such network.
-  """
-  if name not in MODELS:
-    raise ValueError(
-      f'Unknown model {name!r}; accepted are {", ".join(sorted(MODELS))}.'
-    )
-  maker = MODELS[name]
-  module, fixed = getattr(maker, 'func', maker), getattr(maker, 'keywords', {})
-  fields = {field.name for field in dataclasses.fields(module)}
-  return fields - {'parent', 'name'} - set(fixed)
+# What the trainer gives every network besides its options.
+_GIVEN = {field.name for field in dataclasses.fields(Network)}
 
 
 def build(
-  name: str, *, num_classes: int, dropout: float, dtype: Any, **options: Any
+  name: str, *, num_classes: int, dtype: Any = 'float32', **options: Any
 ) -> nn.Module:
   """Makes a model.
 
   Args:
-    name: One of `MODELS`.
+    name: One of `MODELS`, or 'package.module:Name', a class of your own.
     num_classes: K, the number of logits.
-    dropout: Rate before the classifier, in training.
     dtype: Compute type, such as 'float32' or 'bfloat16'. Parameters,
       statistics and logits are float32.
-    **options: Attributes of the model's class.
+    **options: What else the class has: config/network_options.py lists it.
 
   Raises:
-    ValueError: If the name or an option is unknown.
+    ValueError: If the name, an option or its value is unknown.
   """
-  unknown = set(options) - option_names(name)
+  fields = network_options.fields(name)
+  unknown = set(options) - set(fields.model) - set(fields.options) - _GIVEN
   if unknown:
     raise ValueError(
       f'Model {name!r} has no option {", ".join(sorted(unknown))}; accepted '
-      f'are {", ".join(sorted(option_names(name)))}.'
+      f'are {", ".join(sorted({*fields.model, *fields.options}))}.'
     )
-  return MODELS[name](
-    num_classes=num_classes, dropout=dropout, dtype=jnp.dtype(dtype), **options
-  )
+  options |= {'num_classes': num_classes, 'dtype': jnp.dtype(dtype)}
+  if own.is_own(name):
+    return own_network.build(name, options)
+  return MODELS[name](**options)
 
 
 def example_video(num_frames: int) -> Float[Array, '1 num_frames 32 32 3']:

@@ -12,14 +12,14 @@ al. 2019 (arXiv:1912.00869), IBM/bLVNet-TAM feadcd3.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mgjax.config import network_options
 from mgjax.models import conv, head, resnet2d, resnet3d, temporal
-from mgjax.models.head import Clips
+from mgjax.models.head import ClipIndex
 
 # Of depth 101, stages 2 and 3 differ from a plain ResNet's 4 and 23.
 BLOCKS = {50: (3, 4, 6, 3), 101: (4, 8, 18, 3), 152: (5, 12, 30, 3)}
@@ -52,7 +52,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'B T H W C'], pool: resnet3d.Pool
+    self, x: Float[Array, 'B T H W C'], same_group: resnet3d.SameGroup
   ) -> Float[Array, 'B T h w D']:
     shortcut = x
     if self.aggregation is not None:
@@ -63,14 +63,14 @@ class Block(nn.Module):
     if projected:
       shortcut = self.layer(
         self.features, (1, 1, 1), relu=False, name='shortcut'
-      )(shortcut, pool)
+      )(shortcut, same_group)
     inner = self.features // 4
     strides = (1, self.stride, self.stride)
-    x = self.layer(inner, (1, 1, 1), name='a')(x, pool)
-    x = self.layer(inner, (1, 3, 3), strides, name='b')(x, pool)
+    x = self.layer(inner, (1, 1, 1), name='a')(x, same_group)
+    x = self.layer(inner, (1, 3, 3), strides, name='b')(x, same_group)
     x = self.layer(
       self.features, (1, 1, 1), relu=False, zero_init=True, name='c'
-    )(x, pool)
+    )(x, same_group)
     return conv.join(x, shortcut, relu_after=self.relu)
 
 
@@ -95,24 +95,28 @@ class Stem(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'B T H W C'], pool: resnet3d.Pool
+    self, x: Float[Array, 'B T H W C'], same_group: resnet3d.SameGroup
   ) -> Float[Array, 'B T h w D']:
     narrow = self.features // self.alpha
     halved = (1, 2, 2)
-    x = self.layer(self.features, (1, 7, 7), halved, name='layer')(x, pool)
+    x = self.layer(self.features, (1, 7, 7), halved, name='layer')(
+      x, same_group
+    )
     if self.aggregation is not None:
       x = self.aggregation(name='temporal')(x)
     big, little = _split(x, self.pairs)
     big = self.layer(self.features, (1, 3, 3), halved, relu=False, name='big')(
-      big, pool
+      big, same_group
     )
-    little = self.layer(narrow, (1, 3, 3), name='little0')(little, pool)
-    little = self.layer(narrow, (1, 3, 3), halved, name='little1')(little, pool)
+    little = self.layer(narrow, (1, 3, 3), name='little0')(little, same_group)
+    little = self.layer(narrow, (1, 3, 3), halved, name='little1')(
+      little, same_group
+    )
     little = self.layer(self.features, (1, 1, 1), relu=False, name='little2')(
-      little, pool
+      little, same_group
     )
     x = conv.join(big, little)
-    x = self.layer(self.features, (1, 1, 1), name='merge')(x, pool)
+    x = self.layer(self.features, (1, 1, 1), name='merge')(x, same_group)
     return _distribute(x, self.pairs)
 
 
@@ -160,68 +164,43 @@ class BigLittleStage(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'B T H W C'], pool: resnet3d.Pool
+    self, x: Float[Array, 'B T H W C'], same_group: resnet3d.SameGroup
   ) -> Float[Array, 'B T h w D']:
     if self.aggregation is not None:
       x = self.aggregation(name='temporal')(x)
     big, little = _split(x, self.pairs)
     num_big = max(1, self.num_blocks - 1)
     num_little = max(1, self.num_blocks // self.beta - 1)
-    big = self._branch(self.features, num_big, 2, False)(big, pool)
+    big = self._branch(self.features, num_big, 2, False)(big, same_group)
     little = self._branch(self.features // self.alpha, num_little, 1, True)(
-      little, pool
+      little, same_group
     )
     little = self.layer(self.features, (1, 1, 1), relu=False, name='expand')(
-      little, pool
+      little, same_group
     )
     _, _, height, width, _ = little.shape
     big = conv.upsample_spatial(big, height=height, width=width)
     x = conv.join(big, little)
     block = resnet3d.maybe_remat(Block, self.remat)
-    x = block(self.features, self.layer, self.stride, name='fusion')(x, pool)
+    x = block(self.features, self.layer, self.stride, name='fusion')(
+      x, same_group
+    )
     return _distribute(x, self.pairs)
 
 
-class BLVNet(nn.Module):
+class BLVNet(head.Network, network_options.BLVNetTAM):
   """Big-little network on frames or on pairs of frames.
 
   With pairs, a clip of an odd number of frames is completed by its last frame,
   so that every grid of a multigrid schedule has whole pairs.
 
   Attributes:
-    num_classes: K.
     pairs: Whether frames are taken in pairs (bLVNet) or one by one (bLResNet).
-    dropout: Rate before the classifier, in training.
-    depth: 50, 101 or 152.
-    blocks: Blocks per stage, the last of which is an ordinary one; () takes
-      those of `depth`.
-    width: Channels after the stem.
-    bl_alpha: Channels of the big branch per channel of the little one.
-    bl_beta: Blocks of a stage per block of its little branch, about.
-    tam_frames: Frames that are aggregated, odd; 0: none.
-    norm_momentum: Share of the running statistics that a step keeps.
-    norm_eps: Added to variances.
-    norm_frozen: See `norm.is_frozen`.
-    dtype: Compute type.
-    remat: Whether the backward pass computes residual blocks again.
 
   Differs: The references have a fixed, even number of frames.
   """
 
-  num_classes: int
   pairs: bool
-  dropout: float = 0.5
-  depth: int = 50
-  blocks: tuple[int, ...] = ()
-  width: int = 64
-  bl_alpha: int = 2
-  bl_beta: int = 4
-  tam_frames: int = 3
-  norm_momentum: float = 0.9
-  norm_eps: float = 1e-5
-  norm_frozen: str = ''
-  dtype: Any = jnp.float32
-  remat: bool = False
 
   def __post_init__(self):
     super().__post_init__()
@@ -256,19 +235,19 @@ class BLVNet(nn.Module):
   def __call__(
     self,
     video: Float[Array, 'B T H W 3'],
-    pool: resnet3d.Pool = None,
+    same_group: resnet3d.SameGroup = None,
     *,
     deterministic: bool | None = None,
-    clips: Clips = None,
+    clip_index: ClipIndex = None,
   ) -> Float[Array, 'B K']:
     """Returns logits.
 
     Args:
       video: Normalised clips.
-      pool: Batch-norm groups (`norm.group_matrix`) in training; None in
+      same_group: Batch-norm groups (`norm.group_matrix`) in training; None in
         evaluation, which uses running statistics.
-      deterministic: Whether dropout is off; by default where `pool` is None.
-      clips: Their numbers in the batch, for `Dropout`; None: 0, 1, 2, ...
+      deterministic: Whether dropout is off; by default in evaluation.
+      clip_index: Their numbers in the batch, for `Dropout`; None: 0, 1, 2, ...
     """
     layer = functools.partial(resnet3d.Layer, **resnet3d.layer_options(self))
     aggregation = None
@@ -282,7 +261,7 @@ class BLVNet(nn.Module):
       x = jnp.concatenate([x, x[:, -1:]], axis=1)
     x = Stem(
       self.width, self.bl_alpha, self.pairs, layer, aggregation, name='stem'
-    )(x, pool)
+    )(x, same_group)
     for i, num_blocks in enumerate(blocks[:-1]):
       x = BigLittleStage(
         4 * self.width * 2**i,
@@ -295,16 +274,16 @@ class BLVNet(nn.Module):
         aggregation,
         self.remat,
         name=f'res{i + 2}',
-      )(x, pool)
+      )(x, same_group)
     # The last stage is an ordinary one. The two frames of a pair are equal by
     # now: it takes one.
     x, _ = _split(x, self.pairs)
-    x = self._last_stage(blocks, layer, aggregation)(x, pool)
+    x = self._last_stage(blocks, layer, aggregation)(x, same_group)
     return head.classify(
       self,
       [x],
-      in_training=pool is not None,
+      in_training=same_group is not None,
       deterministic=deterministic,
-      clips=clips,
+      clip_index=clip_index,
       per_frame=True,
     )

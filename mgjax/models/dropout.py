@@ -24,7 +24,7 @@ class Dropout(nn.Module):
   def __call__(
     self,
     x: Float[Array, ' B *features'],
-    clips: Int[Array, ' B'] | None,
+    clip_index: Int[Array, ' B'] | None,
     *,
     deterministic: bool,
   ) -> Float[Array, ' B *features']:
@@ -32,17 +32,17 @@ class Dropout(nn.Module):
 
     Args:
       x: Features.
-      clips: Numbers of the clips in the batch; None: 0, 1, 2, ...
+      clip_index: Numbers of the clips in the batch; None: 0, 1, 2, ...
       deterministic: Return x as it is.
     """
     if deterministic or not self.rate:
       return x
-    if clips is None:
-      clips = jnp.arange(x.shape[0])
+    if clip_index is None:
+      clip_index = jnp.arange(x.shape[0])
     key = self.make_rng('dropout')
     keep = jax.vmap(
       lambda clip: jax.random.bernoulli(
         jax.random.fold_in(key, clip), 1 - self.rate, x.shape[1:]
       )
-    )(clips)
+    )(clip_index)
     return jnp.where(keep, x / (1 - self.rate), 0)

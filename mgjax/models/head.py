@@ -4,6 +4,7 @@ Averages go over all positions, whatever size arrives, so one head serves every
 grid of a schedule.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,18 +12,46 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mgjax.config.setting import accepted
 from mgjax.models.dropout import Dropout
 
 # Name of the head in the parameters of every network; it alone has shapes that
 # depend on the classes.
 HEAD = 'head'
 
-Clips = Int[Array, ' B'] | None
+ClipIndex = Int[Array, ' B'] | None
 Window = tuple[int, int, int]
 
 # Standard deviation of the classifier's initial weights.
 _STD_OF_CLIPS = 0.01
 _STD_OF_FRAMES = 0.001
+
+
+class Network(nn.Module, kw_only=True):
+  """What every network has besides its options (config/network_options.py).
+
+  Attributes:
+    norm_momentum: Share of the running statistics that a step keeps.
+    norm_eps: Added to variances.
+    norm_frozen: See `norm.is_frozen`.
+    remat: Whether the backward pass computes residual blocks again.
+
+  Raises:
+    ValueError: An option has a value that is not accepted.
+  """
+
+  norm_momentum: float = 0.9
+  norm_eps: float = 1e-5
+  norm_frozen: str = ''
+  remat: bool = False
+
+  def __post_init__(self):
+    super().__post_init__()
+    for field in dataclasses.fields(self):
+      value, rule = getattr(self, field.name), accepted(field)
+      # Of types, a config can name two; code takes any, such as float64.
+      if rule and field.name != 'dtype' and not rule.has(value):
+        raise ValueError(f'{field.name} is {value!r}; it must be {rule.text}.')
 
 
 class Head(nn.Module):
@@ -57,7 +86,7 @@ class Head(nn.Module):
     pathways: Sequence[Float[Array, 'B _ _ _ _']],
     *,
     deterministic: bool,
-    clips: Clips = None,
+    clip_index: ClipIndex = None,
     windows: Sequence[Window] | None = None,
   ) -> Float[Array, 'B *positions K']:
     """Returns logits: one for the clip, or [t, h, w] with `windows`.
@@ -65,7 +94,7 @@ class Head(nn.Module):
     Args:
       pathways: Features of each pathway.
       deterministic: Whether dropout is off.
-      clips: Numbers of the clips, for `Dropout`.
+      clip_index: Numbers of the clips, for `Dropout`.
       windows: Per pathway, frames, rows and columns of its features that one
         average covers; the classifier is applied to the average of each
         position of the window. All pathways must have equally many positions.
@@ -84,7 +113,7 @@ class Head(nn.Module):
       axes = (2, 3) if self.per_frame else (1, 2, 3)
       features = [x.mean(axes) for x in pathways]
     x = jnp.concatenate(features, axis=-1)
-    x = Dropout(self.dropout)(x, clips, deterministic=deterministic)
+    x = Dropout(self.dropout)(x, clip_index, deterministic=deterministic)
     std = _STD_OF_FRAMES if self.per_frame else _STD_OF_CLIPS
     x = nn.Dense(
       self.num_classes,
@@ -142,7 +171,7 @@ def classify(
   *,
   in_training: bool,
   deterministic: bool | None,
-  clips: Clips,
+  clip_index: ClipIndex,
   per_frame: bool = False,
   windows: Sequence[Window] | None = None,
 ) -> Float[Array, 'B *positions K']:
@@ -153,7 +182,7 @@ def classify(
     pathways: Features of each pathway.
     in_training: Whether batch norm is by the statistics of groups.
     deterministic: Whether dropout is off; None: where it is not in training.
-    clips, windows: As those of `Head`.
+    clip_index, windows: As those of `Head`.
     per_frame: Whether each frame is classified by itself.
   """
   if deterministic is None:
@@ -166,5 +195,8 @@ def classify(
     name=HEAD,
   )
   return head(
-    pathways, deterministic=deterministic, clips=clips, windows=windows
+    pathways,
+    deterministic=deterministic,
+    clip_index=clip_index,
+    windows=windows,
   )

@@ -8,6 +8,7 @@ Source: Chen et al. 2021 (arXiv:2010.11757); IBM/action-recognition-pytorch
   67cc96f, models/threed_models.
 """
 
+from mgjax.config import network_options
 from mgjax.models.resnet2d import LayerShape, ResNet
 
 
@@ -22,17 +23,11 @@ class I3DResNet(ResNet):
     return (LayerShape(name, features, (3, 3, 3), strides),)
 
 
-class S3DResNet(ResNet):
+class S3DResNet(ResNet, network_options.S3DResNet):
   """ResNet with 1 x 3 x 3, 3 x 1 x 1 layers and a 3 x 7 x 7 stem.
 
   The temporal layer of the first block of a stage has its temporal stride.
-
-  Attributes (besides those of `ResNet`):
-    depthwise_temporal: Whether the 3 x 1 x 1 layers are depthwise (the
-      source's `dw_t_conv`).
   """
-
-  depthwise_temporal: bool = False
 
   stem_kernel = 3
 

@@ -84,13 +84,13 @@ class NonLocalBlock(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'B T H W C'], pool: Float[Array, 'B B'] | None
+    self, x: Float[Array, 'B T H W C'], same_group: Float[Array, 'B B'] | None
   ) -> Float[Array, 'B T H W C']:
     """Returns x plus what each position takes from the others.
 
     Args:
       x: Video features.
-      pool: Batch-norm groups, as `norm.BatchNorm` takes them.
+      same_group: Batch-norm groups, as `norm.BatchNorm` takes them.
 
     Raises:
       ValueError: If the mode is unknown.
@@ -130,5 +130,5 @@ class NonLocalBlock(nn.Module):
       zero_init=True,
       dtype=self.dtype,
       name='norm',
-    )(y, pool)
+    )(y, same_group)
     return x + y

@@ -5,7 +5,7 @@ statistic (Wu et al. 2020, "sub-batch" normalisation). Here a batch of B clips
 is cut into groups, each normalised by its own mean and variance:
 
   1. each clip's mean and variance over T, H, W           [B, C], float32
-  2. pooled inside a group by `pool`, a [B, B] matrix     [B, C]
+  2. pooled inside a group by `same_group`, a [B, B] matrix     [B, C]
      of zeros and ones, which is divided by the size
   3. x * scale + shift, with one scale and shift per clip and channel
 
@@ -72,7 +72,7 @@ class RunningStatistics(NamedTuple):
 
 def grouped_batch_norm(
   x: Float[Array, '...'],
-  pool: Float[Array, 'B B'] | None,
+  same_group: Float[Array, 'B B'] | None,
   running: tuple[Float[Array, ' C'], Float[Array, ' C']],
   *,
   scale: Float[Array, ' C'] | float = 1.0,
@@ -87,8 +87,8 @@ def grouped_batch_norm(
   Args:
     x: [B, ..., C] or, with channel_axis=1, [B, C, ...]: a batch of clips,
       images or vectors. With `axis_name`, one of them, without its B.
-    pool: In training, `group_matrix(B, groups)`, which says what is normalised
-      together. None, in evaluation: normalises by `running`.
+    same_group: In training, `group_matrix(B, groups)`, which says what is
+      normalised together. None, in evaluation: normalises by `running`.
     running: Mean and variance of evaluation.
     scale: Multiplied with the result.
     bias: Added to it.
@@ -97,16 +97,16 @@ def grouped_batch_norm(
     eps: Added to the variance.
     channel_axis: Axis of x that has the channels.
     axis_name: Of the jax.vmap over the batch inside which this is called, for
-      networks that are written for one example (Equinox). `pool` and `running`
-      are the same for all of its examples, and so is what is returned for
-      `running`: `in_axes=None`, `out_axes=None`.
+      networks that are written for one example (Equinox). `same_group` and
+      `running` are the same for all of its examples, and so is what is returned
+      for `running`: `in_axes=None`, `out_axes=None`.
 
   Returns:
     The result, of x's shape and type, and the running statistics after the
     step: those of the whole batch, whatever the groups.
 
   Raises:
-    ValueError: `pool` is of another batch than x.
+    ValueError: `same_group` is of another batch than x.
   """
   if axis_name is None:
     channel_axis %= x.ndim
@@ -114,19 +114,19 @@ def grouped_batch_norm(
     x, channel_axis = x[None], channel_axis % x.ndim + 1
   moved = jnp.moveaxis(x, channel_axis, -1)
   running = RunningStatistics(*running)
-  if pool is None:
+  if same_group is None:
     mean, var = running.mean[None], running.var[None]
   else:
     clip_mean, clip_var = clip_moments(moved)
     if axis_name is not None:
       gather = lambda v: lax.all_gather(v[0], axis_name)
       clip_mean, clip_var = gather(clip_mean), gather(clip_var)
-    if pool.shape[0] != clip_mean.shape[0]:
+    if same_group.shape[0] != clip_mean.shape[0]:
       raise ValueError(
-        f'pool is for a batch of {pool.shape[0]}, x is one of '
+        f'same_group is for a batch of {same_group.shape[0]}, x is one of '
         f'{clip_mean.shape[0]}; use group_matrix({clip_mean.shape[0]}, groups).'
       )
-    mean, var = pool_moments(clip_mean, clip_var, pool)
+    mean, var = pool_moments(clip_mean, clip_var, same_group)
     if axis_name is not None:
       own = lax.axis_index(axis_name)
       mean, var = mean[own][None], var[own][None]
@@ -203,20 +203,20 @@ def _like(statistic, x):
 def pool_moments(
   mean: Float[Array, 'B C'],
   var: Float[Array, 'B C'],
-  pool: Float[Array, 'B B'],
+  same_group: Float[Array, 'B B'],
 ) -> tuple[Float[Array, 'B C'], Float[Array, 'B C']]:
   """Moments of each clip's group, by the law of total variance.
 
   Args:
     mean: Of each clip.
     var: Of each clip, biased.
-    pool: `group_matrix`.
+    same_group: `group_matrix`.
   """
-  pool = pool.astype(mean.dtype)
+  same_group = same_group.astype(mean.dtype)
   # The matrix is divided, not the sums: the compiler makes it once for all
   # layers, and no division stands between a layer's other operations.
-  pool = pool / pool.sum(1, keepdims=True)
-  average = lambda v: jnp.matmul(pool, v, precision=lax.Precision.HIGHEST)
+  same_group = same_group / same_group.sum(1, keepdims=True)
+  average = lambda v: jnp.matmul(same_group, v, precision=lax.Precision.HIGHEST)
   group_mean = average(mean)
   return group_mean, average(var + jnp.square(mean - group_mean))
 
@@ -293,9 +293,9 @@ class BatchNorm(nn.Module):
   def __call__(
     self,
     x: Float[Array, 'B T H W C'],
-    pool: Float[Array, 'B B'] | None = None,
+    same_group: Float[Array, 'B B'] | None = None,
   ) -> Float[Array, 'B T H W C']:
-    """Normalises by `pool`'s groups; by the running statistics without."""
+    """Normalises by these groups; by the running statistics without any."""
     b, t, h, w, c = x.shape
     init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
     scale = self.param('scale', init, (c,))
@@ -303,13 +303,13 @@ class BatchNorm(nn.Module):
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (c,))
     running_var = self.variable('batch_stats', 'var', jnp.ones, (c,))
     if self.frozen and is_frozen(self.path, self.frozen):
-      pool = None
+      same_group = None
       scale, bias = lax.stop_gradient((scale, bias))
-    if pool is None:
+    if same_group is None:
       mean, var = running_mean.value[None], running_var.value[None]
     else:
       clip_mean, clip_var = clip_moments(x)
-      mean, var = pool_moments(clip_mean, clip_var, pool)
+      mean, var = pool_moments(clip_mean, clip_var, same_group)
       if not self.is_initializing():
         self._record(
           clip_mean, clip_var, b * t * h * w, running_mean, running_var

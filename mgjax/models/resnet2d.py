@@ -8,14 +8,14 @@ IBM's benchmark (ibm_resnet3d.py).
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mgjax.config import network_options
 from mgjax.models import conv, head, resnet3d, temporal
-from mgjax.models.head import Clips
+from mgjax.models.head import ClipIndex
 
 BLOCKS = {
   18: (2, 2, 2, 2),
@@ -58,7 +58,7 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'B T H W C'], pool: resnet3d.Pool
+    self, x: Float[Array, 'B T H W C'], same_group: resnet3d.SameGroup
   ) -> Float[Array, 'B t h w D']:
     shortcut = x
     if self.temporal is not None:
@@ -69,7 +69,7 @@ class Block(nn.Module):
     if x.shape[-1] != features or self.strides != (1, 1, 1):
       shortcut = self.layer(
         features, (1, 1, 1), self.strides, relu=False, name='shortcut'
-      )(shortcut, pool)
+      )(shortcut, same_group)
     for shape in self.branch:
       x = self.layer(
         shape.features,
@@ -78,7 +78,7 @@ class Block(nn.Module):
         depthwise=shape.depthwise,
         relu=shape is not self.branch[-1],
         name=shape.name,
-      )(x, pool)
+      )(x, same_group)
     return conv.join(x, shortcut)
 
 
@@ -89,44 +89,19 @@ class Stage(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'B T H W C'], pool: resnet3d.Pool
+    self, x: Float[Array, 'B T H W C'], same_group: resnet3d.SameGroup
   ) -> Float[Array, 'B t h w D']:
     for i, block in enumerate(self.blocks):
-      x = block(name=f'block{i}')(x, pool)
+      x = block(name=f'block{i}')(x, same_group)
     return x
 
 
-class ResNet(nn.Module):
+class ResNet(head.Network, network_options.OnFrames):
   """ResNet-18 to -152; subclasses say what happens in time.
-
-  Attributes:
-    num_classes: K.
-    dropout: Rate before the classifier, in training.
-    depth: 18, 34, 50, 101 or 152; basic blocks below 50, bottlenecks from it.
-    blocks: Blocks per stage; () takes those of `depth`.
-    width: Channels after the stem.
-    temporal_strides: 1 or 2 for each stage, at its entrance; () for all 1.
-    norm_momentum: Share of the running statistics that a step keeps.
-    norm_eps: Added to variances.
-    norm_frozen: See `norm.is_frozen`.
-    dtype: Compute type.
-    remat: Whether the backward pass computes residual blocks again.
 
   Source: IBM/action-recognition-pytorch 67cc96f, whose `without_t_stride=False`
     is temporal_strides = (1, 2, 2, 2).
   """
-
-  num_classes: int
-  dropout: float = 0.5
-  depth: int = 50
-  blocks: tuple[int, ...] = ()
-  width: int = 64
-  temporal_strides: tuple[int, ...] = ()
-  norm_momentum: float = 0.9
-  norm_eps: float = 1e-5
-  norm_frozen: str = ''
-  dtype: Any = jnp.float32
-  remat: bool = False
 
   stem_kernel = 1  # Temporal size of the first layer.
 
@@ -172,24 +147,26 @@ class ResNet(nn.Module):
   def __call__(
     self,
     video: Float[Array, 'B T H W 3'],
-    pool: resnet3d.Pool = None,
+    same_group: resnet3d.SameGroup = None,
     *,
     deterministic: bool | None = None,
-    clips: Clips = None,
+    clip_index: ClipIndex = None,
   ) -> Float[Array, 'B K']:
     """Returns logits.
 
     Args:
       video: Normalised clips.
-      pool: Batch-norm groups (`norm.group_matrix`) in training; None in
+      same_group: Batch-norm groups (`norm.group_matrix`) in training; None in
         evaluation, which uses running statistics.
-      deterministic: Whether dropout is off; by default where `pool` is None.
-      clips: Their numbers in the batch, for `Dropout`; None: 0, 1, 2, ...
+      deterministic: Whether dropout is off; by default in evaluation.
+      clip_index: Their numbers in the batch, for `Dropout`; None: 0, 1, 2, ...
     """
     layer = functools.partial(resnet3d.Layer, **resnet3d.layer_options(self))
     blocks = resnet3d.stage_blocks(self.depth, self.blocks, BLOCKS)
     x = video.astype(self.dtype)
-    x = resnet3d.Stem(self.width, self.stem_kernel, layer, name='stem')(x, pool)
+    x = resnet3d.Stem(self.width, self.stem_kernel, layer, name='stem')(
+      x, same_group
+    )
     for i, stride in enumerate(self.temporal_strides or (1,) * len(blocks)):
       x, stride = self.enter_stage(x, stride)
       first = (stride, 1, 1) if i == 0 else (stride, 2, 2)
@@ -205,13 +182,13 @@ class ResNet(nn.Module):
             **self.temporal_options(blocks, j),
           )
         )
-      x = Stage(tuple(stage), name=f'res{i + 2}')(x, pool)
+      x = Stage(tuple(stage), name=f'res{i + 2}')(x, same_group)
     return head.classify(
       self,
       [x],
-      in_training=pool is not None,
+      in_training=same_group is not None,
       deterministic=deterministic,
-      clips=clips,
+      clip_index=clip_index,
       per_frame=True,
     )
 
@@ -222,29 +199,13 @@ _TEMPORAL_POOLS = {
 }
 
 
-class FrameResNet(ResNet):
-  """ResNet on every frame, with pools of three frames as temporal strides.
-
-  Attributes (besides those of `ResNet`):
-    temporal_pool: 'max' or 'avg'.
-  """
-
-  temporal_pool: str = 'max'
-
-  def __post_init__(self):
-    super().__post_init__()
-    _require('temporal_pool', self.temporal_pool, _TEMPORAL_POOLS)
+class FrameResNet(ResNet, network_options.TSN):
+  """ResNet on every frame, with pools of three frames as temporal strides."""
 
   def enter_stage(
     self, x: Float[Array, 'B T H W C'], stride: int
   ) -> tuple[Float[Array, 'B t H W C'], int]:
     return _TEMPORAL_POOLS[self.temporal_pool](x) if stride == 2 else x, 1
-
-
-def _require(option, value, accepted):
-  if value not in accepted:
-    names = ' or '.join(map(repr, accepted))
-    raise ValueError(f'{option} is {value!r}; use {names}.')
 
 
 class TSN(FrameResNet):
@@ -254,25 +215,12 @@ class TSN(FrameResNet):
   """
 
 
-class TSM(FrameResNet):
+class TSM(FrameResNet, network_options.TSM):
   """TSN with temporal shifts.
-
-  Attributes (besides those of `FrameResNet`):
-    shift_div: 1 / shift_div of the channels move in each direction.
-    shift_place: 'blockres', in front of residual branches (where a third stage
-      has 23 blocks or more: of every second one); 'block', in front of all
-      blocks, shortcuts included.
 
   Source: Lin et al. 2019 (arXiv:1811.08383); mit-han-lab/temporal-shift-module,
     ops/temporal_shift.py, make_temporal_shift.
   """
-
-  shift_div: int = 8
-  shift_place: str = 'blockres'
-
-  def __post_init__(self):
-    super().__post_init__()
-    _require('shift_place', self.shift_place, ('blockres', 'block'))
 
   def temporal_options(self, blocks: tuple[int, ...], block: int) -> dict:
     in_place = self.shift_place == 'block'
@@ -287,26 +235,12 @@ class TSM(FrameResNet):
     }
 
 
-class TAM(FrameResNet):
+class TAM(FrameResNet, network_options.TAM):
   """TSN with temporal aggregation in front of every residual branch.
-
-  Attributes (besides those of `FrameResNet`):
-    tam_frames: Frames that are aggregated, odd; 0: none, a TSN.
-    tam_blend: 'sum' of the weighted frames, or their 'max'.
-    tam_depthwise: Whether every channel is weighed by itself; else a frame's
-      weights mix all channels.
 
   Source: Chen et al. 2021 (arXiv:2010.11757); IBM/action-recognition-pytorch
     67cc96f, models/twod_models/temporal_modeling.py.
   """
-
-  tam_frames: int = 3
-  tam_blend: str = 'sum'
-  tam_depthwise: bool = True
-
-  def __post_init__(self):
-    super().__post_init__()
-    _require('tam_blend', self.tam_blend, temporal.BLENDS)
 
   def temporal_options(self, blocks: tuple[int, ...], block: int) -> dict:
     if not self.tam_frames:

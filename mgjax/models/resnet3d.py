@@ -12,11 +12,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mgjax.config import network_options
 from mgjax.models import conv, head, norm
-from mgjax.models.head import Clips, Window
+from mgjax.models.head import ClipIndex, Window
 from mgjax.models.nonlocal_block import NonLocalBlock
 
-Pool = Float[Array, 'B B'] | None
+SameGroup = Float[Array, 'B B'] | None
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -91,7 +92,7 @@ class Layer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'B T H W C'], pool: Pool
+    self, x: Float[Array, 'B T H W C'], same_group: SameGroup
   ) -> Float[Array, 'B t h w D']:
     x = conv.Conv(
       self.features,
@@ -108,7 +109,7 @@ class Layer(nn.Module):
       zero_init=self.zero_init,
       dtype=self.dtype,
       name='norm',
-    )(x, pool)
+    )(x, same_group)
     return conv.relu(x) if self.relu else x
 
 
@@ -121,11 +122,11 @@ class Stem(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'B T H W C'], pool: Pool
+    self, x: Float[Array, 'B T H W C'], same_group: SameGroup
   ) -> Float[Array, 'B T h w D']:
     x = self.layer(
       self.features, (self.temporal_kernel, 7, 7), (1, 2, 2), name='layer'
-    )(x, pool)
+    )(x, same_group)
     return conv.max_pool_spatial(x)
 
 
@@ -143,19 +144,21 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'B T H W C'], pool: Pool
+    self, x: Float[Array, 'B T H W C'], same_group: SameGroup
   ) -> Float[Array, 'B T h w D']:
     strides = (1, self.stride, self.stride)
     shortcut = x
     if x.shape[-1] != self.features or self.stride != 1:
       shortcut = self.layer(
         self.features, (1, 1, 1), strides, relu=False, name='shortcut'
-      )(x, pool)
-    x = self.layer(self.inner, (self.temporal_kernel, 1, 1), name='a')(x, pool)
-    x = self.layer(self.inner, (1, 3, 3), strides, name='b')(x, pool)
+      )(x, same_group)
+    x = self.layer(self.inner, (self.temporal_kernel, 1, 1), name='a')(
+      x, same_group
+    )
+    x = self.layer(self.inner, (1, 3, 3), strides, name='b')(x, same_group)
     x = self.layer(
       self.features, (1, 1, 1), relu=False, zero_init=True, name='c'
-    )(x, pool)
+    )(x, same_group)
     return conv.join(x, shortcut)
 
 
@@ -187,7 +190,7 @@ class Stage(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'B T H W C'], pool: Pool
+    self, x: Float[Array, 'B T H W C'], same_group: SameGroup
   ) -> Float[Array, 'B T h w D']:
     for i in range(self.num_blocks):
       kernel = self.temporal_kernels[i % len(self.temporal_kernels)]
@@ -200,9 +203,9 @@ class Stage(nn.Module):
         self.stride if i == 0 else 1,
         self.layer,
         name=f'block{i}',
-      )(x, pool)
+      )(x, same_group)
       if i in self.nonlocal_after:
-        x = self.nonlocal_block(name=f'nonlocal{i}')(x, pool)
+        x = self.nonlocal_block(name=f'nonlocal{i}')(x, same_group)
     return x
 
 
@@ -267,47 +270,14 @@ def _is_window(value: Any) -> bool:
   )
 
 
-class ResNet3D(nn.Module):
+class ResNet3D(head.Network, network_options.OnePathway):
   """Network of one pathway.
 
   Attributes:
     arch: 'slow', 'c2d' or 'i3d': temporal kernels and pooling.
-    num_classes: K.
-    dropout: Rate before the classifier, in training.
-    depth: 50 or 101.
-    blocks: Blocks per stage; () takes those of `depth`.
-    width: Channels after the stem; stages have 4, 8, 16 and 32 times as many.
-    num_temporal: Per stage, blocks with temporal kernels; () for all.
-    nonlocal_blocks: Per stage, indices of the blocks that a non-local block
-      follows; () for none.
-    nonlocal_mode: 'softmax' or 'dot_product'.
-    nonlocal_pool: Window of its max-pool: frames, rows, columns; or one such
-      window per stage.
-    nonlocal_groups: Per stage, groups of frames within which non-local blocks
-      act; () for 1.
-    norm_momentum: Share of the running statistics that a step keeps.
-    norm_eps: Added to variances.
-    norm_frozen: See `norm.is_frozen`.
-    dtype: Compute type.
-    remat: Whether the backward pass computes residual blocks again.
   """
 
   arch: str
-  num_classes: int
-  dropout: float = 0.5
-  depth: int = 50
-  blocks: tuple[int, ...] = ()
-  width: int = 64
-  num_temporal: tuple[int, ...] = ()
-  nonlocal_blocks: tuple[tuple[int, ...], ...] = ()
-  nonlocal_mode: str = 'softmax'
-  nonlocal_pool: tuple[Any, ...] = (1, 2, 2)
-  nonlocal_groups: tuple[int, ...] = ()
-  norm_momentum: float = 0.9
-  norm_eps: float = 1e-5
-  norm_frozen: str = ''
-  dtype: Any = jnp.float32
-  remat: bool = False
 
   def _stage(
     self, i: int, blocks: tuple[int, ...], layer: Callable[..., Layer]
@@ -340,20 +310,20 @@ class ResNet3D(nn.Module):
   def __call__(
     self,
     video: Float[Array, 'B T H W 3'],
-    pool: Pool = None,
+    same_group: SameGroup = None,
     *,
     deterministic: bool | None = None,
-    clips: Clips = None,
+    clip_index: ClipIndex = None,
     window: Window | None = None,
   ) -> Float[Array, 'B *positions K']:
     """Returns logits: [B, K], or [B, t, h, w, K] with `window`.
 
     Args:
       video: Normalised clips.
-      pool: Batch-norm groups (`norm.group_matrix`) in training; None in
+      same_group: Batch-norm groups (`norm.group_matrix`) in training; None in
         evaluation, which uses running statistics.
-      deterministic: Whether dropout is off; by default where `pool` is None.
-      clips: Their numbers in the batch, for `Dropout`; None: 0, 1, 2, ...
+      deterministic: Whether dropout is off; by default in evaluation.
+      clip_index: Their numbers in the batch, for `Dropout`; None: 0, 1, 2, ...
       window: Frames, height and width of the training clip: the head slides a
         window of that size over the features of a larger clip.
     """
@@ -362,9 +332,11 @@ class ResNet3D(nn.Module):
     check_num_temporal(self.num_temporal, blocks)
     pools_time = self.arch in ('c2d', 'i3d')
     x = video.astype(self.dtype)
-    x = Stem(self.width, STEM_KERNELS[self.arch], layer, name='stem')(x, pool)
+    x = Stem(self.width, STEM_KERNELS[self.arch], layer, name='stem')(
+      x, same_group
+    )
     for i in range(len(blocks)):
-      x = self._stage(i, blocks, layer)(x, pool)
+      x = self._stage(i, blocks, layer)(x, same_group)
       if i == 0 and pools_time:
         x = conv.max_pool_temporal(x)
     windows = None
@@ -374,8 +346,8 @@ class ResNet3D(nn.Module):
     return head.classify(
       self,
       [x],
-      in_training=pool is not None,
+      in_training=same_group is not None,
       deterministic=deterministic,
-      clips=clips,
+      clip_index=clip_index,
       windows=windows,
     )

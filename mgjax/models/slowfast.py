@@ -6,15 +6,15 @@ models/video_model_builder.py.
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mgjax.config import network_options
 from mgjax.models import head, resnet3d
-from mgjax.models.head import Clips, Window
+from mgjax.models.head import ClipIndex, Window
 from mgjax.models.nonlocal_block import NonLocalBlock
 
 
@@ -32,60 +32,8 @@ def slow_frames(num_frames: int, alpha: int) -> np.ndarray:
   return np.arange(num_slow) * (num_frames - 1) // max(num_slow - 1, 1)
 
 
-class SlowFast(nn.Module):
-  """Two-pathway network.
-
-  Attributes:
-    num_classes: K.
-    dropout: Rate before the classifier, in training.
-    depth: 50 or 101.
-    blocks: Blocks per stage; () takes those of `depth`.
-    width: Channels of the slow pathway after the stem.
-    alpha: Fast frames per slow frame.
-    beta_inv: Slow channels per fast channel.
-    fusion_kernel: Temporal size of the lateral kernels.
-    fusion_ratio: Lateral channels per fast channel.
-    num_temporal: Per stage, blocks with temporal kernels, in both pathways;
-      () for all.
-    nonlocal_blocks: Per stage, indices of the slow pathway's blocks that a
-      non-local block follows; () for none.
-    nonlocal_blocks_fast: The same for the fast pathway.
-    nonlocal_mode: 'softmax' or 'dot_product'.
-    nonlocal_pool: Window of its max-pool in the slow pathway: frames, rows,
-      columns; or one such window per stage.
-    nonlocal_pool_fast: The same for the fast pathway; () for nonlocal_pool.
-    nonlocal_groups: Per stage, groups of frames within which the slow
-      pathway's non-local blocks act; () for 1.
-    nonlocal_groups_fast: The same for the fast pathway.
-    norm_momentum: Share of the running statistics that a step keeps.
-    norm_eps: Added to variances.
-    norm_frozen: See `norm.is_frozen`.
-    dtype: Compute type.
-    remat: Whether the backward pass computes residual blocks again.
-  """
-
-  num_classes: int
-  dropout: float = 0.5
-  depth: int = 50
-  blocks: tuple[int, ...] = ()
-  width: int = 64
-  alpha: int = 4
-  beta_inv: int = 8
-  fusion_kernel: int = 7
-  fusion_ratio: int = 2
-  num_temporal: tuple[int, ...] = ()
-  nonlocal_blocks: tuple[tuple[int, ...], ...] = ()
-  nonlocal_blocks_fast: tuple[tuple[int, ...], ...] = ()
-  nonlocal_mode: str = 'softmax'
-  nonlocal_pool: tuple[Any, ...] = (1, 2, 2)
-  nonlocal_pool_fast: tuple[Any, ...] = ()
-  nonlocal_groups: tuple[int, ...] = ()
-  nonlocal_groups_fast: tuple[int, ...] = ()
-  norm_momentum: float = 0.9
-  norm_eps: float = 1e-5
-  norm_frozen: str = ''
-  dtype: Any = jnp.float32
-  remat: bool = False
+class SlowFast(head.Network, network_options.SlowFast):
+  """Two-pathway network."""
 
   def __post_init__(self):
     super().__post_init__()
@@ -98,7 +46,7 @@ class SlowFast(nn.Module):
     self,
     x: dict[str, Array],
     layer: Callable[..., resnet3d.Layer],
-    pool: resnet3d.Pool,
+    same_group: resnet3d.SameGroup,
     name: str,
   ) -> dict[str, Array]:
     """Joins fast features to the slow pathway's, at its frame rate."""
@@ -107,7 +55,7 @@ class SlowFast(nn.Module):
       (self.fusion_kernel, 1, 1),
       (self.alpha, 1, 1),
       name=name,
-    )(x['fast'], pool)
+    )(x['fast'], same_group)
     # A length that alpha does not divide has one more strided position.
     lateral = lateral[:, : x['slow'].shape[1]]
     slow = jnp.concatenate([x['slow'], lateral], axis=-1)
@@ -157,20 +105,20 @@ class SlowFast(nn.Module):
   def __call__(
     self,
     video: Float[Array, 'B T H W 3'],
-    pool: resnet3d.Pool = None,
+    same_group: resnet3d.SameGroup = None,
     *,
     deterministic: bool | None = None,
-    clips: Clips = None,
+    clip_index: ClipIndex = None,
     window: Window | None = None,
   ) -> Float[Array, 'B *positions K']:
     """Returns logits: [B, K], or [B, t, h, w, K] with `window`.
 
     Args:
       video: Normalised clips.
-      pool: Batch-norm groups (`norm.group_matrix`) in training; None in
+      same_group: Batch-norm groups (`norm.group_matrix`) in training; None in
         evaluation, which uses running statistics.
-      deterministic: Whether dropout is off; by default where `pool` is None.
-      clips: Their numbers in the batch, for `Dropout`; None: 0, 1, 2, ...
+      deterministic: Whether dropout is off; by default in evaluation.
+      clip_index: Their numbers in the batch, for `Dropout`; None: 0, 1, 2, ...
       window: Frames, height and width of the training clip: the head slides a
         window of that size over the features of a larger clip. The frames
         must be those of `video`: the pathways differ in frame rate.
@@ -185,19 +133,21 @@ class SlowFast(nn.Module):
     x = {
       path: resnet3d.Stem(
         widths[path], resnet3d.STEM_KERNELS[path], layer, name=f'{path}_stem'
-      )(x[path], pool)
+      )(x[path], same_group)
       for path in x
     }
-    x = self._fuse(x, layer, pool, 'fuse_stem')
+    x = self._fuse(x, layer, same_group, 'fuse_stem')
     blocks = resnet3d.stage_blocks(self.depth, self.blocks)
     resnet3d.check_num_temporal(self.num_temporal, blocks)
     for i in range(len(blocks)):
       x = {
-        path: self._stage(path, widths[path], i, blocks, layer)(x[path], pool)
+        path: self._stage(path, widths[path], i, blocks, layer)(
+          x[path], same_group
+        )
         for path in x
       }
       if i < len(blocks) - 1:  # The head joins what the last stage gives.
-        x = self._fuse(x, layer, pool, f'fuse_res{i + 2}')
+        x = self._fuse(x, layer, same_group, f'fuse_res{i + 2}')
     windows = None
     if window is not None:
       windows = [
@@ -207,8 +157,8 @@ class SlowFast(nn.Module):
     return head.classify(
       self,
       [x['slow'], x['fast']],
-      in_training=pool is not None,
+      in_training=same_group is not None,
       deterministic=deterministic,
-      clips=clips,
+      clip_index=clip_index,
       windows=windows,
     )

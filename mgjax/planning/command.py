@@ -33,7 +33,7 @@ def main(values: flags.FlagValues, *configs: str) -> None:
     raise ConfigError(
       f'unexpected argument {configs[0]!r}; flags look like --config=FILE.'
     )
-  config = values.config
+  config = data_setup.with_classes(values.config)
   num_train, size_source = grids.dataset_size(config)
   run_checks.check(config, data_setup.describe(config), values.num_devices)
   if config.eval.head != 'global':
@@ -44,6 +44,7 @@ def main(values: flags.FlagValues, *configs: str) -> None:
     _write(values.output, _budget(values, config, num_train))
     return
   schedule = grids.schedule(config, num_train, num_devices=values.num_devices)
+  planning.check_own_network(config, {*schedule.grids, grids.eval_grid(config)})
   plan = _plan(values, config, schedule, size_source)
   if values.format == 'png':
     # Matplotlib takes a second to import.
@@ -187,7 +188,9 @@ def _diff(values: flags.FlagValues, names: Sequence[str]) -> str:
     )
   overrides = config_flags.get_override_values(values['config'])
   configs = [
-    cli.read_config(name, [f'--config.{k}={v}' for k, v in overrides.items()])
+    data_setup.with_classes(
+      cli.read_config(name, [f'--config.{k}={v}' for k, v in overrides.items()])
+    )
     for name in names
   ]
   plans = []

@@ -63,7 +63,7 @@ def make_feature_step(
       model.apply(
         {'params': params, 'batch_stats': batch_stats},
         train_step.normalize(video, mean, std, model.dtype),
-        pool=None,
+        same_group=None,
       )
     kernel = params[models.HEAD]['classifier']['kernel']
     return explain(

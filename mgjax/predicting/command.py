@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 from absl import flags
 
 from mgjax import files
+from mgjax.config import own
 from mgjax.cpu import allocator, compilation
 from mgjax.data import copies, stream
 from mgjax.errors import ConfigError, RunError
@@ -142,19 +143,25 @@ def main(values: flags.FlagValues, *videos: str) -> None:
   folder = run_folder.weights(values)
   if not videos:
     raise ConfigError('no video is given; name one file or more.')
+  config = data_setup.with_classes(values.config)
   run = run_folder.of_weights(values)
-  run_settings.check_evaluation(values.config, run, values.allow_config_change)
+  run_settings.check_evaluation(config, run, values.allow_config_change)
   sheets, heatmaps = (
     _made_folder(name, values[name].value) for name in ('sheet', 'heatmap')
   )
   npz = _checked_npz(values.features)
+  if own.is_own(config.model.name) and (sheets or heatmaps or npz):
+    raise ConfigError(
+      f'model.name={config.model.name!r}: --sheet, --heatmap and --features '
+      'explain the networks of mgjax only; leave them out'
+    )
   names = label_names(
-    values.config, run, pathlib.Path(values.labels) if values.labels else None
+    config, run, pathlib.Path(values.labels) if values.labels else None
   )
   allocator.keep()
   parallel.find_devices()
   paths = [pathlib.Path(video) for video in videos]
-  predictor = open_predictor(values.config, folder, paths)
+  predictor = open_predictor(config, folder, paths)
   results = predictor.scores()
   output.add_predictions(results, names, values.top)
   # At once: what comes later may fail.

@@ -10,7 +10,7 @@ from mgjax.cpu import compilation
 from mgjax.hosts import parallel
 from mgjax.run import failure, run_folder
 from mgjax.run.checkpoint_manager import Checkpoints
-from mgjax.setup import grids, job, planning, run_checks
+from mgjax.setup import data, grids, job, planning, run_checks
 from mgjax.setup.initial_weights import initial_variables
 from mgjax.step import programs, train_state
 from mgjax.step.step_cache import Program
@@ -35,6 +35,7 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
     of the run.
   """
   failed = failure.read_failure(epath.Path(folder))
+  config = data.with_classes(config)
   run_checks.check_norm(config)
   planning.check_network(config, [grids.full_grid(config)])
   parts = job.compose(config, parallel.make_mesh())

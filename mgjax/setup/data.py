@@ -7,13 +7,15 @@ which imports JAX, are imported by the functions that read videos.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ml_collections
 from etils import epath
 
+from mgjax.config import own, rules
 from mgjax.data import description
 from mgjax.data.description import Description
+from mgjax.errors import ConfigError
 from mgjax.grids.schedule import GridSchedule
 from mgjax.setup import run_checks
 
@@ -36,7 +38,48 @@ def describe(config: ml_collections.ConfigDict) -> Description | None:
   Raises:
     ConfigError: Its files are damaged, or none of this program's.
   """
+  if own.is_own(config.data.name):
+    from mgjax.data import own_source
+
+    splits = dict.fromkeys(('train', config.eval.split))
+    return own_source.describe(config.data.name, list(splits), options(config))
   return description.describe(data_dir(config), config.data.name)
+
+
+def options(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The options of a source of the user's own, lists as tuples."""
+  given = config.data.options.to_dict()
+  return {name: rules.as_tuples(value) for name, value in given.items()}
+
+
+def with_classes(
+  config: ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
+  """The config, with the classes of the data set where none are set.
+
+  Args:
+    config: Not modified.
+
+  Raises:
+    ConfigError: The data set, which would tell them, is not here.
+  """
+  if config.model.num_classes is not None:
+    return config
+  found = describe(config)
+  if found is None or found.num_classes is None:
+    raise ConfigError(
+      'model.num_classes is not set, and '
+      + (
+        f'{config.data.name} does not say its classes'
+        if found
+        else f'{config.data.name} is not in {data_dir(config)} to say its '
+        'classes; prepare it'
+      )
+      + ', or set it'
+    )
+  config = config.copy_and_resolve_references()
+  config.model.num_classes = found.num_classes
+  return config
 
 
 def builder_dir(config: ml_collections.ConfigDict) -> epath.Path:
@@ -71,9 +114,11 @@ def source(config: ml_collections.ConfigDict, split: str) -> Source:
   Raises:
     ConfigError: The data set, or the split in it, does not exist.
   """
-  from mgjax.data import sources
+  from mgjax.data import own_source, sources
 
   data = config.data
+  if own.is_own(data.name):
+    return own_source.OwnSource(data.name, split, options(config))
   return sources.open_source(
     data_dir(config), data.name, split, copies=data.copies
   )

@@ -5,6 +5,7 @@ import re
 import ml_collections
 
 from mgjax import grids
+from mgjax.config import own
 from mgjax.errors import ConfigError
 from mgjax.grids import Grid, GridSchedule
 from mgjax.setup import data as data_setup
@@ -115,10 +116,11 @@ def dataset_size(config: ml_collections.ConfigDict) -> tuple[int, str]:
   data = config.data
   if data.num_train is not None:
     return data.num_train, 'data.num_train'
-  if found := data_setup.describe(config):
-    source = data_setup.builder_dir(config) / 'dataset_info.json'
-    if 'train' in found.splits:
-      return found.splits['train'], str(source)
+  if (found := data_setup.describe(config)) and 'train' in found.splits:
+    source = data.name
+    if not own.is_own(data.name):
+      source = data_setup.builder_dir(config) / 'dataset_info.json'
+    return found.splits['train'], str(source)
   if data.name in PUBLISHED_SIZES:
     return PUBLISHED_SIZES[data.name], f'published size of {data.name}'
   folder = data_setup.data_dir(config)

@@ -6,7 +6,6 @@ too. What trains, replays or times a step takes all of it from `compose`.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,6 +13,7 @@ import ml_collections
 import optax
 
 from mgjax import models
+from mgjax.config import rules
 from mgjax.errors import ConfigError
 from mgjax.hosts import parallel
 from mgjax.step import optim, train_state
@@ -62,18 +62,19 @@ def compose(
 def model(config: ml_collections.ConfigDict) -> nn.Module:
   """Makes the network of the sections model, norm and train (remat).
 
-  Fields of `config.model` that this network does not have are left out (a Slow
-  network has no alpha).
-
   Raises:
     ConfigError: The name or an option is unknown, or a value cannot work.
   """
-  name = config.model.name
+  if config.model.num_classes is None:
+    raise ConfigError(
+      'model.num_classes is not set, and there is no data set to tell it; set '
+      'it'
+    )
+  options = config.model.to_dict()
+  options |= options.pop('options', {})
   try:
-    known = models.option_names(name)
     return models.build(
-      name,
-      **{k: _as_tuple(v) for k, v in config.model.items() if k in known},
+      **{name: rules.as_tuples(value) for name, value in options.items()},
       norm_momentum=config.norm.momentum,
       norm_eps=config.norm.eps,
       norm_frozen=config.norm.frozen,
@@ -125,10 +126,3 @@ def state_maker(
     )
 
   return make_state
-
-
-def _as_tuple(value: Any) -> Any:
-  """Turns lists, also nested ones, into tuples: modules must be hashable."""
-  if isinstance(value, (list, tuple)):
-    return tuple(map(_as_tuple, value))
-  return value

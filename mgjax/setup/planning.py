@@ -10,6 +10,8 @@ from typing import Any
 
 import ml_collections
 
+from mgjax.config import own
+from mgjax.errors import ConfigError
 from mgjax.grids import Grid, GridSchedule, Phase
 from mgjax.planning import plan
 from mgjax.setup import grids as grids_setup
@@ -88,6 +90,8 @@ def check_network(
 ) -> None:
   """Refuses a network that cannot be built, or grids too small for it.
 
+  Of a network of the user's own, all that the trainer will ask is traced.
+
   Every command calls it before it opens any data.
 
   Args:
@@ -98,7 +102,41 @@ def check_network(
   Raises:
     ConfigError: Says what is wrong with the network, and names the grid.
   """
+  check_own_network(config, grids)
   gmacs_per_clip(config, grids, phases)
+
+
+def check_own_network(
+  config: ml_collections.ConfigDict, grids: Collection[Grid]
+) -> None:
+  """Refuses a network of the user's own that a training could not use.
+
+  Args:
+    config: Says which network; the others, which tests know, are not traced.
+    grids: What it is to take.
+
+  Raises:
+    ConfigError: Names the step that fails, and how.
+  """
+  if not own.is_own(config.model.name):
+    return
+  from mgjax.models import own_network
+  from mgjax.setup import network
+
+  frozen, micro_batches = config.norm.frozen, config.train.micro_batches
+  try:
+    own_network.check(
+      network.model(config),
+      sorted({(grid.T, grid.H, grid.W) for grid in grids}),
+      num_classes=config.model.num_classes,
+      takes_moments=frozen != 'all'
+      and (config.norm.precise_batches > 0 or micro_batches > 1),
+      takes_groups=config.norm.group_clips > 0,
+    )
+  except ConfigError:
+    raise
+  except ValueError as error:
+    raise ConfigError(f'model.name={config.model.name!r}: {error}') from error
 
 
 def estimate_memory(

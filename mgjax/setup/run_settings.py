@@ -7,7 +7,7 @@ import ml_collections
 from etils import epath
 
 from mgjax import files
-from mgjax.config import fields, rules, saved
+from mgjax.config import fields, saved
 from mgjax.errors import ConfigError
 from mgjax.run import run_folder
 
@@ -41,11 +41,8 @@ def check(
   """
   if not (workdir / run_folder.CONFIG).exists():
     return []
-  new = json.loads(config.to_json_best_effort())
-  defaults = json.loads(fields.base().to_json_best_effort())
-  old = _completed(saved.read_settings(workdir), defaults)
-  for settings in (old, new):
-    rules.reset_unused_options(settings['model'])
+  old = saved.current_form(saved.read_settings(workdir))
+  new = saved.as_json(config)
   changed = changed_fields(old, new)
   if other := run_folder.other_labels(workdir, label_names):
     changed.append(f'the names of the classes, such as {other}')
@@ -117,9 +114,8 @@ def check_evaluation(
       '--config is that of its run; --allow_config_change takes it as it is'
     )
   # Both as JSON has them, so that lists equal tuples.
-  old = json.loads(saved.read_saved(workdir).to_json_best_effort())
-  new = json.loads(config.to_json_best_effort())
-  rules.reset_unused_options(new['model'])
+  old = saved.as_json(saved.read_saved(workdir))
+  new = saved.as_json(config)
   differences = _differences(old, new)
   # How many damaged videos are tolerated is no setting of the run alone.
   free = ('eval.', 'data.max_bad_fraction', *_MACHINE_FIELDS)
@@ -149,16 +145,6 @@ def changed_fields(old: dict, new: dict) -> list[str]:
   ]
 
 
-def _completed(saved: dict, defaults: dict) -> dict:
-  """Settings, with their defaults for fields that are younger than the file."""
-  return defaults | {
-    name: _completed(value, defaults.get(name, {}))
-    if isinstance(value, dict)
-    else value
-    for name, value in saved.items()
-  }
-
-
 def _differences(old: dict, new: dict, prefix: str = '') -> dict[str, tuple]:
   """Old and new value by 'group.field' of what differs in nested dicts."""
   found: dict[str, tuple] = {}
@@ -173,7 +159,7 @@ def _differences(old: dict, new: dict, prefix: str = '') -> dict[str, tuple]:
 
 def as_json(config: ml_collections.ConfigDict) -> str:
   """The settings as config.json has them."""
-  return json.dumps(json.loads(config.to_json_best_effort()), indent=1) + '\n'
+  return json.dumps(saved.as_json(config), indent=1) + '\n'
 
 
 def flat(

@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from mgjax import models
+from mgjax.config import fields, rules
 from mgjax.errors import ConfigError
 from mgjax.models import resnet3d
 from mgjax.setup import network
@@ -56,7 +57,7 @@ def check_facts(
   Raises:
     ConfigError: Names the field, what it is and what the file says.
   """
-  wanted = ml_collections.ConfigDict(config.to_dict())
+  wanted = config.copy_and_resolve_references()
   pyslowfast_cfg.apply(wanted, facts)
   for field, value, source in facts:
     skipped = (field == 'model.num_classes' and 'head' in new) or (
@@ -159,9 +160,9 @@ def unverified(
   """
   model = config.model
   fields = list(_HIDDEN.get(model.name, ()))
-  if any(model.nonlocal_blocks):
+  if any(model.get('nonlocal_blocks', ())):
     fields += _HIDDEN_NONLOCAL
-  if any(model.nonlocal_blocks_fast):
+  if any(model.get('nonlocal_blocks_fast', ())):
     fields += ['model.nonlocal_pool_fast', 'model.nonlocal_groups_fast']
   fields += _HIDDEN_ALWAYS
   values = {}
@@ -196,9 +197,11 @@ def fitting_options(
     options = inference.infer(state, name)
     if options is None:
       continue
-    wanted = ml_collections.ConfigDict(config.to_dict())
+    wanted = config.copy_and_resolve_references()
+    if name != config.model.name:
+      wanted.model = _network(name)
     wanted.model.update(options)
-    if 'head' in new:
+    if 'head' in new or wanted.model.num_classes is None:
       wanted.model.num_classes = config.model.num_classes
     try:
       model = network.model(wanted)
@@ -210,7 +213,7 @@ def fitting_options(
         name,
         inflate=inflate,
         new=new,
-        shift_place=wanted.model.shift_place,
+        shift_place=wanted.model.get('shift_place', ''),
       )
     except ValueError:  # No such network, or names of no format.
       continue
@@ -225,26 +228,30 @@ def fitting_options(
 
 def _overrides(config, wanted) -> str:
   """How one config's model becomes another's, in words and flags."""
+  # What the other network alone has is named where it is not the default.
+  given = {**_network(wanted.model.name), **config.model}
   changed = {
-    name: wanted.model[name]
-    for name in wanted.model
-    if _as_tuples(wanted.model[name]) != _as_tuples(config.model[name])
+    name: value
+    for name, value in wanted.model.items()
+    if rules.as_tuples(value) != rules.as_tuples(given[name])
   }
   words = ', '.join(
-    f'{name} {value} (not {config.model[name]})'
+    f'{name} {value}'
+    + (f' (not {given[name]})' if name in config.model else '')
     for name, value in changed.items()
   )
   flags_text = ' '.join(
-    f'--config.model.{name}={_as_tuples(value)!s}'.replace(' ', '')
+    f'--config.model.{name}={rules.as_tuples(value)!s}'.replace(' ', '')
     for name, value in changed.items()
   )
   return f'{words}: give {flags_text}' if changed else ''
 
 
-def _as_tuples(value: Any) -> Any:
-  if isinstance(value, (list, tuple)):
-    return tuple(map(_as_tuples, value))
-  return value
+def _network(name: str) -> ml_collections.ConfigDict:
+  """The section `model` of a network, at its defaults."""
+  model = fields.base().model
+  model.name = name
+  return model
 
 
 def explain(

@@ -53,11 +53,11 @@ def create_state(
     video: float [B, T, H, W, 3]; its shape does not matter.
     average: Whether the state has an average of the parameters (`ema`).
   """
-  variables = model.init(rng, video, pool=None)
+  variables = model.init(rng, video, same_group=None)
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=variables['params'],
-    batch_stats=variables['batch_stats'],
+    batch_stats=variables.get('batch_stats', {}),
     opt_state=tx.init(variables['params']),
     # A copy: the step donates both.
     ema=jax.tree.map(jnp.copy, variables['params']) if average else {},

@@ -146,27 +146,27 @@ def _make_gradients(
   loss: str,
   label_smoothing: float,
 ) -> Callable:
-  """Returns gradients(state, batch, groups, clips, dropout, collection).
+  """Returns gradients(state, batch, groups, clip_index, dropout, collection).
 
   That gives the gradients, metrics and new statistics of (a part of) a batch:
-  `clips` are the places of its clips in the whole one (None: it is the whole
-  one), `collection` says which statistics, 'batch_stats' (the running ones) or
-  'batch_moments' (those of this part).
+  `clip_index` are the places of its clips in the whole one (None: it is the
+  whole one), `collection` says which statistics, 'batch_stats' (the running
+  ones) or 'batch_moments' (those of this part).
   """
 
-  def gradients(state, batch, groups, clips, dropout, collection):
+  def gradients(state, batch, groups, clip_index, dropout, collection):
     video = flip_clips(batch['video'], batch['flip'])
     video = normalize(video, mean, std, model.dtype)
     # A matrix and not a loop over the groups: their number is a value of the
     # program, and one program serves every phase that has this grid.
-    pool = norm.group_matrix(video.shape[0], groups)
+    same_group = norm.group_matrix(video.shape[0], groups)
 
     def loss_fn(params):
       logits, updates = model.apply(
         {'params': params, 'batch_stats': state.batch_stats},
         video,
-        pool=pool,
-        clips=clips,
+        same_group=same_group,
+        clip_index=clip_index,
         rngs={'dropout': dropout},
         mutable=[collection],
       )
@@ -192,16 +192,21 @@ def _accumulated(
   def accumulated_gradients(state, batch, groups, dropout):
     parts = jax.tree.map(
       lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1),
-      {**batch, 'clips': jnp.arange(batch['label'].shape[0])},
+      {**batch, 'clip_index': jnp.arange(batch['label'].shape[0])},
     )
 
     def add_part(total, part):
       # A part starts when the one before is added: unrolled parts would all
       # run forwards first, and keep the activations of the whole batch.
       total, part = jax.lax.optimization_barrier((total, part))
-      clips = part.pop('clips')
+      clip_index = part.pop('clip_index')
       grads, metrics, moments = gradients(
-        state, part, groups // micro_batches, clips, dropout, 'batch_moments'
+        state,
+        part,
+        groups // micro_batches,
+        clip_index,
+        dropout,
+        'batch_moments',
       )
       return jax.tree.map(jnp.add, total, (grads, metrics)), moments
 
@@ -246,7 +251,7 @@ def make_stats_step(
     _, moments = model.apply(
       {'params': state.eval_params, 'batch_stats': state.batch_stats},
       video,
-      pool=norm.group_matrix(video.shape[0], groups),
+      same_group=norm.group_matrix(video.shape[0], groups),
       rngs={'dropout': jax.random.fold_in(rng, state.step)},
       mutable=['batch_moments'],
     )
@@ -286,7 +291,7 @@ def make_eval_step(
     logits = model.apply(
       {'params': params, 'batch_stats': batch_stats},
       normalize(video, mean, std, model.dtype),
-      pool=None,
+      same_group=None,
       **head,
     )
     probabilities = activation(logits.astype(jnp.float32))

@@ -13,6 +13,7 @@ import numpy as np
 from absl import flags
 
 from mgjax import models
+from mgjax.config import saved
 from mgjax.errors import ConfigError
 from mgjax.hosts import parallel
 from mgjax.run import checkpoint
@@ -103,7 +104,7 @@ def _match(
     config.model.name,
     inflate=inflate,
     new=new,
-    shift_place=config.model.shift_place,
+    shift_place=config.model.get('shift_place', ''),
   )
   result.report[:] = [
     (name, ours, shapes, file.made.get(name, words))
@@ -158,7 +159,7 @@ def _write(
   out.mkdir(parents=True, exist_ok=True)
   (out / 'import.txt').write_text('\n'.join([*head, '', table, '']), 'utf-8')
   (out / 'config.json').write_text(
-    json.dumps(json.loads(config.to_json_best_effort()), indent=1) + '\n'
+    json.dumps(saved.as_json(config), indent=1) + '\n'
   )
   checkpoints = Checkpoints(out, Keep(newest=1, best=0))
   checkpoints.save(

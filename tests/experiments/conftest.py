@@ -8,6 +8,7 @@ from experiments import costs
 from experiments.runs import record, settings
 from experiments.tables import readmes
 from mgjax import cli
+from mgjax.config import saved
 
 
 @pytest.fixture(scope='module')
@@ -33,7 +34,7 @@ def records(monkeypatch, tmp_path):
   monkeypatch.setattr(record, 'RECORDS', tmp_path)
 
   def write(name, config, *, train_s=100.0, top1=50.0, change=None):
-    stored = settings.as_json(cli.read_config(config))
+    stored = saved.as_json(cli.read_config(config))
     folder = tmp_path / name
     folder.mkdir(parents=True)
     entry = {

@@ -100,7 +100,7 @@ def test_one_tree_serves_every_grid_in_training(name):
       lambda v, x: model.apply(
         v,
         x,
-        pool=models.group_matrix(2, 1),
+        same_group=models.group_matrix(2, 1),
         deterministic=True,
         mutable=['batch_stats'],
       ),

@@ -117,12 +117,12 @@ def test_training_with_all_layers_frozen_is_evaluation_with_gradients():
   variables = random_like(jax.eval_shape(model.init, jax.random.key(0), video))
 
   @jax.jit
-  def gradients(params, pool):
+  def gradients(params, same_group):
     def loss(params):
       logits, updates = model.apply(
         variables | {'params': params},
         video,
-        pool=pool,
+        same_group=same_group,
         deterministic=True,
         mutable=['batch_stats', 'batch_moments'],
       )

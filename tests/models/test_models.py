@@ -41,7 +41,7 @@ def clips(shape, seed=0):
 
 
 def test_an_unknown_model_lists_the_accepted_ones():
-  with pytest.raises(ValueError, match='c2d, i3d, .*slow, slowfast'):
+  with pytest.raises(ValueError, match='slowfast, slow, c2d, i3d.* your own'):
     models.build('slowfat', num_classes=2, dropout=0.0, dtype='float32')
 
 
@@ -51,10 +51,11 @@ def test_an_unknown_option_lists_the_accepted_ones():
 
 
 def test_a_bad_depth_or_block_count_is_an_error():
-  for options in ({'depth': 34, 'blocks': ()}, {'blocks': (1, 0)}):
-    with pytest.raises(
-      ValueError, match='depth of .50, 101., or the blocks of'
-    ):
+  for options, words in (
+    ({'depth': 34}, 'depth is 34; it must be 50 or 101'),
+    ({'blocks': (1, 0)}, 'depth of .50, 101., or the blocks of'),
+  ):
+    with pytest.raises(ValueError, match=words):
       jax.eval_shape(
         small(**options).init, jax.random.key(0), clips((1, 4, 32, 32))
       )
@@ -64,6 +65,7 @@ def test_a_bad_depth_or_block_count_is_an_error():
 def test_every_model_is_made_from_the_default_config(name):
   config = fields.base()
   config.model.name = name
+  config.model.num_classes = 400
   config.norm.momentum = 0.75
   model = network.model(config)
   assert model.num_classes == 400
@@ -113,8 +115,10 @@ def test_groups_of_a_batch_equal_separate_batches():
 
   @jax.jit
   def run(video, groups):
-    pool = models.group_matrix(video.shape[0], groups)
-    return model.apply(variables, video, pool=pool, deterministic=True)
+    same_group = models.group_matrix(video.shape[0], groups)
+    return model.apply(
+      variables, video, same_group=same_group, deterministic=True
+    )
 
   together = run(video, 2)
   for group in (0, 1):
@@ -161,7 +165,7 @@ def test_gradients_with_groups_of_three_are_those_of_plain_batch_norm(
     logits = model.apply(
       {'params': params, 'batch_stats': stats},
       video,
-      pool=models.group_matrix(shape[0], groups),
+      same_group=models.group_matrix(shape[0], groups),
       deterministic=True,
     )
     return (jax.nn.log_softmax(logits) * jnp.arange(5)).sum()
@@ -191,11 +195,11 @@ def test_training_updates_statistics_and_evaluation_does_not():
   model, variables = small('slow'), small_variables('slow')
 
   @jax.jit
-  def updated(video, pool=None):
+  def updated(video, same_group=None):
     _, new = model.apply(
       variables,
       video,
-      pool=pool,
+      same_group=same_group,
       rngs={'dropout': jax.random.key(1)},
       mutable=['batch_stats'],
     )
@@ -240,7 +244,7 @@ def test_bfloat16_keeps_float32_parameters_statistics_and_logits():
     lambda v, x: model.apply(
       v,
       x,
-      pool=models.group_matrix(2, 1),
+      same_group=models.group_matrix(2, 1),
       deterministic=True,
       mutable=['batch_stats'],
     ),

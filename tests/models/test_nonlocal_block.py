@@ -18,13 +18,13 @@ def random(*shape):
 
 
 def run(block, variables, x):
-  return jax.jit(functools.partial(block.apply, pool=None))(variables, x)
+  return jax.jit(functools.partial(block.apply, same_group=None))(variables, x)
 
 
 def block_and_variables(channels=4, **options):
   """A block whose output layer counts: it starts as the identity."""
   block = NonLocalBlock(**options)
-  variables = jax.jit(functools.partial(block.init, pool=None))(
+  variables = jax.jit(functools.partial(block.init, same_group=None))(
     jax.random.key(0), jnp.zeros((1, 1, 2, 2, channels))
   )
   leaves, tree = jax.tree.flatten(variables)
@@ -136,7 +136,7 @@ def test_max_pool_takes_a_map_smaller_than_its_window_whole():
 def test_a_new_block_is_the_identity():
   block = NonLocalBlock(mode='softmax')
   x = random(1, 2, 3, 3, 4)
-  variables = jax.jit(functools.partial(block.init, pool=None))(
+  variables = jax.jit(functools.partial(block.init, same_group=None))(
     jax.random.key(0), x
   )
   np.testing.assert_array_equal(run(block, variables, x), x)
@@ -150,7 +150,7 @@ def test_an_unknown_mode_lists_the_accepted_ones():
 def test_affinities_are_float32_in_bfloat16():
   block, variables = block_and_variables(mode='softmax', dtype=jnp.bfloat16)
   x = random(1, 2, 4, 4, 4).astype(jnp.bfloat16)
-  jaxpr = jax.make_jaxpr(functools.partial(block.apply, pool=None))(
+  jaxpr = jax.make_jaxpr(functools.partial(block.apply, same_group=None))(
     variables, x
   )
   exponentials = [line for line in str(jaxpr).splitlines() if '= exp ' in line]

@@ -33,7 +33,9 @@ def random_input(dtype, shape=(12, 2, 3, 5, 4)):
   return [a.astype(dtype) for a in (x, scale, bias, weights)]
 
 
-def apply(x, scale, bias, pool, module=None, mean=None, var=None, mutable=()):
+def apply(
+  x, scale, bias, same_group, module=None, mean=None, var=None, mutable=()
+):
   module = module or norm.BatchNorm(dtype=x.dtype)
   c = x.shape[-1]
   stats = {
@@ -41,7 +43,9 @@ def apply(x, scale, bias, pool, module=None, mean=None, var=None, mutable=()):
     'var': np.ones(c, scale.dtype) if var is None else var,
   }
   variables = {'params': {'scale': scale, 'bias': bias}, 'batch_stats': stats}
-  return module.apply(variables, jnp.asarray(x), pool, mutable=list(mutable))
+  return module.apply(
+    variables, jnp.asarray(x), same_group, mutable=list(mutable)
+  )
 
 
 @pytest.mark.parametrize('size', [1, 2, 3, 4, 5, 6, 7, 12])
@@ -108,9 +112,13 @@ def golden():
 
 def test_training_output_equals_sub_batch_norm_of_pyslowfast():
   stored, video, vector = golden()
-  pool = norm.group_matrix(stored['x_shape'][0], stored['num_splits'])
+  same_group = norm.group_matrix(stored['x_shape'][0], stored['num_splits'])
   y, new = apply(
-    video('x'), vector('weight'), vector('bias'), pool, mutable=['batch_stats']
+    video('x'),
+    vector('weight'),
+    vector('bias'),
+    same_group,
+    mutable=['batch_stats'],
   )
   # Both are float32.
   np.testing.assert_allclose(y, video('y_train'), atol=5e-6)
@@ -160,9 +168,11 @@ def test_combined_statistics_are_those_of_all_clips_together():
 def test_combining_keeps_the_tree_of_batch_stats():
   class Two(nn.Module):
     @nn.compact
-    def __call__(self, x, pool=None):
-      x = norm.BatchNorm(name='mean')(x, pool)  # A confusing name on purpose.
-      return norm.BatchNorm(name='var')(x, pool)
+    def __call__(self, x, same_group=None):
+      x = norm.BatchNorm(name='mean')(
+        x, same_group
+      )  # A confusing name on purpose.
+      return norm.BatchNorm(name='var')(x, same_group)
 
   x = jnp.asarray(random_input(np.float32)[0])
   variables = Two().init(jax.random.key(0), x)
@@ -184,8 +194,8 @@ def test_no_statistics_to_combine_is_an_error():
 def test_bfloat16_keeps_float32_statistics():
   x, scale, bias, _ = random_input(np.float32)
   x16 = jnp.asarray(x, jnp.bfloat16)
-  pool = norm.group_matrix(12, 3)
-  y, new = apply(x16, scale, bias, pool, mutable=['batch_stats'])
+  same_group = norm.group_matrix(12, 3)
+  y, new = apply(x16, scale, bias, same_group, mutable=['batch_stats'])
   assert y.dtype == jnp.bfloat16
   assert new['batch_stats']['var'].dtype == jnp.float32
   expected = reference(np.asarray(x16, np.float64), 3, scale, bias)
@@ -221,12 +231,12 @@ def test_precise_statistics_equal_the_reference():
   )
 
 
-def grouped(x, scale, bias, pool, running=(0.0, 1.0), **options):
+def grouped(x, scale, bias, same_group, running=(0.0, 1.0), **options):
   c = len(scale)
   running = tuple(jnp.broadcast_to(jnp.asarray(r, 'f'), c) for r in running)
   return norm.grouped_batch_norm(
     jnp.asarray(x),
-    pool,
+    same_group,
     running,
     scale=jnp.asarray(scale),
     bias=jnp.asarray(bias),
@@ -249,19 +259,21 @@ def test_the_function_is_the_layer(run, groups):
   """Results, running statistics and gradients, for a batch or an example."""
   x, scale, bias, weights = random_input(np.float32)
   mean, var = np.float32([1, 2, 3, 4]), np.float32([4, 3, 2, 1])
-  pool = norm.group_matrix(12, groups)
+  same_group = norm.group_matrix(12, groups)
   layer = lambda x, s, b: apply(
-    x, s, b, pool, mean=mean, var=var, mutable=['batch_stats']
+    x, s, b, same_group, mean=mean, var=var, mutable=['batch_stats']
   )
   y, new = layer(x, scale, bias)
-  z, running = run(x, scale, bias, pool, (mean, var))
+  z, running = run(x, scale, bias, same_group, (mean, var))
   np.testing.assert_allclose(z, y, rtol=0, atol=1e-6)
   for name in ('mean', 'var'):
     np.testing.assert_allclose(
       getattr(running, name), new['batch_stats'][name], rtol=1e-6
     )
   wanted = jax.grad(lambda *a: (layer(*a)[0] * weights).sum(), (0, 1, 2))
-  found = jax.grad(lambda *a: (run(*a, pool)[0] * weights).sum(), (0, 1, 2))
+  found = jax.grad(
+    lambda *a: (run(*a, same_group)[0] * weights).sum(), (0, 1, 2)
+  )
   for a, b in zip(found(x, scale, bias), wanted(x, scale, bias), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
@@ -272,9 +284,9 @@ def test_the_function_takes_any_rank_and_channels_first(run, shape):
   rng = np.random.default_rng(0)
   x, scale, bias, _ = random_input(np.float32)
   x = rng.normal(size=shape).astype(np.float32)
-  pool = norm.group_matrix(12, 2)
+  same_group = norm.group_matrix(12, 2)
   wanted = reference(x.reshape(12, -1, 1, 1, 4), 2, scale, bias).reshape(shape)
-  y, running = run(x, scale, bias, pool, momentum=0.0)
+  y, running = run(x, scale, bias, same_group, momentum=0.0)
   np.testing.assert_allclose(y, wanted, rtol=0, atol=1e-5)
   rows = x.reshape(-1, 4)
   np.testing.assert_allclose(running.mean, rows.mean(0), atol=1e-6)
@@ -284,7 +296,7 @@ def test_the_function_takes_any_rank_and_channels_first(run, shape):
     np.moveaxis(x, -1, 1),
     scale,
     bias,
-    pool,
+    same_group,
     momentum=0.0,
     channel_axis=axis,
   )
@@ -312,7 +324,7 @@ def test_a_matrix_for_another_batch_is_refused(run):
 
 def test_the_result_has_the_type_of_the_input():
   x, scale, bias, _ = random_input(np.float32)
-  pool = norm.group_matrix(12, 2)
-  y, running = grouped(x.astype(jnp.bfloat16), scale, bias, pool)
+  same_group = norm.group_matrix(12, 2)
+  y, running = grouped(x.astype(jnp.bfloat16), scale, bias, same_group)
   assert y.dtype == jnp.bfloat16
   assert running.mean.dtype == jnp.float32

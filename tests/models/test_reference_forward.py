@@ -220,11 +220,11 @@ def test_a_training_step_equals_the_reference(network, dtype):
   model, _ = build(network, dtype)
   tolerances = TOLERANCES[dtype]
 
-  def loss_fn(params, batch_stats, video, labels, pool):
+  def loss_fn(params, batch_stats, video, labels, same_group):
     logits, updates = model.apply(
       {'params': params, 'batch_stats': batch_stats},
       video,
-      pool=pool,
+      same_group=same_group,
       deterministic=True,
       mutable=['batch_stats'],
     )

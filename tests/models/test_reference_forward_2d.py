@@ -160,11 +160,11 @@ def test_evaluation_and_a_training_step_equal_the_reference(network, dtype):
 
   @jax.jit
   @functools.partial(jax.value_and_grad, has_aux=True)
-  def train(params, batch_stats, video, labels, pool):
+  def train(params, batch_stats, video, labels, same_group):
     logits, updates = model.apply(
       {'params': params, 'batch_stats': batch_stats},
       video,
-      pool=pool,
+      same_group=same_group,
       mutable=['batch_stats'],
     )
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)

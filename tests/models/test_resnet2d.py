@@ -9,7 +9,7 @@ import pytest
 
 from mgjax import models
 from mgjax.cli import ConfigError
-from mgjax.config import fields, rules
+from mgjax.config import fields, network_options, rules
 from mgjax.models.head import Head
 from mgjax.planning import macs
 from mgjax.setup import grids
@@ -105,7 +105,7 @@ def logits_and_statistics(model, variables, grid):
     lambda v, x: model.apply(
       v,
       x,
-      pool=models.group_matrix(2, 1),
+      same_group=models.group_matrix(2, 1),
       deterministic=True,
       mutable=['batch_stats'],
     ),
@@ -249,12 +249,12 @@ def test_every_frame_has_its_own_dropout_mask():
 @pytest.mark.parametrize(
   'name,options,message',
   [
-    ('tsn', {'depth': 20}, 'depth of .18, 34, 50, 101, 152'),
+    ('tsn', {'depth': 20}, 'depth is 20; it must be 18, 34, 50'),
     ('tam', {'temporal_strides': (1, 2)}, 'for each of the 4 stages'),
-    ('i3d_resnet', {'temporal_strides': (1, 3, 1, 1)}, 'a 1 or 2'),
-    ('tsm', {'shift_place': 'inplace'}, "use 'blockres' or 'block'"),
-    ('tsn', {'temporal_pool': 'mean'}, "use 'max' or 'avg'"),
-    ('tam', {'tam_blend': 'mean'}, "use 'sum' or 'max'"),
+    ('i3d_resnet', {'temporal_strides': (1, 3, 1, 1)}, 'strides of 1 or 2'),
+    ('tsm', {'shift_place': 'inplace'}, "must be 'blockres' or 'block'"),
+    ('tsn', {'temporal_pool': 'mean'}, "must be 'max' or 'avg'"),
+    ('tam', {'tam_blend': 'mean'}, "must be 'sum' or 'max'"),
     ('i3d_resnet', {'temporal_pool': 'avg'}, 'no option temporal_pool'),
   ],
 )
@@ -278,7 +278,9 @@ def test_options_that_cannot_work_are_refused_at_once(name, options, message):
 )
 def test_fields_that_cannot_work_are_refused_by_name(field, value):
   config = fields.base()
-  config.update_from_flattened_dict({field: value})
+  option = field.removeprefix('model.')
+  config.model.name = network_options.networks_with(option)[0]
+  config.model[option] = value
   with pytest.raises(ConfigError, match=f'^{field} is .*; it must be'):
     rules.validate(config)
 

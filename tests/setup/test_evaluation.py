@@ -35,7 +35,7 @@ class ColourClassifier(nn.Module):
 
   dtype: Any = jnp.float32
 
-  def __call__(self, video, pool=None, *, window=None):
+  def __call__(self, video, same_group=None, *, window=None):
     return nn.avg_pool(video, window) if window else video.mean((1, 2, 3))
 
 

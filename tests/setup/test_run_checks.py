@@ -12,7 +12,7 @@ from mgjax import cli, evaluate, models, train
 from mgjax import plan as plan_flags
 from mgjax.cli import ConfigError
 from mgjax.config import fields as default
-from mgjax.config import rules, saved
+from mgjax.config import network_options, rules, saved
 from mgjax.data import description
 from mgjax.evaluation import command as evaluation
 from mgjax.planning import command
@@ -29,25 +29,46 @@ DIGITS = 'configs/moving_digits.py:size=tiny'
 
 
 @pytest.mark.parametrize('name', models.MODELS)
-def test_the_known_options_of_a_network_are_the_fields_of_its_class(name):
+def test_a_config_has_the_options_of_the_chosen_network_only(name):
   maker = models.MODELS[name]
   module, fixed = getattr(maker, 'func', maker), getattr(maker, 'keywords', {})
   fields = {field.name for field in dataclasses.fields(module)}
   # What every module has, and what other sections of the config say.
   norm = ('norm_momentum', 'norm_eps', 'norm_frozen')
   fields -= {'parent', 'name', 'remat', *norm, *fixed}
-  common = {'num_classes', 'dropout', 'dtype', 'depth', 'blocks', 'width'}
-  assert {*common, *default.MODEL_OPTIONS[name]} == fields
-  assert set(default.MODEL_OPTIONS) == set(models.MODELS)
+  config = default.base()
+  config.model.name = name
+  assert set(config.model) == {'name', *fields}
+  assert set(network_options.NETWORKS) == set(models.MODELS)
+
+
+def test_another_network_keeps_what_it_shares_and_refuses_what_it_lacks():
+  config = default.base()
+  config.model.width = 16
+  config.model.name = 'tsm'
+  config.model.shift_div = 4
+  assert config.model.width == 16 and 'alpha' not in config.model
+  config.model.name = 'tsm'  # Nothing changes.
+  assert config.model.shift_div == 4
+  copy = config.copy_and_resolve_references()
+  with pytest.raises(ConfigError, match="shift_div is 4, but.*'slow'.*: tsm"):
+    copy.model.name = 'slow'
+  copy.model.shift_div = 8
+  copy.model.name = 'slow'
+  assert config.model.name == 'tsm'
 
 
 @pytest.mark.parametrize(
   'argument,overrides,match',
   [
-    ('model=slow', ['alpha=8'], "model.alpha is 8.*'slow' has no.*: slowfast"),
-    ('model=slowfast', ['shift_div=4'], 'model.shift_div is 4.*: tsm'),
-    ('model=tam', ['shift_place=block'], "shift_place is 'block'.*: tsm"),
-    ('model=slowfast', ['depth=42'], 'model.depth is 42.* has 50 or 101'),
+    (
+      'model=slow',
+      ['alpha=8'],
+      "model.alpha: .*'slow' has no such option; that is one of 'slowfast'",
+    ),
+    ('model=slowfast', ['shift_div=4'], 'model.shift_div: .*tsm'),
+    ('model=tam', ['shift_place=block'], 'shift_place: .*tsm'),
+    ('model=slowfast', ['depth=42'], 'model.depth is 42.* 50 or 101'),
     ('model=tam', ['depth=42'], 'model.depth is 42.* 101 or 152'),
     ('model=tam', ['name=resnet'], "model.name is 'resnet'.*slowfast"),
   ],
@@ -61,11 +82,12 @@ def test_an_option_that_does_nothing_is_refused(argument, overrides, match):
 def test_a_run_of_an_earlier_version_keeps_options_that_did_nothing(tmp_path):
   tmp_path = epath.Path(tmp_path)
   config = moving_digits.get_config('model=slow,size=tiny')
-  config.model.alpha = 2
-  config.model.nonlocal_pool_fast = (1, 2, 2)
-  (tmp_path / 'config.json').write_text(config.to_json_best_effort())
+  old = saved.as_json(config)
+  old['model'] |= {'alpha': 2, 'nonlocal_pool_fast': [1, 2, 2]}
+  del old['norm']['frozen']  # A younger field.
+  (tmp_path / 'config.json').write_text(json.dumps(old))
   found = saved.read_saved(tmp_path)
-  assert found.model.alpha == 4 and found.model.nonlocal_pool_fast == ()
+  assert found.to_dict() == config.to_dict()
   rules.validate(found)
   # The same command goes on with the run.
   again = moving_digits.get_config('model=slow,size=tiny')

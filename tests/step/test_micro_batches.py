@@ -161,7 +161,7 @@ def test_rematerialisation_keeps_the_tree_and_reaches_the_blocks(name):
       logits, _ = model.apply(
         {**variables, 'params': params},
         video,
-        pool=norm.group_matrix(2, 1),
+        same_group=norm.group_matrix(2, 1),
         rngs={'dropout': jax.random.key(0)},
         mutable=['batch_stats'],
       )

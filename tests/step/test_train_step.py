@@ -108,7 +108,7 @@ def test_the_loss_is_the_mean_cross_entropy(setup):
   logits, _ = model.apply(
     {'params': state.params, 'batch_stats': state.batch_stats},
     video,
-    pool=norm.group_matrix(8, 1),
+    same_group=norm.group_matrix(8, 1),
     rngs={'dropout': jax.random.fold_in(jax.random.key(0), 0)},
     mutable=['batch_stats'],
   )

@@ -11,6 +11,7 @@ import pytest
 
 from experiments.runs import record, settings
 from mgjax import cli
+from mgjax.config import saved
 from mgjax.setup import data as data_setup
 
 DIGITS = 'configs/moving_digits.py:grid=none,seed=0'
@@ -48,7 +49,7 @@ def test_a_run_leaves_a_record_that_is_trusted(
     commands.append(command)
     if command[0] == sys.executable:
       workdir.mkdir()
-      config = settings.as_json(cli.read_config(DIGITS, overrides))
+      config = saved.as_json(cli.read_config(DIGITS, overrides))
       for name in ('plan.json', 'metrics.jsonl', 'eval.json'):
         (workdir / name).write_text('{}')
       (workdir / 'config.json').write_text(json.dumps(config))
@@ -106,7 +107,7 @@ def test_a_record_stays_known_when_a_field_is_added(records):
 
 
 def test_where_the_data_lies_does_not_change_the_hash():
-  config = settings.as_json(cli.read_config(DIGITS))
+  config = saved.as_json(cli.read_config(DIGITS))
   moved = {**config, 'data': {**config['data'], 'dir': '/elsewhere'}}
   other = {**config, 'seed': 1}
   assert settings.config_hash(moved) == settings.config_hash(config)

@@ -1,0 +1,98 @@
+"""How a setting is declared: its default and its accepted values, in one line.
+
+A section of settings is a dataclass whose fields are made by `setting`. The
+comment above a field says what it means, and its unit.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Accepted(NamedTuple):
+  """The values that a setting takes.
+
+  Attributes:
+    text: Completes 'it must be ...'.
+    test: Whether a value is one of them. It may raise a TypeError, which
+      means that it is not.
+  """
+
+  text: str
+  test: Callable[[Any], bool]
+
+  def has(self, value: Any) -> bool:
+    """Whether a value is accepted, of whatever type it is."""
+    try:
+      return bool(self.test(value))
+    except TypeError:  # An override of a tuple may have any type.
+      return False
+
+
+def setting(default: Any, accepted: Accepted | None = None) -> Any:
+  """Declares a field of a dataclass.
+
+  Args:
+    default: Its value where nothing is said. None means "not set".
+    accepted: What else it takes; None: any value of its type.
+  """
+  return dataclasses.field(default=default, metadata={'accepted': accepted})
+
+
+def accepted(field: dataclasses.Field) -> Accepted | None:
+  """What `setting` was given for a field."""
+  return field.metadata.get('accepted')
+
+
+def at_least(number: int) -> Accepted:
+  """Numbers from this one on."""
+  return Accepted(f'{number} or more', lambda v: v >= number)
+
+
+def optional(values: Accepted) -> Accepted:
+  """These values, or None."""
+  return Accepted(
+    f'{values.text}, or not set', lambda v: v is None or values.test(v)
+  )
+
+
+def within(interval: str) -> Accepted:
+  """Numbers of an interval, written as in mathematics: '[0, 1)'."""
+  low, high = map(float, interval[1:-1].split(','))
+  return Accepted(
+    f'in {interval}',
+    lambda v: (
+      (low < v or (low == v and interval[0] == '['))
+      and (v < high or (v == high and interval[-1] == ']'))
+    ),
+  )
+
+
+def one_of(*values: Any) -> Accepted:
+  """These values."""
+  *most, last = map(repr, values)
+  return Accepted(f'{", ".join(most)} or {last}', lambda v: v in values)
+
+
+POSITIVE = Accepted('positive', lambda v: v > 0)
+
+
+def _are_integers(value: Any) -> bool:
+  return all(isinstance(item, int) for item in value)
+
+
+INTEGERS = Accepted('a tuple of integers, or ()', _are_integers)
+# One tuple of integers per stage of a network.
+INTEGERS_OF_STAGES = Accepted(
+  'a tuple of tuples, or ()', lambda v: all(map(_are_integers, v))
+)
+
+
+def is_window(value: Any) -> bool:
+  """Whether a value is frames, rows and columns, each 1 or more."""
+  return (
+    isinstance(value, (tuple, list))
+    and len(value) == 3
+    and _are_integers(value)
+    and min(value) >= 1
+  )

@@ -1,0 +1,230 @@
+"""A network of the user's own as the trainer calls it.
+
+What such a class must be is written down in docs/own_code.md.
+"""
+
+import inspect
+from collections.abc import Collection
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from mgjax.config import own
+from mgjax.models.head import ClipIndex, Network
+
+
+class OwnNetwork(Network):
+  """Calls a module with those of the trainer's arguments that it takes.
+
+  It adds nothing to the module's variables.
+
+  Attributes:
+    net: The user's module.
+    dtype: Compute type, in which the video arrives.
+  """
+
+  net: nn.Module
+  dtype: Any = jnp.float32
+
+  def setup(self):
+    nn.share_scope(self, self.net)
+
+  def __call__(
+    self,
+    video: Float[Array, 'B T H W 3'],
+    same_group: Float[Array, 'B B'] | None = None,
+    *,
+    deterministic: bool | None = None,
+    clip_index: ClipIndex = None,
+  ) -> Array:
+    """Returns the module's logits: [B, K], if it is right.
+
+    Args:
+      video: Normalised clips.
+      same_group: Batch-norm groups in training; None in evaluation.
+      deterministic: Whether dropout is off; by default in evaluation.
+      clip_index: Their numbers in the batch; None: 0, 1, 2, ...
+    """
+    if deterministic is None:
+      deterministic = same_group is None
+    given = {
+      'same_group': same_group,
+      'deterministic': deterministic,
+      'clip_index': clip_index,
+    }
+    return self.net(
+      video.astype(self.dtype),
+      **{name: given[name] for name in given if name in self._takes},
+    )
+
+  @property
+  def _takes(self) -> Collection[str]:
+    """Names of the arguments that the module is called with."""
+    return inspect.signature(type(self.net).__call__).parameters
+
+  @property
+  def takes_groups(self) -> bool:
+    """Whether the module is told which clips are normalised together."""
+    return 'same_group' in self._takes
+
+
+_OF_MOMENTS = (
+  'Statistics of single batches are what mgjax.BatchNorm gives; without it, '
+  'set norm.precise_batches=0 and train.micro_batches=1.'
+)
+
+
+def build(name: str, options: dict[str, Any]) -> OwnNetwork:
+  """Makes a network of the user's own.
+
+  Args:
+    name: 'package.module:Name'.
+    options: Of config.model, and what the trainer gives every network.
+
+  Raises:
+    ValueError: It is no Linen module, or refuses its arguments.
+  """
+  made = own.load('model.name', name)
+  takes = own.parameters(made)
+  try:
+    net = made(**{k: v for k, v in options.items() if k in takes})
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'{name} refuses its options: {error}') from error
+  if not isinstance(net, nn.Module):
+    raise ValueError(
+      f'{name} makes a {type(net).__name__}; it must be a flax.linen.Module.'
+    )
+  common = ('norm_momentum', 'norm_eps', 'norm_frozen', 'remat', 'dtype')
+  return OwnNetwork(net=net, **{k: options[k] for k in common if k in options})
+
+
+def check(
+  model: OwnNetwork,
+  grids: list[tuple[int, int, int]],
+  *,
+  num_classes: int,
+  takes_moments: bool,
+  takes_groups: bool,
+) -> None:
+  """Traces what the trainer will ask of a network; nothing is computed.
+
+  Args:
+    model: The network.
+    grids: Frames, height and width of clips that it is to take; one tree of
+      parameters must serve all of them.
+    num_classes: K.
+    takes_moments: Whether the statistics of single batches are asked for: to
+      estimate them before an evaluation, or for micro-batches.
+    takes_groups: Whether batch norm is to be over groups of clips.
+
+  Raises:
+    ValueError: Says which step does not get what it needs.
+  """
+  key = jax.random.key(0)
+  trees = {}
+  for grid in grids:
+    video = jax.ShapeDtypeStruct((2, *grid, 3), jnp.float32)
+    variables = _trace(
+      'initialisation', grid, model.init, {'params': key, 'dropout': key}, video
+    )
+    _check_collections(variables)
+    if takes_groups and 'batch_stats' in variables and not model.takes_groups:
+      raise ValueError(
+        'it has batch norms, but `__call__` takes no `same_group`, so that '
+        'they are over the whole batch; set norm.group_clips=0, or use '
+        'mgjax.BatchNorm.'
+      )
+    trees[grid] = jax.tree.map(lambda x: (x.shape, x.dtype), variables)
+    group = jax.ShapeDtypeStruct((2, 2), jnp.float32)
+    index = jax.ShapeDtypeStruct((2,), jnp.int32)
+    steps = {'a training step': 'batch_stats'}
+    if takes_moments:
+      steps['a statistics step'] = 'batch_moments'
+    for step, collection in steps.items():
+      apply = lambda variables, video, group, index, c=collection: model.apply(
+        variables,
+        video,
+        group,
+        clip_index=index,
+        rngs={'dropout': jax.random.key(0)},
+        mutable=[c],
+      )
+      try:
+        logits, new = _trace(step, grid, apply, variables, video, group, index)
+      except ValueError as error:
+        if collection == 'batch_stats':
+          raise
+        raise ValueError(f'{error}. {_OF_MOMENTS}') from error
+      _check_logits(step, grid, logits, num_classes)
+      if not model.norm_frozen:  # Frozen layers give none.
+        new = new.get(collection, {})
+        _check_statistics(step, variables, new, takes_moments)
+    logits = _trace('an evaluation', grid, model.apply, variables, video)
+    _check_logits('an evaluation', grid, logits, num_classes)
+  first, *others = trees
+  for grid in others:
+    if trees[grid] != trees[first]:
+      raise ValueError(
+        f'its parameters at {grid} (frames, height, width) are not those at '
+        f'{first}; one tree must serve every grid.'
+      )
+
+
+def _trace(step: str, grid: tuple[int, int, int], function, *arguments) -> Any:
+  try:
+    return jax.eval_shape(function, *arguments)
+  except Exception as error:  # Of the user's code: of any kind.
+    lines = str(error).strip().splitlines() or ['']
+    raise ValueError(
+      f'{step} on clips of {grid} (frames, height, width) fails: '
+      f'{type(error).__name__}: {lines[0]}'
+    ) from error
+
+
+def _check_collections(variables: dict) -> None:
+  if 'params' not in variables:
+    raise ValueError('it has no parameters.')
+  others = set(variables) - {'params', 'batch_stats'}
+  if others:
+    raise ValueError(
+      f'it has variables in {", ".join(sorted(others))}; a run keeps params '
+      'and batch_stats only.'
+    )
+
+
+def _check_logits(
+  step: str, grid: tuple[int, int, int], logits: Any, num_classes: int
+) -> None:
+  shape = getattr(logits, 'shape', None)
+  if shape != (2, num_classes) or not jnp.issubdtype(
+    logits.dtype, jnp.floating
+  ):
+    raise ValueError(
+      f'{step} on 2 clips of {grid} (frames, height, width) gives '
+      f'{shape or type(logits).__name__}; it must give logits of shape '
+      f'(2, {num_classes}).'
+    )
+
+
+def _check_statistics(
+  step: str, variables: dict, new: dict, takes_moments: bool
+) -> None:
+  """Refuses running statistics that a step does not give, or none to take."""
+  kept = variables.get('batch_stats', {})
+  if not kept and takes_moments:
+    raise ValueError(
+      'it has no batch norm, so no statistics can be estimated: set '
+      'norm.precise_batches=0.'
+    )
+  paths = lambda tree: {
+    jax.tree_util.keystr(path[:-1], simple=True, separator='/')
+    for path, _ in jax.tree.leaves_with_path(tree)
+  }
+  missing = sorted(paths(kept) - paths(new))
+  if missing:
+    raise ValueError(
+      f'{step} gives no statistics of {missing[0]}. {_OF_MOMENTS}'
+    )
