@@ -71,7 +71,6 @@ INSIDE = {
 LONG_FUNCTIONS = {
   ('config.fields', 'base'): 'a table: every field with its comment',
   ('weights.pyslowfast_cfg', 'facts'): 'a table: names of two programs',
-  ('data.prepare.settings', 'parse'): 'a table: flags',
 }
 # Rooms that see a config all the same, with the reason.
 CONFIG_IN_ROOMS = {

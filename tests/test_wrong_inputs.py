@@ -54,10 +54,6 @@ BASE = {
 }
 
 
-# Their classes would be there twice, as those of __main__ and of the module.
-DIRECT = {'mgjax.data.moving_digits': moving_digits.main}
-
-
 class Row(NamedTuple):
   """A wrong input.
 
@@ -1206,8 +1202,6 @@ def call(module: str, argv: list[str], monkeypatch) -> int:
   monkeypatch.setattr(stop_signal, 'install', lambda: None)
   environment = dict(os.environ)
   try:
-    if module in DIRECT:
-      return DIRECT[module](argv) or 0
     runpy.run_module(module, run_name='__main__', alter_sys=True)
   except SystemExit as ended:
     return ended.code or 0

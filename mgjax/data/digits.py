@@ -18,6 +18,9 @@ from sklearn import datasets
 
 from mgjax.errors import ConfigError
 
+# Of the whole process: clips are drawn in parallel by processes.
+cv2.setNumThreads(1)
+
 FPS = 30
 MAX_VIDEOS = 50_000
 

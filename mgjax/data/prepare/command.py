@@ -4,10 +4,11 @@ import collections
 import math
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from mgjax.cli import guard
+from absl import flags
+
 from mgjax.data.prepare import (
   beam,
   deaths,
@@ -18,24 +19,13 @@ from mgjax.data.prepare import (
 )
 from mgjax.data.prepare.folder import SUMMARY, locked
 from mgjax.data.prepare.plan import Plan, make_plan
-from mgjax.data.prepare.settings import Settings, parse
+from mgjax.data.prepare.settings import Settings, of_flags
 from mgjax.errors import ConfigError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Prepares the data set that the arguments describe.
-
-  Args:
-    argv: The arguments, without the program's name; None: the process's own.
-
-  Returns:
-    The exit code.
-  """
-
-  def command() -> None:
-    prepare(parse(argv))
-
-  return guard(command)
+def main(values: flags.FlagValues) -> None:
+  """Prepares the data set that the flags describe (__main__.py)."""
+  prepare(of_flags(values))
 
 
 def prepare(settings: Settings, *, progress: bool = True) -> pathlib.Path:
