@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from mgjax.step import pixel_operations as pixels
+from mgjax.step.pixel_operations import Video
 
 # RandAugment's operations, in the order of their numbers.
 OPERATIONS = (
@@ -71,23 +72,6 @@ class Augmentation:
   mixup_alpha: float
   cutmix_alpha: float
 
-  @property
-  def jitters_colour(self) -> bool:
-    return any((self.brightness, self.contrast, self.saturation, self.hue))
-
-  @property
-  def mixes(self) -> bool:
-    return any((self.mixup_alpha, self.cutmix_alpha))
-
-  @property
-  def is_off(self) -> bool:
-    return not (
-      self.randaugment_ops
-      or self.jitters_colour
-      or self.erase_probability
-      or self.mixes
-    )
-
 
 def make_augment(
   options: Augmentation, *, fill: tuple[float, float, float], num_classes: int
@@ -106,7 +90,11 @@ def make_augment(
   """
   # None, not the identity: a program without augmentation is to be the same
   # program, bit for bit, as before there was any.
-  if options.is_off:
+  o = options
+  if not any(
+    (o.randaugment_ops, o.brightness, o.contrast, o.saturation, o.hue)
+    + (o.erase_probability, o.mixup_alpha, o.cutmix_alpha)
+  ):
     return None
   return functools.partial(_augment, options, fill, num_classes)
 
@@ -123,22 +111,8 @@ def _augment(
   keys = jax.random.split(rng, 4)
   video = batch['video'].astype(jnp.float32)
   if options.randaugment_ops:
-    video = rand_augment(
-      video,
-      keys[0],
-      num_ops=options.randaugment_ops,
-      magnitude=options.randaugment_magnitude,
-      fill=fill,
-    )
-  if options.jitters_colour:
-    video = colour_jitter(
-      video,
-      keys[1],
-      brightness=options.brightness,
-      contrast=options.contrast,
-      saturation=options.saturation,
-      hue=options.hue,
-    )
+    video = rand_augment(video, keys[0], options, fill)
+  video = colour_jitter(video, keys[1], options)
   if options.erase_probability:
     video = random_erase(
       video,
@@ -149,10 +123,13 @@ def _augment(
       fill=fill,
     )
   batch = {**batch, 'video': video}
-  if options.mixes:
+  if options.mixup_alpha or options.cutmix_alpha:
+    label = batch['label']
+    if label.ndim == 1:
+      label = jax.nn.one_hot(label, num_classes, dtype=jnp.float32)
     batch |= mix(
       video,
-      _class_weights(batch['label'], num_classes),
+      label,
       keys[3],
       mixup_alpha=options.mixup_alpha,
       cutmix_alpha=options.cutmix_alpha,
@@ -161,28 +138,20 @@ def _augment(
   return {**batch, 'video': rounded}
 
 
-def _class_weights(label: jax.Array, num_classes: int) -> jax.Array:
-  if label.ndim == 1:
-    return jax.nn.one_hot(label, num_classes, dtype=jnp.float32)
-  return label
-
-
 def rand_augment(
-  video: Float[Array, 'B T H W 3'],
+  video: Video,
   rng: Key[Array, ''],
-  *,
-  num_ops: int,
-  magnitude: float,
+  options: Augmentation,
   fill: tuple[float, ...],
-) -> Float[Array, 'B T H W 3']:
+) -> Video:
   """Applies operations drawn at random, one after the other, to each clip.
 
   Args:
     video: RGB, 0..255.
     rng: Key.
-    num_ops: Operations per clip, drawn independently.
-    magnitude: Strength of all of them, in [0, 10]; the sign of those that
-      have one is drawn.
+    options: randaugment_ops operations are drawn for each clip, one
+      independently of the other. randaugment_magnitude is the strength of all;
+      the sign of those that have one is drawn.
     fill: RGB of what lies outside the picture.
 
   Source: Cubuk et al. 2020 (arXiv:1909.13719); ranges of torchvision 0.24,
@@ -190,22 +159,23 @@ def rand_augment(
   Differs: Bilinear, not nearest pixels; no equalize (a histogram per clip is a
     scatter over all pixels, slow on accelerators).
   """
-  for key in jax.random.split(rng, num_ops):
+  for key in jax.random.split(rng, options.randaugment_ops):
     op_key, sign_key = jax.random.split(key)
     shape = (video.shape[0],)
     op = jax.random.randint(op_key, shape, 0, len(OPERATIONS))
     sign = jnp.where(jax.random.bernoulli(sign_key, shape=shape), 1.0, -1.0)
-    video = apply_operation(video, op, sign * magnitude / 10, fill=fill)
+    strength = sign * options.randaugment_magnitude / 10
+    video = apply_operation(video, op, strength, fill=fill)
   return video
 
 
 def apply_operation(
-  video: Float[Array, 'B T H W 3'],
+  video: Video,
   op: jax.Array,
   strength: jax.Array,
   *,
   fill: tuple[float, ...],
-) -> Float[Array, 'B T H W 3']:
+) -> Video:
   """Applies one of `OPERATIONS` to each clip.
 
   Args:
@@ -247,24 +217,16 @@ def apply_operation(
 
 
 def colour_jitter(
-  video: Float[Array, 'B T H W 3'],
-  rng: Key[Array, ''],
-  *,
-  brightness: float,
-  contrast: float,
-  saturation: float,
-  hue: float,
-) -> Float[Array, 'B T H W 3']:
+  video: Video, rng: Key[Array, ''], options: Augmentation
+) -> Video:
   """Changes brightness, contrast, saturation and hue of each clip, in turn.
 
   Args:
     video: RGB, 0..255.
     rng: Key.
-    brightness: The factor is drawn from [max(0, 1 - brightness),
-      1 + brightness]; the same for the next two.
-    contrast: See brightness.
-    saturation: See brightness.
-    hue: The angle is drawn from [-hue, hue] full turns.
+    options: The factor of the brightness is drawn from [max(0, 1 - brightness),
+      1 + brightness], and so are those of contrast and saturation; the angle
+      of the hue from [-hue, hue] full turns. What is 0 does not change.
 
   Source: torchvision 0.24, ColorJitter.
   Differs: The order is not drawn. Hue turns in YIQ, a linear map, not in HSV.
@@ -272,30 +234,32 @@ def colour_jitter(
   keys = jax.random.split(rng, 4)
   batch = (video.shape[0],)
   for key, width, adjust in (
-    (keys[0], brightness, pixels.adjust_brightness),
-    (keys[1], contrast, pixels.adjust_contrast),
-    (keys[2], saturation, pixels.adjust_saturation),
+    (keys[0], options.brightness, pixels.adjust_brightness),
+    (keys[1], options.contrast, pixels.adjust_contrast),
+    (keys[2], options.saturation, pixels.adjust_saturation),
   ):
     if width:
       factor = jax.random.uniform(
         key, batch, minval=max(0.0, 1 - width), maxval=1 + width
       )
       video = adjust(video, factor)
-  if hue:
-    turns = jax.random.uniform(keys[3], batch, minval=-hue, maxval=hue)
+  if options.hue:
+    turns = jax.random.uniform(
+      keys[3], batch, minval=-options.hue, maxval=options.hue
+    )
     video = pixels.turn_hue(video, turns)
   return video
 
 
 def random_erase(
-  video: Float[Array, 'B T H W 3'],
+  video: Video,
   rng: Key[Array, ''],
   *,
   probability: float,
   area: tuple[float, float],
   aspect: tuple[float, float],
   fill: tuple[float, ...],
-) -> Float[Array, 'B T H W 3']:
+) -> Video:
   """Fills a random rectangle of some clips with one colour.
 
   Args:
@@ -332,7 +296,7 @@ def random_erase(
 
 
 def mix(
-  video: Float[Array, 'B T H W 3'],
+  video: Video,
   label: Float[Array, 'B K'],
   rng: Key[Array, ''],
   *,
