@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import math
 import os
 import pathlib
 import re
@@ -24,12 +25,57 @@ __all__ = [
   'EXIT_RESTART',
   'ConfigError',
   'RunError',
+  'define_flag',
   'guard',
   'interpreter',
   'read_config',
   'report',
   'run',
 ]
+
+
+def define_flag(
+  values: flags.FlagValues,
+  name: str,
+  kind: Any,
+  default: Any,
+  text: str,
+  least: int | float | None = None,
+  greatest: int | float | None = None,
+) -> None:
+  """Defines a flag of a command.
+
+  Args:
+    values: Gets the flag.
+    name: Its name.
+    kind: str, int, float or bool; or the words that are accepted.
+    default: Its value where it is not given; may be None.
+    text: What --help says of it.
+    least: Least number that is accepted; None: any.
+    greatest: Greatest number that is accepted; None: any.
+  """
+  if not isinstance(kind, type):
+    flags.DEFINE_enum(name, default, kind, text, flag_values=values)
+    return
+  define = {
+    str: flags.DEFINE_string,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_bool,
+  }[kind]
+  define(name, default, text, flag_values=values)
+  if least is not None:
+    high = math.inf if greatest is None else greatest
+    accepted = f'{least} or more'
+    if greatest is not None:
+      accepted = f'from {least} to {greatest}'
+    # absl's own bounds let a nan through.
+    flags.register_validator(
+      name,
+      lambda value: value is None or least <= value <= high,
+      f'it must be {accepted}',
+      flag_values=values,
+    )
 
 
 def run(

@@ -27,6 +27,7 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
+import functools
 import sys
 
 from absl import flags
@@ -38,19 +39,13 @@ from mgjax.run import run_folder
 
 
 def define_flags(values: flags.FlagValues) -> None:
-  flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
-  flags.DEFINE_integer(
-    'step',
-    None,
-    'Checkpoint to score; by default the newest.',
-    flag_values=values,
+  flag = functools.partial(cli.define_flag, values)
+  flag('workdir', str, None, 'Folder of the run.')
+  flag('step', int, None, 'Checkpoint to score; by default the newest.')
+  text = (
+    "Evaluate also with other settings than the run's; eval.json says which."
   )
-  flags.DEFINE_bool(
-    'allow_config_change',
-    False,
-    "Evaluate also with other settings than the run's; eval.json says which.",
-    flag_values=values,
-  )
+  flag('allow_config_change', bool, False, text)
   peers.define_flags(values)
 
 

@@ -14,6 +14,7 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
+import functools
 import sys
 
 from absl import flags
@@ -23,13 +24,10 @@ from mgjax.planning import step_seconds
 
 
 def define_flags(values: flags.FlagValues) -> None:
+  flag = functools.partial(cli.define_flag, values)
   step_seconds.define_flags(values)
-  flags.DEFINE_integer(
-    'num_clips', 16, 'Of each grid.', lower_bound=1, flag_values=values
-  )
-  flags.DEFINE_enum(
-    'format', 'table', ['table', 'json'], 'What is printed.', flag_values=values
-  )
+  flag('num_clips', int, 16, 'Of each grid.', 1)
+  flag('format', ('table', 'json'), 'table', 'What is printed.')
 
 
 if __name__ == '__main__':

@@ -230,29 +230,19 @@ def _generate(
 
 
 def define_flags(values: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    'out', 'data', 'Folder of prepared data sets.', flag_values=values
-  )
-  flags.DEFINE_enum(
-    'config', 'motion', [*CONFIGS], 'What to make.', flag_values=values
-  )
-  for field, text in (
-    ('labels', 'motion or digit_motion'),
-    ('num_train', 'training clips'),
-    ('num_validation', 'validation clips'),
-    ('size_px', 'side of the frames'),
-    ('num_frames', 'frames of a clip'),
-    ('seed', 'of everything that is drawn'),
+  flag = functools.partial(cli.define_flag, values)
+  flag('out', str, 'data', 'Folder of prepared data sets.')
+  flag('config', [*CONFIGS], 'motion', 'What to make.')
+  for field, kind, text in (
+    ('labels', str, 'motion or digit_motion'),
+    ('num_train', int, 'training clips'),
+    ('num_validation', int, 'validation clips'),
+    ('size_px', int, 'side of the frames'),
+    ('num_frames', int, 'frames of a clip'),
+    ('seed', int, 'of everything that is drawn'),
   ):
-    define = flags.DEFINE_string if field == 'labels' else flags.DEFINE_integer
-    define(field, None, f"{text} (default: the config's)", flag_values=values)
-  flags.DEFINE_integer(
-    'workers',
-    0,
-    'Processes; 0: one per core.',
-    lower_bound=0,
-    flag_values=values,
-  )
+    flag(field, kind, None, f"{text} (default: the config's)")
+  flag('workers', int, 0, 'Processes; 0: one per core.', 0)
 
 
 def main(values: flags.FlagValues) -> None:

@@ -25,6 +25,7 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
+import functools
 import sys
 
 from absl import flags
@@ -32,90 +33,41 @@ from absl import flags
 from mgjax import cli
 from mgjax.data.prepare.publishers import VIDEO_SETS
 
-_TEXTS = (
-  ('videos', None, 'Folder of videos or frame folders.'),
-  (
-    'annotations',
-    '',
-    "The publisher's files, or a folder of them; several with commas.",
-  ),
-  ('out', 'data', 'Folder of prepared data sets.'),
-  ('name', '', 'NAME[/CONFIG] of the prepared data set.'),
-  ('classes', None, 'File of the classes to keep, in order of the labels.'),
-  ('beam_runner', '', 'Run on Apache Beam: DirectRunner, ...'),
-  ('beam_options', '', "The runner's options, as one text."),
-)
-# Default, text, least and greatest value; a float if the greatest one is.
-_NUMBERS = (
-  ('num_classes', None, 'Keep so many classes, always the same.', 1, None),
-  ('fold', 1, 'UCF101, HMDB51: the published split.', 1, 3),
-  (
-    'validation_fraction',
-    0.1,
-    'Share of validation videos where nothing tells the split.',
-    0,
-    0.999,
-  ),
-  (
-    'short_side_px',
-    0,
-    'Encode all videos anew, at most this small; 0: store as is.',
-    0,
-    None,
-  ),
-  ('gop', 12, 'Frames from key frame to key frame.', 1, None),
-  ('crf', 20, "x264's quality; 0 is lossless.", 0, 51),
-  (
-    'frame_fps',
-    None,
-    "Frames per second of frame folders (the data set's, else 30).",
-    0.001,
-    1000.0,
-  ),
-  ('videos_per_shard', 256, 'Videos in a file of the data set.', 1, None),
-  ('max_bad_fraction', 0.01, 'Share of damaged files to tolerate.', 0, 1.0),
-  (
-    'max_missing_fraction',
-    0.3,
-    "Share of a split's annotated videos that may have no file.",
-    0,
-    1.0,
-  ),
-  ('num_workers', 0, 'Processes; 0: all cores; 1: this one.', 0, None),
-)
-
 
 def define_flags(values: flags.FlagValues) -> None:
-  flags.DEFINE_enum(
-    'dataset',
-    None,
-    [*VIDEO_SETS, 'folder'],
-    'Whose annotation it is.',
-    flag_values=values,
-  )
-  for name, default, text in _TEXTS:
-    flags.DEFINE_string(name, default, text, flag_values=values)
-  for name, default, text, least, greatest in _NUMBERS:
-    is_float = isinstance(greatest, float)
-    define = flags.DEFINE_float if is_float else flags.DEFINE_integer
-    define(name, default, text, flag_values=values)
-    # absl's own bounds let a nan through.
-    flags.register_validator(
-      name,
-      lambda v, a=least, b=greatest: (
-        v is None or (a <= v if b is None else a <= v <= b)
-      ),
-      f'it must be {least} or more'
-      if greatest is None
-      else f'it must be from {least} to {greatest}',
-      flag_values=values,
-    )
+  flag = functools.partial(cli.define_flag, values)
+  flag('dataset', [*VIDEO_SETS, 'folder'], None, 'Whose annotation it is.')
+  flag('videos', str, None, 'Folder of videos or frame folders.')
+  text = "The publisher's files, or a folder of them; several with commas."
+  flag('annotations', str, '', text)
+  flag('out', str, 'data', 'Folder of prepared data sets.')
+  flag('name', str, '', 'NAME[/CONFIG] of the prepared data set.')
+  flag('classes', str, None, 'File of the classes to keep, in order of labels.')
+  flag('num_classes', int, None, 'Keep so many classes, always the same.', 1)
+  flag('fold', int, 1, 'UCF101, HMDB51: the published split.', 1, 3)
+  text = 'Share of validation videos where nothing tells the split.'
+  flag('validation_fraction', float, 0.1, text, 0, 0.999)
+  text = 'Encode all videos anew, at most this small; 0: store as is.'
+  flag('short_side_px', int, 0, text)
   flags.register_validator(
     'short_side_px',
-    lambda v: v % 2 == 0 and not 0 < v < 16,
+    lambda side: side == 0 or (side >= 16 and side % 2 == 0),
     'it must be 0 or an even number from 16',
     flag_values=values,
   )
+  flag('gop', int, 12, 'Frames from key frame to key frame.', 1)
+  flag('crf', int, 20, "x264's quality; 0 is lossless.", 0, 51)
+  text = "Frames per second of frame folders (the data set's, else 30)."
+  flag('frame_fps', float, None, text, 0.001, 1000)
+  flag('videos_per_shard', int, 256, 'Videos in a file of the data set.', 1)
+  flag(
+    'max_bad_fraction', float, 0.01, 'Share of damaged files to accept.', 0, 1
+  )
+  text = "Share of a split's annotated videos that may have no file."
+  flag('max_missing_fraction', float, 0.3, text, 0, 1)
+  flag('num_workers', int, 0, 'Processes; 0: all cores; 1: this one.', 0)
+  flag('beam_runner', str, '', 'Run on Apache Beam: DirectRunner, ...')
+  flag('beam_options', str, '', "The runner's options, as one text.")
   flags.mark_flags_as_required(['dataset', 'videos'], values)
 
 
