@@ -24,7 +24,6 @@ PARTS = 'parts'
 LOCK = 'lock'
 QUARANTINED = 'quarantined.jsonl'  # Damaged videos, as they are found.
 DEATHS = 'deaths.jsonl'  # At which videos workers died.
-AT = 'at-'  # And a process id: the video that a worker is at.
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What an earlier run of the same command has done already."""
+"""What the command has done so far, in this run and in earlier ones."""
 
 import json
 import os
@@ -16,8 +16,9 @@ from mgjax.data.prepare.folder import (
   SUMMARY,
 )
 from mgjax.data.prepare.plan import Item, Plan, Shard
+from mgjax.data.prepare.settings import Settings
 from mgjax.data.prepare.suffixes import FRAME_CODECS, suffix_of
-from mgjax.errors import ConfigError
+from mgjax.errors import ConfigError, RunError
 
 
 def is_complete(plan: Plan) -> bool:
@@ -98,6 +99,26 @@ def clean(plan: Plan) -> list[Shard]:
         f'are free in {plan.folder}.'
       )
   return todo
+
+
+def check_bad(num_bad: int, plan: Plan, settings: Settings) -> None:
+  """Refuses too many damaged videos: something else may be wrong.
+
+  Args:
+    num_bad: Damaged videos so far.
+    plan: Has the number of all videos.
+    settings: Has the share that is tolerated.
+
+  Raises:
+    RunError: There are more; says how to accept them.
+  """
+  if num_bad > settings.max_bad_fraction * plan.num_items:
+    raise RunError(
+      f'{num_bad} of {plan.num_items} videos are damaged, more than '
+      f'--max_bad_fraction={settings.max_bad_fraction:g} allows; see '
+      f'{plan.folder / PARTS / QUARANTINED}. Start again with a larger '
+      'fraction to continue without them.'
+    )
 
 
 def _num_bytes(item: Item, videos: str) -> int:

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from mgjax.data.prepare import deaths, transcode, workers
+from mgjax.data.prepare import shards, transcode, workers
 from mgjax.data.prepare.annotations import Annotated, Annotations
 from mgjax.data.prepare.folder import locked
 from mgjax.data.prepare.plan import Item, Plan, Shard
@@ -254,7 +254,7 @@ def test_a_file_is_read_again_after_it_was_replaced(kinetics):
   plan = plan_of(wanted)
   parts = plan.folder / 'parts'
   parts.mkdir(parents=True)
-  (item, *_), key = plan.shards[-1].items, deaths.key_of
+  (item, *_), key = plan.shards[-1].items, shards.key_of
   other = item._replace(mtime_ns=item.mtime_ns - 1)
   noted = [{**key(i), 'cause': 'Killed'} for i in (item, other, other)]
   log = parts / 'deaths.jsonl'
