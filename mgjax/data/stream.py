@@ -325,11 +325,6 @@ class Views:
   short_side_px: int
   crop_hw: tuple[int, int]
 
-  @property
-  def num_clips(self) -> int:
-    """Clips that are scored of each video."""
-    return self.num_views * self.num_crops
-
 
 @dataclasses.dataclass(frozen=True)
 class EvalStream:
@@ -358,7 +353,7 @@ class EvalStream:
   @property
   def views_per_video(self) -> int:
     """Clips that are scored of each video."""
-    return self.views.num_clips
+    return self.views.num_views * self.views.num_crops
 
   @property
   def num_batches(self) -> int:
@@ -391,12 +386,12 @@ class EvalStream:
       # Consecutive crops, and all padding, are cut from the same frames.
       if view is None or view['number'] != view_number:
         view = self._view(view_number)
-        if 'error' in view and item < num_items:
+        if view['error'] and item < num_items:
           failed.append((view['id'], view['error']))
       crops.append(self._crop(view['frames'], crop))
       labels.append(view['label'])
       index.append(view_number // self.views.num_views)
-      lost.append('error' in view and item < num_items)
+      lost.append(view['error'] is not None and item < num_items)
     counts = np.arange(first, first + share) < num_items
     return {
       'video': np.stack(crops),
@@ -412,14 +407,13 @@ class EvalStream:
 
     Returns:
       'number'; 'frames' uint8 [T, h, w, 3], resized and not yet cropped;
-      'label', 0 where the video cannot be read; 'id'; and 'error', where it
-      cannot be read or decoded.
+      'label', 0 where the video cannot be read; 'id'; and 'error', None or why
+      it cannot be read or decoded.
     """
     views = self.views
     index, view = divmod(number, views.num_views)
     num_classes = len(self.source.label_names)
-    no_label = np.zeros(num_classes, np.float32)
-    label = no_label if self.source.has_actions else 0
+    label = np.zeros(num_classes, np.float32) if self.source.has_actions else 0
     try:
       example = self.source.read(
         index, short_px=max(views.short_side_px, *views.crop_hw)
@@ -445,21 +439,20 @@ class EvalStream:
           short_px=views.short_side_px,
           at_least=views.crop_hw,
         )
-        return {
-          'number': number,
-          'label': label,
-          'id': example.id,
-          'frames': video.frames(frames, height, width),
-        }
-    except DecodeError as error:  # Of the record, or of what is in it.
-      # Not replaced, as in training: another video's score would be wrong.
-      return {
-        'number': number,
-        'label': label,
-        'frames': np.zeros((views.num_frames, *views.crop_hw, 3), np.uint8),
-        'id': self.source.name_of(index),
-        'error': str(error),
-      }
+        name, error = example.id, None
+        pixels = video.frames(frames, height, width)
+    except DecodeError as error_of_video:  # Of the record, or of what is in it.
+      # Not replaced, as in training: another video's score would be wrong. A
+      # black view fills its place, since the shape of a batch is fixed.
+      pixels = np.zeros((views.num_frames, *views.crop_hw, 3), np.uint8)
+      name, error = self.source.name_of(index), str(error_of_video)
+    return {
+      'number': number,
+      'label': label,
+      'id': name,
+      'frames': pixels,
+      'error': error,
+    }
 
   def _crop(self, frames: np.ndarray, crop: int) -> np.ndarray:
     """Cuts crop number `crop` out of the frames of a view."""
