@@ -109,12 +109,15 @@ class TrainStream:
     Raises:
       RunError: Replacements could not be decoded either.
     """
+    # All before the video is opened: a replacement gets the same numbers.
     uniforms = self.order.generator(clip).random(_NUM_UNIFORMS + grid.T)
     short_px = sampling.short_side(
       jitter_px, inverse=self.settings.jitter_inverse, uniform=uniforms[_SCALE]
     )
     skipped = []
+    # No iterator: any host can make this clip, and so can a resumed run.
     index = self.order.example(clip)
+    # Bounded: a run on a broken data set would train on the same few clips.
     for attempt in range(1, _MAX_ATTEMPTS + 1):
       try:
         made = self._decode(index, grid, short_px, stride_frames, uniforms)
@@ -160,6 +163,7 @@ class TrainStream:
         target_fps=self.settings.target_fps,
         uniforms=uniforms[_FRAMES],
       )
+      # Not `needed_px`: the copy must not change what is seen of the picture.
       height, width = sampling.resized_hw(
         form.height, form.width, short_px=short_px, at_least=grid[1:3]
       )
@@ -182,6 +186,7 @@ class TrainStream:
     num_classes = len(self.source.label_names)
     if example.label is not None:
       return np.eye(num_classes, dtype=np.float32)[example.label]
+    # Of what the clip shows: a video may have ten actions, a clip one.
     return union_labels(
       example.actions,
       num_classes,
@@ -229,12 +234,14 @@ class TrainStream:
     Returns:
       What `batch` returns.
     """
+    # At the end of a phase, those of the phase that trained the weights.
     phase = self.schedule.phase(step - 1)
     first = self.schedule.clips_before(step) + number * phase.base.batch
     return self.clips_from(
       first,
       phase.base,
       stride_frames=phase.stride_frames,
+      # The base grid is the last one of its cycle.
       jitter_px=phase.jitter_px[-1],
     )
 
@@ -250,9 +257,11 @@ class TrainStream:
       What `batch` returns.
     """
     numbers = self.order.share(first, grid.batch)
+    # One by one: threads make whole batches, and none waits for another.
     clips = [self.clip(number, grid, **ranges) for number in numbers]
     ids = [clip['id'] for clip in clips]
     return {
+      # uint8: a quarter of the bytes to copy to the device, which normalises.
       'video': np.stack([clip['video'] for clip in clips]),
       'label': _stack_labels([clip['label'] for clip in clips]),
       'flip': np.array([clip['flip'] for clip in clips], bool),
@@ -263,6 +272,7 @@ class TrainStream:
 
   def batches(self, first_step: int) -> Iterator[dict]:
     """Yields the batches from `first_step` to the end, decoded ahead."""
+    # Across phases: the first batch of a new grid is ready in time.
     return read_ahead.read_ahead(
       self.batch,
       range(first_step, self.schedule.total_steps),
@@ -376,12 +386,14 @@ class EvalStream:
     Raises:
       RunError: The disk cannot be read.
     """
+    # Hosts share batches, not videos: all run the same number of programs.
     share = self.batch_size // self.num_shards
     first = number * self.batch_size + self.shard * share
     num_items = len(self.source) * self.views_per_video
     crops, labels, index, lost, failed = [], [], [], [], []
     view = None
     for item in range(first, first + share):
+      # Padding repeats the last item, which costs no other decode.
       view_number, crop = divmod(min(item, num_items - 1), self.views.num_crops)
       # Consecutive crops, and all padding, are cut from the same frames.
       if view is None or view['number'] != view_number:
@@ -392,6 +404,7 @@ class EvalStream:
       labels.append(view['label'])
       index.append(view_number // self.views.num_views)
       lost.append(view['error'] is not None and item < num_items)
+    # A weight and not a mask of another shape: one program for all batches.
     counts = np.arange(first, first + share) < num_items
     return {
       'video': np.stack(crops),
@@ -413,6 +426,7 @@ class EvalStream:
     views = self.views
     index, view = divmod(number, views.num_views)
     num_classes = len(self.source.label_names)
+    # For damaged records: it does not count, but needs the others' shape.
     label = np.zeros(num_classes, np.float32) if self.source.has_actions else 0
     try:
       example = self.source.read(
@@ -440,6 +454,7 @@ class EvalStream:
           at_least=views.crop_hw,
         )
         name, error = example.id, None
+        # Not cropped here: the crops of a view share its frames.
         pixels = video.frames(frames, height, width)
     except DecodeError as error_of_video:  # Of the record, or of what is in it.
       # Not replaced, as in training: another video's score would be wrong. A

@@ -46,6 +46,7 @@ def normalize(
 
 def flip_clips(video: jax.Array, flip: jax.Array) -> jax.Array:
   """Mirrors the clips of [B, T, H, W, 3] whose entry of bool [B] is set."""
+  # A choice between both: the same program, whichever clips are mirrored.
   return jnp.where(flip[:, None, None, None, None], video[:, :, :, ::-1], video)
 
 
@@ -101,6 +102,8 @@ def make_train_step(
   def whole_batch(state, batch, groups, dropout):
     return gradients(state, batch, groups, None, dropout, 'batch_stats')
 
+  # Decided here, in Python: with one part the program has no loop, and is the
+  # same, bit for bit, as before there were micro-batches.
   differentiate = whole_batch
   if micro_batches > 1:
     differentiate = _accumulated(gradients, model, micro_batches)
@@ -113,19 +116,24 @@ def make_train_step(
       # The whole batch, before it is cut; and another key than dropout's, which
       # stays that of a run without.
       batch = augment(batch, jax.random.fold_in(dropout, 1))
+    # Sums over the batch cross the devices inside: the batch is sharded and the
+    # parameters are not, so XLA adds the all-reduce by itself.
     grads, metrics, batch_stats = differentiate(state, batch, groups, dropout)
     direction, opt_state = tx.update(grads, state.opt_state, state.params)
     # The learning rate is an argument of the program: a schedule inside the
     # optimizer would count steps, which have other lengths on other grids.
+    # Cast: a float32 rate would make float32 of parameters of a shorter type.
     params = jax.tree.map(
       lambda p, d: p - lr.astype(p.dtype) * d, state.params, direction
     )
+    # {} where it is off, not a copy: with SGD a third less in checkpoints.
     ema = {}
     if ema_decay:
       ema = optim.update_average(state.ema, params, state.step, ema_decay)
       # Averages of equal numbers, but exactly.
       frozen = norm.frozen_parameters(params, model.norm_frozen)
       ema = jax.tree.map(lambda f, a, p: p if f else a, frozen, ema, params)
+    # Written out, not `replace`: a field that is forgotten here is an error.
     state = TrainState(
       step=state.step + 1,
       params=params,
@@ -133,6 +141,7 @@ def make_train_step(
       opt_state=opt_state,
       ema=ema,
     )
+    # Before it is clipped: afterwards it would say nothing about the network.
     return state, {**metrics, 'grad_norm': optax.tree.norm(grads)}
 
   return train_step
@@ -155,6 +164,7 @@ def _make_gradients(
   """
 
   def gradients(state, batch, groups, clips, dropout, collection):
+    # While it is uint8: a fourth of the bytes to move.
     video = flip_clips(batch['video'], batch['flip'])
     video = normalize(video, mean, std, model.dtype)
     # A matrix and not a loop over the groups: their number is a value of the
@@ -162,6 +172,8 @@ def _make_gradients(
     pool = norm.group_matrix(video.shape[0], groups)
 
     def loss_fn(params):
+      # `clips`: dropout draws a mask for a clip's place in the whole batch, so
+      # that parts draw what the whole would.
       logits, updates = model.apply(
         {'params': params, 'batch_stats': state.batch_stats},
         video,
@@ -172,11 +184,14 @@ def _make_gradients(
       )
       each = losses.clip_losses(logits, batch['label'], loss, label_smoothing)
       # Where all batch norms are frozen there are no moments.
+      # The mean over all clips: groups are for statistics only.
       return each.mean(), (logits, updates.get(collection, {}))
 
+    # Statistics leave as auxiliary output: they have no gradient.
     (mean_loss, (logits, statistics)), grads = jax.value_and_grad(
       loss_fn, has_aux=True
     )(state.params)
+    # Of the logits that training has anyway, dropout included.
     right = losses.hits(logits, batch['label'])
     metrics = {'loss': mean_loss, 'top1': right.mean(dtype=jnp.float32)}
     return grads, metrics, statistics
@@ -190,6 +205,8 @@ def _accumulated(
   """Returns what gives the same for a whole batch, part by part."""
 
   def accumulated_gradients(state, batch, groups, dropout):
+    # Part m gets the clips m, m + M, ...: whole batch-norm groups, which are
+    # interleaved too; and every device keeps an equal share of each part.
     parts = jax.tree.map(
       lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1),
       {**batch, 'clips': jnp.arange(batch['label'].shape[0])},
@@ -199,12 +216,15 @@ def _accumulated(
       # A part starts when the one before is added: unrolled parts would all
       # run forwards first, and keep the activations of the whole batch.
       total, part = jax.lax.optimization_barrier((total, part))
+      # The clips' places in the whole batch, see `gradients`.
       clips = part.pop('clips')
+      # Moments and not running statistics: these are updated once, below.
       grads, metrics, moments = gradients(
         state, part, groups // micro_batches, clips, dropout, 'batch_moments'
       )
       return jax.tree.map(jnp.add, total, (grads, metrics)), moments
 
+    # Of the parameters' types, as the gradients of the parts are.
     zeros = jax.tree.map(
       jnp.zeros_like, (state.params, {'loss': 0.0, 'top1': 0.0})
     )
@@ -214,6 +234,7 @@ def _accumulated(
     total, moments = jax.lax.scan(
       add_part, zeros, parts, unroll=jax.default_backend() == 'cpu'
     )
+    # Parts are equal, so the mean of their means is that of the batch.
     grads, metrics = jax.tree.map(lambda x: x / micro_batches, total)
     # Once for all parts: a running average that moved M times would forget
     # faster than that of the whole batch.
@@ -244,6 +265,8 @@ def make_stats_step(
     video = flip_clips(batch['video'], batch['flip'])
     video = normalize(video, mean, std, model.dtype)
     _, moments = model.apply(
+      # Those of evaluation (the average, where there is one): statistics of
+      # other weights would not fit them.
       {'params': state.eval_params, 'batch_stats': state.batch_stats},
       video,
       pool=norm.group_matrix(video.shape[0], groups),
@@ -279,6 +302,7 @@ def make_eval_step(
 
   Source: PySlowFast 287ec00, models/head_helper.py, ResNetBasicHead.
   """
+  # Only networks with a convolutional head know the argument.
   head = {} if window is None else {'window': window}
   activation = {'softmax': jax.nn.softmax, 'sigmoid': jax.nn.sigmoid}[loss]
 
@@ -289,7 +313,10 @@ def make_eval_step(
       pool=None,
       **head,
     )
+    # In float32: bfloat16 has three digits, too few to add up thirty views.
     probabilities = activation(logits.astype(jnp.float32))
+    # Over the places of the head, [B, T, H, W, K]; the global average has none.
+    # Probabilities and not logits, as PySlowFast does.
     return probabilities.mean(tuple(range(1, probabilities.ndim - 1)))
 
   return eval_step
