@@ -97,8 +97,8 @@ def run(
   Args:
     main: Gets the parsed flags, `config` among them a checked config, and the
       arguments that are no flags. Or the name of a module that has such a
-      `main`: it is imported once the flags are right, so that JAX, which takes
-      seconds, is not in the way of a misspelt one.
+      `main`: it is imported once the flags are right, so that a misspelt flag
+      does not wait for JAX, which takes seconds to import.
     define_flags: Adds the command's own flags to those it is given. The text
       of its module comes first in --help.
     argv: Program name and arguments; None: those of the process.

@@ -95,7 +95,7 @@ def _read_facts(path: pathlib.Path) -> list[pyslowfast_cfg.Fact]:
   try:
     cfg = pyslowfast_cfg.read(torch_files.load(path).get('cfg'))
   except ConfigError:
-    return []  # The import itself tells what is wrong with it.
+    return []  # The import itself will say what is wrong with it.
   try:
     return pyslowfast_cfg.facts(cfg)
   except ConfigError as error:

@@ -4,9 +4,9 @@ python -m mgjax.data.bench --config=kinetics400:grid=both
 
 decodes some clips of every grid and prints clips per second, for one worker
 and for all that the training would have: data.num_workers threads, in this
-process or in data.worker_processes, with data.prefetch_batches. Which phases
-would leave the accelerator waiting depends on its speed, which --workdir,
---step_ms or --gmacs_per_s tells (mgjax/planning/step_seconds.py).
+process or in data.worker_processes, with data.prefetch_batches. With
+--workdir, --step_ms or --gmacs_per_s, which say how fast the accelerator is
+(mgjax/planning/step_seconds.py), it names the phases that would wait for data.
 """
 
 from mgjax import stop_signal

@@ -57,8 +57,8 @@ class Source:
     records: What is stored, as TFDS decodes it.
     label_names: Name of each label.
     has_actions: Whether examples have actions, and no label.
-    manifest_sha256: Hash of the data set's manifest, which tells every video
-      in it; None for sets without one (generated ones).
+    manifest_sha256: Hash of the manifest, which lists every video of the data
+      set; None where there is none (generated data sets).
     copies: Smaller copies of the videos, for `read`; None: there are none.
   """
 

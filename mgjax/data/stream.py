@@ -23,7 +23,7 @@ from mgjax.data.sources import Example, Source, union_labels
 from mgjax.errors import RunError
 from mgjax.grids.schedule import Grid, GridSchedule
 
-# A video is replaced at most so often; then the data set is not usable.
+# Videos that are tried for a clip before the data set counts as unusable.
 _MAX_ATTEMPTS = 10
 
 # What the random numbers of a clip, in [0, 1), decide. They are drawn at once
@@ -31,12 +31,12 @@ _MAX_ATTEMPTS = 10
 # Trained runs depend on these places: never renumber them.
 _SCALE, _ROW, _COLUMN, _FLIP = 0, 1, 2, 3
 _FRAMES = slice(6, None)  # Stride, start, and one for each segment.
-_NUM_UNIFORMS = 8  # Without those of the segments, of which there are T.
+_NUM_UNIFORMS = 8  # And one for each of the T segments.
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipSettings:
-  """How a training clip is drawn, beside the grid and ranges of its step.
+  """How a training clip is drawn. Its step adds the grid and the ranges.
 
   Attributes:
     sampling: 'dense', a strided span, or 'segments', a frame of each of T
@@ -68,7 +68,7 @@ class TrainStream:
     workers: Who makes batches ahead of their use.
 
   Raises:
-    ValueError: The order is not one of so many videos.
+    ValueError: The order has another number of examples than the source.
   """
 
   schedule: GridSchedule
@@ -234,7 +234,7 @@ class TrainStream:
     Returns:
       What `batch` returns.
     """
-    # At the end of a phase, those of the phase that trained the weights.
+    # The phase that trained the weights, also where it has just ended.
     phase = self.schedule.phase(step - 1)
     first = self.schedule.clips_before(step) + number * phase.base.batch
     return self.clips_from(
@@ -293,9 +293,9 @@ class TrainStream:
 def checksum(numbers: range, ids: list[str]) -> int:
   """A checksum of which clip showed which video.
 
-  Those of the shares of a batch add up to that of the batch (modulo 2**32),
-  so hosts that compare what they have seen exchange one number, not the names
-  of all clips; and it does not depend on how many hosts there are.
+  The checksum of a batch is the sum of its shares' checksums, modulo 2**32. So
+  hosts exchange one number to compare what they have seen, not the names of
+  all clips, and the checksum does not depend on the number of hosts.
 
   Args:
     numbers: Of the clips.

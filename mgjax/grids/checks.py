@@ -50,13 +50,13 @@ def check_numbers(s: Arguments, accepted: str, *names: str) -> None:
     )
 
 
-def check_choice(accepted: Sequence[str], **values: Any) -> None:
+def check_choice(s: Arguments, name: str, accepted: Sequence[str]) -> None:
   """Refuses an argument, given by its name, that is not one of some words."""
-  for name, value in values.items():
-    require(
-      value in accepted,
-      f'`{name}` is {value!r}; use one of {", ".join(accepted)}.',
-    )
+  value = getattr(s, name)
+  require(
+    value in accepted,
+    f'`{name}` is {value!r}; use one of {", ".join(accepted)}.',
+  )
 
 
 def check_jitter(jitter_px: Sequence[Any], full: Grid) -> None:

@@ -180,9 +180,9 @@ def _check(s: modes.Arguments) -> None:
     *('num_train', 'frames', 'stride_frames', 'height', 'width', 'batch'),
     *('num_devices', 'micro_batches'),
   )
-  checks.check_choice(MODES, mode=s.mode)
-  checks.check_choice(('dense', 'segments'), sampling=s.sampling)
-  checks.check_choice(('phase', 'step'), group_by=s.group_by)
+  checks.check_choice(s, 'mode', MODES)
+  checks.check_choice(s, 'sampling', ('dense', 'segments'))
+  checks.check_choice(s, 'group_by', ('phase', 'step'))
   checks.check_jitter(s.jitter_px, s.full)
   checks.check_numbers(s, 'positive', 'epochs', 'lr_gamma')
   checks.check_numbers(

@@ -169,7 +169,7 @@ def long(s: Arguments) -> Plan:
 def ladder(s: Arguments) -> Plan:
   """Ever more frames, the learning rate restarted with each rung.
 
-  Dense clips of fewer frames cover the same time as those of the full grid:
+  Dense clips of fewer frames cover as much time as clips of the full grid:
   their frames lie further apart. The length of the baseline does not count.
 
   Source: Fan et al. 2019 (arXiv:1912.00869), section 4.1: 50 epochs at 8x2

@@ -224,9 +224,10 @@ def colour_jitter(
   Args:
     video: RGB, 0..255.
     rng: Key.
-    options: The factor of the brightness is drawn from [max(0, 1 - brightness),
-      1 + brightness], and so are those of contrast and saturation; the angle
-      of the hue from [-hue, hue] full turns. What is 0 does not change.
+    options: Has brightness, contrast, saturation and hue. The factor of the
+      brightness is drawn from [max(0, 1 - brightness), 1 + brightness]; the
+      factors of contrast and saturation in the same way; the angle of the hue
+      from [-hue, hue] full turns. An option of 0 changes nothing.
 
   Source: torchvision 0.24, ColorJitter.
   Differs: The order is not drawn. Hue turns in YIQ, a linear map, not in HSV.

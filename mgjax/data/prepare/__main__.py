@@ -45,7 +45,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flag('classes', str, None, 'File of the classes to keep, in order of labels.')
   flag('num_classes', int, None, 'Keep so many classes, always the same.', 1)
   flag('fold', int, 1, 'UCF101, HMDB51: the published split.', 1, 3)
-  text = 'Share of validation videos where nothing tells the split.'
+  text = 'Share of validation videos, where the annotation has no splits.'
   flag('validation_fraction', float, 0.1, text, 0, 0.999)
   text = 'Encode all videos anew, at most this small; 0: store as is.'
   flag('short_side_px', int, 0, text)

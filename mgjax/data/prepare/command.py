@@ -116,14 +116,14 @@ def _report_lines(
     ]
     if empty:
       yield f'{split}: no video of {len(empty)} classes ({empty[0]}, …)'
-  told = {
+  lists = {
     f'left out {len(plan.duplicates)} videos whose id was there already': [
       video.file or video.id for video in plan.duplicates
     ]
   }
   for why, paths in plan.unused.items():
-    told[f'did not use {len(paths)} files ({why})'] = paths
-  for what, names in told.items():
+    lists[f'did not use {len(paths)} files ({why})'] = paths
+  for what, names in lists.items():
     if names:
       more = ', …' if len(names) > 3 else ''
       yield f'{what}: {", ".join(names[:3])}{more}; {SUMMARY} lists them'

@@ -1,8 +1,9 @@
 """What is to be done: a plan of all shards, before the first video is opened.
 
 The plan is a function of the settings, the annotation and the names, sizes and
-times of the files. Its fingerprint tells a data set that was made from the same
-from one that was not; that of a shard tells whether it must be written again.
+times of the files. Two data sets that were made from the same have the same
+fingerprint. A shard has a fingerprint, too: where it differs from that of an
+earlier run, the shard is written again.
 """
 
 import collections

@@ -289,7 +289,7 @@ def _expecting(where: str, form: str, entry: Any = None) -> Iterator[None]:
   Args:
     where: Its place.
     form: What it should be.
-    entry: What it is; None: the error tells.
+    entry: What it is, for the message; None: the text of the error.
 
   Raises:
     ConfigError: The body has raised an error.

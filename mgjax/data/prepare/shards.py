@@ -106,7 +106,7 @@ def _one_line(path: pathlib.Path) -> Iterator[None]:
 
 
 def key_of(item: Item) -> dict[str, Any]:
-  """Returns what tells a file from others, and from its own later versions."""
+  """Identifies a version of a file: another path, size or time is another."""
   return {'file': item.path, 'size': item.size, 'mtime_ns': item.mtime_ns}
 
 

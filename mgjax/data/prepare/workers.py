@@ -45,7 +45,7 @@ def write(
 
   Raises:
     RunError: Too many videos are damaged, a file or the memory is out of reach,
-      or nothing tells why a worker has died.
+      or a worker has died for an unknown reason.
   """
   num_todo = sum(len(shard.items) for shard in todo)
   num_bad = len(plan.misnamed)
