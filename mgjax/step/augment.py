@@ -114,26 +114,13 @@ def _augment(
     video = rand_augment(video, keys[0], options, fill)
   video = colour_jitter(video, keys[1], options)
   if options.erase_probability:
-    video = random_erase(
-      video,
-      keys[2],
-      probability=options.erase_probability,
-      area=options.erase_area,
-      aspect=options.erase_aspect,
-      fill=fill,
-    )
+    video = random_erase(video, keys[2], options, fill)
   batch = {**batch, 'video': video}
   if options.mixup_alpha or options.cutmix_alpha:
     label = batch['label']
     if label.ndim == 1:
       label = jax.nn.one_hot(label, num_classes, dtype=jnp.float32)
-    batch |= mix(
-      video,
-      label,
-      keys[3],
-      mixup_alpha=options.mixup_alpha,
-      cutmix_alpha=options.cutmix_alpha,
-    )
+    batch |= mix(video, label, keys[3], options)
   rounded = jnp.round(jnp.clip(batch['video'], 0, 255)).astype(jnp.uint8)
   return {**batch, 'video': rounded}
 
@@ -255,10 +242,7 @@ def colour_jitter(
 def random_erase(
   video: Video,
   rng: Key[Array, ''],
-  *,
-  probability: float,
-  area: tuple[float, float],
-  aspect: tuple[float, float],
+  options: Augmentation,
   fill: tuple[float, ...],
 ) -> Video:
   """Fills a random rectangle of some clips with one colour.
@@ -266,9 +250,9 @@ def random_erase(
   Args:
     video: RGB, 0..255.
     rng: Key.
-    probability: Of a clip to have such a rectangle.
-    area: Range of its share of the picture.
-    aspect: Range of its height / width, drawn evenly on a log scale.
+    options: erase_probability, of a clip to have such a rectangle; erase_area,
+      the range of its share of the picture; erase_aspect, the range of its
+      height / width, drawn evenly on a log scale.
     fill: Its RGB.
 
   Source: Zhong et al. 2020 (arXiv:1708.04896), algorithm 1.
@@ -278,12 +262,10 @@ def random_erase(
   keys = jax.random.split(rng, 4)
   batch = (video.shape[0],)
   height, width = video.shape[2:4]
-  share = jax.random.uniform(keys[0], batch, minval=area[0], maxval=area[1])
-  ratio = jnp.exp(
-    jax.random.uniform(
-      keys[1], batch, minval=math.log(aspect[0]), maxval=math.log(aspect[1])
-    )
-  )
+  low, high = options.erase_area
+  share = jax.random.uniform(keys[0], batch, minval=low, maxval=high)
+  low, high = map(math.log, options.erase_aspect)
+  ratio = jnp.exp(jax.random.uniform(keys[1], batch, minval=low, maxval=high))
   size_px = share * height * width
   sides = jnp.stack([jnp.sqrt(size_px * ratio), jnp.sqrt(size_px / ratio)])
   size = jnp.array([[height], [width]])
@@ -292,7 +274,9 @@ def random_erase(
     jax.random.uniform(keys[2], (2, *batch)) * (size - sides + 1)
   )
   inside = _rectangle(start, sides, height, width)
-  inside &= jax.random.bernoulli(keys[3], probability, batch)[:, None, None]
+  inside &= jax.random.bernoulli(keys[3], options.erase_probability, batch)[
+    :, None, None
+  ]
   return jnp.where(inside[:, None, :, :, None], jnp.array(fill), video)
 
 
@@ -300,9 +284,7 @@ def mix(
   video: Video,
   label: Float[Array, 'B K'],
   rng: Key[Array, ''],
-  *,
-  mixup_alpha: float,
-  cutmix_alpha: float,
+  options: Augmentation,
 ) -> dict:
   """Mixes each clip, and its label, with the one before it in the batch.
 
@@ -314,9 +296,9 @@ def mix(
     video: RGB, 0..255.
     label: Weights of the classes.
     rng: Key.
-    mixup_alpha: The own share of a clip follows Beta(alpha, alpha); 0: off.
-    cutmix_alpha: The same for the pixels outside the rectangle. Where both are
-      on, half of the clips are mixed by each.
+    options: With mixup_alpha, the own share of a clip follows Beta(alpha,
+      alpha); with cutmix_alpha, the share of the pixels outside the rectangle
+      does. Where both are on, half of the clips are mixed by each.
 
   Returns:
     {'video', 'label'}.
@@ -328,12 +310,12 @@ def mix(
   batch, _, height, width, _ = video.shape
   beta = lambda key, a: jax.random.beta(key, a, a, (batch,))
   own = None
-  if mixup_alpha:
+  if options.mixup_alpha:
     own = jnp.broadcast_to(
-      beta(keys[0], mixup_alpha)[:, None, None], (batch, height, width)
+      beta(keys[0], options.mixup_alpha)[:, None, None], (batch, height, width)
     )
-  if cutmix_alpha:
-    cut = jnp.sqrt(1 - beta(keys[1], cutmix_alpha))
+  if options.cutmix_alpha:
+    cut = jnp.sqrt(1 - beta(keys[1], options.cutmix_alpha))
     size = jnp.array([[height], [width]])
     sides = jnp.round(cut * size)
     # The centre lies anywhere; what sticks out of the picture is cut off.

@@ -96,7 +96,7 @@ def make_train_step(
     augment: From a batch and a key to a batch (step/augment.py); None: off.
   """
   gradients = _make_gradients(
-    model, mean=mean, std=std, loss=loss, label_smoothing=label_smoothing
+    model, _make_inputs(model, mean, std), loss, label_smoothing
   )
 
   def whole_batch(state, batch, groups, dropout):
@@ -147,13 +147,19 @@ def make_train_step(
   return train_step
 
 
+def _make_inputs(model: nn.Module, mean, std) -> Callable[[dict], jax.Array]:
+  """Returns inputs(batch): the clips as a network gets them in training."""
+
+  def inputs(batch):
+    # Mirrored while it is uint8: a fourth of the bytes to move.
+    video = flip_clips(batch['video'], batch['flip'])
+    return normalize(video, mean, std, model.dtype)
+
+  return inputs
+
+
 def _make_gradients(
-  model: nn.Module,
-  *,
-  mean: tuple[float, ...],
-  std: tuple[float, ...],
-  loss: str,
-  label_smoothing: float,
+  model: nn.Module, inputs: Callable, loss: str, label_smoothing: float
 ) -> Callable:
   """Returns gradients(state, batch, groups, clips, dropout, collection).
 
@@ -164,9 +170,7 @@ def _make_gradients(
   """
 
   def gradients(state, batch, groups, clips, dropout, collection):
-    # While it is uint8: a fourth of the bytes to move.
-    video = flip_clips(batch['video'], batch['flip'])
-    video = normalize(video, mean, std, model.dtype)
+    video = inputs(batch)
     # A matrix and not a loop over the groups: their number is a value of the
     # program, and one program serves every phase that has this grid.
     pool = norm.group_matrix(video.shape[0], groups)
@@ -260,10 +264,10 @@ def make_stats_step(
   several batches. The parameters are those that evaluation uses; dropout is on,
   as in training.
   """
+  inputs = _make_inputs(model, mean, std)
 
   def stats_step(state, batch, groups, rng):
-    video = flip_clips(batch['video'], batch['flip'])
-    video = normalize(video, mean, std, model.dtype)
+    video = inputs(batch)
     _, moments = model.apply(
       # Those of evaluation (the average, where there is one): statistics of
       # other weights would not fit them.

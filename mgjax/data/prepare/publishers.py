@@ -101,7 +101,6 @@ _KINETICS_JSON = (
 
 def _kinetics(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """CSV with a header, or JSON; clips are ID_000012_000022."""
-  del fold
   videos = []
   num_unlabelled = 0
   # The publisher packs every list in both forms: read twice, every video would
@@ -151,7 +150,6 @@ def _kinetics_row(youtube_id: str, entry: Any) -> dict:
 
 def _something_v1(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """`id;label` lists and a list of labels, one per line."""
-  del fold
   labels = _companion(
     files, r'labels?\.csv$', 'something-something-v1-labels.csv'
   )
@@ -167,12 +165,10 @@ def _something_v1(files: Sequence[pathlib.Path], fold: int) -> Annotations:
 
 def _something_v2(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """JSON lists with templates, and a JSON list of labels with indices."""
-  del fold
   labels = _companion(files, r'labels\.json$', 'labels.json')
-  indices = []
-  for where, (name, index) in _json_entries(labels):
-    with _expecting(where, 'the index must be a whole number.', index):
-      indices.append((where, name, int(index)))
+  class_names = _numbered_classes(
+    _json_entries(labels), 'the index must be a whole number.'
+  )
   entries = []
   for path in _lists(files, r'(train|val|validation|test)\.json$'):
     for number, entry in enumerate(read_json(path, list), 1):
@@ -183,12 +179,11 @@ def _something_v2(files: Sequence[pathlib.Path], fold: int) -> Annotations:
         if label is not None:
           label = re.sub(r'[\[\]]', '', label)
       entries.append((where, Annotated(name, _split(path), label, (name,))))
-  return _checked(labels, _classes(indices), entries)
+  return _checked(labels, class_names, entries)
 
 
 def _charades(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """CSV with `c092 11.90 21.20;...`; the test list is the validation split."""
-  del fold
   path = _companion(files, r'_v1_classes\.txt$', 'Charades_v1_classes.txt')
   names = []
   for where, line in read_lines(path):
@@ -220,13 +215,8 @@ def _charades(files: Sequence[pathlib.Path], fold: int) -> Annotations:
 
 def _moments(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """CSV `class/video.mp4,class,votes,votes` and `class,index` categories."""
-  del fold
   labels = _companion(files, r'categories\.txt$', 'moments_categories.txt')
-  indices = []
-  for where, row in read_rows(labels):
-    with _expecting(where, 'the form is class,index.', ','.join(row)):
-      name, index = row
-      indices.append((where, name, int(index)))
+  class_names = _numbered_classes(read_rows(labels), 'the form is class,index.')
   entries = []
   for path in _lists(files, r'(training|validation)Set\.csv$'):
     for where, row in read_rows(path):
@@ -235,24 +225,23 @@ def _moments(files: Sequence[pathlib.Path], fold: int) -> Annotations:
       name = without_end(file)
       video = Annotated(name, _split(path), label, (name,), file=file)
       entries.append((where, video))
-  return _checked(labels, _classes(indices), entries)
+  return _checked(labels, class_names, entries)
 
 
 def _ucf101(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """trainlist01.txt, testlist01.txt and classInd.txt."""
   labels = _companion(files, r'^classInd\.txt$', 'classInd.txt')
-  indices = []
-  for where, line in read_lines(labels):
-    with _expecting(where, "the form is '1 class'.", line):
-      index, name = line.split(' ', 1)
-      indices.append((where, name, int(index)))
+  rows = [
+    (where, line.split(' ', 1)[::-1]) for where, line in read_lines(labels)
+  ]
+  class_names = _numbered_classes(rows, "the form is '1 class'.")
   entries = []
   for path in _lists(files, rf'^(train|test)list{fold:02d}\.txt$'):
     split = 'train' if path.name.startswith('train') else 'validation'
     for where, line in read_lines(path):
       file = line.split(' ')[0]
       entries.append((where, _in_class_folder(file, split)))
-  return _checked(labels, _classes(indices), entries)
+  return _checked(labels, class_names, entries)
 
 
 def _hmdb51(files: Sequence[pathlib.Path], fold: int) -> Annotations:
@@ -303,6 +292,26 @@ def _expecting(where: str, form: str, entry: Any = None) -> Iterator[None]:
     if entry is not None:
       wrong = repr(entry)
     raise ConfigError(f'{where}: {wrong}; {form}') from error
+
+
+def _numbered_classes(
+  rows: Iterable[tuple[str, Sequence[Any]]], form: str
+) -> tuple[str, ...]:
+  """Returns the names of the classes in the order of their numbers.
+
+  Args:
+    rows: Place, and name and number of every class.
+    form: What a row should be, for errors.
+
+  Raises:
+    ConfigError: A row has another form, or see `_classes`.
+  """
+  entries = []
+  for where, row in rows:
+    with _expecting(where, form, ', '.join(map(str, row))):
+      name, number = row
+      entries.append((where, name, int(number)))
+  return _classes(entries)
 
 
 def _classes(entries: Iterable[tuple[str, str, int]]) -> tuple[str, ...]:
