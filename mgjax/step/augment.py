@@ -20,20 +20,9 @@ from mgjax.step import pixel_operations as pixels
 from mgjax.step.pixel_operations import Video
 
 # RandAugment's operations, in the order of their numbers.
-OPERATIONS = (
-  'identity',
-  'auto_contrast',
-  'brightness',
-  'colour',
-  'contrast',
-  'sharpness',
-  'posterize',
-  'solarize',
-  'rotate',
-  'shear_x',
-  'shear_y',
-  'translate_x',
-  'translate_y',
+OPERATIONS = tuple(
+  'identity auto_contrast brightness colour contrast sharpness posterize '
+  'solarize rotate shear_x shear_y translate_x translate_y'.split()
 )
 
 # Greatest strength (magnitude 10): degrees, slope, share of the side, distance

@@ -99,12 +99,9 @@ def make_train_step(
     model, _make_inputs(model, mean, std), loss, label_smoothing
   )
 
-  def whole_batch(state, batch, groups, dropout):
-    return gradients(state, batch, groups, None, dropout, 'batch_stats')
-
   # Decided here, in Python: with one part the program has no loop, and is the
   # same, bit for bit, as before there were micro-batches.
-  differentiate = whole_batch
+  differentiate = gradients
   if micro_batches > 1:
     differentiate = _accumulated(gradients, model, micro_batches)
 
@@ -161,7 +158,7 @@ def _make_inputs(model: nn.Module, mean, std) -> Callable[[dict], jax.Array]:
 def _make_gradients(
   model: nn.Module, inputs: Callable, loss: str, label_smoothing: float
 ) -> Callable:
-  """Returns gradients(state, batch, groups, clips, dropout, collection).
+  """Returns gradients(state, batch, groups, dropout, clips, collection).
 
   That gives the gradients, metrics and new statistics of (a part of) a batch:
   `clips` are the places of its clips in the whole one (None: it is the whole
@@ -169,7 +166,9 @@ def _make_gradients(
   'batch_moments' (those of this part).
   """
 
-  def gradients(state, batch, groups, clips, dropout, collection):
+  def gradients(
+    state, batch, groups, dropout, clips=None, collection='batch_stats'
+  ):
     video = inputs(batch)
     # A matrix and not a loop over the groups: their number is a value of the
     # program, and one program serves every phase that has this grid.
@@ -224,7 +223,7 @@ def _accumulated(
       clips = part.pop('clips')
       # Moments and not running statistics: these are updated once, below.
       grads, metrics, moments = gradients(
-        state, part, groups // micro_batches, clips, dropout, 'batch_moments'
+        state, part, groups // micro_batches, dropout, clips, 'batch_moments'
       )
       return jax.tree.map(jnp.add, total, (grads, metrics)), moments
 

@@ -49,18 +49,15 @@ class Annotations(NamedTuple):
   num_unlabelled: int = 0
 
 
+# The split that each of the publishers' words stands for.
 _SPLITS = {
-  'train': 'train',
-  'training': 'train',
-  'trainingset': 'train',
-  'val': 'validation',
-  'valid': 'validation',
-  'validate': 'validation',
-  'validation': 'validation',
-  'validationset': 'validation',
-  'test': 'test',
-  'testing': 'test',
-  'testset': 'test',
+  word: split
+  for split, words in {
+    'train': 'train training trainingset',
+    'validation': 'val valid validate validation validationset',
+    'test': 'test testing testset',
+  }.items()
+  for word in words.split()
 }
 
 

@@ -9,14 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from mgjax.data.prepare import beam, manifest, resume, workers
-from mgjax.data.prepare.folder import (
-  PARTS,
-  QUARANTINED,
-  SUMMARY,
-  append,
-  locked,
-)
+from mgjax.data.prepare import beam, layout, manifest, resume, workers
 from mgjax.data.prepare.plan import Plan, make_plan
 from mgjax.data.prepare.settings import Settings, of_flags
 from mgjax.data.prepare.shards import read_deaths
@@ -54,11 +47,11 @@ def prepare(settings: Settings, *, progress: bool = True) -> pathlib.Path:
     report(f'{plan.name} is already prepared: {plan.folder}')
     return plan.folder
   _check_missing(plan, settings)
-  with locked(plan.folder):
+  with layout.locked(plan.folder):
     todo = resume.clean(plan)
     if plan.misnamed:
-      log = plan.folder / PARTS / QUARANTINED
-      append(log, manifest.misnamed_records(plan))
+      log = plan.folder / layout.PARTS / layout.QUARANTINED
+      layout.append(log, manifest.misnamed_records(plan))
       resume.check_bad(len(plan.misnamed), plan, settings)
     if len(todo) < len(plan.shards):
       report(f'{len(plan.shards) - len(todo)} shards are done already')
@@ -126,7 +119,7 @@ def _report_lines(
   for what, names in lists.items():
     if names:
       more = ', …' if len(names) > 3 else ''
-      yield f'{what}: {", ".join(names[:3])}{more}; {SUMMARY} lists them'
+      yield f'{what}: {", ".join(names[:3])}{more}; {layout.SUMMARY} lists them'
   is_mini = settings.classes or settings.num_classes is not None
   published = summary['published_num_classes']
   if published and not is_mini and summary['num_classes'] not in published:

@@ -17,15 +17,8 @@ import av
 import tensorflow_datasets as tfds
 
 from mgjax import files
-from mgjax.data.prepare import publishers, resume, tfds_files
+from mgjax.data.prepare import layout, publishers, resume, tfds_files
 from mgjax.data.prepare.annotations import Annotated
-from mgjax.data.prepare.folder import (
-  MANIFEST,
-  PARTS,
-  SUMMARY,
-  VERSION,
-  json_lines,
-)
 from mgjax.data.prepare.plan import NOT_UTF8, Plan
 from mgjax.data.prepare.settings import Settings
 from mgjax.errors import RunError
@@ -72,15 +65,16 @@ def finish(plan: Plan, settings: Settings) -> dict[str, Any]:
   ]
   records += misnamed_records(plan)
   records.sort(key=lambda r: (r['split'], r['id']))
-  manifest = json_lines(records)
-  files.write_text(plan.folder / MANIFEST, manifest)
+  manifest = layout.json_lines(records)
+  files.write_text(plan.folder / layout.MANIFEST, manifest)
   summary = _summarize(plan, settings, records)
   summary['manifest_sha256'] = hashlib.sha256(manifest.encode()).hexdigest()
   files.write_text(
-    plan.folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False)
+    plan.folder / layout.SUMMARY,
+    json.dumps(summary, indent=2, ensure_ascii=False),
   )
   tfds_files.write(plan, settings.dataset, lengths, num_bytes)
-  shutil.rmtree(plan.folder / PARTS)
+  shutil.rmtree(plan.folder / layout.PARTS)
   return summary
 
 
@@ -118,7 +112,7 @@ def _summarize(
   published = publishers.VIDEO_SETS.get(settings.dataset)
   return {
     'name': plan.name,
-    'version': VERSION,
+    'version': layout.VERSION,
     'dataset': settings.dataset,
     'splits': splits,
     'num_classes': len(coverage),

@@ -18,9 +18,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mgjax.data.prepare import annotations as annotations_lib
-from mgjax.data.prepare import publishers
+from mgjax.data.prepare import layout, publishers
 from mgjax.data.prepare.annotations import Annotated, Annotations
-from mgjax.data.prepare.folder import PARTS, VERSION
 from mgjax.data.prepare.listing import Listing, find_file, list_files
 from mgjax.data.prepare.settings import Settings
 from mgjax.data.prepare.transcode import Encoding
@@ -64,7 +63,7 @@ class Shard:
   def part(self) -> pathlib.Path:
     """Path of its part of the manifest until the data set is complete."""
     name = f'{self.split}-{self.index:05d}.jsonl'
-    return pathlib.Path(self.folder) / PARTS / name
+    return pathlib.Path(self.folder) / layout.PARTS / name
 
   def fingerprint(self) -> str:
     """Returns a hash of what determines the file: all but the videos' bytes.
@@ -139,7 +138,7 @@ def make_plan(settings: Settings) -> Plan:
   annotations = _choose_classes(everything, settings)
   plan = Plan(
     name=data_name,
-    folder=settings.out / name / config / VERSION,
+    folder=settings.out / name / config / layout.VERSION,
     annotations=annotations,
     shards=(),
     missing=(),

@@ -7,14 +7,7 @@ import shutil
 from typing import Any
 
 from mgjax import files
-from mgjax.data.prepare.folder import (
-  DEATHS,
-  INFO,
-  LOCK,
-  PARTS,
-  QUARANTINED,
-  SUMMARY,
-)
+from mgjax.data.prepare import layout
 from mgjax.data.prepare.plan import Item, Plan, Shard
 from mgjax.data.prepare.settings import Settings
 from mgjax.data.prepare.suffixes import FRAME_CODECS, suffix_of
@@ -27,9 +20,9 @@ def is_complete(plan: Plan) -> bool:
   Raises:
     ConfigError: Its folder holds another one.
   """
-  if not (plan.folder / INFO).exists():
+  if not (plan.folder / layout.INFO).exists():
     return False
-  path = plan.folder / SUMMARY
+  path = plan.folder / layout.SUMMARY
   summary = files.read_json(path) if path.exists() else {}
   if summary.get('plan_sha256') != plan.fingerprint():
     raise ConfigError(
@@ -83,10 +76,10 @@ def clean(plan: Plan) -> list[Shard]:
     ConfigError: The disk is too small for them.
   """
   todo = [shard for shard in plan.shards if not is_written(shard)]
-  keep = {PARTS, LOCK, QUARANTINED, DEATHS}
+  keep = {layout.PARTS, layout.LOCK, layout.QUARANTINED, layout.DEATHS}
   for shard in set(plan.shards) - set(todo):
     keep |= {shard.file_name, shard.part.name}
-  for path in (*plan.folder.iterdir(), *(plan.folder / PARTS).iterdir()):
+  for path in (*plan.folder.iterdir(), *(plan.folder / layout.PARTS).iterdir()):
     if path.name not in keep:
       shutil.rmtree(path) if path.is_dir() else path.unlink()
   # How large transcoded videos become is not known before.
@@ -113,11 +106,11 @@ def check_bad(num_bad: int, plan: Plan, settings: Settings) -> None:
     RunError: There are more; says how to accept them.
   """
   if num_bad > settings.max_bad_fraction * plan.num_items:
+    log = plan.folder / layout.PARTS / layout.QUARANTINED
     raise RunError(
       f'{num_bad} of {plan.num_items} videos are damaged, more than '
       f'--max_bad_fraction={settings.max_bad_fraction:g} allows; see '
-      f'{plan.folder / PARTS / QUARANTINED}. Start again with a larger '
-      'fraction to continue without them.'
+      f'{log}. Start again with a larger fraction to continue without them.'
     )
 
 

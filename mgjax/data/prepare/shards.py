@@ -17,14 +17,7 @@ from tensorflow_datasets.core import example_serializer
 
 from mgjax import files
 from mgjax.data.decode import DecodeError
-from mgjax.data.prepare import tfds_files, transcode
-from mgjax.data.prepare.folder import (
-  DEATHS,
-  PARTS,
-  QUARANTINED,
-  append,
-  json_lines,
-)
+from mgjax.data.prepare import layout, tfds_files, transcode
 from mgjax.data.prepare.plan import Item, Shard
 from mgjax.errors import RunError
 
@@ -80,7 +73,7 @@ def write_shard(
           with _one_line(path):
             file.write(example.SerializeToString(deterministic=True))
         else:  # At once: a run that stops should say why.
-          append(folder / PARTS / QUARANTINED, [record])
+          layout.append(folder / layout.PARTS / layout.QUARANTINED, [record])
         records.append(record)
         on_video(video is None)
     finally:
@@ -90,7 +83,7 @@ def write_shard(
     'fingerprint': shard.fingerprint(),
     'num_bytes': path.stat().st_size,
   }
-  files.write_text(shard.part, json_lines([header, *records]))
+  files.write_text(shard.part, layout.json_lines([header, *records]))
 
 
 @contextlib.contextmanager
@@ -117,7 +110,7 @@ def read_deaths(folder: pathlib.Path) -> list[dict[str, Any]]:
     folder: Folder of the data set.
   """
   try:
-    text = (folder / PARTS / DEATHS).read_text(encoding='utf-8')
+    text = (folder / layout.PARTS / layout.DEATHS).read_text(encoding='utf-8')
   except FileNotFoundError:
     return []
   # A kill leaves half a line.

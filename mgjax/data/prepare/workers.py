@@ -19,8 +19,7 @@ from typing import Any
 
 from mgjax import environment
 from mgjax.data import child_process
-from mgjax.data.prepare import resume
-from mgjax.data.prepare.folder import DEATHS, append
+from mgjax.data.prepare import layout, resume
 from mgjax.data.prepare.plan import Item, Plan, Shard
 from mgjax.data.prepare.settings import Settings
 from mgjax.data.prepare.shards import key_of, write_shard
@@ -155,7 +154,7 @@ def _log_deaths(
     if code not in (0, -signal.SIGTERM) and note.exists():
       cause = signal.strsignal(-code) if code < 0 else f'exit code {code}'
       deaths.append({**json.loads(note.read_text()), 'cause': cause})
-  append(parts / DEATHS, deaths)
+  layout.append(parts / layout.DEATHS, deaths)
   # SIGKILL is how the system ends a process when the memory is used up, and how
   # a person does. What a file does to its decoder has another cause.
   killed = signal.strsignal(signal.SIGKILL)

@@ -12,7 +12,7 @@ import pytest
 
 from mgjax.data.prepare import shards, transcode, workers
 from mgjax.data.prepare.annotations import Annotated, Annotations
-from mgjax.data.prepare.folder import locked
+from mgjax.data.prepare.layout import locked
 from mgjax.data.prepare.plan import Item, Plan, Shard
 from tests.data import videos
 from tests.data.prepare.conftest import CLIPS
