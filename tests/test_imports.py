@@ -187,6 +187,10 @@ def test_rooms_take_values_and_not_the_config():
   assert seeing - allowed == CONFIG_IN_ROOMS.keys()
 
 
+def test_all_commands_have_flags_of_one_kind():
+  assert not {n for n, t in modules().items() if 'argparse' in packages(t)}
+
+
 def test_grids_import_no_jax_and_no_model():
   for name, tree in modules().items():
     if name.startswith('grids'):

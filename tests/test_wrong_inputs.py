@@ -1042,6 +1042,7 @@ FLAGS = [
   Row('no such speed', 'plan', '--device=abacus', ('device',)),
   Row('two speeds', 'plan', '--step_ms=1 --gmacs_per_s=1', ('--step_ms',)),
   Row('steps in no time', 'plan', '--step_ms=0', ('--step_ms',)),
+  Row('hours that are none', 'plan', '--budget_hours=nan', ('--budget_hours',)),
   Row('no clips', 'data.bench', '--num_clips=0', ('--num_clips',)),
   Row('no such data set', 'data.prepare', '--dataset=no', ('--dataset',)),
   Row('no such fold', 'data.prepare', '--dataset=ucf101 --fold=4', ('--fold',)),
