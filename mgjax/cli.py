@@ -271,7 +271,9 @@ def _path(name: Any) -> str:
 
 def _describe_bug(error: BaseException, shown: bool) -> str:
   """Says where a bug is, and where its traceback, unless that was `shown`."""
-  (*_, (frame, line)) = traceback.walk_tb(error.__traceback__)
+  place = 'an unknown line'
+  for frame, line in traceback.walk_tb(error.__traceback__):
+    place = f'{frame.f_code.co_filename}:{line}'
   where = 'its traceback is above'
   if not shown:
     try:
@@ -283,7 +285,7 @@ def _describe_bug(error: BaseException, shown: bool) -> str:
     except OSError:
       traceback.print_exception(error)
   return (
-    f'{type(error).__name__} at {frame.f_code.co_filename}:{line}: '
+    f'{type(error).__name__} at {place}: '
     f'{str(error)[:300] or "no message"} (this is a bug: mgjax should have '
     f'refused its input or gone on); {where}'
   )
