@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib import figure
 
+from experiments.arguments import ArgumentParser
 from mgjax import files
-from mgjax.cli import ArgumentParser, guard
+from mgjax.cli import guard
 
 
 class Table(NamedTuple):

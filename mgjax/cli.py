@@ -1,8 +1,8 @@
 """What every command shares: flags, and errors that a person can act on."""
 
-import argparse
 import contextlib
 import importlib
+import math
 import os
 import pathlib
 import re
@@ -11,7 +11,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -23,9 +23,9 @@ from mgjax.stop_signal import EXIT_INTERRUPTED, EXIT_RESTART
 
 __all__ = [
   'EXIT_RESTART',
-  'ArgumentParser',
   'ConfigError',
   'RunError',
+  'define_flag',
   'guard',
   'interpreter',
   'read_config',
@@ -34,21 +34,48 @@ __all__ = [
 ]
 
 
-class ArgumentParser(argparse.ArgumentParser):
-  """For commands without a config: reports an error in one line, code 2.
+def define_flag(
+  values: flags.FlagValues,
+  name: str,
+  kind: Any,
+  default: Any,
+  text: str,
+  least: int | float | None = None,
+  greatest: int | float | None = None,
+) -> None:
+  """Defines a flag of a command.
 
-  Descriptions and epilogs are printed as they are; flags have no short forms.
+  Args:
+    values: Gets the flag.
+    name: Its name.
+    kind: str, int, float or bool; or the words that are accepted.
+    default: Its value where it is not given; may be None.
+    text: What --help says of it.
+    least: Least number that is accepted; None: any.
+    greatest: Greatest number that is accepted; None: any.
   """
-
-  def __init__(self, **options: Any):
-    super().__init__(
-      formatter_class=argparse.RawDescriptionHelpFormatter,
-      allow_abbrev=False,
-      **options,
+  if not isinstance(kind, type):
+    flags.DEFINE_enum(name, default, kind, text, flag_values=values)
+    return
+  define = {
+    str: flags.DEFINE_string,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    bool: flags.DEFINE_bool,
+  }[kind]
+  define(name, default, text, flag_values=values)
+  if least is not None:
+    high = math.inf if greatest is None else greatest
+    accepted = f'{least} or more'
+    if greatest is not None:
+      accepted = f'from {least} to {greatest}'
+    # absl's own bounds let a nan through.
+    flags.register_validator(
+      name,
+      lambda value: value is None or least <= value <= high,
+      f'it must be {accepted}',
+      flag_values=values,
     )
-
-  def error(self, message: str) -> NoReturn:
-    self.exit(2, f'error: {" ".join(message.split())}\n')
 
 
 def run(
@@ -58,27 +85,30 @@ def run(
   *,
   arguments: str = '',
   find_config: Callable[[flags.FlagValues, list[str]], Any] | None = None,
+  takes_config: bool = True,
 ) -> int:
   """Parses the flags of a command, calls it and returns its exit code.
 
     if __name__ == '__main__':
       sys.exit(cli.run('mgjax.run.launch', define_flags))
 
-  Every command takes --config=FILE.py[:arguments] and --config.field=value.
   It ends as `guard` says.
 
   Args:
     main: Gets the parsed flags, `config` among them a checked config, and the
       arguments that are no flags. Or the name of a module that has such a
-      `main`: it is imported once the flags are right, so that JAX, which takes
-      seconds, is not in the way of a misspelt one.
-    define_flags: Adds the command's own flags to those it is given.
+      `main`: it is imported once the flags are right, so that a misspelt flag
+      does not wait for JAX, which takes seconds to import.
+    define_flags: Adds the command's own flags to those it is given. The text
+      of its module comes first in --help.
     argv: Program name and arguments; None: those of the process.
     arguments: What arguments that are no flags are, such as 'VIDEO'; '': the
       command has none.
     find_config: Finds the config where --config is not given: gets the
       command's own flags and other arguments, returns a config or the path of
       a config file.
+    takes_config: Whether the command takes --config=FILE.py[:arguments] and
+      --config.field=value.
 
   Differs: absl's app.run ends with code 1 and a page of help on bad flags,
     and with a traceback on bad configs. Flags are not global here, so that
@@ -87,19 +117,21 @@ def run(
   argv = list(sys.argv if argv is None else argv)
 
   def command() -> None:
+    values = flags.FlagValues()
+    define_flags(values)
     if {'--help', '-h', '-help'} & set(argv[1:]):
-      values = _flags(define_flags, argv)
-      print(
-        f'{sys.modules[define_flags.__module__].__doc__}\n{values.get_help()}'
-      )
+      if takes_config:
+        _define_config(values, argv)
+      text = sys.modules[define_flags.__module__].__doc__
+      print(f'{text}\n{values.get_help()}')
       return
-    found = None
-    if find_config and not any(re.match('--?config(=|$)', a) for a in argv):
-      found = _find_config(define_flags, argv, find_config)
-    values, rest = _parse(define_flags, argv, found)
+    if takes_config:
+      rest = _parse_with_config(values, argv, find_config)
+    else:
+      rest = _parse(values, argv)
     if rest and not arguments:
       raise ConfigError(
-        f'unexpected argument {rest[0]!r}; flags look like --config=FILE.'
+        f'unexpected argument {rest[0]!r}; flags look like --name=value.'
       )
     body = importlib.import_module(main).main if isinstance(main, str) else main
     body(values, *rest)
@@ -169,8 +201,8 @@ def read_config(
     ConfigError: The file cannot be read, there is no such field, or a value
       cannot work.
   """
-  argv = ['', f'--config={config}', *overrides]
-  values, _ = _parse(lambda _: None, argv, None)
+  values = flags.FlagValues()
+  _parse_with_config(values, ['', f'--config={config}', *overrides], None)
   return values.config
 
 
@@ -184,11 +216,11 @@ def report(error: BaseException) -> int:
     The command's exit code.
   """
   code, text = _describe(error)
-  show = os.environ.get('MGJAX_TRACEBACK', '') not in ('', '0')
-  if show and not isinstance(error, ConfigError | RunError):
+  shown = os.environ.get('MGJAX_TRACEBACK', '') not in ('', '0')
+  if shown and not isinstance(error, ConfigError | RunError):
     traceback.print_exception(error)
   if text is None:
-    text = f'{_bug(error)}; {_keep_traceback(error, show)}'
+    text = _describe_bug(error, shown)
   with contextlib.suppress(OSError):  # There may be no stderr.
     print(f'error: {" ".join(text.split())}', file=sys.stderr, flush=True)
   return code
@@ -237,32 +269,26 @@ def _path(name: Any) -> str:
   return os.fsdecode(name) if isinstance(name, str | bytes) else str(name)
 
 
-def _bug(error: BaseException) -> str:
-  text = ' '.join(str(error).split())
-  if len(text) > 300:
-    text = f'{text[:297]}...'
-  where = 'an unknown line'
+def _describe_bug(error: BaseException, shown: bool) -> str:
+  """Says where a bug is, and where its traceback, unless that was `shown`."""
+  place = 'an unknown line'
   for frame, line in traceback.walk_tb(error.__traceback__):
-    where = f'{frame.f_code.co_filename}:{line}'
+    place = f'{frame.f_code.co_filename}:{line}'
+  where = 'its traceback is above'
+  if not shown:
+    try:
+      with tempfile.NamedTemporaryFile(
+        'w', prefix='mgjax-', suffix='.txt', delete=False, encoding='utf-8'
+      ) as file:
+        traceback.print_exception(error, file=file)
+      where = f'its traceback is in {file.name}, please report it'
+    except OSError:
+      traceback.print_exception(error)
   return (
-    f'{type(error).__name__} at {where}: {text or "no message"} (this '
-    'is a bug: mgjax should have refused its input or gone on)'
+    f'{type(error).__name__} at {place}: '
+    f'{str(error)[:300] or "no message"} (this is a bug: mgjax should have '
+    f'refused its input or gone on); {where}'
   )
-
-
-def _keep_traceback(error: BaseException, shown: bool) -> str:
-  """Writes the traceback into a file; says where it is."""
-  if shown:
-    return 'its traceback is above'
-  try:
-    with tempfile.NamedTemporaryFile(
-      'w', prefix='mgjax-', suffix='.txt', delete=False, encoding='utf-8'
-    ) as file:
-      traceback.print_exception(error, file=file)
-  except OSError:
-    traceback.print_exception(error)
-    return 'its traceback is above'
-  return f'its traceback is in {file.name}, please report it'
 
 
 class _ConfigParser(flags.ArgumentParser):
@@ -275,7 +301,10 @@ class _ConfigParser(flags.ArgumentParser):
     config = argument
     if not isinstance(argument, ml_collections.ConfigDict):
       config = config_file.load(argument)
-      _check_fields(config, argument)
+      try:
+        rules.check_fields(config)
+      except ConfigError as error:
+        raise ConfigError(f'{argument}: {error}') from error
     config.lock()
     overrides = [
       match
@@ -305,29 +334,18 @@ def _replace_network(config: ml_collections.ConfigDict, name: str) -> None:
     )
 
 
-def _check_fields(config: ml_collections.ConfigDict, source: str) -> None:
-  try:
-    rules.check_fields(config)
-  except ConfigError as error:
-    raise ConfigError(f'{source}: {error}') from error
-
-
 def _check_override(config: ml_collections.ConfigDict, field: str) -> None:
   missing = rules.unknown_field(config, field)
   if missing:
     name, hint = missing
+    what = 'such field' if name == field else f'field {name!r}'
     raise ConfigError(
-      f'--config.{field}: there is no such field.{hint} '
-      f'{config_file.fields_path(field)} lists them all.'
-      if name == field
-      else f'--config.{field}: there is no field {name!r}.{hint} '
+      f'--config.{field}: there is no {what}.{hint} '
       f'{config_file.fields_path(field)} lists them all.'
     )
 
 
-def _flags(define_flags, argv: list[str]) -> flags.FlagValues:
-  """Defines a command's flags."""
-  values = flags.FlagValues()
+def _define_config(values: flags.FlagValues, argv: list[str]) -> None:
   config_flags.DEFINE_config_file(
     'config',
     None,
@@ -339,48 +357,54 @@ def _flags(define_flags, argv: list[str]) -> flags.FlagValues:
     sys_argv=argv,
   )
   values['config'].parser = _ConfigParser(argv)
-  define_flags(values)
-  return values
-
-
-def _find_config(define_flags, argv: list[str], find_config) -> Any:
-  """Asks the command for its config, by what else stands in the line."""
-  values = flags.FlagValues()
-  define_flags(values)
-  try:
-    rest = values(argv, known_only=True)
-  except flags.Error as error:
-    raise ConfigError(str(error)) from error
-  return find_config(values, [a for a in rest[1:] if not a.startswith('-')])
 
 
 def _parse(
-  define_flags, argv: list[str], found: Any
-) -> tuple[flags.FlagValues, list[str]]:
-  """Parses all flags and checks the config.
-
-  Args:
-    define_flags: As that of `run`.
-    argv: As that of `run`.
-    found: What `find_config` returned, if it was asked.
-
-  Returns:
-    The flags, and the arguments that are none.
+  values: flags.FlagValues,
+  argv: list[str],
+  *,
+  known_only: bool = False,
+  default_config: Any = None,
+) -> list[str]:
+  """Parses flags; returns the arguments that are none.
 
   Raises:
-    ConfigError: A flag is unknown or has a wrong value, a config cannot be
-      read or refuses its arguments, or something else stands between flags.
+    ConfigError: A flag is unknown (unless `known_only`) or has a wrong value.
   """
-  values = _flags(define_flags, argv)
   try:
-    if found is not None:
-      values.set_default('config', found)
-    rest = values(list(argv))
+    if default_config is not None:
+      values.set_default('config', default_config)
+    return values(list(argv), known_only=known_only)[1:]
   except flags.Error as error:
     refused = error.__context__  # Flags wrap what their parsers raise.
     if isinstance(refused, ConfigError):
       raise refused from refused.__cause__
     raise ConfigError(str(error)) from error
+
+
+def _parse_with_config(
+  values: flags.FlagValues, argv: list[str], find_config
+) -> list[str]:
+  """Parses the flags of a command and its config, and checks the config.
+
+  Args:
+    values: Has the command's own flags.
+    argv: As that of `run`.
+    find_config: As that of `run`.
+
+  Returns:
+    The arguments that are no flags.
+
+  Raises:
+    ConfigError: A flag is unknown or has a wrong value, or a config cannot be
+      read, refuses its arguments or cannot work.
+  """
+  found = None
+  if find_config and not any(re.match('--?config(=|$)', a) for a in argv):
+    rest = _parse(values, argv, known_only=True)
+    found = find_config(values, [a for a in rest if not a.startswith('-')])
+  _define_config(values, argv)
+  rest = _parse(values, argv, default_config=found)
   config = values['config'].value
   if config is None:
     raise ConfigError(
@@ -389,7 +413,7 @@ def _parse(
     )
   rules.check_fields(config)
   rules.validate(config)
-  return values, rest[1:]
+  return rest
 
 
 def interpreter() -> str:

@@ -2,9 +2,9 @@ r"""Scores a checkpoint on the validation set, view by view.
 
 python -m mgjax.evaluate --workdir=runs/digits --config.eval.num_views=3
 
-The settings are those of the run (its config.json). Those of the protocol
-(--config.eval.…) and of the machine can be overridden; eval.json lists which
-were. With --config=FILE.py the settings must be the same, but for those.
+The run's config.json has the settings. The protocol (--config.eval.…) and what
+only says how the machine works can be overridden; eval.json lists what was.
+With --config=FILE.py all other settings must be the run's.
 
 Every video is scored once per view, and the scores of its views become one:
 their sum, or the greatest of each class (SlowFast 287ec00,
@@ -15,9 +15,9 @@ slowfast/utils/meters.py). eval.num_views x eval.num_crops is the protocol:
   3 x 3    bLVNet-TAM on Kinetics-400
   1 x 1    Something-Something: the centre, once
 
-The result goes to workdir/eval.json, a picture of it to workdir/eval.png. Views
-that cannot be decoded are left out, counted and named. An evaluation that was
-killed goes on where it was when the same command is started again.
+The result goes to workdir/eval.json, a picture of it to workdir/eval.png. A
+view that cannot be decoded is not scored; eval.json counts and names it. When
+an evaluation was killed, the same command goes on where it was.
 
 Differs: IBM's scripts average logits over the views, not softmax scores.
 """
@@ -27,6 +27,7 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
+import functools
 import sys
 
 from absl import flags
@@ -38,19 +39,13 @@ from mgjax.run import run_folder
 
 
 def define_flags(values: flags.FlagValues) -> None:
-  flags.DEFINE_string('workdir', None, 'Folder of the run.', flag_values=values)
-  flags.DEFINE_integer(
-    'step',
-    None,
-    'Checkpoint to score; by default the newest.',
-    flag_values=values,
+  flag = functools.partial(cli.define_flag, values)
+  flag('workdir', str, None, 'Folder of the run.')
+  flag('step', int, None, 'Checkpoint to score; by default the newest.')
+  text = (
+    "Evaluate also with other settings than the run's; eval.json says which."
   )
-  flags.DEFINE_bool(
-    'allow_config_change',
-    False,
-    "Evaluate also with other settings than the run's; eval.json says which.",
-    flag_values=values,
-  )
+  flag('allow_config_change', bool, False, text)
   peers.define_flags(values)
 
 

@@ -25,6 +25,7 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
+import functools
 import pathlib
 import sys
 
@@ -40,60 +41,35 @@ EXPORTS = ('pyslowfast', 'pytorchvideo')
 
 
 def define_flags(values: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    'model',
-    None,
-    'Short for --config=kinetics400:model=NAME.',
-    flag_values=values,
+  flag = functools.partial(cli.define_flag, values)
+  flag('model', str, None, 'Short for --config=kinetics400:model=NAME.')
+  flag(
+    'out', str, None, 'Folder that gets the checkpoint; with --to, the file.'
   )
-  flags.DEFINE_string(
-    'out',
-    None,
-    'Folder that gets the checkpoint; with --to, the file.',
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    'new_head',
-    False,
-    "Start with a new classifier instead of the file's.",
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    'new_temporal',
-    False,
+  text = "Start with a new classifier instead of the file's."
+  flag('new_head', bool, False, text)
+  text = (
     'Start with new temporal aggregations and temporal layers: image networks '
-    'have none.',
-    flag_values=values,
+    'have none.'
   )
-  flags.DEFINE_bool(
-    'new_nonlocal',
-    False,
-    'Start with new non-local blocks: image networks have none.',
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    'logits',
-    None,
+  flag('new_temporal', bool, False, text)
+  text = 'Start with new non-local blocks: image networks have none.'
+  flag('new_nonlocal', bool, False, text)
+  text = (
     'An .npz of what the reference makes of some clips, to be compared: '
-    "'video' [B, T, H, W, 3], normalised, and 'logits' [B, K].",
-    flag_values=values,
+    "'video' [B, T, H, W, 3], normalised, and 'logits' [B, K]."
   )
-  flags.DEFINE_enum(
-    'inflate',
-    'repeat',
-    ['repeat', 'center'],
+  flag('logits', str, None, text)
+  text = (
     'What becomes of 2-D kernels in a 3-D network: the same in every frame, '
-    'or only in the middle one.',
-    flag_values=values,
+    'or only in the middle one.'
   )
-  flags.DEFINE_enum(
-    'to',
-    None,
-    EXPORTS,
+  flag('inflate', ('repeat', 'center'), 'repeat', text)
+  text = (
     'Write a checkpoint for another framework: the argument is the folder of '
-    'a run.',
-    flag_values=values,
+    'a run.'
   )
+  flag('to', EXPORTS, None, text)
 
 
 def find_config(values: flags.FlagValues, arguments: list[str]):
@@ -119,7 +95,7 @@ def _read_facts(path: pathlib.Path) -> list[pyslowfast_cfg.Fact]:
   try:
     cfg = pyslowfast_cfg.read(torch_files.load(path).get('cfg'))
   except ConfigError:
-    return []  # The import itself tells what is wrong with it.
+    return []  # The import itself will say what is wrong with it.
   try:
     return pyslowfast_cfg.facts(cfg)
   except ConfigError as error:

@@ -19,8 +19,8 @@ def printable(name: str, max_length: int = 0) -> str:
   Args:
     name: Control characters, and bytes that were no UTF-8, are written as
       \\n, \\x...
-    max_length: Of what is returned, the middle of which is then left out; 0:
-      any.
+    max_length: Characters to return at most; a longer name loses its middle.
+      0: no limit.
   """
   text = ''.join(
     c if c.isprintable() else c.encode('unicode_escape').decode() for c in name

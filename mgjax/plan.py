@@ -23,6 +23,7 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
+import functools
 import sys
 from collections.abc import Sequence
 
@@ -33,54 +34,27 @@ from mgjax.planning import step_seconds
 
 
 def define_flags(values: flags.FlagValues) -> None:
-  flags.DEFINE_enum(
-    'format',
-    'table',
-    ['table', 'json', 'png'],
-    'What to make of the plan.',
-    flag_values=values,
+  flag = functools.partial(cli.define_flag, values)
+  flag('format', ('table', 'json', 'png'), 'table', 'What to make of the plan.')
+  flag('output', str, None, 'File to write; by default stdout, or plan.png.')
+  text = (
+    'Devices that will share each batch: checked, and for the memory of each.'
   )
-  flags.DEFINE_string(
-    'output',
-    None,
-    'File to write; by default stdout, or plan.png.',
-    flag_values=values,
-  )
-  flags.DEFINE_integer(
-    'num_devices',
-    1,
-    'Devices that will share each batch: checked, and for the memory of each.',
-    lower_bound=1,
-    flag_values=values,
-  )
-  flags.DEFINE_float(
-    'device_memory_gib',
-    0.0,
+  flag('num_devices', int, 1, text, 1)
+  text = (
     'Memory of a device in GiB, to say which grids fit; 0: '
-    'config.train.device_memory_gib, and with --compile what the device says.',
-    lower_bound=0.0,
-    flag_values=values,
+    'config.train.device_memory_gib, and with --compile what the device says.'
   )
-  flags.DEFINE_boolean(
-    'compile',
-    False,
+  flag('device_memory_gib', float, 0.0, text, 0.0)
+  text = (
     "Compile every grid's step for this machine's devices, and list the memory "
-    'that XLA gives it: exact, and slow.',
-    flag_values=values,
+    'that XLA gives it: exact, and slow.'
   )
-  flags.DEFINE_boolean(
-    'diff',
-    False,
-    'Compare the schedules of two configs, given as arguments.',
-    flag_values=values,
-  )
-  flags.DEFINE_float(
-    'budget_hours',
-    None,
-    'Find the schedule with the most epochs in this time.',
-    lower_bound=1e-9,
-    flag_values=values,
-  )
+  flag('compile', bool, False, text)
+  text = 'Compare the schedules of two configs, given as arguments.'
+  flag('diff', bool, False, text)
+  text = 'Find the schedule with the most epochs in this time.'
+  flag('budget_hours', float, None, text, 1e-9)
   step_seconds.define_flags(values)
 
 

@@ -31,6 +31,7 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
+import functools
 import sys
 
 from absl import flags
@@ -41,37 +42,23 @@ from mgjax.run import run_folder
 
 
 def define_flags(values: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    'workdir',
-    None,
-    'Folder of a run, or of imported weights; the newest checkpoint is used.',
-    flag_values=values,
+  flag = functools.partial(cli.define_flag, values)
+  text = (
+    'Folder of a run, or of imported weights; the newest checkpoint is used.'
   )
-  flags.DEFINE_string(
-    'checkpoint',
-    None,
-    'Folder of one checkpoint of a run, such as runs/digits/checkpoints/300.',
-    flag_values=values,
+  flag('workdir', str, None, text)
+  text = (
+    'Folder of one checkpoint of a run, such as runs/digits/checkpoints/300.'
   )
-  flags.DEFINE_integer(
-    'top', 5, 'Labels per file.', lower_bound=1, flag_values=values
-  )
-  flags.DEFINE_enum(
-    'format', 'text', ['text', 'json'], 'What is printed.', flag_values=values
-  )
-  flags.DEFINE_bool(
-    'allow_config_change',
-    False,
-    "Predict though other settings than those of eval are not the run's.",
-    flag_values=values,
-  )
-  for name, what in (
-    ('labels', 'File with the names of the labels'),
-    ('sheet', 'Folder for pictures of the clips'),
-    ('heatmap', 'Folder for pictures of what decided'),
-    ('features', 'File.npz for the features that are classified'),
-  ):
-    flags.DEFINE_string(name, None, f'{what}.', flag_values=values)
+  flag('checkpoint', str, None, text)
+  flag('top', int, 5, 'Labels per file.', 1)
+  flag('format', ('text', 'json'), 'text', 'What is printed.')
+  text = "Predict though other settings than those of eval are not the run's."
+  flag('allow_config_change', bool, False, text)
+  flag('labels', str, None, 'File with the names of the labels.')
+  flag('sheet', str, None, 'Folder for pictures of the clips.')
+  flag('heatmap', str, None, 'Folder for pictures of what decided.')
+  flag('features', str, None, 'File.npz for the features that are classified.')
 
 
 def find_config(values: flags.FlagValues, arguments: list[str]):

@@ -5,7 +5,7 @@ import time
 
 import tqdm
 
-# What a log gets more often is in the way of reading it.
+# A log that gets a line more often is hard to read.
 _LOG_EVERY_S = 20.0
 
 

@@ -23,12 +23,8 @@ from mgjax.run import run_folder
 
 
 def define_flags(values: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    'bundle',
-    None,
-    'Folder that the run wrote, such as runs/digits/failure-120.',
-    flag_values=values,
-  )
+  text = 'Folder that the run wrote, such as runs/digits/failure-120.'
+  cli.define_flag(values, 'bundle', str, None, text)
 
 
 def find_config(values: flags.FlagValues, arguments: list[str]):

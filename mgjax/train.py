@@ -18,6 +18,7 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
+import functools
 import sys
 
 from absl import flags
@@ -27,25 +28,13 @@ from mgjax.hosts import peers
 
 
 def define_flags(values: flags.FlagValues) -> None:
-  flags.DEFINE_string(
-    'workdir',
-    None,
-    'Folder of everything the run writes; may be a gs:// path.',
-    flag_values=values,
-  )
-  flags.DEFINE_bool(
-    'allow_config_change',
-    False,
-    'Go on with the run in --workdir though settings have changed.',
-    flag_values=values,
-  )
-  flags.DEFINE_integer(
-    'profile',
-    None,
-    'Trace a few steps, from this one on, into WORKDIR/plugins/profile.',
-    lower_bound=0,
-    flag_values=values,
-  )
+  flag = functools.partial(cli.define_flag, values)
+  text = 'Folder of everything the run writes; may be a gs:// path.'
+  flag('workdir', str, None, text)
+  text = 'Go on with the run in --workdir though settings have changed.'
+  flag('allow_config_change', bool, False, text)
+  text = 'Trace a few steps, from this one on, into WORKDIR/plugins/profile.'
+  flag('profile', int, None, text, 0)
   peers.define_flags(values)
 
 

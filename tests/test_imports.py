@@ -72,7 +72,6 @@ INSIDE = {
 # Functions that are longer, with the reason.
 LONG_FUNCTIONS = {
   ('weights.pyslowfast_cfg', 'facts'): 'a table: names of two programs',
-  ('data.prepare.settings', 'parse'): 'a table: flags',
 }
 # Rooms that see a config all the same, with the reason.
 CONFIG_IN_ROOMS = {
@@ -187,6 +186,10 @@ def test_rooms_take_values_and_not_the_config():
     if any(name == s or name.startswith(f'{s}.') for s in SEE_CONFIG)
   }
   assert seeing - allowed == CONFIG_IN_ROOMS.keys()
+
+
+def test_all_commands_have_flags_of_one_kind():
+  assert not {n for n, t in modules().items() if 'argparse' in packages(t)}
 
 
 def test_grids_import_no_jax_and_no_model():

@@ -382,7 +382,7 @@ def test_a_source_of_another_form_is_refused(package, what, words):
 
 def test_an_example_that_cannot_be_made_names_the_line(package):
   source = data_setup.source(own_config('source'), 'train')
-  del type(source._data_source).__getitem__
+  del type(source.records).__getitem__
   with pytest.raises(RunError, match='example 3 cannot be read .TypeError at'):
     source[3]
 

@@ -54,10 +54,6 @@ BASE = {
 }
 
 
-# Their classes would be there twice, as those of __main__ and of the module.
-DIRECT = {'mgjax.data.moving_digits': moving_digits.main}
-
-
 class Row(NamedTuple):
   """A wrong input.
 
@@ -1046,6 +1042,7 @@ FLAGS = [
   Row('no such speed', 'plan', '--device=abacus', ('device',)),
   Row('two speeds', 'plan', '--step_ms=1 --gmacs_per_s=1', ('--step_ms',)),
   Row('steps in no time', 'plan', '--step_ms=0', ('--step_ms',)),
+  Row('hours that are none', 'plan', '--budget_hours=nan', ('--budget_hours',)),
   Row('no clips', 'data.bench', '--num_clips=0', ('--num_clips',)),
   Row('no such data set', 'data.prepare', '--dataset=no', ('--dataset',)),
   Row('no such fold', 'data.prepare', '--dataset=ucf101 --fold=4', ('--fold',)),
@@ -1206,8 +1203,6 @@ def call(module: str, argv: list[str], monkeypatch) -> int:
   monkeypatch.setattr(stop_signal, 'install', lambda: None)
   environment = dict(os.environ)
   try:
-    if module in DIRECT:
-      return DIRECT[module](argv) or 0
     runpy.run_module(module, run_name='__main__', alter_sys=True)
   except SystemExit as ended:
     return ended.code or 0

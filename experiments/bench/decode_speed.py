@@ -43,10 +43,10 @@ import ml_collections
 import numpy as np
 
 from experiments import tabulate
+from experiments.arguments import ArgumentParser
 from experiments.bench import kinetics_like
 from experiments.runs import record
 from mgjax import cli, environment, files
-from mgjax.cli import ArgumentParser
 from mgjax.data import sampling, sources
 from mgjax.grids.schedule import Grid, GridSchedule
 from mgjax.setup import data as data_setup

@@ -6,8 +6,9 @@ import av
 import cv2
 import numpy as np
 
-from mgjax import files
+from mgjax import cli, files
 from mgjax.data.prepare import command
+from mgjax.data.prepare.__main__ import define_flags
 
 WIDTH, HEIGHT, FRAMES, FPS = 340, 256, 300, 30
 NAME = 'kinetics_like'  # Of the data set; its copies are NAME/short256, ...
@@ -78,15 +79,19 @@ def prepare_data(
         write_video(temporary, seed, key_frames)
   for short_side_px in (0, 256, 192):
     suffix = f'/short{short_side_px}' if short_side_px else ''
-    code = command.main(
+    code = cli.run(
+      command.main,
+      define_flags,
       [
+        'prepare',
         '--dataset=folder',
         f'--videos={videos}',
         f'--out={folder}',
         f'--name={NAME}{suffix}',
         f'--short_side_px={short_side_px}',
         '--num_workers=1',
-      ]
+      ],
+      takes_config=False,
     )
     if code:
       raise SystemExit(code)

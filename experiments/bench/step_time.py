@@ -46,9 +46,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import costs, tabulate
+from experiments.arguments import ArgumentParser
 from experiments.runs import record
 from mgjax import cli, environment, files
-from mgjax.cli import ArgumentParser
 
 EXPERIMENT = 'step_time'
 MODELS = {

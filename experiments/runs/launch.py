@@ -32,10 +32,11 @@ import threading
 from etils import epath
 
 from experiments import tabulate
+from experiments.arguments import ArgumentParser
 from experiments.runs import catalogue, planned, record
 from experiments.runs.planned import Planned
 from mgjax import cli, environment, files
-from mgjax.cli import ArgumentParser, ConfigError
+from mgjax.cli import ConfigError
 
 
 def listing(

@@ -15,6 +15,7 @@ import re
 import sys
 
 from experiments import costs, tabulate
+from experiments.arguments import ArgumentParser
 from experiments.bench import decode_speed, grid_step_times, step_time
 from experiments.runs import catalogue, planned, record
 from experiments.tables import (
@@ -32,7 +33,6 @@ from experiments.tables import (
   published_accuracy,
   successors,
 )
-from mgjax.cli import ArgumentParser
 
 _ROOT = pathlib.Path(__file__).parents[2]
 README = _ROOT / 'README.md'

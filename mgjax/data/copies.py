@@ -1,11 +1,11 @@
 """Smaller copies of a data set, read where a clip needs no more pixels.
 
-`mgjax.data.prepare --short_side_px=128` writes NAME/short128 beside NAME (with
---name=NAME/CONFIG_short128, beside NAME/CONFIG). A
-coarse grid takes its clips from the smallest copy whose short side is at least
-that of the resized clip; such a copy is decoded several times faster. Which
-frames and which crop a clip has is computed from the form of the original in
-every case, so that a copy changes nothing but the pixels' last bits.
+`mgjax.data.prepare --short_side_px=128` writes NAME/short128 beside NAME, or
+with --name=NAME/CONFIG_short128 beside NAME/CONFIG. A coarse grid takes its
+clips from the smallest copy that is large enough for the resized clip, because
+it is decoded several times faster. Frames and crop of a clip are computed from
+the form of the original in every case, so that a copy changes nothing but the
+pixels' last bits.
 """
 
 import dataclasses
@@ -98,7 +98,7 @@ def find(
     label_names: Name of each of its labels.
 
   Returns:
-    None where there is no copy, or no manifest tells what is in the data set.
+    None where there is no copy, or the data set has no manifest.
 
   Raises:
     ConfigError: A copy does not hold what its manifest says, or has other

@@ -195,8 +195,8 @@ class Video:
         found = self._collect(self.access(wanted), wanted, convert)
       except DecodeError:
         # Some key frames are none: what follows them refers to what was before
-        # (open groups of pictures). Only a decode from the start then tells
-        # damage from that.
+        # (open groups of pictures). Only a decode from the start then
+        # shows whether the file is damaged.
         found = self._collect(self.decode_all(), wanted, convert)
     return np.stack([found[self._pts[i]] for i in indices])
 

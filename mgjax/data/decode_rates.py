@@ -7,6 +7,7 @@ import json
 import math
 import re
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,21 +24,13 @@ from mgjax.setup import grids, planning
 
 
 class Draw(NamedTuple):
-  """What determines the cost of a clip: its shape and what it draws from.
+  """What determines the cost of a clip: its shape and what it draws from."""
 
-  Attributes:
-    T: Frames.
-    H: Rows of the crop.
-    W: Columns of the crop.
-    stride_frames: Least and greatest frame stride.
-    jitter_px: Least and greatest short side of the resized frames.
-  """
-
-  T: int
-  H: int
-  W: int
-  stride_frames: tuple[int, int]
-  jitter_px: tuple[int, int]
+  T: int  # Frames.
+  H: int  # Rows of the crop.
+  W: int  # Columns of the crop.
+  stride_frames: tuple[int, int]  # Least and greatest frame stride.
+  jitter_px: tuple[int, int]  # Least and greatest short side, resized.
 
 
 def draws_of(phase: Phase) -> list[Draw]:
@@ -64,58 +57,43 @@ def measure(
   """
   rates = {}
   for draw in draws:
-    _make_batch(0, train_stream, draw, 1)  # Opens files.
+    make = functools.partial(_make_batch, train_stream, draw)
+    make(1, 0)  # Opens files.
     cpu, wall = time.process_time(), time.perf_counter()
     for number in range(num_clips):
-      _make_batch(number, train_stream, draw, 1)
+      make(1, number)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    batch_size = -(-num_clips // 4)
     rates[draw] = {
       'cpu_ms': 1e3 * cpu / num_clips,
       'one_worker': num_clips / wall,
-      'all_workers': _rate_together(train_stream, draw, num_clips),
+      'all_workers': batch_size
+      * _batches_per_s(
+        functools.partial(make, batch_size), train_stream.workers
+      ),
     }
   return rates
 
 
 def _make_batch(
-  number: int, train_stream: TrainStream, draw: Draw, batch_size: int
+  train_stream: TrainStream, draw: Draw, batch_size: int, number: int
 ) -> dict:
   """Makes batch `number` of those that have one size."""
   return train_stream.clips_from(
     number * batch_size,
-    Grid(draw.T, draw.H, draw.W, batch_size),
+    Grid(*draw[:3], batch_size),
     stride_frames=draw.stride_frames,
     jitter_px=draw.jitter_px,
   )
 
 
-def _rate_together(
-  train_stream: TrainStream, draw: Draw, num_clips: int
-) -> float:
-  """Clips per second as training gets them, once its workers are at work.
-
-  Args:
-    train_stream: That of the run.
-    draw: What to measure.
-    num_clips: Clips that each worker decodes, in batches of a quarter of them.
-  """
-  workers = train_stream.workers
-  batch_size = -(-num_clips // 4)
-  together = workers.num_together
+def _batches_per_s(make: Callable[[int], dict], workers: Workers) -> float:
+  """Batches per second as training gets them, once its workers are at work."""
   # While processes start, some get ahead of others: what they have made until
   # then would come in no time.
-  untimed = workers.num_ahead + together
-  timed = 4 * together
-  batches = read_ahead.read_ahead(
-    functools.partial(
-      _make_batch,
-      train_stream=train_stream,
-      draw=draw,
-      batch_size=batch_size,
-    ),
-    range(untimed + timed),
-    workers,
-  )
+  untimed = workers.num_ahead + workers.num_together
+  timed = 4 * workers.num_together
+  batches = read_ahead.read_ahead(make, range(untimed + timed), workers)
   with contextlib.closing(batches):
     for _ in itertools.islice(batches, untimed):
       pass
@@ -123,7 +101,7 @@ def _rate_together(
     for _ in itertools.islice(batches, timed):
       pass
     # Without the end of the processes.
-    return timed * batch_size / (time.perf_counter() - begin)
+    return timed / (time.perf_counter() - begin)
 
 
 def report(
@@ -150,9 +128,30 @@ def report(
     prepared: Whether the data set is one of `mgjax.data.prepare`, which could
       write smaller ones.
   """
-  phases = [
-    _phase_report(phase, rates, step_s, workers) for phase in schedule.phases
-  ]
+  phases = []
+  for phase in schedule.phases:
+    num_clips = phase.clips_per_cycle
+    decode_s = sum(
+      grid.batch / rates[draw]['all_workers']
+      for grid, draw in zip(phase.cycle, draws_of(phase), strict=True)
+    )
+    row = {
+      'base': phase.base._asdict(),
+      'end_epoch': phase.end_epoch,
+      'clips_per_s': num_clips / decode_s,
+    }
+    if step_s:
+      device_s = sum(step_s[grid] for grid in phase.cycle)
+      row |= {
+        'step_ms': 1e3 * device_s / len(phase.cycle),
+        'clips_per_s_needed': num_clips / device_s,
+        'wait_fraction': max(0.0, 1 - device_s / decode_s),
+        # Less a rounding error of the division.
+        'workers_needed': math.ceil(
+          workers.num_together * decode_s / device_s - 1e-6
+        ),
+      }
+    phases.append(row)
   result = {
     'data': data,
     'copies': list(copies),
@@ -164,77 +163,56 @@ def report(
   }
   if step_s:
     needed = max(phase['workers_needed'] for phase in phases)
+    # A set of another origin, or of a form that is not a copy's, gets none.
+    form = re.fullmatch(r'[^/]+(?:/short(\d+))?', data) if prepared else None
+    short_px = int(form[1] or 0) if form else None
     result['advice'] = _advice(
-      needed, data, workers, copies, num_cpus, prepared
+      needed, workers, num_cpus, data.partition('/')[0], short_px, bool(copies)
     )
   return result
 
 
-def _phase_report(
-  phase: Phase,
-  rates: dict[Draw, dict[str, float]],
-  step_s: dict[Grid, float] | None,
-  workers: Workers,
-) -> dict[str, Any]:
-  """What the rates mean for a phase; see `report`."""
-  num_clips = sum(grid.batch for grid in phase.cycle)
-  decode_s = sum(
-    grid.batch / rates[draw]['all_workers']
-    for grid, draw in zip(phase.cycle, draws_of(phase), strict=True)
-  )
-  row = {
-    'base': phase.base._asdict(),
-    'end_epoch': phase.end_epoch,
-    'clips_per_s': num_clips / decode_s,
-  }
-  if not step_s:
-    return row
-  device_s = sum(step_s[grid] for grid in phase.cycle)
-  return row | {
-    'step_ms': 1e3 * device_s / len(phase.cycle),
-    'clips_per_s_needed': num_clips / device_s,
-    'wait_fraction': max(0.0, 1 - device_s / decode_s),
-    # Less a rounding error of the division.
-    'workers_needed': math.ceil(
-      workers.num_together * decode_s / device_s - 1e-6
-    ),
-  }
-
-
 def _advice(
   needed: int,
-  data: str,
   workers: Workers,
-  copies: tuple[str, ...],
   num_cpus: int,
-  prepared: bool,
+  family: str,
+  short_px: int | None,
+  has_copies: bool,
 ) -> list[str]:
   """What would keep the accelerator busy, the cheapest first.
 
   Args:
     needed: Workers that would be as fast as the accelerator.
-    data, workers, copies, num_cpus, prepared: See `report`.
+    workers: Those there are.
+    num_cpus: Of this machine.
+    family: NAME of the data set NAME[/CONFIG].
+    short_px: Short side of its videos; 0: they are stored as they were; None:
+      `mgjax.data.prepare` has nothing smaller to offer.
+    has_copies: Whether it has smaller copies.
   """
   if needed <= workers.num_together:
     return ['no phase waits for data']
+  # Each worker makes a batch of its own.
+  count = min(needed, num_cpus)
+  flag = f'--config.data.num_workers={count}'
+  if workers.prefetch_batches < count:
+    flag += f' --config.data.prefetch_batches={count}'
   if needed <= num_cpus:
-    return [_flags_for(needed, workers)]
+    return [flag]
   advice = []
   if workers.num_together < num_cpus:
-    advice.append(f'{_flags_for(num_cpus, workers)}, all the CPUs there are')
-  # Names that prepare gives: NAME, NAME/short256.
-  family, _, form = data.partition('/')
-  short = re.fullmatch(r'short(\d+)', form)
-  if prepared and not form:
+    advice.append(f'{flag}, all the CPUs there are')
+  prepare = 'python -m mgjax.data.prepare --short_side_px'
+  if short_px == 0:
     advice.append(
-      'short groups of pictures: python -m mgjax.data.prepare '
-      f'--short_side_px=256 --name={family}/short256, then '
+      f'short groups of pictures: {prepare}=256 --name={family}/short256, then '
       f'--config.data.name={family}/short256'
     )
-  if prepared and not copies and (not form or short and int(short[1]) > 192):
+  if short_px is not None and not has_copies and not 0 < short_px <= 192:
     advice.append(
-      'a smaller copy for coarse grids: python -m mgjax.data.prepare '
-      f'--short_side_px=192 --name={family}/short192; it is used by itself'
+      f'a smaller copy for coarse grids: {prepare}=192 '
+      f'--name={family}/short192; it is used by itself'
     )
   advice.append(
     f'hosts: decoding as fast as the accelerator takes {needed} workers, '
@@ -243,35 +221,29 @@ def _advice(
   return advice
 
 
-def _flags_for(count: int, workers: Workers) -> str:
-  """The flags for `count` workers; each makes a batch of its own."""
-  text = f'--config.data.num_workers={count}'
-  if workers.prefetch_batches < count:
-    text += f' --config.data.prefetch_batches={count}'
-  return text
-
-
 def format_report(result: dict[str, Any]) -> str:
   """The report as text."""
   workers = f'{result["num_workers"]} workers'
   if result['worker_processes']:
     workers += f' in {result["worker_processes"]} processes'
+  form = '{:>14}  {:>6}  {:>7}  {:>7}  {:>17}  {:>11}'
   lines = [
     f'{result["data"]}, copies: {", ".join(result["copies"]) or "none"}; '
     f'{workers} on {result["num_cpus"]} CPUs',
     '',
-    f'{"grid":>14}  {"stride":>6}  {"jitter":>7}  {"CPU ms":>7}  '
-    f'{"clips/s, 1 worker":>17}  {"all workers":>11}',
+    form.format(
+      *('grid', 'stride', 'jitter', 'CPU ms', 'clips/s, 1 worker'),
+      'all workers',
+    ),
   ]
   for g in result['grids']:
-    shape = f'{g["T"]} x {g["H"]} x {g["W"]}'
-    stride, jitter = (
+    ranges = (
       '-'.join(map(str, dict.fromkeys(g[name])))
       for name in ('stride_frames', 'jitter_px')
     )
+    rates = (f'{g[n]:.1f}' for n in ('cpu_ms', 'one_worker', 'all_workers'))
     lines.append(
-      f'{shape:>14}  {stride:>6}  {jitter:>7}  {g["cpu_ms"]:7.1f}  '
-      f'{g["one_worker"]:17.1f}  {g["all_workers"]:11.1f}'
+      form.format(f'{g["T"]} x {g["H"]} x {g["W"]}', *ranges, *rates)
     )
   lines.append('')
   for i, p in enumerate(result['phases'], start=1):
@@ -281,20 +253,16 @@ def format_report(result: dict[str, Any]) -> str:
       f'to epoch {p["end_epoch"]:g}: {p["clips_per_s"]:.1f} clips/s'
     )
     if 'step_ms' in p:
-      verdict = 'enough'
-      if p['wait_fraction'] > 0:
-        verdict = (
-          f'the accelerator waits {p["wait_fraction"]:.0%} of the time; '
-          f'{p["workers_needed"]} workers'
-        )
-      text += f' of {p["clips_per_s_needed"]:.1f} needed: {verdict}'
+      text += f' of {p["clips_per_s_needed"]:.1f} needed: '
+      text += (
+        f'the accelerator waits {p["wait_fraction"]:.0%} of the time; '
+        f'{p["workers_needed"]} workers'
+        if p['wait_fraction'] > 0
+        else 'enough'
+      )
     lines.append(text)
-  lines.append('')
-  lines += result.get(
-    'advice',
-    [f'Give {step_seconds.NAMES} to learn which phases would wait.'],
-  )
-  return '\n'.join(lines)
+  advice = f'Give {step_seconds.NAMES} to learn which phases would wait.'
+  return '\n'.join([*lines, '', *result.get('advice', [advice])])
 
 
 def main(values: flags.FlagValues) -> None:

@@ -18,26 +18,16 @@ from sklearn import datasets
 
 from mgjax.errors import ConfigError
 
+# Of the whole process: clips are drawn in parallel by processes.
+cv2.setNumThreads(1)
+
 FPS = 30
 MAX_VIDEOS = 50_000
 
-MOTIONS = (
-  'right',
-  'left',
-  'down',
-  'up',
-  'clockwise',
-  'counter_clockwise',
-  'grow',
-  'shrink',
-  'slide_then_spin',
-  'spin_then_slide',
-  'speed_up',
-  'slow_down',
-  'swing_1',
-  'swing_2',
-  'swing_3',
-  'swing_4',
+# In the order of the labels.
+MOTIONS = tuple(
+  'right left down up clockwise counter_clockwise grow shrink slide_then_spin '
+  'spin_then_slide speed_up slow_down swing_1 swing_2 swing_3 swing_4'.split()
 )
 
 # A motion on the left is made by playing the one on the right backwards: the

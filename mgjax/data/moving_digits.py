@@ -38,14 +38,13 @@ import pathlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import cv2
 import tensorflow_datasets as tfds
+from absl import flags
 
-from mgjax import environment
-from mgjax.cli import ArgumentParser, guard
+from mgjax import cli, environment, files
 from mgjax.data import child_process
 from mgjax.data.digits import Spec, class_names, make_example
 from mgjax.errors import ConfigError
@@ -93,9 +92,8 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     Config(name=name, description=str(spec), spec=spec)
     for name, spec in CONFIGS.items()
   ]
-  # Maps tuples (spec, split, index) to examples. `prepare` replaces it by a
-  # function that uses all cores.
-  map_examples = functools.partial(itertools.starmap, make_example)
+  # As the builtin `map`; `prepare` sets it, to use all cores.
+  map: Callable
 
   def _info(self) -> tfds.core.DatasetInfo:
     names = class_names(self.builder_config.spec.labels)
@@ -122,35 +120,25 @@ class MovingDigits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     self, split: str
   ) -> Iterator[tuple[str, dict[str, Any]]]:
     spec = self.builder_config.spec
-    arguments = ((spec, split, i) for i in range(spec.num_videos(split)))
-    for example in self.map_examples(arguments):
+    make = functools.partial(make_example, spec, split)
+    for example in self.map(make, range(spec.num_videos(split))):
       yield example['id'], example
 
 
-def _make_example_of(arguments: tuple[Spec, str, int]) -> dict[str, Any]:
-  return make_example(*arguments)
-
-
-def _start_worker() -> None:
-  cv2.setNumThreads(1)
-  child_process.start()
-
-
 @contextlib.contextmanager
-def _example_map(num_workers: int):
-  """Yields a function that maps tuples (spec, split, index) to examples.
+def _map_in_processes(num_workers: int) -> Iterator[Callable]:
+  """Yields what works as the builtin `map` does, in processes.
 
-  The examples come in the order of the tuples, however many processes there
-  are.
+  Results come in the order of the arguments, however many processes there are.
   """
   if num_workers == 1:
-    yield functools.partial(map, _make_example_of)
+    yield map
     return
   # Not fork: the parent may have threads (TFDS, JAX), which a fork breaks.
   context = multiprocessing.get_context('spawn')
   child_process.before_start()
-  with context.Pool(num_workers, initializer=_start_worker) as pool:
-    yield functools.partial(pool.imap, _make_example_of, chunksize=8)
+  with context.Pool(num_workers, initializer=child_process.start) as pool:
+    yield functools.partial(pool.imap, chunksize=8)
 
 
 def prepare(
@@ -176,14 +164,12 @@ def prepare(
     Folder for `tfds.builder_from_directory`.
 
   Raises:
-    ConfigError: If the name is unknown or num_workers is negative.
+    ConfigError: The name is unknown, or nothing can be written to the folder.
   """
   if isinstance(spec, str):
     if spec not in CONFIGS:
       raise ConfigError(f"config is '{spec}'; use one of {', '.join(CONFIGS)}.")
     spec = CONFIGS[spec]
-  if num_workers < 0:
-    raise ConfigError(f'workers is {num_workers}; use 0 (all cores) or more.')
   if not num_workers:
     # A process takes two seconds to start, in which one makes 150 clips.
     num_videos = spec.num_train + spec.num_validation
@@ -191,20 +177,16 @@ def prepare(
   name = config_name(spec)
   config_dir = pathlib.Path(out_dir) / NAME / name
   data_dir = config_dir / VERSION
-
-  def report(message: str) -> None:
-    if progress:
-      print(message, file=sys.stderr)
-
-  if (data_dir / 'dataset_info.json').exists():
-    report(f'{NAME}/{name} is already prepared: {data_dir}')
-    return str(data_dir)
-  for leftover in config_dir.glob('*incomplete*'):
-    shutil.rmtree(leftover)
-  shutil.rmtree(data_dir, ignore_errors=True)
-  config_dir.mkdir(parents=True, exist_ok=True)
-  _generate(out_dir, spec, num_workers=num_workers, progress=progress)
-  report(f'Prepared {data_dir}; use --config.data.name={NAME}/{name}')
+  said = f'{NAME}/{name} is already prepared: {data_dir}'
+  if not (data_dir / 'dataset_info.json').exists():
+    for leftover in config_dir.glob('*incomplete*'):
+      shutil.rmtree(leftover)
+    shutil.rmtree(data_dir, ignore_errors=True)
+    files.make_folder(config_dir, f'--out={out_dir}')
+    _generate(out_dir, spec, num_workers=num_workers, progress=progress)
+    said = f'Prepared {data_dir}; use --config.data.name={NAME}/{name}'
+  if progress:
+    print(said, file=sys.stderr)
   return str(data_dir)
 
 
@@ -227,67 +209,51 @@ def _generate(
   bar = Progress(
     spec.num_train + spec.num_validation, unit='clip', quiet=not progress
   )
+  counter = itertools.count(1)
+
+  def map_and_count(make: Callable, numbers: range) -> Iterator[Any]:
+    for example in map_numbers(make, numbers):
+      num_done = next(counter)
+      bar.update(num_done, bar.time_left(num_done))
+      yield example
+
+  builder.map = map_and_count
   with (
     contextlib.closing(bar),
-    _example_map(num_workers) as map_examples,
+    _map_in_processes(num_workers) as map_numbers,
+    # TFDS prints what it does; the bar says enough.
+    contextlib.redirect_stdout(io.StringIO()),
+    # It insists on a folder for downloads.
+    tempfile.TemporaryDirectory() as no_downloads,
   ):
-    counter = itertools.count(1)
-
-    def map_and_count(arguments: Iterable[tuple[Spec, str, int]]):
-      for example in map_examples(arguments):
-        num_done = next(counter)
-        bar.update(num_done, bar.time_left(num_done))
-        yield example
-
-    builder.map_examples = map_and_count
-    with (
-      # TFDS prints what it does; the bar says enough.
-      contextlib.redirect_stdout(io.StringIO()),
-      # It insists on a folder for downloads.
-      tempfile.TemporaryDirectory() as no_downloads,
-    ):
-      builder.download_and_prepare(download_dir=no_downloads)
+    builder.download_and_prepare(download_dir=no_downloads)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-  """Prepares the data set that the arguments describe."""
-  parser = ArgumentParser(
-    prog='python -m mgjax.data.moving_digits',
-    description=__doc__,
-  )
-  parser.add_argument(
-    '--out', default='data', help='folder of prepared data sets (%(default)s)'
-  )
-  parser.add_argument(
-    '--config', default='motion', choices=CONFIGS, help='(%(default)s)'
-  )
-  for field, text in (
-    ('labels', 'motion or digit_motion'),
-    ('num_train', 'training clips'),
-    ('num_validation', 'validation clips'),
-    ('size_px', 'side of the frames'),
-    ('num_frames', 'frames of a clip'),
-    ('seed', 'of everything that is drawn'),
+def define_flags(values: flags.FlagValues) -> None:
+  flag = functools.partial(cli.define_flag, values)
+  flag('out', str, 'data', 'Folder of prepared data sets.')
+  flag('config', [*CONFIGS], 'motion', 'What to make.')
+  for field, kind, text in (
+    ('labels', str, 'motion or digit_motion'),
+    ('num_train', int, 'training clips'),
+    ('num_validation', int, 'validation clips'),
+    ('size_px', int, 'side of the frames'),
+    ('num_frames', int, 'frames of a clip'),
+    ('seed', int, 'of everything that is drawn'),
   ):
-    kind = type(getattr(Spec(), field))
-    parser.add_argument(
-      f'--{field}', type=kind, help=f"{text} (default: the config's)"
-    )
-  parser.add_argument(
-    '--workers', type=int, default=0, help='processes; 0: one per core'
-  )
-  args = parser.parse_args(argv)
-  changes = {
-    field.name: getattr(args, field.name)
-    for field in dataclasses.fields(Spec)
-    if getattr(args, field.name) is not None
-  }
-  try:
-    spec = dataclasses.replace(CONFIGS[args.config], **changes)
-    prepare(args.out, spec, num_workers=args.workers)
-  except (ConfigError, OSError) as error:
-    parser.error(str(error))
+    flag(field, kind, None, f"{text} (default: the config's)")
+  flag('workers', int, 0, 'Processes; 0: one per core.', 0)
+
+
+def main(values: flags.FlagValues) -> None:
+  """Prepares the data set that the flags describe."""
+  fields = {f.name: values[f.name].value for f in dataclasses.fields(Spec)}
+  changes = {name: v for name, v in fields.items() if v is not None}
+  spec = dataclasses.replace(CONFIGS[values.config], **changes)
+  prepare(values.out, spec, num_workers=values.workers)
 
 
 if __name__ == '__main__':
-  sys.exit(guard(main))
+  sys.exit(
+    cli.run('mgjax.data.moving_digits', define_flags, takes_config=False)
+  )

@@ -89,7 +89,7 @@ class OwnSource(Source):
         f'{told}: what the function returns has no {lacking[0]}; '
         'docs/own_code.md says what a source must have'
       )
-    super().__init__(name, split, data, map(str, data.label_names))
+    super().__init__(name, split, data, tuple(map(str, data.label_names)))
     self._told = told
     # How each encoded file is read, once it has been looked at.
     self._in_order: dict[int, Form | None] = {}
@@ -142,7 +142,7 @@ class OwnSource(Source):
       RunError: The user's code fails.
     """
     try:
-      example = self._data_source[index]
+      example = self.records[index]
     except Exception as error:  # Of the user's code: of any kind.
       where = traceback.extract_tb(error.__traceback__)[-1]
       raise RunError(

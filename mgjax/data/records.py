@@ -2,9 +2,9 @@
 
 ArrayRecord files keep a 64-bit hash of every record and verify it, so a flipped
 bit is noticed; but their reader has one kind of error for that and for a disk
-that is gone. The two are told apart here: a damaged record is a damaged video,
-of which training and evaluation can do without a few; a disk that cannot be
-read ends a run, which can go on later.
+that is gone. This module tells the two
+apart. A damaged record is a damaged video: training and evaluation can do
+without a few. A disk that cannot be read ends a run, which can go on later.
 """
 
 import re

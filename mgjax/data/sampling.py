@@ -7,47 +7,44 @@ ssv2.py, charades.py, transform.py); differences are named where they occur.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 
-def dense_frames(
+def _clocked_frames(
   num_source: int,
+  fps: float,
   *,
   num_frames: int,
-  span: float,
-  start: float,
+  stride_frames: int,
+  target_fps: float,
+  start_of: Callable[[float], float],
 ) -> np.ndarray:
-  """Takes `num_frames` frames, evenly spread over `span` source frames.
+  """Takes `num_frames` frames that strides of a target_fps clock are apart.
 
   Args:
     num_source: Frames of the video, at least 1.
+    fps: Its frame rate.
     num_frames: T, at least 1.
-    span: Source frames covered, first to last, at least 1.
-    start: Position of the first one; not necessarily an integer.
+    stride_frames: The stride, in ticks of the clock.
+    target_fps: Rate of the clock.
+    start_of: From the frames that a clip may be shifted by to those that it
+      is shifted by, a position between two of them included.
 
   Returns:
     int64 [T], each in [0, num_source); a short video repeats its last frame.
 
-  Source: SlowFast decoder.temporal_sampling.
+  Source: SlowFast decoder.decode (clip_sz) and decoder.temporal_sampling.
   """
+  span = max(1.0, stride_frames * num_frames / target_fps * fps)
+  start = start_of(max(num_source - span, 0))
   indices = np.linspace(start, start + span - 1, num_frames)
   return np.floor(np.clip(indices, 0, num_source - 1)).astype(np.int64)
 
 
-def dense_span(
-  *, num_frames: int, stride_frames: int, fps: float, target_fps: float
-) -> float:
-  """Source frames that `num_frames` strides of a target_fps clock cover.
-
-  Source: SlowFast decoder.decode, clip_sz.
-  """
-  return max(1.0, stride_frames * num_frames / target_fps * fps)
-
-
-def strided_frames(
-  num_source: int, *, num_frames: int, stride_frames: int, start: int
+def _strided_frames(
+  num_source: int, num_frames: int, stride_frames: int, start: int
 ) -> np.ndarray:
   """Takes every `stride_frames`-th frame from `start`, exactly.
 
@@ -109,22 +106,18 @@ def train_frames(
   low, high = stride_frames
   stride = low + math.floor(uniforms[0] * (high - low + 1))
   if target_fps:
-    span = dense_span(
+    return _clocked_frames(
+      num_source,
+      fps,
       num_frames=num_frames,
       stride_frames=stride,
-      fps=fps,
       target_fps=target_fps,
-    )
-    start = uniforms[1] * max(num_source - span, 0)
-    return dense_frames(
-      num_source, num_frames=num_frames, span=span, start=start
+      start_of=lambda room: uniforms[1] * room,
     )
   room = num_source - ((num_frames - 1) * stride + 1)
   first, last = min(room, 0), max(room, 0)
   start = first + math.floor(uniforms[1] * (last - first + 1))
-  return strided_frames(
-    num_source, num_frames=num_frames, stride_frames=stride, start=start
-  )
+  return _strided_frames(num_source, num_frames, stride, start)
 
 
 def view_frames(
@@ -150,24 +143,21 @@ def view_frames(
     low, high = segment_bounds(num_source, num_frames).T
     return low + (high - low) * (2 * view + 1) // (2 * num_views)
   if target_fps:
-    span = dense_span(
+    return _clocked_frames(
+      num_source,
+      fps,
       num_frames=num_frames,
       stride_frames=stride_frames,
-      fps=fps,
       target_fps=target_fps,
-    )
-    room = max(num_source - span, 0)
-    # Of K views the last starts at (K - 1) / K of the room, as the published
-    # Kinetics numbers were computed.
-    start = room / 2 if num_views == 1 else room * view / num_views
-    return dense_frames(
-      num_source, num_frames=num_frames, span=span, start=start
+      # Of K views the last starts at (K - 1) / K of the room, as the published
+      # Kinetics numbers were computed.
+      start_of=lambda room: (
+        room / 2 if num_views == 1 else room * view / num_views
+      ),
     )
   room = max(num_source - ((num_frames - 1) * stride_frames + 1), 0)
   start = room // 2 if num_views == 1 else round(room / (num_views - 1) * view)
-  return strided_frames(
-    num_source, num_frames=num_frames, stride_frames=stride_frames, start=start
-  )
+  return _strided_frames(num_source, num_frames, stride_frames, start)
 
 
 def short_side(

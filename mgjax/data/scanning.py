@@ -25,17 +25,17 @@ _EBML_HEADER = b'\x1a\x45\xdf\xa3'
 _EBML_SEGMENT = b'\x18\x53\x80\x67'
 
 # How `scan` tries whether frames may be skipped (`_attempts`).
-_TRIED_GROUPS = 8  # In one of so many groups of pictures,
-_TRIED_FRAMES = 24  # among its first so many frames,
-_RUN_FRAMES = 12  # in runs of so many,
-_WANTED_SHARES = (1 / 16, 1 / 8, 1 / 2)  # one of these shares is wanted.
+_TRIED_GROUPS = 8  # Every eighth group of pictures is tried;
+_TRIED_FRAMES = 24  # of it, the first frames,
+_RUN_FRAMES = 12  # in runs of this length;
+_WANTED_SHARES = (1 / 16, 1 / 8, 1 / 2)  # a run wants one of these shares.
 # And how it tries groups without the one before them.
 _GROUPS_ALONE = 2
 _FRAMES_ALONE = 4
 
 
 class Scan(NamedTuple):
-  """What a full decode of a video tells."""
+  """What a full decode of a video has found."""
 
   num_frames: int
   fps: float  # On average.

@@ -6,10 +6,11 @@ any number of timed labels per video (Charades) has 'actions' in place of
 'label'. Nothing here needs TensorFlow.
 """
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -51,6 +52,7 @@ class Example(NamedTuple):
     return self.opened or Video(self.video, in_order=self.in_order)
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class Source:
   """Random access to the examples of one split.
 
@@ -61,39 +63,27 @@ class Source:
   Attributes:
     name: Of the data set.
     split: Of it.
+    records: What is stored, as TFDS decodes it.
     label_names: Name of each label.
     has_actions: Whether examples have actions, and no label.
-    manifest_sha256: Hash of the data set's manifest, which tells every video
-      in it; None for sets without one (generated ones).
+    manifest_sha256: Hash of the manifest, which lists every video of the data
+      set; None where there is none (generated data sets).
     copies: Smaller copies of the videos, for `read`; None: there are none.
   """
 
+  name: str
+  split: str
+  records: Any
+  label_names: tuple[str, ...]
+  has_actions: bool = False
+  manifest_sha256: str | None = None
   copies: Copies | None = None
 
-  def __init__(
-    self,
-    name: str,
-    split: str,
-    data_source,
-    label_names,
-    *,
-    has_actions: bool = False,
-    manifest_sha256: str | None = None,
-    copies: Copies | None = None,
-  ):
-    self.name = name
-    self.split = split
-    self.label_names = tuple(label_names)
-    self.has_actions = has_actions
-    self.manifest_sha256 = manifest_sha256
-    self.copies = copies
-    self._data_source = data_source
-
   def __len__(self) -> int:
-    return len(self._data_source)
+    return len(self.records)
 
   def __getitem__(self, index: int) -> Example:
-    return self._example(self._data_source, index)
+    return self._example(self.records, index)
 
   def read(self, index: int, *, short_px: int) -> Example:
     """An example whose frames will be resized to a short side.
@@ -131,23 +121,18 @@ class Source:
         f'({type(error).__name__}: {error}); is the disk or mount of the data '
         'set still there? The same command goes on from the newest checkpoint'
       ) from error
-    name = example['id']
-    label, actions = None, ()
-    if self.has_actions:
-      columns = example['actions']
-      actions = tuple(
-        TimedLabel(int(label), float(start), float(end))
-        for label, start, end in zip(
-          columns['label'], columns['start_s'], columns['end_s'], strict=True
-        )
-      )
-    else:
-      label = int(example['label'])
+    video, name = bytes(example['video']), example['id'].decode()
+    if not self.has_actions:
+      return Example(video, int(example['label']), name)
+    columns = (example['actions'][n] for n in ('label', 'start_s', 'end_s'))
     return Example(
-      video=bytes(example['video']),
-      label=label,
-      id=name.decode() if isinstance(name, bytes) else str(name),
-      actions=actions,
+      video,
+      None,
+      name,
+      tuple(
+        TimedLabel(int(label), float(start), float(end))
+        for label, start, end in zip(*columns, strict=True)
+      ),
     )
 
 
@@ -214,7 +199,7 @@ def open_source(
   return Source(
     name=name,
     split=split,
-    data_source=Records(builder, split),
+    records=Records(builder, split),
     label_names=label_names,
     has_actions='actions' in builder.info.features,
     manifest_sha256=(

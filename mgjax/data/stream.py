@@ -23,7 +23,7 @@ from mgjax.data.sources import Example, Source, union_labels
 from mgjax.errors import RunError
 from mgjax.grids.schedule import Grid, GridSchedule
 
-# A video is replaced at most so often; then the data set is not usable.
+# Videos that are tried for a clip before the data set counts as unusable.
 _MAX_ATTEMPTS = 10
 
 # What the random numbers of a clip, in [0, 1), decide. They are drawn at once
@@ -31,12 +31,12 @@ _MAX_ATTEMPTS = 10
 # Trained runs depend on these places: never renumber them.
 _SCALE, _ROW, _COLUMN, _FLIP = 0, 1, 2, 3
 _FRAMES = slice(6, None)  # Stride, start, and one for each segment.
-_NUM_UNIFORMS = 8  # Without those of the segments, of which there are T.
+_NUM_UNIFORMS = 8  # And one for each of the T segments.
 
 
 @dataclasses.dataclass(frozen=True)
 class ClipSettings:
-  """How a training clip is drawn, beside the grid and ranges of its step.
+  """How a training clip is drawn. Its step adds the grid and the ranges.
 
   Attributes:
     sampling: 'dense', a strided span, or 'segments', a frame of each of T
@@ -68,7 +68,7 @@ class TrainStream:
     workers: Who makes batches ahead of their use.
 
   Raises:
-    ValueError: The order is not one of so many videos.
+    ValueError: The order has another number of examples than the source.
   """
 
   schedule: GridSchedule
@@ -109,12 +109,15 @@ class TrainStream:
     Raises:
       RunError: Replacements could not be decoded either.
     """
+    # All before the video is opened: a replacement gets the same numbers.
     uniforms = self.order.generator(clip).random(_NUM_UNIFORMS + grid.T)
     short_px = sampling.short_side(
       jitter_px, inverse=self.settings.jitter_inverse, uniform=uniforms[_SCALE]
     )
     skipped = []
+    # No iterator: any host can make this clip, and so can a resumed run.
     index = self.order.example(clip)
+    # Bounded: a run on a broken data set would train on the same few clips.
     for attempt in range(1, _MAX_ATTEMPTS + 1):
       try:
         made = self._decode(index, grid, short_px, stride_frames, uniforms)
@@ -160,6 +163,7 @@ class TrainStream:
         target_fps=self.settings.target_fps,
         uniforms=uniforms[_FRAMES],
       )
+      # Not `needed_px`: the copy must not change what is seen of the picture.
       height, width = sampling.resized_hw(
         form.height, form.width, short_px=short_px, at_least=grid[1:3]
       )
@@ -182,6 +186,7 @@ class TrainStream:
     num_classes = len(self.source.label_names)
     if example.label is not None:
       return np.eye(num_classes, dtype=np.float32)[example.label]
+    # Of what the clip shows: a video may have ten actions, a clip one.
     return union_labels(
       example.actions,
       num_classes,
@@ -229,12 +234,14 @@ class TrainStream:
     Returns:
       What `batch` returns.
     """
+    # The phase that trained the weights, also where it has just ended.
     phase = self.schedule.phase(step - 1)
     first = self.schedule.clips_before(step) + number * phase.base.batch
     return self.clips_from(
       first,
       phase.base,
       stride_frames=phase.stride_frames,
+      # The base grid is the last one of its cycle.
       jitter_px=phase.jitter_px[-1],
     )
 
@@ -250,9 +257,11 @@ class TrainStream:
       What `batch` returns.
     """
     numbers = self.order.share(first, grid.batch)
+    # One by one: threads make whole batches, and none waits for another.
     clips = [self.clip(number, grid, **ranges) for number in numbers]
     ids = [clip['id'] for clip in clips]
     return {
+      # uint8: a quarter of the bytes to copy to the device, which normalises.
       'video': np.stack([clip['video'] for clip in clips]),
       'label': _stack_labels([clip['label'] for clip in clips]),
       'flip': np.array([clip['flip'] for clip in clips], bool),
@@ -263,6 +272,7 @@ class TrainStream:
 
   def batches(self, first_step: int) -> Iterator[dict]:
     """Yields the batches from `first_step` to the end, decoded ahead."""
+    # Across phases: the first batch of a new grid is ready in time.
     return read_ahead.read_ahead(
       self.batch,
       range(first_step, self.schedule.total_steps),
@@ -283,9 +293,9 @@ class TrainStream:
 def checksum(numbers: range, ids: list[str]) -> int:
   """A checksum of which clip showed which video.
 
-  Those of the shares of a batch add up to that of the batch (modulo 2**32),
-  so hosts that compare what they have seen exchange one number, not the names
-  of all clips; and it does not depend on how many hosts there are.
+  The checksum of a batch is the sum of its shares' checksums, modulo 2**32. So
+  hosts exchange one number to compare what they have seen, not the names of
+  all clips, and the checksum does not depend on the number of hosts.
 
   Args:
     numbers: Of the clips.
@@ -325,11 +335,6 @@ class Views:
   short_side_px: int
   crop_hw: tuple[int, int]
 
-  @property
-  def num_clips(self) -> int:
-    """Clips that are scored of each video."""
-    return self.num_views * self.num_crops
-
 
 @dataclasses.dataclass(frozen=True)
 class EvalStream:
@@ -358,7 +363,7 @@ class EvalStream:
   @property
   def views_per_video(self) -> int:
     """Clips that are scored of each video."""
-    return self.views.num_clips
+    return self.views.num_views * self.views.num_crops
 
   @property
   def num_batches(self) -> int:
@@ -381,22 +386,25 @@ class EvalStream:
     Raises:
       RunError: The disk cannot be read.
     """
+    # Hosts share batches, not videos: all run the same number of programs.
     share = self.batch_size // self.num_shards
     first = number * self.batch_size + self.shard * share
     num_items = len(self.source) * self.views_per_video
     crops, labels, index, lost, failed = [], [], [], [], []
     view = None
     for item in range(first, first + share):
+      # Padding repeats the last item, which costs no other decode.
       view_number, crop = divmod(min(item, num_items - 1), self.views.num_crops)
       # Consecutive crops, and all padding, are cut from the same frames.
       if view is None or view['number'] != view_number:
         view = self._view(view_number)
-        if 'error' in view and item < num_items:
+        if view['error'] and item < num_items:
           failed.append((view['id'], view['error']))
       crops.append(self._crop(view['frames'], crop))
       labels.append(view['label'])
       index.append(view_number // self.views.num_views)
-      lost.append('error' in view and item < num_items)
+      lost.append(view['error'] is not None and item < num_items)
+    # A weight and not a mask of another shape: one program for all batches.
     counts = np.arange(first, first + share) < num_items
     return {
       'video': np.stack(crops),
@@ -412,14 +420,14 @@ class EvalStream:
 
     Returns:
       'number'; 'frames' uint8 [T, h, w, 3], resized and not yet cropped;
-      'label', 0 where the video cannot be read; 'id'; and 'error', where it
-      cannot be read or decoded.
+      'label', 0 where the video cannot be read; 'id'; and 'error', None or why
+      it cannot be read or decoded.
     """
     views = self.views
     index, view = divmod(number, views.num_views)
     num_classes = len(self.source.label_names)
-    no_label = np.zeros(num_classes, np.float32)
-    label = no_label if self.source.has_actions else 0
+    # For damaged records: it does not count, but needs the others' shape.
+    label = np.zeros(num_classes, np.float32) if self.source.has_actions else 0
     try:
       example = self.source.read(
         index, short_px=max(views.short_side_px, *views.crop_hw)
@@ -445,21 +453,21 @@ class EvalStream:
           short_px=views.short_side_px,
           at_least=views.crop_hw,
         )
-        return {
-          'number': number,
-          'label': label,
-          'id': example.id,
-          'frames': video.frames(frames, height, width),
-        }
-    except DecodeError as error:  # Of the record, or of what is in it.
-      # Not replaced, as in training: another video's score would be wrong.
-      return {
-        'number': number,
-        'label': label,
-        'frames': np.zeros((views.num_frames, *views.crop_hw, 3), np.uint8),
-        'id': self.source.name_of(index),
-        'error': str(error),
-      }
+        name, error = example.id, None
+        # Not cropped here: the crops of a view share its frames.
+        pixels = video.frames(frames, height, width)
+    except DecodeError as error_of_video:  # Of the record, or of what is in it.
+      # Not replaced, as in training: another video's score would be wrong. A
+      # black view fills its place, since the shape of a batch is fixed.
+      pixels = np.zeros((views.num_frames, *views.crop_hw, 3), np.uint8)
+      name, error = self.source.name_of(index), str(error_of_video)
+    return {
+      'number': number,
+      'label': label,
+      'id': name,
+      'frames': pixels,
+      'error': error,
+    }
 
   def _crop(self, frames: np.ndarray, crop: int) -> np.ndarray:
     """Cuts crop number `crop` out of the frames of a view."""

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from mgjax.errors import ConfigError
-from mgjax.grids.learning_rate import LearningRate, Real
+from mgjax.grids.learning_rate import Real
+from mgjax.grids.modes import Arguments
 from mgjax.grids.schedule import Grid, GridSchedule, Phase, describe
 
 # Five halvings leave one pixel of 16; below, the deep layers see padding only.
@@ -29,40 +30,33 @@ def require(condition: Any, message: str) -> None:
 # What each argument may be.
 
 
-def check_counts(**counts: Any) -> None:
-  """Refuses an argument, given by its name, that is not 1, 2, 3 ..."""
-  for name, value in counts.items():
+# What a number must be, in the words of the error.
+_ACCEPTED = {
+  'at least 1, a whole number': lambda v: (
+    isinstance(v, numbers.Integral) and v >= 1
+  ),
+  'positive': lambda v: _is_number(v) and v > 0,
+  '0 or more': lambda v: _is_number(v) and v >= 0,
+}
+
+
+def check_numbers(s: Arguments, accepted: str, *names: str) -> None:
+  """Refuses those of the named arguments that are not `accepted`."""
+  for name in names:
+    value = getattr(s, name)
     require(
-      isinstance(value, numbers.Integral) and value >= 1,
-      f'`{name}` is {value!r}; it must be at least 1, a whole number.',
+      _ACCEPTED[accepted](value),
+      f'`{name}` is {value!r}; it must be {accepted}.',
     )
 
 
-def check_not_negative(**values: Any) -> None:
-  """Refuses an argument, given by its name, below 0."""
-  for name, value in values.items():
-    require(
-      _is_number(value) and value >= 0,
-      f'`{name}` is {value!r}; it must be 0 or more.',
-    )
-
-
-def check_positive(**values: Any) -> None:
-  """Refuses an argument, given by its name, that is not above 0."""
-  for name, value in values.items():
-    require(
-      _is_number(value) and value > 0,
-      f'`{name}` is {value!r}; it must be positive.',
-    )
-
-
-def check_choice(accepted: Sequence[str], **values: Any) -> None:
+def check_choice(s: Arguments, name: str, accepted: Sequence[str]) -> None:
   """Refuses an argument, given by its name, that is not one of some words."""
-  for name, value in values.items():
-    require(
-      value in accepted,
-      f'`{name}` is {value!r}; use one of {", ".join(accepted)}.',
-    )
+  value = getattr(s, name)
+  require(
+    value in accepted,
+    f'`{name}` is {value!r}; use one of {", ".join(accepted)}.',
+  )
 
 
 def check_jitter(jitter_px: Sequence[Any], full: Grid) -> None:
@@ -97,10 +91,9 @@ def check_short_factors(factors: Sequence[Any]) -> None:
   )
 
 
-def check_long_cycle(
-  long_factors: Sequence[Any], num_long_cycles: int, rate: LearningRate
-) -> None:
+def check_long_cycle(s: Arguments) -> None:
   """Refuses a long cycle that has no shapes, or nothing to be aligned with."""
+  long_factors = s.long_factors
   require(
     len(long_factors) > 0
     and all(
@@ -114,11 +107,11 @@ def check_long_cycle(
     f'`long_factors` ends with {_plain(long_factors[-1])}; it must end with '
     '(1, 1), the full grid that the model is fine-tuned on.',
   )
-  if rate.schedule != 'steps':
-    check_counts(num_long_cycles=num_long_cycles)
+  if s.lr_schedule != 'steps':
+    check_numbers(s, 'at least 1, a whole number', 'num_long_cycles')
     return
   require(
-    len(rate.steps) > 0,
+    len(s.lr_steps) > 0,
     '`lr_steps` is empty, so long cycles have no decays to align with; name '
     "some, or use `lr_schedule='constant'` with `num_long_cycles`.",
   )
@@ -176,61 +169,36 @@ def check_progressive(rows: Sequence[Any]) -> None:
 # What the phases may be.
 
 
-def with_groups(
-  phase: Phase, number: str, full: Grid, *, group_clips: int, group_by: str
-) -> Phase:
+def checked_phase(phase: Phase, number: str, s: Arguments) -> Phase:
   """Returns the phase with its batch-norm groups.
 
   Args:
-    phase: A phase.
+    phase: A phase of one group, all clips.
     number: Such as 'phase 1 of 3'.
-    full: The full grid.
-    group_clips: Clips of a group at the phase's base grid; 0: all clips.
-    group_by: 'phase': all steps have as many groups, so that a group is larger
-      where the short cycle enlarges the batch; 'step': all groups have
-      `group_clips` clips.
+    s: The arguments of `make_schedule`, and `full`. With group_by='phase' all
+      steps have as many groups, so that a group is larger where the short
+      cycle enlarges the batch; with 'step' every group has `group_clips`.
 
   Raises:
-    ConfigError: A batch does not divide into groups.
+    ConfigError: A grid cannot be trained; says in which phase and why.
 
   Source: section 3.4 of the paper: statistics are those of a fixed number of
     clips with respect to the long cycle, and grow inside the short cycle.
   """
-  if not group_clips:
-    return phase
-  groups = []
-  for grid in phase.cycle:
-    batch = grid.batch if group_by == 'step' else phase.base.batch
-    require(
-      batch % group_clips == 0,
-      f'{number} ({describe(phase.base, full)}): a batch of {batch} clips does '
-      f'not divide into groups of `group_clips={group_clips}`; change `batch`, '
-      f'or use a group size such as {math.gcd(batch, group_clips)}, or 0 for '
-      'the whole batch.',
-    )
-    groups.append(batch // group_clips)
-  return dataclasses.replace(phase, bn_groups=tuple(groups))
-
-
-def check_phase(
-  phase: Phase,
-  number: str,
-  full: Grid,
-  *,
-  num_devices: int,
-  micro_batches: int,
-) -> None:
-  """Refuses a phase whose grids cannot be trained, and names it.
-
-  Args:
-    phase: A phase with its batch-norm groups.
-    number: Such as 'phase 1 of 3'.
-    full: The full grid.
-    num_devices: Devices that share every batch equally.
-    micro_batches: Parts of a batch that are computed one after the other.
-  """
   base = phase.base
-  where = f'{number} ({describe(base, full)})'
+  where = f'{number} ({describe(base, s.full)})'
+  if s.group_clips:
+    groups = []
+    for grid in phase.cycle:
+      batch = grid.batch if s.group_by == 'step' else base.batch
+      require(
+        batch % s.group_clips == 0,
+        f'{where}: a batch of {batch} clips does not divide into groups of '
+        f'`group_clips={s.group_clips}`; change `batch`, or use a group size '
+        f'such as {math.gcd(batch, s.group_clips)}, or 0 for the whole batch.',
+      )
+      groups.append(batch // s.group_clips)
+    phase = dataclasses.replace(phase, bn_groups=tuple(groups))
   for grid, groups in zip(phase.cycle, phase.bn_groups, strict=True):
     crop = f'{grid.H}x{grid.W}'
     require(
@@ -251,24 +219,25 @@ def check_phase(
       'the factors.',
     )
     require(
-      grid.batch % num_devices == 0,
+      grid.batch % s.num_devices == 0,
       f'{where}: a batch of {grid.batch} clips does not divide among '
-      f'{num_devices} devices; use a `batch` that is a multiple of '
-      f'{num_devices}.',
+      f'{s.num_devices} devices; use a `batch` that is a multiple of '
+      f'{s.num_devices}.',
     )
     # A part has whole groups, or else its statistics would be other ones.
     require(
-      groups % micro_batches == 0,
+      groups % s.micro_batches == 0,
       f'{where}: the {groups} batch-norm groups of the grid {grid} do not '
-      f'divide into `micro_batches={micro_batches}` equal parts; use '
+      f'divide into `micro_batches={s.micro_batches}` equal parts; use '
       f'{_divisors(groups)} micro-batches, or another `group_clips`.',
     )
     require(
-      grid.batch % (micro_batches * num_devices) == 0,
-      f'{where}: the {grid.batch // micro_batches} clips of a micro-batch of '
-      f'the grid {grid} do not divide among {num_devices} devices; use fewer '
-      f'`micro_batches` than {micro_batches}.',
+      grid.batch % (s.micro_batches * s.num_devices) == 0,
+      f'{where}: the {grid.batch // s.micro_batches} clips of a micro-batch of '
+      f'the grid {grid} do not divide among {s.num_devices} devices; use fewer '
+      f'`micro_batches` than {s.micro_batches}.',
     )
+  return phase
 
 
 def check_rates(schedule: GridSchedule, name: str, text: str) -> None:

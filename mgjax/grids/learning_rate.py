@@ -1,6 +1,6 @@
 """Learning rates as functions of the epoch.
 
-A schedule is written in baseline epochs, those of a training on the full grid
+A schedule is written in baseline epochs: epochs of a training on the full grid
 alone. Multigrid runs the same schedule over another number of epochs
 (`stretched`) and multiplies it by the batch of a phase (`scaled`).
 """

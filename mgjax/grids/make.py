@@ -1,15 +1,14 @@
 """Makes a schedule from numbers."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from mgjax.grids import checks, modes, schedule
 from mgjax.grids import learning_rate as learning_rates
 from mgjax.grids.learning_rate import LearningRate, Real
-from mgjax.grids.schedule import Grid, GridSchedule, Phase
+from mgjax.grids.schedule import Grid, GridSchedule
 
-MODES = ('none', 'short', 'long', 'both', 'ladder', 'progressive')
+MODES = tuple(modes.PLANS)
 
 
 # Longer than other functions: it is the table of all that a schedule can be
@@ -116,50 +115,26 @@ def make_schedule(
     ConfigError: The numbers do not make a schedule that can be trained. The
       message has the arguments' names between backticks, or names the phase.
   """
-  return _make(_Settings(**locals()))
+  # What follows reads the arguments by their names: thirty of them, handed on
+  # one by one, would be the length of this list again in every function.
+  return _make(modes.Arguments(**locals()))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Settings:
-  """The arguments of `make_schedule`, by their names."""
+def _make(s: modes.Arguments) -> GridSchedule:
+  """See `make_schedule`, whose arguments `s` holds.
 
-  frames: int
-  height: int
-  width: int
-  batch: int
-  epochs: Real
-  num_train: int
-  mode: str
-  learning_rate: Real
-  lr_steps: Sequence[Any]
-  lr_gamma: Real
-  lr_schedule: str
-  end_lr: Real
-  warmup_epochs: Real
-  warmup_lr: Real
-  base_batch: int
-  epoch_factor: Real
-  long_factors: Sequence[Any]
-  short_factors: Sequence[Any]
-  num_long_cycles: int
-  fine_tune: bool
-  scale_lr: bool
-  ladder: Sequence[Any]
-  progressive: Sequence[Any]
-  stride_frames: int
-  sampling: str
-  jitter_px: Sequence[Any] | None
-  group_clips: int
-  group_by: str
-  num_devices: int
-  micro_batches: int
-
-
-def _make(s: _Settings) -> GridSchedule:
-  """See `make_schedule`."""
-  full = Grid(s.frames, s.height, s.width, s.batch)
-  _check(s, full)
-  plan = _plan(s, full)
+  Args:
+    s: The arguments. It gets `full`, the grid of the baseline, and `rate`, its
+      learning rate; `jitter_px` gets its default.
+  """
+  s.full = Grid(s.frames, s.height, s.width, s.batch)
+  if s.jitter_px is None:
+    s.jitter_px = (min(s.height, s.width),) * 2
+  _check(s)
+  s.rate = LearningRate(
+    s.learning_rate, s.lr_schedule, s.lr_steps, s.lr_gamma, s.end_lr
+  )
+  plan = modes.PLANS[s.mode](s)
   total_epochs = plan.phases[-1].end_epoch
   # Rounding leaves some phases no epoch (Something-Something V2 has one): they
   # are not part of the run, so they need not be sound either.
@@ -183,7 +158,10 @@ def _make(s: _Settings) -> GridSchedule:
     plan.lr_at_epoch, warmup_epochs=s.warmup_epochs, warmup_lr=s.warmup_lr
   )
   made = schedule.lay_out(
-    _checked_phases(s, phases, full),
+    [
+      checks.checked_phase(phase, f'phase {i} of {len(phases)}', s)
+      for i, phase in enumerate(phases, start=1)
+    ],
     num_train=s.num_train,
     lr_at_epoch=learning_rates.for_batch(policy, s.batch, s.base_batch),
   )
@@ -194,48 +172,24 @@ def _make(s: _Settings) -> GridSchedule:
   return made
 
 
-def _rate(s: _Settings) -> LearningRate:
-  """Returns the learning rate of the baseline."""
-  return LearningRate(
-    base_lr=s.learning_rate,
-    schedule=s.lr_schedule,
-    steps=s.lr_steps,
-    gamma=s.lr_gamma,
-    end_lr=s.end_lr,
-  )
-
-
-def _jitter(s: _Settings) -> tuple[Any, ...]:
-  """Returns the resized short sides of the baseline."""
-  if s.jitter_px is None:
-    return min(s.height, s.width), min(s.height, s.width)
-  return tuple(s.jitter_px)
-
-
-def _check(s: _Settings, full: Grid) -> None:
+def _check(s: modes.Arguments) -> None:
   """Refuses arguments that are wrong whatever the phases."""
-  checks.check_counts(
-    num_train=s.num_train,
-    frames=s.frames,
-    stride_frames=s.stride_frames,
-    height=s.height,
-    width=s.width,
-    batch=s.batch,
-    num_devices=s.num_devices,
-    micro_batches=s.micro_batches,
+  checks.check_numbers(
+    s,
+    'at least 1, a whole number',
+    *('num_train', 'frames', 'stride_frames', 'height', 'width', 'batch'),
+    *('num_devices', 'micro_batches'),
   )
-  checks.check_choice(MODES, mode=s.mode)
-  checks.check_choice(('dense', 'segments'), sampling=s.sampling)
-  checks.check_choice(('phase', 'step'), group_by=s.group_by)
-  checks.check_jitter(_jitter(s), full)
-  checks.check_positive(epochs=s.epochs, lr_gamma=s.lr_gamma)
-  checks.check_not_negative(
-    learning_rate=s.learning_rate,
-    end_lr=s.end_lr,
-    warmup_epochs=s.warmup_epochs,
-    warmup_lr=s.warmup_lr,
-    base_batch=s.base_batch,
-    group_clips=s.group_clips,
+  checks.check_choice(s, 'mode', MODES)
+  checks.check_choice(s, 'sampling', ('dense', 'segments'))
+  checks.check_choice(s, 'group_by', ('phase', 'step'))
+  checks.check_jitter(s.jitter_px, s.full)
+  checks.check_numbers(s, 'positive', 'epochs', 'lr_gamma')
+  checks.check_numbers(
+    s,
+    '0 or more',
+    *('learning_rate', 'end_lr', 'warmup_epochs', 'warmup_lr'),
+    *('base_batch', 'group_clips'),
   )
   # A field of another mode may have any value: it does nothing.
   if s.mode == 'ladder':
@@ -243,61 +197,10 @@ def _check(s: _Settings, full: Grid) -> None:
   elif s.lr_schedule == 'steps':
     checks.check_lr_steps(s.lr_steps, s.epochs)
   if s.mode in ('short', 'long', 'both', 'progressive'):
-    checks.check_positive(epoch_factor=s.epoch_factor)
+    checks.check_numbers(s, 'positive', 'epoch_factor')
   if s.mode in ('short', 'both'):
     checks.check_short_factors(s.short_factors)
   if s.mode in ('long', 'both'):
-    checks.check_long_cycle(s.long_factors, s.num_long_cycles, _rate(s))
+    checks.check_long_cycle(s)
   if s.mode == 'progressive':
     checks.check_progressive(s.progressive)
-
-
-def _plan(s: _Settings, full: Grid) -> modes.Plan:
-  """Returns the phases and the learning rate of the mode."""
-  base = modes.Baseline(full, s.epochs, _rate(s), s.stride_frames, _jitter(s))
-  match s.mode:
-    case 'none':
-      return modes.constant(base)
-    case 'short':
-      return modes.short(
-        base, epoch_factor=s.epoch_factor, short_factors=s.short_factors
-      )
-    case 'ladder':
-      return modes.ladder(base, rungs=s.ladder, keep_span=s.sampling == 'dense')
-    case 'progressive':
-      return modes.progressive(
-        base,
-        epoch_factor=s.epoch_factor,
-        rows=s.progressive,
-        scale_lr=s.scale_lr,
-      )
-  return modes.long(
-    base,
-    epoch_factor=s.epoch_factor,
-    long_factors=s.long_factors,
-    short_factors=s.short_factors if s.mode == 'both' else (),
-    num_long_cycles=s.num_long_cycles,
-    fine_tune=s.fine_tune,
-    scale_lr=s.scale_lr,
-  )
-
-
-def _checked_phases(
-  s: _Settings, phases: Sequence[Phase], full: Grid
-) -> list[Phase]:
-  """Returns the phases with their batch-norm groups; refuses what cannot be."""
-  found = []
-  for i, phase in enumerate(phases, start=1):
-    number = f'phase {i} of {len(phases)}'
-    phase = checks.with_groups(
-      phase, number, full, group_clips=s.group_clips, group_by=s.group_by
-    )
-    checks.check_phase(
-      phase,
-      number,
-      full,
-      num_devices=s.num_devices,
-      micro_batches=s.micro_batches,
-    )
-    found.append(phase)
-  return found

@@ -53,7 +53,9 @@ def group_matrix(
       f'{groups} batch-norm groups do not divide a batch of {batch} clips; '
       f'use a divisor of {batch}.'
     )
+  # Interleaved, as in the reference.
   group = jnp.arange(batch) % groups
+  # A comparison and no scatter: B is at most a few hundred.
   same = group[:, None] == group[None, :]
   return same.astype(jnp.float32)
 
@@ -108,10 +110,13 @@ def grouped_batch_norm(
   Raises:
     ValueError: `same_group` is of another batch than x.
   """
+  # Counted from the front, since an axis may come in front.
   if axis_name is None:
     channel_axis %= x.ndim
   else:
+    # A batch of one: what follows is written for batches.
     x, channel_axis = x[None], channel_axis % x.ndim + 1
+  # The compiler chooses the layout, so this need not be a copy.
   moved = jnp.moveaxis(x, channel_axis, -1)
   running = RunningStatistics(*running)
   if same_group is None:
@@ -119,6 +124,7 @@ def grouped_batch_norm(
   else:
     clip_mean, clip_var = clip_moments(moved)
     if axis_name is not None:
+      # [B, C] numbers, not the examples themselves.
       gather = lambda v: lax.all_gather(v[0], axis_name)
       clip_mean, clip_var = gather(clip_mean), gather(clip_var)
     if same_group.shape[0] != clip_mean.shape[0]:
@@ -128,6 +134,7 @@ def grouped_batch_norm(
       )
     mean, var = pool_moments(clip_mean, clip_var, same_group)
     if axis_name is not None:
+      # Every example computes the moments of all groups, and takes its own.
       own = lax.axis_index(axis_name)
       mean, var = mean[own][None], var[own][None]
     # Numbers of a channel in the whole batch.
@@ -141,6 +148,8 @@ def grouped_batch_norm(
 
 def _normalize(x, mean, var, scale, bias, eps):
   """Normalises by the mean and variance of each clip (or one for all)."""
+  # Folded to [B, C] first: the large tensor gets one multiply-add instead of
+  # four operations.
   factor = scale * lax.rsqrt(var + eps)
   shift = bias - mean * factor
   return x * _like(factor, x) + _like(shift, x)
@@ -148,6 +157,7 @@ def _normalize(x, mean, var, scale, bias, eps):
 
 def _batch_moments(clip_mean, clip_var):
   """Mean and biased variance of the whole batch, without a gradient."""
+  # Running statistics are no part of the loss: nothing is kept for them.
   clip_mean, clip_var = lax.stop_gradient((clip_mean, clip_var))
   mean = clip_mean.mean(0)
   return mean, (clip_var + jnp.square(clip_mean - mean)).mean(0)
@@ -168,9 +178,12 @@ def clip_moments(
   x: Float[Array, 'B *N C'],
 ) -> tuple[Float[Array, 'B C'], Float[Array, 'B C']]:
   """Mean and (biased) variance of each clip's channels, at least float32."""
+  # bfloat16 has 8 bits: a sum in it stops growing after some hundred terms.
   x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   axes = tuple(range(1, x.ndim - 1))
   mean = x.mean(axes)
+  # Centred: a mean of squares less a squared mean loses all digits where the
+  # mean is much larger than the spread. It reads the tensor twice.
   return mean, jnp.square(x - _like(mean, x)).mean(axes)
 
 
@@ -212,12 +225,16 @@ def pool_moments(
     var: Of each clip, biased.
     same_group: `group_matrix`.
   """
+  # Zeros and ones: exact in any type.
   same_group = same_group.astype(mean.dtype)
   # The matrix is divided, not the sums: the compiler makes it once for all
   # layers, and no division stands between a layer's other operations.
   same_group = same_group / same_group.sum(1, keepdims=True)
+  # HIGHEST: TPUs multiply in bfloat16 by default, which costs the statistics
+  # all but three digits; the product is too small to take time.
   average = lambda v: jnp.matmul(same_group, v, precision=lax.Precision.HIGHEST)
   group_mean = average(mean)
+  # The spread inside clips and the spread between them.
   return group_mean, average(var + jnp.square(mean - group_mean))
 
 
@@ -302,6 +319,7 @@ class BatchNorm(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, (c,))
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (c,))
     running_var = self.variable('batch_stats', 'var', jnp.ones, (c,))
+    # `self.path` first exists inside apply, so this cannot be a field.
     if self.frozen and is_frozen(self.path, self.frozen):
       same_group = None
       scale, bias = lax.stop_gradient((scale, bias))
@@ -310,6 +328,7 @@ class BatchNorm(nn.Module):
     else:
       clip_mean, clip_var = clip_moments(x)
       mean, var = pool_moments(clip_mean, clip_var, same_group)
+      # Before the first step they are 0 and 1, not those of init's dummy video.
       if not self.is_initializing():
         self._record(
           clip_mean, clip_var, b * t * h * w, running_mean, running_var
@@ -320,6 +339,7 @@ class BatchNorm(nn.Module):
     """Updates the collections that are mutable."""
     mean, var = _batch_moments(clip_mean, clip_var)
     if self.is_mutable_collection('batch_moments'):
+      # Biased, with a count: several batches can be put together later.
       self.put_variable('batch_moments', 'mean', mean)
       self.put_variable('batch_moments', 'var', var)
       # Numbers per channel.

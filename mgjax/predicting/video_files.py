@@ -69,11 +69,13 @@ class VideoFiles(sources.Source):
       in_order: Of `look_at`.
       num_classes: K: of the labels, only their number counts.
     """
-    super().__init__('files', 'given', paths, map(str, range(num_classes)))
+    super().__init__(
+      'files', 'given', paths, tuple(map(str, range(num_classes)))
+    )
     self._in_order = in_order
 
   def __getitem__(self, index: int) -> sources.Example:
-    path = self._data_source[index]
+    path = self.records[index]
     try:
       encoded = path.read_bytes()
     except OSError as error:

@@ -17,22 +17,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from mgjax.step import pixel_operations as pixels
+from mgjax.step.pixel_operations import Video
 
 # RandAugment's operations, in the order of their numbers.
-OPERATIONS = (
-  'identity',
-  'auto_contrast',
-  'brightness',
-  'colour',
-  'contrast',
-  'sharpness',
-  'posterize',
-  'solarize',
-  'rotate',
-  'shear_x',
-  'shear_y',
-  'translate_x',
-  'translate_y',
+OPERATIONS = tuple(
+  'identity auto_contrast brightness colour contrast sharpness posterize '
+  'solarize rotate shear_x shear_y translate_x translate_y'.split()
 )
 
 # Greatest strength (magnitude 10): degrees, slope, share of the side, distance
@@ -71,23 +61,6 @@ class Augmentation:
   mixup_alpha: float
   cutmix_alpha: float
 
-  @property
-  def jitters_colour(self) -> bool:
-    return any((self.brightness, self.contrast, self.saturation, self.hue))
-
-  @property
-  def mixes(self) -> bool:
-    return any((self.mixup_alpha, self.cutmix_alpha))
-
-  @property
-  def is_off(self) -> bool:
-    return not (
-      self.randaugment_ops
-      or self.jitters_colour
-      or self.erase_probability
-      or self.mixes
-    )
-
 
 def make_augment(
   options: Augmentation, *, fill: tuple[float, float, float], num_classes: int
@@ -106,7 +79,11 @@ def make_augment(
   """
   # None, not the identity: a program without augmentation is to be the same
   # program, bit for bit, as before there was any.
-  if options.is_off:
+  o = options
+  if not any(
+    (o.randaugment_ops, o.brightness, o.contrast, o.saturation, o.hue)
+    + (o.erase_probability, o.mixup_alpha, o.cutmix_alpha)
+  ):
     return None
   return functools.partial(_augment, options, fill, num_classes)
 
@@ -123,66 +100,34 @@ def _augment(
   keys = jax.random.split(rng, 4)
   video = batch['video'].astype(jnp.float32)
   if options.randaugment_ops:
-    video = rand_augment(
-      video,
-      keys[0],
-      num_ops=options.randaugment_ops,
-      magnitude=options.randaugment_magnitude,
-      fill=fill,
-    )
-  if options.jitters_colour:
-    video = colour_jitter(
-      video,
-      keys[1],
-      brightness=options.brightness,
-      contrast=options.contrast,
-      saturation=options.saturation,
-      hue=options.hue,
-    )
+    video = rand_augment(video, keys[0], options, fill)
+  video = colour_jitter(video, keys[1], options)
   if options.erase_probability:
-    video = random_erase(
-      video,
-      keys[2],
-      probability=options.erase_probability,
-      area=options.erase_area,
-      aspect=options.erase_aspect,
-      fill=fill,
-    )
+    video = random_erase(video, keys[2], options, fill)
   batch = {**batch, 'video': video}
-  if options.mixes:
-    batch |= mix(
-      video,
-      _class_weights(batch['label'], num_classes),
-      keys[3],
-      mixup_alpha=options.mixup_alpha,
-      cutmix_alpha=options.cutmix_alpha,
-    )
+  if options.mixup_alpha or options.cutmix_alpha:
+    label = batch['label']
+    if label.ndim == 1:
+      label = jax.nn.one_hot(label, num_classes, dtype=jnp.float32)
+    batch |= mix(video, label, keys[3], options)
   rounded = jnp.round(jnp.clip(batch['video'], 0, 255)).astype(jnp.uint8)
   return {**batch, 'video': rounded}
 
 
-def _class_weights(label: jax.Array, num_classes: int) -> jax.Array:
-  if label.ndim == 1:
-    return jax.nn.one_hot(label, num_classes, dtype=jnp.float32)
-  return label
-
-
 def rand_augment(
-  video: Float[Array, 'B T H W 3'],
+  video: Video,
   rng: Key[Array, ''],
-  *,
-  num_ops: int,
-  magnitude: float,
+  options: Augmentation,
   fill: tuple[float, ...],
-) -> Float[Array, 'B T H W 3']:
+) -> Video:
   """Applies operations drawn at random, one after the other, to each clip.
 
   Args:
     video: RGB, 0..255.
     rng: Key.
-    num_ops: Operations per clip, drawn independently.
-    magnitude: Strength of all of them, in [0, 10]; the sign of those that
-      have one is drawn.
+    options: randaugment_ops operations are drawn for each clip, one
+      independently of the other. randaugment_magnitude is the strength of all;
+      the sign of those that have one is drawn.
     fill: RGB of what lies outside the picture.
 
   Source: Cubuk et al. 2020 (arXiv:1909.13719); ranges of torchvision 0.24,
@@ -190,22 +135,23 @@ def rand_augment(
   Differs: Bilinear, not nearest pixels; no equalize (a histogram per clip is a
     scatter over all pixels, slow on accelerators).
   """
-  for key in jax.random.split(rng, num_ops):
+  for key in jax.random.split(rng, options.randaugment_ops):
     op_key, sign_key = jax.random.split(key)
     shape = (video.shape[0],)
     op = jax.random.randint(op_key, shape, 0, len(OPERATIONS))
     sign = jnp.where(jax.random.bernoulli(sign_key, shape=shape), 1.0, -1.0)
-    video = apply_operation(video, op, sign * magnitude / 10, fill=fill)
+    strength = sign * options.randaugment_magnitude / 10
+    video = apply_operation(video, op, strength, fill=fill)
   return video
 
 
 def apply_operation(
-  video: Float[Array, 'B T H W 3'],
+  video: Video,
   op: jax.Array,
   strength: jax.Array,
   *,
   fill: tuple[float, ...],
-) -> Float[Array, 'B T H W 3']:
+) -> Video:
   """Applies one of `OPERATIONS` to each clip.
 
   Args:
@@ -247,24 +193,17 @@ def apply_operation(
 
 
 def colour_jitter(
-  video: Float[Array, 'B T H W 3'],
-  rng: Key[Array, ''],
-  *,
-  brightness: float,
-  contrast: float,
-  saturation: float,
-  hue: float,
-) -> Float[Array, 'B T H W 3']:
+  video: Video, rng: Key[Array, ''], options: Augmentation
+) -> Video:
   """Changes brightness, contrast, saturation and hue of each clip, in turn.
 
   Args:
     video: RGB, 0..255.
     rng: Key.
-    brightness: The factor is drawn from [max(0, 1 - brightness),
-      1 + brightness]; the same for the next two.
-    contrast: See brightness.
-    saturation: See brightness.
-    hue: The angle is drawn from [-hue, hue] full turns.
+    options: Has brightness, contrast, saturation and hue. The factor of the
+      brightness is drawn from [max(0, 1 - brightness), 1 + brightness]; the
+      factors of contrast and saturation in the same way; the angle of the hue
+      from [-hue, hue] full turns. An option of 0 changes nothing.
 
   Source: torchvision 0.24, ColorJitter.
   Differs: The order is not drawn. Hue turns in YIQ, a linear map, not in HSV.
@@ -272,38 +211,37 @@ def colour_jitter(
   keys = jax.random.split(rng, 4)
   batch = (video.shape[0],)
   for key, width, adjust in (
-    (keys[0], brightness, pixels.adjust_brightness),
-    (keys[1], contrast, pixels.adjust_contrast),
-    (keys[2], saturation, pixels.adjust_saturation),
+    (keys[0], options.brightness, pixels.adjust_brightness),
+    (keys[1], options.contrast, pixels.adjust_contrast),
+    (keys[2], options.saturation, pixels.adjust_saturation),
   ):
     if width:
       factor = jax.random.uniform(
         key, batch, minval=max(0.0, 1 - width), maxval=1 + width
       )
       video = adjust(video, factor)
-  if hue:
-    turns = jax.random.uniform(keys[3], batch, minval=-hue, maxval=hue)
+  if options.hue:
+    turns = jax.random.uniform(
+      keys[3], batch, minval=-options.hue, maxval=options.hue
+    )
     video = pixels.turn_hue(video, turns)
   return video
 
 
 def random_erase(
-  video: Float[Array, 'B T H W 3'],
+  video: Video,
   rng: Key[Array, ''],
-  *,
-  probability: float,
-  area: tuple[float, float],
-  aspect: tuple[float, float],
+  options: Augmentation,
   fill: tuple[float, ...],
-) -> Float[Array, 'B T H W 3']:
+) -> Video:
   """Fills a random rectangle of some clips with one colour.
 
   Args:
     video: RGB, 0..255.
     rng: Key.
-    probability: Of a clip to have such a rectangle.
-    area: Range of its share of the picture.
-    aspect: Range of its height / width, drawn evenly on a log scale.
+    options: erase_probability, of a clip to have such a rectangle; erase_area,
+      the range of its share of the picture; erase_aspect, the range of its
+      height / width, drawn evenly on a log scale.
     fill: Its RGB.
 
   Source: Zhong et al. 2020 (arXiv:1708.04896), algorithm 1.
@@ -313,12 +251,10 @@ def random_erase(
   keys = jax.random.split(rng, 4)
   batch = (video.shape[0],)
   height, width = video.shape[2:4]
-  share = jax.random.uniform(keys[0], batch, minval=area[0], maxval=area[1])
-  ratio = jnp.exp(
-    jax.random.uniform(
-      keys[1], batch, minval=math.log(aspect[0]), maxval=math.log(aspect[1])
-    )
-  )
+  low, high = options.erase_area
+  share = jax.random.uniform(keys[0], batch, minval=low, maxval=high)
+  low, high = map(math.log, options.erase_aspect)
+  ratio = jnp.exp(jax.random.uniform(keys[1], batch, minval=low, maxval=high))
   size_px = share * height * width
   sides = jnp.stack([jnp.sqrt(size_px * ratio), jnp.sqrt(size_px / ratio)])
   size = jnp.array([[height], [width]])
@@ -327,17 +263,17 @@ def random_erase(
     jax.random.uniform(keys[2], (2, *batch)) * (size - sides + 1)
   )
   inside = _rectangle(start, sides, height, width)
-  inside &= jax.random.bernoulli(keys[3], probability, batch)[:, None, None]
+  inside &= jax.random.bernoulli(keys[3], options.erase_probability, batch)[
+    :, None, None
+  ]
   return jnp.where(inside[:, None, :, :, None], jnp.array(fill), video)
 
 
 def mix(
-  video: Float[Array, 'B T H W 3'],
+  video: Video,
   label: Float[Array, 'B K'],
   rng: Key[Array, ''],
-  *,
-  mixup_alpha: float,
-  cutmix_alpha: float,
+  options: Augmentation,
 ) -> dict:
   """Mixes each clip, and its label, with the one before it in the batch.
 
@@ -349,9 +285,9 @@ def mix(
     video: RGB, 0..255.
     label: Weights of the classes.
     rng: Key.
-    mixup_alpha: The own share of a clip follows Beta(alpha, alpha); 0: off.
-    cutmix_alpha: The same for the pixels outside the rectangle. Where both are
-      on, half of the clips are mixed by each.
+    options: With mixup_alpha, the own share of a clip follows Beta(alpha,
+      alpha); with cutmix_alpha, the share of the pixels outside the rectangle
+      does. Where both are on, half of the clips are mixed by each.
 
   Returns:
     {'video', 'label'}.
@@ -363,12 +299,12 @@ def mix(
   batch, _, height, width, _ = video.shape
   beta = lambda key, a: jax.random.beta(key, a, a, (batch,))
   own = None
-  if mixup_alpha:
+  if options.mixup_alpha:
     own = jnp.broadcast_to(
-      beta(keys[0], mixup_alpha)[:, None, None], (batch, height, width)
+      beta(keys[0], options.mixup_alpha)[:, None, None], (batch, height, width)
     )
-  if cutmix_alpha:
-    cut = jnp.sqrt(1 - beta(keys[1], cutmix_alpha))
+  if options.cutmix_alpha:
+    cut = jnp.sqrt(1 - beta(keys[1], options.cutmix_alpha))
     size = jnp.array([[height], [width]])
     sides = jnp.round(cut * size)
     # The centre lies anywhere; what sticks out of the picture is cut off.

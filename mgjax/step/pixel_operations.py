@@ -9,36 +9,32 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
+# RGB, 0..255, and a number for each clip.
+Video = Float[Array, 'B T H W 3']
+PerClip = Float[Array, ' B']
+
 # Weights of red, green and blue in a grey picture (ITU-R BT.601).
 _GREY = (0.299, 0.587, 0.114)
 
 
-def adjust_brightness(
-  video: Float[Array, 'B T H W 3'], factor: Float[Array, ' B']
-) -> Float[Array, 'B T H W 3']:
+def adjust_brightness(video: Video, factor: PerClip) -> Video:
   """Multiplies RGB, 0..255, by a factor per clip."""
   return _clip(video * per_clip(factor))
 
 
-def adjust_contrast(
-  video: Float[Array, 'B T H W 3'], factor: Float[Array, ' B']
-) -> Float[Array, 'B T H W 3']:
+def adjust_contrast(video: Video, factor: PerClip) -> Video:
   """Multiplies the distance of RGB, 0..255, from the clip's mean grey."""
   mean = _grey(video).mean((1, 2, 3, 4), keepdims=True)
   return _clip(mean + (video - mean) * per_clip(factor))
 
 
-def adjust_saturation(
-  video: Float[Array, 'B T H W 3'], factor: Float[Array, ' B']
-) -> Float[Array, 'B T H W 3']:
+def adjust_saturation(video: Video, factor: PerClip) -> Video:
   """Multiplies the distance of RGB, 0..255, from the pixel's grey."""
   grey = _grey(video)
   return _clip(grey + (video - grey) * per_clip(factor))
 
 
-def turn_hue(
-  video: Float[Array, 'B T H W 3'], turns: Float[Array, ' B']
-) -> Float[Array, 'B T H W 3']:
+def turn_hue(video: Video, turns: PerClip) -> Video:
   """Turns the hue of RGB, 0..255, by a number of full turns per clip."""
   to_yiq = jnp.array(
     [_GREY, (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135)]
@@ -57,9 +53,7 @@ def turn_hue(
   return _clip(jnp.einsum('bthwc,bdc->bthwd', video, matrix, precision='high'))
 
 
-def sharpen(
-  video: Float[Array, 'B T H W 3'], factor: Float[Array, ' B']
-) -> Float[Array, 'B T H W 3']:
+def sharpen(video: Video, factor: PerClip) -> Video:
   """Multiplies the distance of RGB, 0..255, from a smoothed picture.
 
   The outermost pixels have no neighbours to be smoothed with, and stay.
@@ -75,9 +69,7 @@ def sharpen(
   return _clip(smooth + (video - smooth) * per_clip(factor))
 
 
-def auto_contrast(
-  video: Float[Array, 'B T H W 3'],
-) -> Float[Array, 'B T H W 3']:
+def auto_contrast(video: Video) -> Video:
   """Stretches each channel of each clip to 0..255."""
   low = video.min((1, 2, 3), keepdims=True)
   high = video.max((1, 2, 3), keepdims=True)
@@ -85,31 +77,27 @@ def auto_contrast(
   return jnp.where(high > low, (video - low) * scale, video)
 
 
-def posterize(
-  video: Float[Array, 'B T H W 3'], bits: Float[Array, ' B']
-) -> Float[Array, 'B T H W 3']:
+def posterize(video: Video, bits: PerClip) -> Video:
   """Keeps the first `bits` of the 8 bits of RGB, 0..255; whole numbers."""
   step = per_clip(2 ** (8 - bits))
   return jnp.floor(video / step) * step
 
 
-def solarize(
-  video: Float[Array, 'B T H W 3'], threshold: Float[Array, ' B']
-) -> Float[Array, 'B T H W 3']:
+def solarize(video: Video, threshold: PerClip) -> Video:
   """Inverts RGB, 0..255, that is not below a threshold per clip."""
   return jnp.where(video >= per_clip(threshold), 255 - video, video)
 
 
 def warp(
-  video: Float[Array, 'B T H W 3'],
+  video: Video,
   *,
-  angle: Float[Array, ' B'],
-  shear_x: Float[Array, ' B'],
-  shear_y: Float[Array, ' B'],
-  shift_x: Float[Array, ' B'],
-  shift_y: Float[Array, ' B'],
+  angle: PerClip,
+  shear_x: PerClip,
+  shear_y: PerClip,
+  shift_x: PerClip,
+  shift_y: PerClip,
   fill: tuple[float, ...],
-) -> Float[Array, 'B T H W 3']:
+) -> Video:
   """Rotates, shears and shifts each clip about its centre, bilinearly.
 
   The pixel at (x, y) from the centre comes from R S (x, y) + shift, with the

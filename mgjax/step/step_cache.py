@@ -58,8 +58,11 @@ class StepCache(Generic[Key]):
     """
     self.compile_s: dict[Key, float] = {}
     self.from_disk: set[Key] = set()
+    # An event for each, made before the thread starts: an access can wait for a
+    # program whose turn has not come.
     self._done = {program: threading.Event() for program in programs}
     self._results = {}
+    # Read by the thread between two programs; a bool needs no lock.
     self._closed = False
     self._current = None
     compilation.options()  # Here: its trials are not a program's.
@@ -68,6 +71,7 @@ class StepCache(Generic[Key]):
     self._thread = threading.Thread(
       target=self._compile, args=(dict(programs),), name=_THREAD, daemon=True
     )
+    # Before the start, so that a hit of the first program is not missed.
     jax.monitoring.register_event_listener(self._count_cache_hits)
     self._thread.start()
 
@@ -89,6 +93,8 @@ class StepCache(Generic[Key]):
         types and shardings are read, in another thread: do not give it an
         array that a step donates.
     """
+    # Lowered by the thread too: tracing a large network takes seconds.
+    # `grid=grid` binds this grid; without it all functions had the last one.
     return cls(
       {grid: lambda grid=grid: step.lower(*arguments(grid)) for grid in grids}
     )
@@ -105,21 +111,27 @@ class StepCache(Generic[Key]):
     Raises:
       KeyError: The program was not planned.
     """
+    # An error instead of a compilation: one that nobody planned would show as
+    # nothing but a slow step, in the middle of a run of days.
     if program not in self._done:
       planned = ', '.join(str(p) for p in self._done)
       raise KeyError(f'{program} was not planned; planned are: {planned}')
     self._done[program].wait()
     result = self._results[program]
+    # Raised in the thread that needs it: an exception in the other one would
+    # be printed, and the run would wait for ever.
     if isinstance(result, BaseException):
       raise result
     return result
 
   def wait(self, program: Key, timeout_s: float) -> bool:
     """Waits for a planned program; returns whether an access would not wait."""
+    # An unplanned one does not wait: the access itself says what is wrong.
     return program not in self._done or self._done[program].wait(timeout_s)
 
   def describe_wait(self, program: Key) -> str:
     """Says that a program is waited for, and how long that may take."""
+    # Dicts keep the order of first use, in which programs are compiled.
     ahead = [p for p, done in self._done.items() if not done.is_set()]
     before = ahead.index(program) if program in ahead else 0
     text = f'waiting for the compilation of {program}'
@@ -148,6 +160,7 @@ class StepCache(Generic[Key]):
     """
     if self._closed:
       return
+    # Before the thread is waited for: it stops after its current program.
     self._closed = True
     if wait:
       self._thread.join()
@@ -160,12 +173,14 @@ class StepCache(Generic[Key]):
       if self._closed:
         return
       self._current = program
+      # Lowering counts: a run waits for it as well.
       start = time.perf_counter()
       try:
         self._results[program] = compilation.compile_program(lower())
         self.compile_s[program] = time.perf_counter() - start
       except BaseException as error:  # Raised where the program is needed.
         self._results[program] = error
+      # Set after an error, too: whoever waits must wake up to raise it.
       self._done[program].set()
 
   def _count_cache_hits(self, event: str, **unused) -> None:
@@ -202,6 +217,7 @@ def use_persistent_cache() -> pathlib.Path:
   Returns:
     The folder: $JAX_COMPILATION_CACHE_DIR, else ~/.cache/mgjax/programs.
   """
+  # JAX's own variable first: a cluster may have one cache for all programs.
   folder = pathlib.Path(
     os.environ.get('JAX_COMPILATION_CACHE_DIR')
     or pathlib.Path.home() / '.cache' / 'mgjax' / 'programs'

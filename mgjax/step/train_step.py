@@ -46,6 +46,7 @@ def normalize(
 
 def flip_clips(video: jax.Array, flip: jax.Array) -> jax.Array:
   """Mirrors the clips of [B, T, H, W, 3] whose entry of bool [B] is set."""
+  # A choice between both: the same program, whichever clips are mirrored.
   return jnp.where(flip[:, None, None, None, None], video[:, :, :, ::-1], video)
 
 
@@ -95,13 +96,12 @@ def make_train_step(
     augment: From a batch and a key to a batch (step/augment.py); None: off.
   """
   gradients = _make_gradients(
-    model, mean=mean, std=std, loss=loss, label_smoothing=label_smoothing
+    model, _make_inputs(model, mean, std), loss, label_smoothing
   )
 
-  def whole_batch(state, batch, groups, dropout):
-    return gradients(state, batch, groups, None, dropout, 'batch_stats')
-
-  differentiate = whole_batch
+  # Decided here, in Python: with one part the program has no loop, and is the
+  # same, bit for bit, as before there were micro-batches.
+  differentiate = gradients
   if micro_batches > 1:
     differentiate = _accumulated(gradients, model, micro_batches)
 
@@ -113,19 +113,24 @@ def make_train_step(
       # The whole batch, before it is cut; and another key than dropout's, which
       # stays that of a run without.
       batch = augment(batch, jax.random.fold_in(dropout, 1))
+    # Sums over the batch cross the devices inside: the batch is sharded and the
+    # parameters are not, so XLA adds the all-reduce by itself.
     grads, metrics, batch_stats = differentiate(state, batch, groups, dropout)
     direction, opt_state = tx.update(grads, state.opt_state, state.params)
     # The learning rate is an argument of the program: a schedule inside the
     # optimizer would count steps, which have other lengths on other grids.
+    # Cast: a float32 rate would make float32 of parameters of a shorter type.
     params = jax.tree.map(
       lambda p, d: p - lr.astype(p.dtype) * d, state.params, direction
     )
+    # {} where it is off, not a copy: with SGD a third less in checkpoints.
     ema = {}
     if ema_decay:
       ema = optim.update_average(state.ema, params, state.step, ema_decay)
       # Averages of equal numbers, but exactly.
       frozen = norm.frozen_parameters(params, model.norm_frozen)
       ema = jax.tree.map(lambda f, a, p: p if f else a, frozen, ema, params)
+    # Written out, not `replace`: a field that is forgotten here is an error.
     state = TrainState(
       step=state.step + 1,
       params=params,
@@ -133,20 +138,27 @@ def make_train_step(
       opt_state=opt_state,
       ema=ema,
     )
+    # Before it is clipped: afterwards it would say nothing about the network.
     return state, {**metrics, 'grad_norm': optax.tree.norm(grads)}
 
   return train_step
 
 
+def _make_inputs(model: nn.Module, mean, std) -> Callable[[dict], jax.Array]:
+  """Returns inputs(batch): the clips as a network gets them in training."""
+
+  def inputs(batch):
+    # Mirrored while it is uint8: a fourth of the bytes to move.
+    video = flip_clips(batch['video'], batch['flip'])
+    return normalize(video, mean, std, model.dtype)
+
+  return inputs
+
+
 def _make_gradients(
-  model: nn.Module,
-  *,
-  mean: tuple[float, ...],
-  std: tuple[float, ...],
-  loss: str,
-  label_smoothing: float,
+  model: nn.Module, inputs: Callable, loss: str, label_smoothing: float
 ) -> Callable:
-  """Returns gradients(state, batch, groups, clip_index, dropout, collection).
+  """Returns gradients(state, batch, groups, dropout, clip_index, collection).
 
   That gives the gradients, metrics and new statistics of (a part of) a batch:
   `clip_index` are the places of its clips in the whole one (None: it is the
@@ -154,14 +166,17 @@ def _make_gradients(
   ones) or 'batch_moments' (those of this part).
   """
 
-  def gradients(state, batch, groups, clip_index, dropout, collection):
-    video = flip_clips(batch['video'], batch['flip'])
-    video = normalize(video, mean, std, model.dtype)
+  def gradients(
+    state, batch, groups, dropout, clip_index=None, collection='batch_stats'
+  ):
+    video = inputs(batch)
     # A matrix and not a loop over the groups: their number is a value of the
     # program, and one program serves every phase that has this grid.
     same_group = norm.group_matrix(video.shape[0], groups)
 
     def loss_fn(params):
+      # `clip_index`: dropout draws a mask for a clip's place in the whole
+      # batch, so that parts draw what the whole would.
       logits, updates = model.apply(
         {'params': params, 'batch_stats': state.batch_stats},
         video,
@@ -172,11 +187,14 @@ def _make_gradients(
       )
       each = losses.clip_losses(logits, batch['label'], loss, label_smoothing)
       # Where all batch norms are frozen there are no moments.
+      # The mean over all clips: groups are for statistics only.
       return each.mean(), (logits, updates.get(collection, {}))
 
+    # Statistics leave as auxiliary output: they have no gradient.
     (mean_loss, (logits, statistics)), grads = jax.value_and_grad(
       loss_fn, has_aux=True
     )(state.params)
+    # Of the logits that training has anyway, dropout included.
     right = losses.hits(logits, batch['label'])
     metrics = {'loss': mean_loss, 'top1': right.mean(dtype=jnp.float32)}
     return grads, metrics, statistics
@@ -190,6 +208,8 @@ def _accumulated(
   """Returns what gives the same for a whole batch, part by part."""
 
   def accumulated_gradients(state, batch, groups, dropout):
+    # Part m gets the clips m, m + M, ...: whole batch-norm groups, which are
+    # interleaved too; and every device keeps an equal share of each part.
     parts = jax.tree.map(
       lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1),
       {**batch, 'clip_index': jnp.arange(batch['label'].shape[0])},
@@ -199,17 +219,20 @@ def _accumulated(
       # A part starts when the one before is added: unrolled parts would all
       # run forwards first, and keep the activations of the whole batch.
       total, part = jax.lax.optimization_barrier((total, part))
+      # The clips' places in the whole batch, see `gradients`.
       clip_index = part.pop('clip_index')
+      # Moments and not running statistics: these are updated once, below.
       grads, metrics, moments = gradients(
         state,
         part,
         groups // micro_batches,
-        clip_index,
         dropout,
+        clip_index,
         'batch_moments',
       )
       return jax.tree.map(jnp.add, total, (grads, metrics)), moments
 
+    # Of the parameters' types, as the gradients of the parts are.
     zeros = jax.tree.map(
       jnp.zeros_like, (state.params, {'loss': 0.0, 'top1': 0.0})
     )
@@ -219,6 +242,7 @@ def _accumulated(
     total, moments = jax.lax.scan(
       add_part, zeros, parts, unroll=jax.default_backend() == 'cpu'
     )
+    # Parts are equal, so the mean of their means is that of the batch.
     grads, metrics = jax.tree.map(lambda x: x / micro_batches, total)
     # Once for all parts: a running average that moved M times would forget
     # faster than that of the whole batch.
@@ -244,11 +268,13 @@ def make_stats_step(
   several batches. The parameters are those that evaluation uses; dropout is on,
   as in training.
   """
+  inputs = _make_inputs(model, mean, std)
 
   def stats_step(state, batch, groups, rng):
-    video = flip_clips(batch['video'], batch['flip'])
-    video = normalize(video, mean, std, model.dtype)
+    video = inputs(batch)
     _, moments = model.apply(
+      # Those of evaluation (the average, where there is one): statistics of
+      # other weights would not fit them.
       {'params': state.eval_params, 'batch_stats': state.batch_stats},
       video,
       same_group=norm.group_matrix(video.shape[0], groups),
@@ -284,6 +310,7 @@ def make_eval_step(
 
   Source: PySlowFast 287ec00, models/head_helper.py, ResNetBasicHead.
   """
+  # Only networks with a convolutional head know the argument.
   head = {} if window is None else {'window': window}
   activation = {'softmax': jax.nn.softmax, 'sigmoid': jax.nn.sigmoid}[loss]
 
@@ -294,7 +321,10 @@ def make_eval_step(
       same_group=None,
       **head,
     )
+    # In float32: bfloat16 has three digits, too few to add up thirty views.
     probabilities = activation(logits.astype(jnp.float32))
+    # Over the places of the head, [B, T, H, W, K]; the global average has none.
+    # Probabilities and not logits, as PySlowFast does.
     return probabilities.mean(tuple(range(1, probabilities.ndim - 1)))
 
   return eval_step

@@ -9,12 +9,12 @@ import pytest
 from mgjax.cli import ConfigError
 from mgjax.config import fields
 from mgjax.data import stream
-from mgjax.data.prepare import command
 from mgjax.data.records import DamagedRecordError
 from mgjax.grids import Grid
 from mgjax.setup import data as data_setup
 from mgjax.setup import grids
 from tests.data import videos
+from tests.data.prepare.prepared import run
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
     path.write_bytes(videos.encode(num_frames=20, fps=29.97, seed=i))
   for short, more in ((0, []), (32, []), (24, ['--videos_per_shard=3'])):
     name = f'clips/short{short}' if short else 'clips'
-    code = command.main(
+    code = run(
       [
         '--dataset=folder',
         f'--videos={folder / "videos"}',
@@ -131,7 +131,7 @@ def test_a_copy_with_other_labels_is_refused(changed, folder, tmp_path):
   (copy,) = tmp_path.glob('clips/short24/*')
   shutil.rmtree(copy.parent)
   (tmp_path / 'reversed').write_text('b\na\n')
-  code = command.main(
+  code = run(
     [
       '--dataset=folder',
       f'--videos={folder / "videos"}',

@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 from scipy import stats
 from sklearn import decomposition, ensemble, linear_model, pipeline
 
+from mgjax import cli
 from mgjax.data import digits, moving_digits
 from mgjax.data.digits import MOTIONS, Spec
 from mgjax.errors import ConfigError
@@ -492,9 +493,19 @@ def test_known_specs_have_short_names_and_others_tell_every_field():
   assert len({name(s) for s in others}) == len(others)
 
 
+def run(*arguments):
+  """Runs the command; returns its exit code."""
+  return cli.run(
+    moving_digits.main,
+    moving_digits.define_flags,
+    ['moving_digits', *arguments],
+    takes_config=False,
+  )
+
+
 def test_command_prints_the_name_to_train_on(tmp_path, capsys):
   args = '--config=motion_tiny --num_train=3 --num_validation=2 --num_frames=8'
-  moving_digits.main([f'--out={tmp_path}', *args.split()])
+  assert run(f'--out={tmp_path}', *args.split()) == 0
   name = 'moving_digits/motion_3_2_80px_8f_seed0'
   assert f'--config.data.name={name}' in capsys.readouterr().err
   assert (tmp_path / name / moving_digits.VERSION).is_dir()
@@ -517,10 +528,8 @@ def test_command_prints_the_name_to_train_on(tmp_path, capsys):
   ],
 )
 def test_bad_argument_is_one_line_and_code_2(argument, tmp_path, capsys):
-  with pytest.raises(SystemExit) as stop:
-    moving_digits.main([f'--out={tmp_path}', argument])
+  assert run(f'--out={tmp_path}', argument) == 2
   message = capsys.readouterr().err
-  assert stop.value.code == 2
   assert message.startswith('error: ') and message.count('\n') == 1
   assert not any(tmp_path.iterdir())
 

@@ -487,7 +487,7 @@ def test_an_error_in_a_data_worker_ends_the_run_with_its_cause(data_dir):
   config = speck.get_config()
   config.data.dir = str(data_dir)
   source = data_setup.source(config, 'train')
-  healthy = source._data_source
+  healthy = source.records
 
   class Failing:
     def __len__(self):
@@ -499,7 +499,7 @@ def test_an_error_in_a_data_worker_ends_the_run_with_its_cause(data_dir):
   schedule = grids.schedule(config, len(source))
   batches = data_setup.train_stream(config, schedule, source).batches(34)
   next(batches)
-  source._data_source = Failing()
+  source.records = Failing()
   batches = data_setup.train_stream(config, schedule, source).batches(34)
   with pytest.raises(RunError, match='cannot be read .OSError: .*Input/output'):
     next(batches)

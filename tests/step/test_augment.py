@@ -230,15 +230,19 @@ def test_hue_turns_by_thirds_permute_pure_colours_roughly():
 # Erasing and mixing.
 
 
+def options_of(**changes):
+  return augment.Augmentation(**make_config(**changes).augment)
+
+
 def test_an_erased_rectangle_has_the_size_and_the_colour_asked_for():
   video = np.full((64, 2, 20, 30, 3), 200, np.float32)
   got = np.asarray(
     jax.jit(
       functools.partial(
         augment.random_erase,
-        probability=0.5,
-        area=(0.1, 0.3),
-        aspect=(0.5, 2.0),
+        options=options_of(
+          erase_probability=0.5, erase_area=(0.1, 0.3), erase_aspect=(0.5, 2.0)
+        ),
         fill=FILL,
       )
     )(jnp.asarray(video), jax.random.key(0))
@@ -263,7 +267,7 @@ def test_labels_are_mixed_as_the_pixels_are(kind):
   alphas = {
     f'{name}_alpha': float(name == kind) for name in ('mixup', 'cutmix')
   }
-  run = jax.jit(functools.partial(augment.mix, **alphas))
+  run = jax.jit(functools.partial(augment.mix, options=options_of(**alphas)))
   got = run(jnp.asarray(video), jnp.eye(4), jax.random.key(1))
   mixed, label = np.asarray(got['video']), np.asarray(got['label'])
   np.testing.assert_allclose(label.sum(1), 1, atol=1e-6)

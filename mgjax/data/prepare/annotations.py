@@ -5,16 +5,18 @@ readers of a data set of one's own are here; those of the public data sets are
 in publishers.py. Nothing here opens a video.
 """
 
+import csv
 import difflib
 import hashlib
+import io
 import pathlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mgjax.data.prepare.suffixes import without_suffix
-from mgjax.data.prepare.tables import read_rows
 from mgjax.errors import ConfigError
+from mgjax.files import read_text
 
 
 class Action(NamedTuple):
@@ -47,18 +49,15 @@ class Annotations(NamedTuple):
   num_unlabelled: int = 0
 
 
+# The split that each of the publishers' words stands for.
 _SPLITS = {
-  'train': 'train',
-  'training': 'train',
-  'trainingset': 'train',
-  'val': 'validation',
-  'valid': 'validation',
-  'validate': 'validation',
-  'validation': 'validation',
-  'validationset': 'validation',
-  'test': 'test',
-  'testing': 'test',
-  'testset': 'test',
+  word: split
+  for split, words in {
+    'train': 'train training trainingset',
+    'validation': 'val valid validate validation validationset',
+    'test': 'test testing testset',
+  }.items()
+  for word in words.split()
 }
 
 
@@ -260,3 +259,77 @@ def without_end(path: str) -> str:
   Annotations name files with any suffix, of which the files may have another.
   """
   return path.rsplit('.', 1)[0] if '.' in path.rsplit('/', 1)[-1] else path
+
+
+# Rows and lines of text files, each with its place, which errors name.
+
+
+def read_rows(
+  path: pathlib.Path, delimiter: str = ','
+) -> list[tuple[str, list[str]]]:
+  """Reads the rows of a CSV file that are not empty.
+
+  Args:
+    path: The file.
+    delimiter: What stands between fields. With ';', quotation marks are part
+      of a field.
+
+  Returns:
+    For every row its place ('FILE, line N') and its fields, without spaces
+    around them.
+
+  Raises:
+    ConfigError: The file cannot be read, or is no such table.
+  """
+  reader = csv.reader(
+    io.StringIO(read_text(path), newline=''),
+    delimiter=delimiter,
+    # Something-Something V1 has labels that start with a quotation mark.
+    quoting=csv.QUOTE_NONE if delimiter == ';' else csv.QUOTE_MINIMAL,
+  )
+  rows = []
+  try:
+    for row in reader:
+      if row:
+        where = f'{path}, line {reader.line_num}'
+        rows.append((where, [cell.strip() for cell in row]))
+  except csv.Error as error:
+    raise ConfigError(
+      f'{path}, line {reader.line_num}: {error}; a row of a CSV file has '
+      f'short fields with {delimiter!r} between them.'
+    ) from error
+  return rows
+
+
+def read_named_rows(path: pathlib.Path) -> list[tuple[str, dict[str, str]]]:
+  """Reads a CSV file whose first row names the columns.
+
+  Returns:
+    For every later row its place and its fields by name. A field that a short
+    row lacks is not there.
+
+  Raises:
+    ConfigError: As for `read_rows`.
+  """
+  rows = read_rows(path)
+  header = rows[0][1] if rows else []
+  return [
+    (where, dict(zip(header, row, strict=False))) for where, row in rows[1:]
+  ]
+
+
+def read_lines(path: pathlib.Path) -> list[tuple[str, str]]:
+  """Reads the lines of a text file that are not empty.
+
+  Returns:
+    For every line its place ('FILE, line N') and its text, without spaces
+    around it.
+
+  Raises:
+    ConfigError: The file cannot be read, or is no text in UTF-8.
+  """
+  return [
+    (f'{path}, line {number}', line.strip())
+    for number, line in enumerate(read_text(path).splitlines(), 1)
+    if line.strip()
+  ]

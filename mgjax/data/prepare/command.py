@@ -4,38 +4,21 @@ import collections
 import math
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-from mgjax.cli import guard
-from mgjax.data.prepare import (
-  beam,
-  deaths,
-  manifest,
-  quarantine,
-  resume,
-  workers,
-)
-from mgjax.data.prepare.folder import SUMMARY, locked
+from absl import flags
+
+from mgjax.data.prepare import beam, layout, manifest, resume, workers
 from mgjax.data.prepare.plan import Plan, make_plan
-from mgjax.data.prepare.settings import Settings, parse
+from mgjax.data.prepare.settings import Settings, of_flags
+from mgjax.data.prepare.shards import read_deaths
 from mgjax.errors import ConfigError
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Prepares the data set that the arguments describe.
-
-  Args:
-    argv: The arguments, without the program's name; None: the process's own.
-
-  Returns:
-    The exit code.
-  """
-
-  def command() -> None:
-    prepare(parse(argv))
-
-  return guard(command)
+def main(values: flags.FlagValues) -> None:
+  """Prepares the data set that the flags describe (__main__.py)."""
+  prepare(of_flags(values))
 
 
 def prepare(settings: Settings, *, progress: bool = True) -> pathlib.Path:
@@ -64,18 +47,19 @@ def prepare(settings: Settings, *, progress: bool = True) -> pathlib.Path:
     report(f'{plan.name} is already prepared: {plan.folder}')
     return plan.folder
   _check_missing(plan, settings)
-  with locked(plan.folder):
+  with layout.locked(plan.folder):
     todo = resume.clean(plan)
     if plan.misnamed:
-      quarantine.log(plan.folder, quarantine.misnamed_records(plan))
-      quarantine.check(len(plan.misnamed), plan, settings)
+      log = plan.folder / layout.PARTS / layout.QUARANTINED
+      layout.append(log, manifest.misnamed_records(plan))
+      resume.check_bad(len(plan.misnamed), plan, settings)
     if len(todo) < len(plan.shards):
       report(f'{len(plan.shards) - len(todo)} shards are done already')
     if settings.beam_runner:
       beam.write(todo, settings)
     else:
       while not workers.write(plan, todo, settings, progress=progress):
-        death = deaths.read(plan.folder)[-1]
+        death = read_deaths(plan.folder)[-1]
         report(f'a worker died at {death["file"]} ({death["cause"]}); going on')
         todo = resume.clean(plan)
     summary = manifest.finish(plan, settings)
@@ -125,19 +109,17 @@ def _report_lines(
     ]
     if empty:
       yield f'{split}: no video of {len(empty)} classes ({empty[0]}, …)'
-  if plan.duplicates:
-    names = ', '.join(v.file or v.id for v in plan.duplicates[:3])
-    more = ', …' if len(plan.duplicates) > 3 else ''
-    yield (
-      f'left out {len(plan.duplicates)} videos whose id was there already: '
-      f'{names}{more}; {SUMMARY} lists them'
-    )
+  lists = {
+    f'left out {len(plan.duplicates)} videos whose id was there already': [
+      video.file or video.id for video in plan.duplicates
+    ]
+  }
   for why, paths in plan.unused.items():
-    more = ', …' if len(paths) > 3 else ''
-    yield (
-      f'did not use {len(paths)} files ({why}): {", ".join(paths[:3])}{more}; '
-      f'{SUMMARY} lists them'
-    )
+    lists[f'did not use {len(paths)} files ({why})'] = paths
+  for what, names in lists.items():
+    if names:
+      more = ', …' if len(names) > 3 else ''
+      yield f'{what}: {", ".join(names[:3])}{more}; {layout.SUMMARY} lists them'
   is_mini = settings.classes or settings.num_classes is not None
   published = summary['published_num_classes']
   if published and not is_mini and summary['num_classes'] not in published:

@@ -67,7 +67,7 @@ def list_files(
       pending, links = sorted(links, reverse=True), []
     path, real = pending.pop()
     if real in listed:
-      # The folder that is left out is not named: it is no link.
+      # `leave_out` is no link, and so is not listed as one.
       if os.path.islink(os.path.join(folder, path)):
         listing.links.append(_printable(path))
       continue

@@ -17,15 +17,9 @@ import av
 import tensorflow_datasets as tfds
 
 from mgjax import files
-from mgjax.data.prepare import publishers, quarantine, resume, tfds_files
-from mgjax.data.prepare.folder import (
-  MANIFEST,
-  PARTS,
-  SUMMARY,
-  VERSION,
-  json_lines,
-)
-from mgjax.data.prepare.plan import Plan
+from mgjax.data.prepare import layout, publishers, resume, tfds_files
+from mgjax.data.prepare.annotations import Annotated
+from mgjax.data.prepare.plan import NOT_UTF8, Plan
 from mgjax.data.prepare.settings import Settings
 from mgjax.errors import RunError
 
@@ -59,28 +53,51 @@ def finish(plan: Plan, settings: Settings) -> dict[str, Any]:
     num_bytes[shard.split] += header['num_bytes']
   # On Beam nobody has counted before.
   num_bad = _count(records, status='quarantined') + len(plan.misnamed)
-  quarantine.check(num_bad, plan, settings)
+  resume.check_bad(num_bad, plan, settings)
   for split, shard_lengths in lengths.items():
     if not sum(shard_lengths):
       raise RunError(f'every video of the {split} split is damaged.')
   records += [
-    quarantine.record_without_shard(
+    _record_without_shard(
       video, status='missing', reason=f'no file {video.names[0]}.*'
     )
     for video in plan.missing
   ]
-  records += quarantine.misnamed_records(plan)
+  records += misnamed_records(plan)
   records.sort(key=lambda r: (r['split'], r['id']))
-  manifest = json_lines(records)
-  files.write_text(plan.folder / MANIFEST, manifest)
+  manifest = layout.json_lines(records)
+  files.write_text(plan.folder / layout.MANIFEST, manifest)
   summary = _summarize(plan, settings, records)
   summary['manifest_sha256'] = hashlib.sha256(manifest.encode()).hexdigest()
   files.write_text(
-    plan.folder / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False)
+    plan.folder / layout.SUMMARY,
+    json.dumps(summary, indent=2, ensure_ascii=False),
   )
   tfds_files.write(plan, settings.dataset, lengths, num_bytes)
-  shutil.rmtree(plan.folder / PARTS)
+  shutil.rmtree(plan.folder / layout.PARTS)
   return summary
+
+
+def misnamed_records(plan: Plan) -> list[dict[str, Any]]:
+  """Returns the lines of the manifest of videos whose names are not UTF-8."""
+  return [
+    _record_without_shard(
+      video, status='quarantined', file=video.file, reason=NOT_UTF8
+    )
+    for video in plan.misnamed
+  ]
+
+
+def _record_without_shard(video: Annotated, **why: str) -> dict[str, Any]:
+  """Returns the line of the manifest of a video that is in no shard.
+
+  Args:
+    video: The video.
+    **why: The status, and the fields that go with it.
+  """
+  labels = {a.label for a in video.actions} or {video.label} - {None}
+  known = {'id': video.id, 'split': video.split, 'labels': sorted(labels)}
+  return known | why
 
 
 def _summarize(
@@ -95,7 +112,7 @@ def _summarize(
   published = publishers.VIDEO_SETS.get(settings.dataset)
   return {
     'name': plan.name,
-    'version': VERSION,
+    'version': layout.VERSION,
     'dataset': settings.dataset,
     'splits': splits,
     'num_classes': len(coverage),

@@ -1,10 +1,12 @@
 """What is to be done: a plan of all shards, before the first video is opened.
 
 The plan is a function of the settings, the annotation and the names, sizes and
-times of the files. Its fingerprint tells a data set that was made from the same
-from one that was not; that of a shard tells whether it must be written again.
+times of the files. Two data sets that were made from the same have the same
+fingerprint. A shard has a fingerprint, too: where it differs from that of an
+earlier run, the shard is written again.
 """
 
+import collections
 import dataclasses
 import hashlib
 import itertools
@@ -16,14 +18,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mgjax.data.prepare import annotations as annotations_lib
-from mgjax.data.prepare import publishers
+from mgjax.data.prepare import layout, publishers
 from mgjax.data.prepare.annotations import Annotated, Annotations
-from mgjax.data.prepare.folder import PARTS, VERSION
 from mgjax.data.prepare.listing import Listing, find_file, list_files
 from mgjax.data.prepare.settings import Settings
 from mgjax.data.prepare.transcode import Encoding
 from mgjax.errors import ConfigError
-from mgjax.files import read_text
 
 # Why files are not used.
 _OTHER_KIND = 'neither a video nor a folder of frames'
@@ -63,7 +63,7 @@ class Shard:
   def part(self) -> pathlib.Path:
     """Path of its part of the manifest until the data set is complete."""
     name = f'{self.split}-{self.index:05d}.jsonl'
-    return pathlib.Path(self.folder) / PARTS / name
+    return pathlib.Path(self.folder) / layout.PARTS / name
 
   def fingerprint(self) -> str:
     """Returns a hash of what determines the file: all but the videos' bytes.
@@ -136,11 +136,20 @@ def make_plan(settings: Settings) -> Plan:
   listing = list_files(settings.videos, leave_out=settings.out / name)
   everything = _read_annotations(settings, listing)
   annotations = _choose_classes(everything, settings)
-  folder = settings.out / name / config / VERSION
-  found = _find_files(annotations, listing)
+  plan = Plan(
+    name=data_name,
+    folder=settings.out / name / config / layout.VERSION,
+    annotations=annotations,
+    shards=(),
+    missing=(),
+    misnamed=(),
+    duplicates=(),
+    unused=_unused(everything, listing, settings),
+  )
+  by_split, misnamed, duplicates = _find_files(annotations, listing)
   shards: list[Shard] = []
   missing: list[Annotated] = []
-  for split, videos in sorted(found.by_split.items()):
+  for split, videos in sorted(by_split.items()):
     if not any(path for _, path in videos):
       raise ConfigError(
         f'--videos: no file of the {split} split is under {settings.videos} '
@@ -151,29 +160,19 @@ def make_plan(settings: Settings) -> Plan:
     # Ordered by hash: every shard is a random sample of the split, the same in
     # every run.
     videos.sort(key=lambda v: (hashlib.sha256(v[0].id.encode()).digest(), v[0]))
-    shards += _make_shards(
-      f'{name}-{split}.array_record',
-      split,
-      videos,
-      folder=folder,
-      annotations=annotations,
-      settings=settings,
-    )
+    shards += _make_shards(split, videos, plan, settings)
     missing += [video for video, path in videos if path is None]
   if not shards:
     raise ConfigError(
-      f'--videos: {found.misnamed[0].file}: {NOT_UTF8} (so it is with all '
-      f'{len(found.misnamed)} videos).'
+      f'--videos: {misnamed[0].file}: {NOT_UTF8} (so it is with all '
+      f'{len(misnamed)} videos).'
     )
-  return Plan(
-    name=data_name,
-    folder=folder,
-    annotations=annotations,
+  return dataclasses.replace(
+    plan,
     shards=tuple(shards),
     missing=tuple(missing),
-    misnamed=tuple(found.misnamed),
-    duplicates=tuple(found.duplicates),
-    unused=_unused(everything, listing, settings),
+    misnamed=tuple(misnamed),
+    duplicates=tuple(duplicates),
   )
 
 
@@ -181,72 +180,65 @@ def make_plan(settings: Settings) -> Plan:
 _Found = tuple[Annotated, str | None]
 
 
-class _Files(NamedTuple):
-  """Annotated videos and their files; see `Plan` for what is apart."""
+def _find_files(
+  annotations: Annotations, listing: Listing
+) -> tuple[dict[str, list[_Found]], list[Annotated], list[Annotated]]:
+  """Finds the files of all videos.
 
-  by_split: dict[str, list[_Found]]
-  misnamed: list[Annotated]
-  duplicates: list[Annotated]
-
-
-def _find_files(annotations: Annotations, listing: Listing) -> _Files:
-  """Finds the files of all videos."""
-  found = _Files({}, [], [])
+  Returns:
+    The videos of every split; those whose files' names are not UTF-8; and
+    those with the id or the file of an earlier one.
+  """
+  by_split, misnamed, duplicates = collections.defaultdict(list), [], []
   seen = set()
-  files = set()
   for video in annotations.videos:
     path = find_file(video, listing.index)
-    file = listing.targets.get(path, path)
-    if (video.split, video.id) in seen or (file in files and path is not None):
-      found.duplicates.append(video)
+    keys = {(video.split, video.id)}
+    if path is not None:
+      keys.add(listing.targets.get(path, path))
+    if not seen.isdisjoint(keys):
+      duplicates.append(video)
       continue
-    seen.add((video.split, video.id))
-    files.add(file)
+    seen |= keys
     if path in listing.misnamed:
-      found.misnamed.append(video._replace(file=path))
-      continue
-    found.by_split.setdefault(video.split, []).append((video, path))
-  return found
+      misnamed.append(video._replace(file=path))
+    else:
+      by_split[video.split].append((video, path))
+  return by_split, misnamed, duplicates
 
 
 def _make_shards(
-  file_name: str,
-  split: str,
-  videos: Sequence[_Found],
-  *,
-  folder: pathlib.Path,
-  annotations: Annotations,
-  settings: Settings,
+  split: str, videos: Sequence[_Found], plan: Plan, settings: Settings
 ) -> list[Shard]:
   """Assigns the videos of a split to shards of about equal size.
 
   Args:
-    file_name: Name of the files, before the number.
     split: The split.
     videos: All its annotated videos in order, also those without a file.
-    folder: Folder of the data set.
-    annotations: Classes and videos that are wanted.
+    plan: Has the name of the data set, its folder and its classes.
     settings: What is wanted.
 
   Raises:
     ConfigError: A file cannot be read.
   """
-  label_of = {name: k for k, name in enumerate(annotations.class_names)}
+  names = plan.annotations.class_names
+  label_of = {name: k for k, name in enumerate(names)}
   # Cut by annotated videos: a file that turns up later changes its own shard
   # and no other.
   num_shards = -(-len(videos) // settings.videos_per_shard)
+  file_name = f'{plan.name.partition("/")[0]}-{split}.array_record'
   shards = []
   for number in range(num_shards):
     first, end = (len(videos) * n // num_shards for n in (number, number + 1))
     shards.append(
       Shard(
         videos=str(settings.videos.absolute()),
-        folder=str(folder.absolute()),
+        folder=str(plan.folder.absolute()),
         file_name=f'{file_name}-{number:05d}-of-{num_shards:05d}',
         split=split,
         index=number,
-        class_names=annotations.class_names,
-        has_actions=annotations.has_actions,
+        class_names=names,
+        has_actions=plan.annotations.has_actions,
         encoding=settings.encoding,
         items=tuple(
           _item(video, path, settings.videos, label_of)
@@ -337,19 +329,15 @@ def _choose_classes(
   Raises:
     ConfigError: The list of them cannot be read, or names an unknown class.
   """
-  class_names = None
   if settings.classes:
     if not settings.classes.is_file():
       raise ConfigError(f'--classes: there is no file {settings.classes}.')
-    lines = read_text(settings.classes).splitlines()
-    class_names = [line.strip() for line in lines if line.strip()]
+    chosen = [line for _, line in annotations_lib.read_lines(settings.classes)]
   elif settings.num_classes is not None:
-    class_names = annotations_lib.sample_classes(
-      annotations, settings.num_classes
-    )
-  if class_names is None:
+    chosen = annotations_lib.sample_classes(annotations, settings.num_classes)
+  else:
     return annotations
-  return annotations_lib.choose_classes(annotations, class_names)
+  return annotations_lib.choose_classes(annotations, chosen)
 
 
 def _data_name(settings: Settings) -> str:

@@ -6,19 +6,22 @@ with the line or entry at which it differs: a misread label would cost a
 training.
 """
 
+import contextlib
 import math
 import pathlib
 import posixpath
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-from mgjax.data.prepare import tables
 from mgjax.data.prepare.annotations import (
   Action,
   Annotated,
   Annotations,
   check_split,
+  read_lines,
+  read_named_rows,
+  read_rows,
   single_label,
   split_of_file,
   without_end,
@@ -98,24 +101,26 @@ _KINETICS_JSON = (
 
 def _kinetics(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """CSV with a header, or JSON; clips are ID_000012_000022."""
-  del fold
   videos = []
   num_unlabelled = 0
   # The publisher packs every list in both forms: read twice, every video would
   # be there twice.
   has_csv = any(path.suffix == '.csv' for path in files)
+  form = _KINETICS_CSV if has_csv else _KINETICS_JSON
   for path in _lists(files, r'\.csv$' if has_csv else r'\.json$'):
-    for where, row in _kinetics_rows(path):
-      if 'youtube_id' in row and not row.get('label'):
-        num_unlabelled += 1
-        continue
-      try:
+    rows = read_named_rows(path) if has_csv else _json_entries(path)
+    for where, row in rows:
+      with _expecting(where, form):
+        if not has_csv:
+          row = _kinetics_row(*row)
+        if 'youtube_id' in row and not row.get('label'):
+          num_unlabelled += 1
+          continue
         start, end = _times(row['time_start'], row['time_end'])
         clip = f'{row["youtube_id"]}_{int(start):06d}_{int(end):06d}'
-        label = _text_of(row['label'])
-      except (KeyError, TypeError, ValueError) as error:
-        form = _KINETICS_CSV if path.suffix == '.csv' else _KINETICS_JSON
-        raise ConfigError(f'{where}: {_wrong(error)}; {form}') from error
+        label = row['label']
+        if not isinstance(label, str):  # A number in JSON names no class.
+          raise TypeError(f'{label!r} is not a text')
       split = row.get('split')
       split = check_split(str(split), where) if split else split_of_file(path)
       if split is None:
@@ -124,172 +129,119 @@ def _kinetics(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   return single_label(videos, num_unlabelled=num_unlabelled)
 
 
-def _kinetics_rows(path: pathlib.Path) -> list[tuple[str, dict]]:
-  if path.suffix == '.csv':
-    return tables.read_named_rows(path)
-  rows = []
-  for youtube_id, entry in read_json(path, dict).items():
-    where = f'{path}, entry {youtube_id!r}'
-    try:
-      notes = entry.get('annotations', {})
-      start, end = notes.get('segment', (None, None))
-      row = {
-        'youtube_id': youtube_id,
-        'label': notes.get('label'),
-        'time_start': start,
-        'time_end': end,
-        'split': entry.get('subset'),
-      }
-    except (AttributeError, TypeError, ValueError) as error:
-      raise ConfigError(f'{where}: {error}; {_KINETICS_JSON}') from error
-    rows.append((where, row))
-  return rows
+def _json_entries(path: pathlib.Path) -> list[tuple[str, tuple[str, Any]]]:
+  """Place, name and value of the entries of a JSON object."""
+  entries = read_json(path, dict).items()
+  return [(f'{path}, entry {entry[0]!r}', entry) for entry in entries]
+
+
+def _kinetics_row(youtube_id: str, entry: Any) -> dict:
+  """An entry of the JSON lists as a row of the CSV lists."""
+  notes = entry.get('annotations', {})
+  start, end = notes.get('segment', (None, None))
+  return {
+    'youtube_id': youtube_id,
+    'label': notes.get('label'),
+    'time_start': start,
+    'time_end': end,
+    'split': entry.get('subset'),
+  }
 
 
 def _something_v1(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """`id;label` lists and a list of labels, one per line."""
-  del fold
-  path = _companion(
+  labels = _companion(
     files, r'labels?\.csv$', 'something-something-v1-labels.csv'
   )
-  names = [
-    (where, row[0]) for where, row in tables.read_rows(path, delimiter=';')
-  ]
-  class_names = _classes((*name, k) for k, name in enumerate(names))
-  check = _label_check(class_names, path)
-  videos = []
-  num_unlabelled = 0
+  rows = read_rows(labels, delimiter=';')
+  class_names = _classes((w, row[0], k) for k, (w, row) in enumerate(rows))
+  entries = []
   for path in _lists(files, r'(train|val|validation|test)\.csv$'):
-    for where, row in tables.read_rows(path, delimiter=';'):
-      if len(row) < 2:
-        num_unlabelled += 1
-        continue
-      label = check(row[1], where)
-      videos.append(Annotated(row[0], _named_split(path), label, (row[0],)))
-  return single_label(videos, class_names, num_unlabelled)
+    for where, row in read_rows(path, delimiter=';'):
+      name, label = (*row, None)[:2]  # A test list has no labels.
+      entries.append((where, Annotated(name, _split(path), label, (name,))))
+  return _checked(labels, class_names, entries)
 
 
 def _something_v2(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """JSON lists with templates, and a JSON list of labels with indices."""
-  del fold
-  path = _companion(files, r'labels\.json$', 'labels.json')
-  labels = []
-  for name, index in read_json(path, dict).items():
-    where = f'{path}, entry {name!r}'
-    try:
-      labels.append((where, name, int(index)))
-    except (TypeError, ValueError) as error:
-      raise ConfigError(
-        f'{where}: the index is {index!r}; it must be a whole number.'
-      ) from error
-  class_names = _classes(labels)
-  check = _label_check(class_names, path)
-  videos = []
-  num_unlabelled = 0
+  labels = _companion(files, r'labels\.json$', 'labels.json')
+  class_names = _numbered_classes(
+    _json_entries(labels), 'the index must be a whole number.'
+  )
+  entries = []
   for path in _lists(files, r'(train|val|validation|test)\.json$'):
     for number, entry in enumerate(read_json(path, list), 1):
       where = f'{path}, entry {number}'
-      try:
-        name = str(entry['id'])
-        template = entry.get('template')
-        if template is None:
-          num_unlabelled += 1
-          continue
-        label = re.sub(r'[\[\]]', '', template)
-      except (AttributeError, KeyError, TypeError) as error:
-        raise ConfigError(
-          f'{where}: {_wrong(error)}; the form is {{"id": "1", "template": '
-          '"Holding [something]"}.'
-        ) from error
-      label = check(label, where)
-      videos.append(Annotated(name, _named_split(path), label, (name,)))
-  return single_label(videos, class_names, num_unlabelled)
+      form = 'the form is {"id": "1", "template": "Holding [something]"}.'
+      with _expecting(where, form):
+        name, label = str(entry['id']), entry.get('template')
+        if label is not None:
+          label = re.sub(r'[\[\]]', '', label)
+      entries.append((where, Annotated(name, _split(path), label, (name,))))
+  return _checked(labels, class_names, entries)
 
 
 def _charades(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """CSV with `c092 11.90 21.20;...`; the test list is the validation split."""
-  del fold
   path = _companion(files, r'_v1_classes\.txt$', 'Charades_v1_classes.txt')
   names = []
-  for where, line in tables.read_lines(path):
-    code, _, name = line.partition(' ')
-    if not name:
-      raise ConfigError(f"{where}: {line!r}; the form is 'c000 class'.")
-    names.append((where, code, name))
+  for where, line in read_lines(path):
+    with _expecting(where, "the form is 'c000 class'.", line):
+      code, name = line.split(' ', 1)
+      names.append((where, code, name))
   # Codes are numbered, and name the classes, too.
   codes = _classes((w, code, k) for k, (w, code, _) in enumerate(names))
   class_names = _classes((w, name, k) for k, (w, _, name) in enumerate(names))
   label_of = dict(zip(codes, class_names, strict=True))
+  form = (
+    'the columns are id,...,actions,length with actions such as '
+    "'c092 11.90 21.20;c147 0.00 12.60'."
+  )
   videos = []
   for path in _lists(files, r'_v1_(train|test)\.csv$'):
-    for where, row in tables.read_named_rows(path):
-      try:
+    # The set has one list for evaluation, which it calls test.
+    split = 'train' if _split(path) == 'train' else 'validation'
+    for where, row in read_named_rows(path):
+      with _expecting(where, form):
         actions = []
         for part in filter(None, row['actions'].split(';')):
           code, start, end = part.split()
           actions.append(Action(label_of[code], *_times(start, end)))
         name = row['id']
-      except (AttributeError, KeyError, ValueError) as error:
-        raise ConfigError(
-          f'{where}: {_wrong(error)}; the columns are id,...,actions,length '
-          "with actions such as 'c092 11.90 21.20;c147 0.00 12.60'."
-        ) from error
-      split = _only_test_is_validation(_named_split(path))
       videos.append(Annotated(name, split, None, (name,), tuple(actions)))
   return Annotations(class_names, tuple(videos), has_actions=True)
 
 
 def _moments(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """CSV `class/video.mp4,class,votes,votes` and `class,index` categories."""
-  del fold
-  path = _companion(files, r'categories\.txt$', 'moments_categories.txt')
-  indices = []
-  for where, row in tables.read_rows(path):
-    try:
-      name, index = row
-      indices.append((where, name, int(index)))
-    except ValueError as error:
-      raise ConfigError(
-        f'{where}: {",".join(row)!r}; the form is class,index.'
-      ) from error
-  class_names = _classes(indices)
-  check = _label_check(class_names, path)
-  videos = []
+  labels = _companion(files, r'categories\.txt$', 'moments_categories.txt')
+  class_names = _numbered_classes(read_rows(labels), 'the form is class,index.')
+  entries = []
   for path in _lists(files, r'(training|validation)Set\.csv$'):
-    for where, row in tables.read_rows(path):
-      if len(row) < 2:
-        raise ConfigError(
-          f'{where}: {row[0]!r}; the form is class/video.mp4,class,…'
-        )
-      name, label = without_end(row[0]), check(row[1], where)
-      videos.append(
-        Annotated(name, _named_split(path), label, (name,), file=row[0])
-      )
-  return single_label(videos, class_names)
+    for where, row in read_rows(path):
+      with _expecting(where, 'the form is class/video.mp4,class,…', row[0]):
+        file, label, *_ = row
+      name = without_end(file)
+      video = Annotated(name, _split(path), label, (name,), file=file)
+      entries.append((where, video))
+  return _checked(labels, class_names, entries)
 
 
 def _ucf101(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   """trainlist01.txt, testlist01.txt and classInd.txt."""
-  path = _companion(files, r'^classInd\.txt$', 'classInd.txt')
-  indices = []
-  for where, line in tables.read_lines(path):
-    try:
-      index, name = line.split(' ', 1)
-      indices.append((where, name, int(index)))
-    except ValueError as error:
-      raise ConfigError(f"{where}: {line!r}; the form is '1 class'.") from error
-  class_names = _classes(indices)
-  check = _label_check(class_names, path)
-  videos = []
+  labels = _companion(files, r'^classInd\.txt$', 'classInd.txt')
+  rows = [
+    (where, line.split(' ', 1)[::-1]) for where, line in read_lines(labels)
+  ]
+  class_names = _numbered_classes(rows, "the form is '1 class'.")
+  entries = []
   for path in _lists(files, rf'^(train|test)list{fold:02d}\.txt$'):
     split = 'train' if path.name.startswith('train') else 'validation'
-    for where, line in tables.read_lines(path):
+    for where, line in read_lines(path):
       file = line.split(' ')[0]
-      name = without_end(file)
-      label = check(name.split('/')[0], where)
-      names = (name, posixpath.basename(name))
-      videos.append(Annotated(name, split, label, names, file=file))
-  return single_label(videos, class_names)
+      entries.append((where, _in_class_folder(file, split)))
+  return _checked(labels, class_names, entries)
 
 
 def _hmdb51(files: Sequence[pathlib.Path], fold: int) -> Annotations:
@@ -298,19 +250,68 @@ def _hmdb51(files: Sequence[pathlib.Path], fold: int) -> Annotations:
   videos = []
   for path in _lists(files, rf'{re.escape(suffix)}$'):
     label = path.name.removesuffix(suffix)
-    for where, line in tables.read_lines(path):
+    for where, line in read_lines(path):
       file_name, _, part = line.rpartition(' ')
-      split = {'1': 'train', '2': 'validation', '0': None}.get(part, part)
-      if split == part:
+      if part not in ('0', '1', '2'):
         raise ConfigError(
           f'{where}: {line!r} does not end with 0, 1 or 2, as HMDB51 has it.'
         )
-      if split:
-        file = f'{label}/{file_name.strip()}'
-        name = without_end(file)
-        names = (name, posixpath.basename(name))
-        videos.append(Annotated(name, split, label, names, file=file))
+      if part != '0':
+        split = 'train' if part == '1' else 'validation'
+        videos.append(_in_class_folder(f'{label}/{file_name.strip()}', split))
   return single_label(videos)
+
+
+def _in_class_folder(file: str, split: str) -> Annotated:
+  """A video whose path is CLASS/NAME; it may also be without that folder."""
+  name = without_end(file)
+  label, _, base = name.partition('/')
+  return Annotated(
+    name, split, label, (name, posixpath.basename(base)), file=file
+  )
+
+
+@contextlib.contextmanager
+def _expecting(where: str, form: str, entry: Any = None) -> Iterator[None]:
+  """Refuses an entry of an annotation that cannot be read.
+
+  Args:
+    where: Its place.
+    form: What it should be.
+    entry: What it is, for the message; None: the text of the error.
+
+  Raises:
+    ConfigError: The body has raised an error.
+  """
+  try:
+    yield
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    wrong = str(error)
+    if isinstance(error, KeyError):
+      wrong = f'there is no {error.args[0]!r}'
+    if entry is not None:
+      wrong = repr(entry)
+    raise ConfigError(f'{where}: {wrong}; {form}') from error
+
+
+def _numbered_classes(
+  rows: Iterable[tuple[str, Sequence[Any]]], form: str
+) -> tuple[str, ...]:
+  """Returns the names of the classes in the order of their numbers.
+
+  Args:
+    rows: Place, and name and number of every class.
+    form: What a row should be, for errors.
+
+  Raises:
+    ConfigError: A row has another form, or see `_classes`.
+  """
+  entries = []
+  for where, row in rows:
+    with _expecting(where, form, ', '.join(map(str, row))):
+      name, number = row
+      entries.append((where, name, int(number)))
+  return _classes(entries)
 
 
 def _classes(entries: Iterable[tuple[str, str, int]]) -> tuple[str, ...]:
@@ -353,33 +354,33 @@ def _times(start: object, end: object) -> tuple[float, float]:
   return times
 
 
-def _wrong(error: Exception) -> str:
-  """Returns what is wrong with an entry, in words."""
-  if isinstance(error, KeyError):
-    return f'there is no {error.args[0]!r}'
-  return str(error)
-
-
-def _label_check(
-  class_names: Collection[str], path: pathlib.Path
-) -> Callable[[str, str], str]:
-  """Returns a function that refuses labels which the list of classes lacks.
+def _checked(
+  labels: pathlib.Path,
+  class_names: Collection[str],
+  entries: Iterable[tuple[str, Annotated]],
+) -> Annotations:
+  """Returns the annotation of videos whose labels a list of classes has.
 
   Args:
-    class_names: All classes.
-    path: The list of classes, for the error.
+    labels: The list of classes.
+    class_names: What it says.
+    entries: Place and contents; videos without a label are only counted.
 
-  Returns:
-    A function of a label and its place that returns the label.
+  Raises:
+    ConfigError: The list lacks a label.
   """
   known = frozenset(class_names)
-
-  def check(label: str, where: str) -> str:
-    if label not in known:
-      raise ConfigError(f'{where}: the label {label!r} is not in {path}.')
-    return label
-
-  return check
+  videos, num_unlabelled = [], 0
+  for where, video in entries:
+    if video.label is None:
+      num_unlabelled += 1
+      continue
+    if video.label not in known:
+      raise ConfigError(
+        f'{where}: the label {video.label!r} is not in {labels}.'
+      )
+    videos.append(video)
+  return single_label(videos, tuple(class_names), num_unlabelled)
 
 
 def _lists(files: Sequence[pathlib.Path], pattern: str) -> list[pathlib.Path]:
@@ -426,26 +427,10 @@ def _listing(paths: Sequence[pathlib.Path]) -> str:
   return ', '.join(names) + (', …' if len(paths) > 3 else '') or 'no files'
 
 
-def _named_split(path: pathlib.Path) -> str:
+def _split(path: pathlib.Path) -> str:
   split = split_of_file(path)
   assert split is not None, f'{path} was chosen by its split'
   return split
-
-
-def _only_test_is_validation(split: str) -> str:
-  """Returns the split of a data set that has one list for evaluation.
-
-  Such sets call it test. Here it is the validation split, which training
-  evaluates.
-  """
-  return 'validation' if split == 'test' else split
-
-
-def _text_of(value: object) -> str:
-  """Returns a label as it is; a number in JSON is no name of a class."""
-  if not isinstance(value, str):
-    raise TypeError(f'{value!r} is not a text')
-  return value
 
 
 # The values of --dataset.

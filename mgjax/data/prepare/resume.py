@@ -1,4 +1,4 @@
-"""What an earlier run of the same command has done already."""
+"""What the command has done so far, in this run and in earlier ones."""
 
 import json
 import os
@@ -7,17 +7,11 @@ import shutil
 from typing import Any
 
 from mgjax import files
-from mgjax.data.prepare.folder import (
-  DEATHS,
-  INFO,
-  LOCK,
-  PARTS,
-  QUARANTINED,
-  SUMMARY,
-)
+from mgjax.data.prepare import layout
 from mgjax.data.prepare.plan import Item, Plan, Shard
+from mgjax.data.prepare.settings import Settings
 from mgjax.data.prepare.suffixes import FRAME_CODECS, suffix_of
-from mgjax.errors import ConfigError
+from mgjax.errors import ConfigError, RunError
 
 
 def is_complete(plan: Plan) -> bool:
@@ -26,9 +20,9 @@ def is_complete(plan: Plan) -> bool:
   Raises:
     ConfigError: Its folder holds another one.
   """
-  if not (plan.folder / INFO).exists():
+  if not (plan.folder / layout.INFO).exists():
     return False
-  path = plan.folder / SUMMARY
+  path = plan.folder / layout.SUMMARY
   summary = files.read_json(path) if path.exists() else {}
   if summary.get('plan_sha256') != plan.fingerprint():
     raise ConfigError(
@@ -82,10 +76,10 @@ def clean(plan: Plan) -> list[Shard]:
     ConfigError: The disk is too small for them.
   """
   todo = [shard for shard in plan.shards if not is_written(shard)]
-  keep = {PARTS, LOCK, QUARANTINED, DEATHS}
+  keep = {layout.PARTS, layout.LOCK, layout.QUARANTINED, layout.DEATHS}
   for shard in set(plan.shards) - set(todo):
     keep |= {shard.file_name, shard.part.name}
-  for path in (*plan.folder.iterdir(), *(plan.folder / PARTS).iterdir()):
+  for path in (*plan.folder.iterdir(), *(plan.folder / layout.PARTS).iterdir()):
     if path.name not in keep:
       shutil.rmtree(path) if path.is_dir() else path.unlink()
   # How large transcoded videos become is not known before.
@@ -98,6 +92,26 @@ def clean(plan: Plan) -> list[Shard]:
         f'are free in {plan.folder}.'
       )
   return todo
+
+
+def check_bad(num_bad: int, plan: Plan, settings: Settings) -> None:
+  """Refuses too many damaged videos: something else may be wrong.
+
+  Args:
+    num_bad: Damaged videos so far.
+    plan: Has the number of all videos.
+    settings: Has the share that is tolerated.
+
+  Raises:
+    RunError: There are more; says how to accept them.
+  """
+  if num_bad > settings.max_bad_fraction * plan.num_items:
+    log = plan.folder / layout.PARTS / layout.QUARANTINED
+    raise RunError(
+      f'{num_bad} of {plan.num_items} videos are damaged, more than '
+      f'--max_bad_fraction={settings.max_bad_fraction:g} allows; see '
+      f'{log}. Start again with a larger fraction to continue without them.'
+    )
 
 
 def _num_bytes(item: Item, videos: str) -> int:

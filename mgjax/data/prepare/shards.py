@@ -1,7 +1,13 @@
-"""Writes one shard: a file of the data set, and its part of the manifest."""
+"""Writes one shard: a file of the data set, and its part of the manifest.
+
+A decoder may crash on a video, and take its process with it. The folder of the
+parts has a list of these deaths; a video at which several workers died is not
+read again.
+"""
 
 import contextlib
 import hashlib
+import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,10 +17,12 @@ from tensorflow_datasets.core import example_serializer
 
 from mgjax import files
 from mgjax.data.decode import DecodeError
-from mgjax.data.prepare import deaths, quarantine, tfds_files, transcode
-from mgjax.data.prepare.folder import json_lines
+from mgjax.data.prepare import layout, tfds_files, transcode
 from mgjax.data.prepare.plan import Item, Shard
 from mgjax.errors import RunError
+
+# One death may have another cause, such as too little memory.
+_MAX_DEATHS = 2
 
 
 def write_shard(
@@ -39,88 +47,78 @@ def write_shard(
   """
   folder = pathlib.Path(shard.folder)
   path = folder / shard.file_name
-  known_deaths = deaths.read(folder)
+  deaths = read_deaths(folder)
+  features = tfds_files.make_features(shard.class_names, shard.has_actions)
+  serializer = example_serializer.ExampleSerializer(
+    features.get_serialized_info()
+  )
   records = []
-  with files.replacing(path) as temporary, _Writer(shard, temporary) as writer:
-    for item in shard.items:
-      before_video(item)
-      record, video = _load(item, shard, known_deaths)
-      if video is not None:
-        record['shard'] = shard.index
-        writer.write(item, video)
-      else:
-        quarantine.log(folder, [record])
-      records.append(record)
-      on_video(video is None)
+  with files.replacing(path) as temporary:
+    with _one_line(path):
+      # One record to a group: a larger group is read whole to get at one.
+      file = array_record_module.ArrayRecordWriter(
+        str(temporary), 'group_size:1'
+      )
+    try:
+      for item in shard.items:
+        before_video(item)
+        record, video = _load(item, shard, deaths)
+        if video is not None:
+          record['shard'] = shard.index
+          example = serializer.get_tf_example(
+            features.encode_example({'video': video, **_annotation(item)})
+          )
+          # A protocol buffer orders its fields anew in every process, unless
+          # asked.
+          with _one_line(path):
+            file.write(example.SerializeToString(deterministic=True))
+        else:  # At once: a run that stops should say why.
+          layout.append(folder / layout.PARTS / layout.QUARANTINED, [record])
+        records.append(record)
+        on_video(video is None)
+    finally:
+      with _one_line(path):
+        file.close()
   header = {
     'fingerprint': shard.fingerprint(),
     'num_bytes': path.stat().st_size,
   }
-  files.write_text(shard.part, json_lines([header, *records]))
+  files.write_text(shard.part, layout.json_lines([header, *records]))
 
 
-class _Writer:
-  """Writes the examples of a shard into a file."""
+@contextlib.contextmanager
+def _one_line(path: pathlib.Path) -> Iterator[None]:
+  """Puts what ArrayRecord says of a full disk into a line of ours."""
+  try:
+    yield
+  except RuntimeError as error:
+    raise RunError(
+      f'{path} cannot be written: {str(error).split(";")[0]}. Finished shards '
+      'are kept; once there is room, the same command goes on.'
+    ) from error
 
-  def __init__(self, shard: Shard, temporary: pathlib.Path):
-    """Opens the file.
 
-    Args:
-      shard: What is written.
-      temporary: The file, which has another name until it is complete.
-    """
-    self._shard = shard
-    self._features = tfds_files.make_features(
-      shard.class_names, shard.has_actions
-    )
-    self._serializer = example_serializer.ExampleSerializer(
-      self._features.get_serialized_info()
-    )
-    with self._one_line():
-      # One record to a group: a larger group is read whole to get at one.
-      self._file = array_record_module.ArrayRecordWriter(
-        str(temporary), 'group_size:1'
-      )
+def key_of(item: Item) -> dict[str, Any]:
+  """Identifies a version of a file: another path, size or time is another."""
+  return {'file': item.path, 'size': item.size, 'mtime_ns': item.mtime_ns}
 
-  def __enter__(self) -> '_Writer':
-    return self
 
-  def __exit__(self, *unused: Any) -> None:
-    with self._one_line():
-      self._file.close()
+def read_deaths(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns key and cause of all deaths so far, of earlier runs as well.
 
-  def write(self, item: Item, video: bytes) -> None:
-    """Adds an example.
-
-    Raises:
-      RunError: The disk is full.
-    """
-    example = self._features.encode_example(
-      {'video': video, 'id': item.id, **_annotation(item, self._shard)}
-    )
-    # A protocol buffer orders its fields anew in every process, unless asked.
-    record = self._serializer.get_tf_example(example).SerializeToString(
-      deterministic=True
-    )
-    with self._one_line():
-      self._file.write(record)
-
-  @contextlib.contextmanager
-  def _one_line(self) -> Iterator[None]:
-    """Puts what ArrayRecord says of a full disk into a line of ours."""
-    try:
-      yield
-    except RuntimeError as error:
-      reason = str(error).split(';')[0]
-      path = pathlib.Path(self._shard.folder) / self._shard.file_name
-      raise RunError(
-        f'{path} cannot be written: {reason}. Finished shards are kept; once '
-        'there is room, the same command goes on.'
-      ) from error
+  Args:
+    folder: Folder of the data set.
+  """
+  try:
+    text = (folder / layout.PARTS / layout.DEATHS).read_text(encoding='utf-8')
+  except FileNotFoundError:
+    return []
+  # A kill leaves half a line.
+  return [json.loads(line) for line in text.splitlines() if line.endswith('}')]
 
 
 def _load(
-  item: Item, shard: Shard, known_deaths: Sequence[dict[str, Any]]
+  item: Item, shard: Shard, deaths: Sequence[dict[str, Any]]
 ) -> tuple[dict[str, Any], bytes | None]:
   """Reads a video.
 
@@ -131,18 +129,22 @@ def _load(
     RunError: The file or the memory is out of reach, which is not the video's
       fault.
   """
+  labels = {label for label, _, _ in item.actions}
+  if item.label is not None:
+    labels = {item.label}
   record = {
     'id': item.id,
     'split': shard.split,
-    'labels': [shard.class_names[k] for k in _labels(item)],
+    'labels': [shard.class_names[k] for k in sorted(labels)],
     'status': 'stored',
     'file': item.path,
   }
   path = pathlib.Path(shard.videos) / item.path
   try:
-    refused = deaths.why_not(item, known_deaths)
-    if refused:
-      raise DecodeError(refused)
+    key = key_of(item).items()
+    causes = [death['cause'] for death in deaths if key <= death.items()]
+    if len(causes) >= _MAX_DEATHS:
+      raise DecodeError(f'kills the process that reads it: {causes[-1]}')
     video = transcode.load(path, shard.encoding)
   except DecodeError as error:
     reason = ' '.join(str(error).split())
@@ -171,15 +173,10 @@ def _load(
   return record, video.encoded
 
 
-def _labels(item: Item) -> list[int]:
+def _annotation(item: Item) -> dict[str, Any]:
+  """Returns id, and label or actions, as the features name them."""
   if item.label is not None:
-    return [item.label]
-  return sorted({label for label, _, _ in item.actions})
-
-
-def _annotation(item: Item, shard: Shard) -> dict[str, Any]:
-  """Returns the label or the actions, as the features name them."""
-  if not shard.has_actions:
-    return {'label': item.label}
+    return {'id': item.id, 'label': item.label}
   keys = ('label', 'start_s', 'end_s')
-  return {'actions': [dict(zip(keys, a, strict=True)) for a in item.actions]}
+  actions = [dict(zip(keys, action, strict=True)) for action in item.actions]
+  return {'id': item.id, 'actions': actions}

@@ -15,7 +15,7 @@ from tensorflow_datasets.core import dataset_info as tfds_info
 from tensorflow_datasets.core import naming
 from tensorflow_datasets.core import splits as tfds_splits
 
-from mgjax.data.prepare.folder import INFO, PARTS, VERSION
+from mgjax.data.prepare import layout
 from mgjax.data.prepare.plan import Plan
 
 # Who made the data set, in its description.
@@ -66,7 +66,7 @@ def write(
   info = tfds.core.DatasetInfo(
     builder=tfds_info.DatasetIdentity(
       name=name,
-      version=tfds.core.Version(VERSION),
+      version=tfds.core.Version(layout.VERSION),
       data_dir=str(plan.folder),
       module_name=_PROGRAM,
       config_name=config or None,
@@ -93,9 +93,9 @@ def write(
       ]
     )
   )
-  with tempfile.TemporaryDirectory(dir=plan.folder / PARTS) as temporary:
+  with tempfile.TemporaryDirectory(dir=plan.folder / layout.PARTS) as temporary:
     info.write_to_directory(temporary)
     names = os.listdir(temporary)
     # A folder with INFO is a complete data set, so it comes last.
-    for file_name in sorted(names, key=lambda n: n == INFO):
+    for file_name in sorted(names, key=lambda n: n == layout.INFO):
       os.replace(pathlib.Path(temporary) / file_name, plan.folder / file_name)

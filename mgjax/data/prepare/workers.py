@@ -1,13 +1,16 @@
 """Writes all shards with the cores of this machine.
 
 The videos are read by processes of their own, since a damaged file may crash
-its decoder. The parent counts, shows the progress, stops the others, and finds
-out why one has died.
+its decoder. Every worker keeps a note of the video that it is at. The parent
+counts, shows the progress, stops the others, and finds out by the notes at
+which video one has died.
 """
 
 import concurrent.futures
 import contextlib
+import json
 import multiprocessing
+import os
 import pathlib
 import signal
 from collections.abc import Callable, Sequence
@@ -16,10 +19,10 @@ from typing import Any
 
 from mgjax import environment
 from mgjax.data import child_process
-from mgjax.data.prepare import deaths, quarantine, resume
+from mgjax.data.prepare import layout, resume
 from mgjax.data.prepare.plan import Item, Plan, Shard
 from mgjax.data.prepare.settings import Settings
-from mgjax.data.prepare.shards import write_shard
+from mgjax.data.prepare.shards import key_of, write_shard
 from mgjax.errors import RunError
 from mgjax.progress import Progress
 
@@ -41,7 +44,7 @@ def write(
 
   Raises:
     RunError: Too many videos are damaged, a file or the memory is out of reach,
-      or nothing tells why a worker has died.
+      or a worker has died for an unknown reason.
   """
   num_todo = sum(len(shard.items) for shard in todo)
   num_bad = len(plan.misnamed)
@@ -56,7 +59,7 @@ def write(
     nonlocal num_done
     num_done += num_new
     bar.update(num_done, f'{num_bad} damaged  {bar.time_left(num_done)}')
-    quarantine.check(num_bad, plan, settings)
+    resume.check_bad(num_bad, plan, settings)
 
   with contextlib.closing(bar):
     # With --num_workers=1 this process reads the videos: a crash ends it.
@@ -119,7 +122,7 @@ def _write_in_processes(
         num_shown = num_done
     except process.BrokenProcessPool as error:
       pool.shutdown(wait=True)
-      _check_deaths(deaths.log(workers, parts), error)
+      _log_deaths(workers, parts, error)
       return False
     except BaseException:
       # Workers stop after the video that they are at.
@@ -129,28 +132,44 @@ def _write_in_processes(
   return True
 
 
-def _check_deaths(
-  new_deaths: Sequence[dict[str, Any]], error: process.BrokenProcessPool
+def _log_deaths(
+  workers: Sequence[multiprocessing.process.BaseProcess],
+  parts: pathlib.Path,
+  error: process.BrokenProcessPool,
 ) -> None:
-  """Decides whether it helps to go on after workers have died.
+  """Writes down at which videos workers died, and decides whether to go on.
 
   Args:
-    new_deaths: Videos and causes of the deaths.
+    workers: All workers of the broken pool.
+    parts: Folder of their notes.
     error: What the pool has raised.
 
   Raises:
     RunError: A person should look: no video was read, or a worker was killed.
   """
+  deaths = []
+  for worker in workers:
+    note, code = _note(parts, worker.pid), worker.exitcode
+    # The pool terminates the workers that are still alive.
+    if code not in (0, -signal.SIGTERM) and note.exists():
+      cause = signal.strsignal(-code) if code < 0 else f'exit code {code}'
+      deaths.append({**json.loads(note.read_text()), 'cause': cause})
+  layout.append(parts / layout.DEATHS, deaths)
   # SIGKILL is how the system ends a process when the memory is used up, and how
   # a person does. What a file does to its decoder has another cause.
   killed = signal.strsignal(signal.SIGKILL)
-  if not new_deaths or any(d['cause'] == killed for d in new_deaths):
-    places = ''.join(f' at {d["file"]} ({d["cause"]})' for d in new_deaths)
+  if not deaths or any(d['cause'] == killed for d in deaths):
+    places = ''.join(f' at {d["file"]} ({d["cause"]})' for d in deaths)
     raise RunError(
       f'a worker died{places}, perhaps out of memory; finished shards are '
       'kept: start again to continue, perhaps with fewer --num_workers; a '
       'file at which a worker dies a second time is left out.'
     ) from error
+
+
+def _note(parts: pathlib.Path, pid: int | None) -> pathlib.Path:
+  """Path of the note of a worker: which video it is at."""
+  return parts / f'at-{pid}'
 
 
 class _StoppedError(Exception):
@@ -186,8 +205,10 @@ def write_and_count(shard: Shard) -> None:
     if _counts[2]:
       raise _StoppedError
 
+  note = _note(_parts, os.getpid())
+
   def say_where(item: Item) -> None:
-    deaths.write_note(item, _parts)
+    note.write_text(json.dumps(key_of(item)))
 
   write_shard(shard, count, say_where)
-  deaths.remove_note(_parts)
+  note.unlink(missing_ok=True)

@@ -2,7 +2,13 @@
 
 import json
 
+from absl import flags
+
+from mgjax import cli
 from mgjax.config import fields
+from mgjax.data.prepare import command, settings
+from mgjax.data.prepare.__main__ import define_flags
+from mgjax.data.prepare.plan import make_plan
 from mgjax.setup import data as data_setup
 from tests.data import videos
 
@@ -17,6 +23,20 @@ def arguments(folder, *more, workers=1):
     f'--num_workers={workers}',
     *more,
   ]
+
+
+def run(argv):
+  """Runs the command; returns its exit code."""
+  return cli.run(
+    command.main, define_flags, ['prepare', *argv], takes_config=False
+  )
+
+
+def plan_of(argv):
+  values = flags.FlagValues()
+  define_flags(values)
+  values(['prepare', *argv])
+  return make_plan(settings.of_flags(values))
 
 
 def manifest_of(folder):

@@ -364,7 +364,7 @@ def test_charades_classes_drop_actions_of_others(tmp_path):
     (
       'ssv2',
       {'labels__json': {'a': 'x'}, 'train__json': []},
-      "labels.json, entry 'a': the index is 'x'; it must be a whole number",
+      "labels.json, entry 'a': 'a, x'; the index must be a whole number",
     ),
     (
       'ssv2',

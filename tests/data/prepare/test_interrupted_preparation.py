@@ -10,11 +10,10 @@ import time
 
 import pytest
 
-from mgjax.data.prepare import command, deaths, settings, transcode, workers
+from mgjax.data.prepare import shards, transcode, workers
 from mgjax.data.prepare.annotations import Annotated, Annotations
-from mgjax.data.prepare.folder import locked
-from mgjax.data.prepare.plan import Item, Plan, Shard, make_plan
-from mgjax.errors import ConfigError
+from mgjax.data.prepare.layout import locked
+from mgjax.data.prepare.plan import Item, Plan, Shard
 from tests.data import videos
 from tests.data.prepare.conftest import CLIPS
 from tests.data.prepare.prepared import (
@@ -22,6 +21,8 @@ from tests.data.prepare.prepared import (
   arguments,
   assert_same,
   manifest_of,
+  plan_of,
+  run,
   summary_of,
 )
 
@@ -29,19 +30,19 @@ ROOT = pathlib.Path(__file__).parents[3]
 
 
 def test_same_command_does_nothing_and_another_is_refused(kinetics, capsys):
-  assert command.main(arguments(kinetics)) == 0
+  assert run(arguments(kinetics)) == 0
   folder = kinetics / 'out/kinetics400/1.0.0'
   before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-  assert command.main(arguments(kinetics)) == 0
+  assert run(arguments(kinetics)) == 0
   assert 'already prepared' in capsys.readouterr().err
   assert before == {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-  assert command.main(arguments(kinetics, '--videos_per_shard=3')) == 2
+  assert run(arguments(kinetics, '--videos_per_shard=3')) == 2
   assert 'made from other files or settings' in capsys.readouterr().err
 
 
 def test_too_many_damaged_videos_stop_and_more_may_be_allowed(kinetics, capsys):
   a_file(kinetics).write_bytes(b'')
-  assert command.main(arguments(kinetics)) == 1
+  assert run(arguments(kinetics)) == 1
   error = capsys.readouterr().err.splitlines()[-1]
   assert '1 of 8 videos are damaged' in error
   folder = kinetics / 'out/kinetics400/1.0.0'
@@ -50,7 +51,7 @@ def test_too_many_damaged_videos_stop_and_more_may_be_allowed(kinetics, capsys):
   assert 'val1' in log and 'not a readable video' in log
   done = {p: p.stat().st_mtime_ns for p in folder.glob('*train*')}
   assert len(done) == 3
-  assert command.main(arguments(kinetics, '--max_bad_fraction=0.5')) == 0
+  assert run(arguments(kinetics, '--max_bad_fraction=0.5')) == 0
   assert done == {p: p.stat().st_mtime_ns for p in done}
   assert not (folder / 'parts').exists()
 
@@ -67,11 +68,11 @@ def test_too_many_damaged_videos_stop_and_more_may_be_allowed(kinetics, capsys):
 )
 def test_a_part_that_lost_its_end_is_written_again(kinetics, damage):
   a_file(kinetics).write_bytes(b'')
-  assert command.main(arguments(kinetics)) == 1
+  assert run(arguments(kinetics)) == 1
   folder = kinetics / 'out/kinetics400/1.0.0'
   part = folder / 'parts/train-00000.jsonl'
   part.write_bytes(damage(part.read_bytes()))
-  assert command.main(arguments(kinetics, '--max_bad_fraction=0.5')) == 0
+  assert run(arguments(kinetics, '--max_bad_fraction=0.5')) == 0
   assert summary_of(folder)['splits']['train']['stored'] == 5
 
 
@@ -80,17 +81,17 @@ def test_shards_of_other_settings_and_files_are_written_again(kinetics):
   sound = bad.read_bytes()
   bad.write_bytes(b'')
   wanted = arguments(kinetics, '--name=k')
-  assert command.main(wanted) == 1
+  assert run(wanted) == 1
   bad.write_bytes(sound)
   folder = kinetics / 'out/k/1.0.0'
   assert len(list(folder.glob('*train*'))) == 3
-  assert command.main([*wanted, '--short_side_px=32']) == 0
+  assert run([*wanted, '--short_side_px=32']) == 0
   stored = [r for r in manifest_of(folder) if r['status'] == 'stored']
   assert len(stored) == 8 and all(r['is_transcoded'] for r in stored)
 
 
 def test_late_file_changes_its_own_shard_only(kinetics):
-  plan = lambda: make_plan(settings.parse(arguments(kinetics)))
+  plan = lambda: plan_of(arguments(kinetics))
   before = plan()
   late = a_file(kinetics)
   late = late.with_name('gone_000005_000015.mp4')
@@ -105,11 +106,11 @@ def test_late_file_changes_its_own_shard_only(kinetics):
   assert not after.missing
 
 
-def test_two_runs_do_not_write_one_folder(kinetics):
-  plan = make_plan(settings.parse(arguments(kinetics)))
+def test_two_runs_do_not_write_one_folder(kinetics, capsys):
+  plan = plan_of(arguments(kinetics))
   with locked(plan.folder):
-    with pytest.raises(ConfigError, match='another run is writing'):
-      command.prepare(settings.parse(arguments(kinetics)), progress=False)
+    assert run(arguments(kinetics)) == 2
+  assert 'another run is writing' in capsys.readouterr().err
 
 
 def children(pid):
@@ -143,7 +144,7 @@ def start_that_waits(kinetics):
   encoded = pipe.read_bytes()
   pipe.unlink()
   os.mkfifo(pipe)
-  run = subprocess.Popen(
+  program = subprocess.Popen(
     [sys.executable, '-m', 'mgjax.data.prepare']
     + arguments(kinetics, workers=2),
     cwd=ROOT,
@@ -152,20 +153,20 @@ def start_that_waits(kinetics):
   )
   parts = kinetics / 'out/kinetics400/1.0.0/parts'
   wait_until(lambda: len(list(parts.glob('*-0000?.jsonl'))) == 4)
-  return run, pipe, encoded
+  return program, pipe, encoded
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 def test_killed_run_continues_without_its_finished_shards(kinetics):
-  assert command.main(arguments(kinetics, f'--out={kinetics / "whole"}')) == 0
+  assert run(arguments(kinetics, f'--out={kinetics / "whole"}')) == 0
   whole = kinetics / 'whole/kinetics400/1.0.0'
 
-  run, pipe, encoded = start_that_waits(kinetics)
+  program, pipe, encoded = start_that_waits(kinetics)
   folder = kinetics / 'out/kinetics400/1.0.0'
-  workers = children(run.pid)
+  workers = children(program.pid)
   assert len(workers) >= 2
-  run.send_signal(signal.SIGKILL)
-  run.communicate()
+  program.send_signal(signal.SIGKILL)
+  program.communicate()
   wait_until(lambda: not any(is_alive(worker) for worker in workers))
   assert not (folder / 'dataset_info.json').exists()
   done = {p: p.stat().st_mtime_ns for p in folder.glob('*array_record-?????-*')}
@@ -174,15 +175,15 @@ def test_killed_run_continues_without_its_finished_shards(kinetics):
 
   pipe.unlink()
   pipe.write_bytes(encoded)
-  assert command.main(arguments(kinetics)) == 0
+  assert run(arguments(kinetics)) == 0
   assert done == {p: p.stat().st_mtime_ns for p in done}
   assert_same(folder, whole)
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 def test_the_death_of_a_worker_ends_the_run_and_keeps_its_shards(kinetics):
-  run, pipe, encoded = start_that_waits(kinetics)
-  workers = children(run.pid)
+  program, pipe, encoded = start_that_waits(kinetics)
+  workers = children(program.pid)
   parts = kinetics / 'out/kinetics400/1.0.0/parts'
   # The other worker has nothing left to do, and its note goes.
   wait_until(
@@ -190,8 +191,8 @@ def test_the_death_of_a_worker_ends_the_run_and_keeps_its_shards(kinetics):
   )
   (place,) = parts.glob('at-*')
   os.kill(int(place.name.removeprefix('at-')), signal.SIGKILL)
-  _, errors = run.communicate(timeout=60)
-  assert run.returncode == 1
+  _, errors = program.communicate(timeout=60)
+  assert program.returncode == 1
   assert 'error: a worker died at validate/testifying/val1_' in errors
   assert '(Killed)' in errors and 'start again' in errors
   wait_until(lambda: not any(is_alive(worker) for worker in workers))
@@ -200,7 +201,7 @@ def test_the_death_of_a_worker_ends_the_run_and_keeps_its_shards(kinetics):
 
   pipe.unlink()
   pipe.write_bytes(encoded)
-  assert command.main(arguments(kinetics)) == 0
+  assert run(arguments(kinetics)) == 0
   assert len(manifest_of(folder)) == len(CLIPS) + 1
 
 
@@ -233,11 +234,11 @@ def test_a_file_that_kills_two_workers_is_left_out(
   if how == 'kill':
     # That may have been the system, short of memory: a person should know.
     for _ in range(2):
-      assert command.main(wanted) == 1
+      assert run(wanted) == 1
       assert f'died at {name} (Killed)' in capsys.readouterr().err
-    assert command.main(wanted) == 0
+    assert run(wanted) == 0
   else:
-    assert command.main(wanted) == 0
+    assert run(wanted) == 0
     going_on = f'a worker died at {name} (exit code 3); going on'
     assert capsys.readouterr().err.count(going_on) == 2
   folder = kinetics / 'out/kinetics400/1.0.0'
@@ -250,15 +251,15 @@ def test_a_file_that_kills_two_workers_is_left_out(
 
 def test_a_file_is_read_again_after_it_was_replaced(kinetics):
   wanted = arguments(kinetics)
-  plan = make_plan(settings.parse(wanted))
+  plan = plan_of(wanted)
   parts = plan.folder / 'parts'
   parts.mkdir(parents=True)
-  (item, *_), key = plan.shards[-1].items, deaths.key_of
+  (item, *_), key = plan.shards[-1].items, shards.key_of
   other = item._replace(mtime_ns=item.mtime_ns - 1)
   noted = [{**key(i), 'cause': 'Killed'} for i in (item, other, other)]
   log = parts / 'deaths.jsonl'
   log.write_text(''.join(f'{json.dumps(death)}\n' for death in noted))
-  assert command.main(wanted) == 0
+  assert run(wanted) == 0
   assert summary_of(plan.folder)['quarantined'] == []
 
 

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from mgjax.data.prepare import command
 from mgjax.data.prepare.annotations import Annotated
 from mgjax.data.prepare.listing import find_file, list_files
 from tests.data import videos
@@ -16,6 +15,7 @@ from tests.data.prepare.prepared import (
   folder_of,
   manifest_of,
   open_source,
+  run,
   summary_of,
 )
 
@@ -65,7 +65,7 @@ def test_of_nested_folders_each_video_gets_its_own_file(tmp_path, paths, csv):
   if csv:
     (tmp_path / 'my.csv').write_text(csv)
     flags.append(f'--annotations={tmp_path / "my.csv"}')
-  assert command.main([*flags, '--validation_fraction=0']) == 0
+  assert run([*flags, '--validation_fraction=0']) == 0
   for example in examples_of(open_source(tmp_path, 'mine', 'train')):
     file = tmp_path / 'videos' / f'{example.id}.mp4'
     assert example.video == file.read_bytes()
@@ -88,7 +88,7 @@ SUFFIXES = 'wmv ts mts m2ts 3gp gif ogv vob mxf asf divx'.split()
 def test_every_usual_suffix_is_that_of_a_video(tmp_path):
   # What FFmpeg makes of a file does not depend on its name.
   wanted = folder_of(tmp_path, *(f'a/{s}.{s.upper()}' for s in SUFFIXES))
-  assert command.main(wanted) == 0
+  assert run(wanted) == 0
   source = open_source(tmp_path, 'mine', 'train')
   assert {e.id for e in examples_of(source)} == {f'a/{s}' for s in SUFFIXES}
 
@@ -101,7 +101,7 @@ def test_files_that_are_not_used_are_counted_and_named(tmp_path, capsys):
   (tmp_path / 'videos/my.csv').write_text('a/x.mp4,a,train\nb/z.mp4,b,train\n')
   csv = f'--annotations={tmp_path / "videos/my.csv"}'
   more = [csv, '--num_classes=1', f'--out={tmp_path / "videos"}']
-  assert command.main([*wanted, *more]) == 0
+  assert run([*wanted, *more]) == 0
   (folder,) = (tmp_path / 'videos/mine').iterdir()
   unused = {
     'neither a video nor a folder of frames': {
@@ -133,7 +133,7 @@ def test_a_file_counts_once_however_many_links_lead_to_it(tmp_path, capsys):
   (elsewhere / 'deep/up').symlink_to(elsewhere)
   (top / 'train/c2').symlink_to(elsewhere)
   (top / 'train/a/z2.mp4').symlink_to(elsewhere / 'z.mp4')
-  assert command.main(wanted) == 0
+  assert run(wanted) == 0
   files = {
     split: sorted(
       r['file']
@@ -166,7 +166,7 @@ def test_an_annotated_link_is_found_and_its_file_taken_once(tmp_path, capsys):
   wanted = folder_of(tmp_path, 'a/x.mp4')
   (tmp_path / 'videos/a/y.mp4').symlink_to('x.mp4')
   (tmp_path / 'my.csv').write_text('a/y.mp4,a,train\na/x.mp4,b,train\n')
-  assert command.main([*wanted, f'--annotations={tmp_path / "my.csv"}']) == 0
+  assert run([*wanted, f'--annotations={tmp_path / "my.csv"}']) == 0
   (record,) = manifest_of(tmp_path / 'mine/1.0.0')
   assert (record['id'], record['labels']) == ('a/y', ['a'])
   assert 'left out 1 videos' in capsys.readouterr().err
@@ -180,14 +180,14 @@ def test_names_that_are_not_utf8_are_quarantined_one_by_one(tmp_path, capsys):
   for name in (b'/x.mp4', b'/caf\xe9.mp4'):
     with open(bad + name, 'wb') as file:
       file.write(videos.encode(num_frames=3))
-  assert command.main(wanted) == 1
+  assert run(wanted) == 1
   assert '2 of 10 videos are damaged' in capsys.readouterr().err
   log = (tmp_path / 'mine/1.0.0/parts/quarantined.jsonl').read_text()
   assert [json.loads(line)['file'] for line in log.splitlines()] == [
     'caf\\xe9/caf\\xe9.mp4',
     'caf\\xe9/x.mp4',
   ]
-  assert command.main([*wanted, '--max_bad_fraction=0.2']) == 0
+  assert run([*wanted, '--max_bad_fraction=0.2']) == 0
   folder = tmp_path / 'mine/1.0.0'
   bad = summary_of(folder)['quarantined']
   assert [(b['file'], b['reason']) for b in bad] == [
@@ -195,7 +195,7 @@ def test_names_that_are_not_utf8_are_quarantined_one_by_one(tmp_path, capsys):
     for file in ('caf\\xe9/caf\\xe9.mp4', 'caf\\xe9/x.mp4')
   ]
   assert len(open_source(tmp_path, 'mine', 'train')) == 8
-  assert command.main([*wanted, '--max_bad_fraction=0.2']) == 0
+  assert run([*wanted, '--max_bad_fraction=0.2']) == 0
   assert 'already prepared' in capsys.readouterr().err
 
 
@@ -203,5 +203,5 @@ def test_names_that_are_not_utf8_are_quarantined_one_by_one(tmp_path, capsys):
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, capsys):
   wanted = folder_of(tmp_path, 'a/x.mp4', 'b/y.mp4')
   (tmp_path / 'videos/b').chmod(0)
-  assert command.main(wanted) == 2
+  assert run(wanted) == 2
   assert 'videos/b: Permission denied' in capsys.readouterr().err

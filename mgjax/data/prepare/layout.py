@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from mgjax import files
 from mgjax.errors import ConfigError
 
 VERSION = '1.0.0'
@@ -24,7 +25,6 @@ PARTS = 'parts'
 LOCK = 'lock'
 QUARANTINED = 'quarantined.jsonl'  # Damaged videos, as they are found.
 DEATHS = 'deaths.jsonl'  # At which videos workers died.
-AT = 'at-'  # And a process id: the video that a worker is at.
 
 
 @contextlib.contextmanager
@@ -38,10 +38,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
     ConfigError: It cannot be made, or another run is writing it.
   """
   parts = folder / PARTS
-  try:
-    parts.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
-    raise ConfigError(f'--out: cannot write to {folder}: {error}.') from error
+  files.make_folder(parts, f'--out: {folder}')
   with (parts / LOCK).open('w') as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
