@@ -17,8 +17,7 @@ from mgjax.evaluation import eval_picture, results, scoring
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
 from mgjax.progress import Progress
-from mgjax.run import run_folder
-from mgjax.run.checkpoint_manager import Checkpoints
+from mgjax.run import checkpoint, run_folder
 from mgjax.setup import data as data_setup
 from mgjax.setup import (
   evaluation,
@@ -72,7 +71,8 @@ def evaluate_checkpoint(
     files.check_output(
       workdir / results.FILE, os.fspath(workdir / results.FILE)
     )
-  step, path = _find_checkpoint(workdir, step)
+  path = checkpoint.find(workdir, '--workdir', step)
+  step = int(path.name)
   state, program = _load(config, mesh, path, step)
   key = evaluation.partial_key(config, state, source)
   partial = scoring.Partial(workdir, key, config.eval.save_every_s)
@@ -128,26 +128,6 @@ def _other_labels(
       '--allow_config_change'
     )
   return {'the names of the classes': other}
-
-
-def _find_checkpoint(
-  workdir: epath.Path, step: int | None
-) -> tuple[int, epath.Path]:
-  """The step and the folder of a complete checkpoint, by default the newest.
-
-  Raises:
-    ConfigError: There is no such checkpoint.
-  """
-  if not (workdir / 'checkpoints').is_dir():
-    raise ConfigError(f'--workdir={workdir} holds no checkpoints of a run')
-  with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-    folder, steps = checkpoints.directory, checkpoints.steps()
-  if not steps:
-    raise ConfigError(f'{folder} holds no complete checkpoint')
-  step = steps[-1] if step is None else step
-  if step not in steps:
-    raise ConfigError(f'--step={step}: there are checkpoints of steps {steps}')
-  return step, folder / str(step)
 
 
 def _load(

@@ -2,19 +2,16 @@
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from mgjax import files
-from mgjax.errors import ConfigError, RunError
+from mgjax.errors import RunError
 from mgjax.hosts.peers import Peers
-from mgjax.run import checkpoint_record
-from mgjax.run.checkpoint_record import DamagedError
+from mgjax.run import checkpoint
 from mgjax.step.train_state import TrainState
 
 
@@ -75,37 +72,27 @@ class Checkpoints:
   def __init__(
     self,
     workdir: epath.PathLike,
-    keep: Keep | None = None,
+    keep: Keep,
     peers: Peers | None = None,
   ):
     """Opens the folder.
 
     Args:
       workdir: The run's folder.
-      keep: Which of them stay when more are written; None: they are only read,
-        and nothing in the folder is changed.
+      keep: Which of them stay when more are written.
       peers: The processes of the run.
     """
-    checkpoint_record.hush()
+    checkpoint.hush()
     self.scores: dict[int, float] = {}
     self._peers = peers or Peers()
     self._workdir = epath.Path(workdir)
-    policy = keep and _NewestAndBest(keep, self.scores)
-    verbosity = logging.get_verbosity()
-    if keep is None:  # Orbax warns that it will not write.
-      logging.set_verbosity(logging.ERROR)
-    try:
-      self._manager = ocp.CheckpointManager(
-        (self._workdir / 'checkpoints').resolve(),
-        options=ocp.CheckpointManagerOptions(
-          preservation_policy=policy or None,
-          create=keep is not None,
-          read_only=keep is None,
-          cleanup_tmp_directories=keep is not None,
-        ),
-      )
-    finally:
-      logging.set_verbosity(verbosity)
+    self._manager = ocp.CheckpointManager(
+      (self._workdir / 'checkpoints').resolve(),
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=_NewestAndBest(keep, self.scores),
+        cleanup_tmp_directories=True,
+      ),
+    )
 
   @property
   def directory(self) -> epath.Path:
@@ -134,12 +121,9 @@ class Checkpoints:
     if exists and not replace:
       return
     # Of what is in memory now: a file that is read must be just this.
-    record = checkpoint_record.sealed(
-      {
-        **progress,
-        'scores': {str(k): v for k, v in self.scores.items()},
-        'arrays': checkpoint_record.describe_arrays(state),
-      }
+    record = checkpoint.make_record(
+      state,
+      {**progress, 'scores': {str(k): v for k, v in self.scores.items()}},
     )
     try:
       if exists:
@@ -161,42 +145,6 @@ class Checkpoints:
     except Exception as error:
       raise self._not_written(error) from error
 
-  def restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict]:
-    """Reads a checkpoint.
-
-    Args:
-      abstract: Tree of jax.ShapeDtypeStruct with the wanted shardings; the
-        checkpoint may come from any number of devices.
-      step: Its name.
-
-    Returns:
-      The state and the record of counters.
-
-    Raises:
-      ConfigError: It is of another network or optimizer.
-      DamagedError: It is damaged.
-    """
-    path = self.directory / str(step)
-    with checkpoint_record.reading(path):
-      # Before the arrays: Orbax's own error for other shapes names no array.
-      progress = checkpoint_record.read_record(path)
-      if 'arrays' in progress:
-        _check_same_arrays(progress['arrays'], abstract, path)
-      state = self._manager.restore(
-        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-      )['state']
-    if 'arrays' in progress:
-      checkpoint_record.check_arrays(state, progress['arrays'], path)
-    elif (
-      checkpoint_record.checksum(state)
-      != progress[checkpoint_record.OLD_CHECKSUM]
-    ):
-      raise DamagedError(
-        f'{path} is damaged: its contents do not have the checksum that was '
-        'noted when they were written'
-      )
-    return state, progress
-
   def restore_newest(
     self, abstract: TrainState
   ) -> tuple[TrainState, dict, int] | None:
@@ -205,7 +153,7 @@ class Checkpoints:
     Damaged ones are moved to `workdir/damaged`, and named on stderr.
 
     Args:
-      abstract: As for `restore`.
+      abstract: As for `checkpoint.restore`.
 
     Returns:
       The state, the record of counters and the step; None without checkpoints.
@@ -217,7 +165,9 @@ class Checkpoints:
     damaged: dict[int, str] = {}
     for step in reversed(self.steps()):
       try:
-        state, progress = self.restore(abstract, step)
+        state, progress = checkpoint.restore(
+          self.directory / str(step), abstract
+        )
         problem = ''
       except RunError as error:
         problem = str(error)
@@ -256,7 +206,7 @@ class Checkpoints:
     kept = [f'step {step}' for step in self.steps()[-1:]] or ['the beginning']
     return NotWrittenError(
       f'a checkpoint could not be written to {self.directory} '
-      f'({checkpoint_record.reason(error)}). '
+      f'({checkpoint.reason(error)}). '
       f'Complete checkpoints are kept: the same command goes on from {kept[0]}'
     )
 
@@ -298,25 +248,3 @@ class Checkpoints:
         isinstance(exc_value, NotWrittenError) or files.is_of_disk(exc_value)
       ):
         print(error, file=sys.stderr)
-
-
-def _check_same_arrays(
-  noted: Mapping[str, dict], abstract: Any, path: epath.PathLike
-) -> None:
-  """Raises ConfigError where a checkpoint has other arrays than a state."""
-  found = {
-    name: (array['dtype'], *array['shape']) for name, array in noted.items()
-  }
-  wanted = {
-    name: (str(leaf.dtype), *leaf.shape)
-    for name, leaf in checkpoint_record.by_path(abstract).items()
-  }
-  names = dict.fromkeys([*wanted, *found])
-  wrong = [name for name in names if found.get(name) != wanted.get(name)]
-  if wrong:
-    raise ConfigError(
-      f'{path}: {len(wrong)} of {len(names)} arrays differ from those of these '
-      f'settings, such as {wrong[0]}: {found.get(wrong[0], "none")}, but the '
-      f'run has {wanted.get(wrong[0], "none")}; use another --workdir, or the '
-      'settings that the run began with'
-    )

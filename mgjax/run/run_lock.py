@@ -24,6 +24,7 @@ from etils import epath
 
 from mgjax import files, stop_signal
 from mgjax.cli import ConfigError, RunError
+from mgjax.run import checkpoint
 
 NAME = 'run.lock'
 BEAT_S = 15.0  # So often the holder counts up.
@@ -317,11 +318,7 @@ def _machine() -> str:
 
 def _newest(folder: epath.PathLike) -> str:
   """Says where the newest checkpoint in a folder is."""
-  steps = [
-    int(path.name)
-    for path in (epath.Path(folder) / 'checkpoints').glob('*')
-    if path.name.isdigit()
-  ]
+  steps = checkpoint.steps(folder)
   if not steps:
     return 'there is no checkpoint of it'
-  return f'the newest checkpoint is {folder}/checkpoints/{max(steps)}'
+  return f'the newest checkpoint is {folder}/checkpoints/{steps[-1]}'

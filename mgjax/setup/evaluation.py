@@ -19,7 +19,6 @@ from mgjax.setup import data as data_setup
 from mgjax.setup import grids
 from mgjax.step import train_state
 from mgjax.step.train_state import TrainState
-from mgjax.weights import checks
 
 
 def head_window(
@@ -96,7 +95,6 @@ def load_state(
     {name: getattr(abstract, name) for name in checkpoint.VARIABLES},
     instead=instead,
   )
-  checks.check_numbers(variables, path)
   return abstract.replace(**variables)
 
 

@@ -113,28 +113,6 @@ def run(
   return f'logits agree with those of {source} to {difference:.1e}'
 
 
-def check_numbers(variables: dict, source: Any) -> None:
-  """Refuses variables that no training makes.
-
-  Args:
-    variables: 'params' and 'batch_stats'.
-    source: Where they are from, for the message.
-
-  Raises:
-    ConfigError: Some are NaN or infinite, or a variance is negative.
-  """
-  for keys, leaf in jax.tree.leaves_with_path(variables):
-    path = '/'.join(str(key.key) for key in keys)
-    array = np.asarray(leaf)
-    if not np.isfinite(array).all():
-      raise ConfigError(f'{source}: {path} holds NaN or infinite numbers')
-    if path.startswith('batch_stats/') and path.endswith('/var'):
-      if (array < 0).any():
-        raise ConfigError(
-          f'{source}: {path} holds variances, and some are negative'
-        )
-
-
 def check_features(
   model: nn.Module, variables: dict, num_frames: int, source: Any
 ) -> None:
