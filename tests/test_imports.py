@@ -26,9 +26,10 @@ COMMANDS = (
 # From the foundations up: a module imports from its own room and from groups
 # further up in this list.
 ORDER = (
-  ('errors', 'environment', 'picture_text', 'progress', 'stop_signal'),
+  ('errors', 'environment', 'progress', 'stop_signal'),
   ('files',),
   ('grids',),
+  ('pictures',),
   ('config',),
   ('cli',),
   ('cpu',),

@@ -11,7 +11,7 @@ from etils import epath
 
 from mgjax import files, stop_signal
 from mgjax.cpu import allocator, compilation
-from mgjax.data import sources, stream
+from mgjax.data import sources
 from mgjax.errors import ConfigError
 from mgjax.evaluation import eval_picture, results, scoring
 from mgjax.hosts import parallel
@@ -65,49 +65,55 @@ def evaluate_checkpoint(
     config, workdir, allow_config_change
   )
   mesh = parallel.make_mesh()
-  source = _open_source(config, mesh.size)
+  run_checks.check_evaluation(config, data_setup.describe(config), mesh.size)
+  planning.check_network(config, [grids.eval_grid(config)])
+  source = data_setup.source(config, config.eval.split)
   overrides |= _other_labels(workdir, source, allow_config_change)
   if peers.is_first:
     files.check_output(
       workdir / results.FILE, os.fspath(workdir / results.FILE)
     )
   path = checkpoint.find(workdir, '--workdir', step)
-  step = int(path.name)
-  state, program = _load(config, mesh, path, step)
+  state, program = _load(config, mesh, path)
   key = evaluation.partial_key(config, state, source)
   partial = scoring.Partial(workdir, key, config.eval.save_every_s)
-  shard = {'shard': peers.index, 'num_shards': peers.count}
-  result = _evaluate(
-    program,
-    state,
-    data_setup.eval_stream(config, source, **shard),
-    mesh,
-    ensemble=config.eval.ensemble,
-    partial=partial,
-    peers=peers,
-    stop=stop,
+  eval_stream = data_setup.eval_stream(
+    config, source, shard=peers.index, num_shards=peers.count
   )
+  begun = partial.load()
+  bar = Progress(
+    eval_stream.num_batches,
+    begun[0] if begun else 0,
+    unit='batch',
+    quiet=not peers.is_first,
+  )
+
+  def report(done: int, total: int) -> None:
+    bar.update(done, bar.time_left(done))
+    if stop:
+      stop.defer(lambda: 'the batch at hand; all scores are kept')
+      if done < total:
+        stop.check(peers)
+
+  with contextlib.closing(bar):
+    result = results.evaluate(
+      program,
+      state,
+      eval_stream,
+      mesh,
+      ensemble=config.eval.ensemble,
+      report=report,
+      partial=partial,
+      peers=peers,
+    )
   protocol = {'config_eval': config.eval.to_dict(), 'overrides': overrides}
-  result = {'step': step, **protocol, **result}
+  result = {'step': state.step, **protocol, **result}
   if peers.is_first:
     results.write(workdir, result)
-    title = f'{workdir.name}, step {step}: {results.describe(result)}'
+    title = f'{workdir.name}, step {state.step}: {results.describe(result)}'
     eval_picture.draw(workdir / 'eval.png', result, title=title)
     partial.remove()
   return result
-
-
-def _open_source(
-  config: ml_collections.ConfigDict, num_devices: int
-) -> sources.Source:
-  """Opens the videos, once it is certain that the settings can work.
-
-  Raises:
-    ConfigError: They cannot, or the data set is not there.
-  """
-  run_checks.check_evaluation(config, data_setup.describe(config), num_devices)
-  planning.check_network(config, [grids.eval_grid(config)])
-  return data_setup.source(config, config.eval.split)
 
 
 def _other_labels(
@@ -131,10 +137,7 @@ def _other_labels(
 
 
 def _load(
-  config: ml_collections.ConfigDict,
-  mesh: jax.sharding.Mesh,
-  path: epath.Path,
-  step: int,
+  config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, path: epath.Path
 ) -> tuple[TrainState, jax.stages.Compiled]:
   """Reads a checkpoint and compiles the program that scores with it.
 
@@ -144,58 +147,15 @@ def _load(
   model = network.model(config)
   state = evaluation.load_state(
     config, model, mesh, path, instead='--step={step}'
-  )
-  state = state.replace(step=step)
+  ).replace(step=int(path.name))
   checks.check_features(
     model,
     {'params': state.params, 'batch_stats': state.batch_stats},
     config.data.num_frames,
     path,
   )
-  program = compilation.compile_program(
-    evaluation.lower_eval_step(config, model, mesh, state)
-  )
-  return state, program
-
-
-def _evaluate(
-  program: jax.stages.Compiled,
-  state: TrainState,
-  eval_stream: stream.EvalStream,
-  mesh: jax.sharding.Mesh,
-  *,
-  ensemble: str,
-  partial: scoring.Partial,
-  peers: Peers,
-  stop: stop_signal.Listener | None,
-) -> dict:
-  """`results.evaluate` with a progress bar; stops at a signal."""
-  begun = partial.load()
-  bar = Progress(
-    eval_stream.num_batches,
-    begun[0] if begun else 0,
-    unit='batch',
-    quiet=not peers.is_first,
-  )
-
-  def report(done: int, total: int) -> None:
-    bar.update(done, bar.time_left(done))
-    if stop:
-      stop.defer(lambda: 'the batch at hand; all scores are kept')
-      if done < total:
-        stop.check(peers)
-
-  with contextlib.closing(bar):
-    return results.evaluate(
-      program,
-      state,
-      eval_stream,
-      mesh,
-      ensemble=ensemble,
-      report=report,
-      partial=partial,
-      peers=peers,
-    )
+  lowered = evaluation.lower_eval_step(config, model, mesh, state)
+  return state, compilation.compile_program(lowered)
 
 
 def main(values: flags.FlagValues) -> None:

@@ -6,7 +6,6 @@ multiply-adds stands in for the clock: the axis has the share of them that is
 done, and the last panel has clips per multiply-add, relative to the baseline.
 """
 
-import io
 import itertools
 from typing import Any, NamedTuple
 
@@ -15,8 +14,8 @@ import numpy as np
 from etils import epath
 from matplotlib import figure, lines, ticker
 from matplotlib.axes import Axes
-from matplotlib.backends import backend_agg
 
+from mgjax import pictures
 from mgjax.grids.schedule import Grid, GridSchedule
 from mgjax.planning import plan_text
 
@@ -69,13 +68,8 @@ def draw(
   Returns:
     The picture, uint8 [H, W, 3].
   """
-  # Ticks are made, and styled, as late as when they are drawn.
   with matplotlib.rc_context(_STYLE):
-    canvas = backend_agg.FigureCanvasAgg(make_figure(plan, schedule))
-    png = io.BytesIO()
-    canvas.print_png(png)
-  epath.Path(path).write_bytes(png.getvalue())
-  return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pictures.save(make_figure(plan, schedule), path)
 
 
 @matplotlib.rc_context(_STYLE)

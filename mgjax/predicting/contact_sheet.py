@@ -1,6 +1,5 @@
 """Pictures of predictions: the frames that a network saw, and its answer."""
 
-import io
 import pathlib
 from collections.abc import Sequence
 
@@ -10,9 +9,8 @@ import matplotlib.axes
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib import figure
-from matplotlib.backends import backend_agg
 
-from mgjax import files, picture_text
+from mgjax import pictures
 
 # So many frames of a clip are drawn at most, and so wide.
 _MAX_COLUMNS = 8
@@ -69,10 +67,10 @@ def draw(
   fig.text(
     0.5,
     1 - _TOP_PX / 2 / height_px,
-    picture_text.printable(title, width_px // _CHARACTER_PX),
+    pictures.printable(title, width_px // _CHARACTER_PX),
     ha='center',
     va='center',
-    **picture_text.PLAIN,
+    **pictures.PLAIN,
   )
   picture = fig.add_axes(
     (
@@ -93,10 +91,7 @@ def draw(
     )
   )
   _draw_bars(bars, predictions)
-  picture = io.BytesIO()
-  with picture_text.any_characters():
-    backend_agg.FigureCanvasAgg(fig).print_png(picture)
-  files.write_bytes(path, picture.getvalue())
+  pictures.save(fig, path)
 
 
 def _mosaic(
@@ -127,7 +122,7 @@ def _draw_bars(
   places = range(len(predictions))
   axis.barh(places, [p for _, p in predictions], color='tab:blue', alpha=0.35)
   for i, (label, probability) in enumerate(predictions):
-    text = f'{100 * probability:.1f} %  {picture_text.printable(label)}'
-    axis.text(0.01, i, text, va='center', fontsize=9, **picture_text.PLAIN)
+    text = f'{100 * probability:.1f} %  {pictures.printable(label)}'
+    axis.text(0.01, i, text, va='center', fontsize=9, **pictures.PLAIN)
   axis.set(xlim=(0, 1), ylim=(len(predictions) - 0.5, -0.5))
   axis.set_axis_off()

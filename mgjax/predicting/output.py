@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from mgjax import files, picture_text
+from mgjax import files, pictures
 from mgjax.predicting import contact_sheet
 from mgjax.predicting.predictor import Explained, Predictor
 
@@ -55,7 +55,7 @@ def _lines(result: dict) -> list[str]:
   """A file's predictions as text."""
   if 'error' in result:
     return []
-  return [picture_text.printable(result['file'])] + [
+  return [pictures.printable(result['file'])] + [
     f'  {100 * p["probability"]:6.2f} %  {p["label"]}'
     for p in result['predictions']
   ]

@@ -13,7 +13,7 @@ import ml_collections
 
 from mgjax import files, stop_signal
 from mgjax.errors import ConfigError, RunError
-from mgjax.evaluation import results, scoring
+from mgjax.evaluation import eval_picture, results, scoring
 from mgjax.grids.schedule import Grid
 from mgjax.hosts import parallel
 from mgjax.models import norm
@@ -474,7 +474,7 @@ class Training:
     if job.peers.is_first:
       results.write(job.workdir, {'step': step, **result})
       partial.remove()
-      self._writer.picture('confusion', report.confusion(result), step)
+      self._writer.picture('confusion', eval_picture.confusion(result), step)
 
 
 def note_bad_videos(
