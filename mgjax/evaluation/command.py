@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from collections.abc import Callable, Iterator
 
 import jax
 import ml_collections
@@ -11,7 +12,7 @@ from etils import epath
 
 from mgjax import files, stop_signal
 from mgjax.cpu import allocator, compilation
-from mgjax.data import sources
+from mgjax.data import sources, stream
 from mgjax.errors import ConfigError
 from mgjax.evaluation import eval_picture, results, scoring
 from mgjax.hosts import parallel
@@ -81,21 +82,8 @@ def evaluate_checkpoint(
     config, source, shard=peers.index, num_shards=peers.count
   )
   begun = partial.load()
-  bar = Progress(
-    eval_stream.num_batches,
-    begun[0] if begun else 0,
-    unit='batch',
-    quiet=not peers.is_first,
-  )
-
-  def report(done: int, total: int) -> None:
-    bar.update(done, bar.time_left(done))
-    if stop:
-      stop.defer(lambda: 'the batch at hand; all scores are kept')
-      if done < total:
-        stop.check(peers)
-
-  with contextlib.closing(bar):
+  first = begun[0] if begun else 0
+  with _shown_progress(eval_stream, first, peers, stop) as report:
     result = results.evaluate(
       program,
       state,
@@ -114,6 +102,29 @@ def evaluate_checkpoint(
     eval_picture.draw(workdir / 'eval.png', result, title=title)
     partial.remove()
   return result
+
+
+@contextlib.contextmanager
+def _shown_progress(
+  eval_stream: stream.EvalStream,
+  first: int,
+  peers: Peers,
+  stop: stop_signal.Listener | None,
+) -> Iterator[Callable[[int, int], None]]:
+  """Yields the `report` of `scoring.score`: a bar; it stops at a signal."""
+  bar = Progress(
+    eval_stream.num_batches, first, unit='batch', quiet=not peers.is_first
+  )
+
+  def report(done: int, total: int) -> None:
+    bar.update(done, bar.time_left(done))
+    if stop:
+      stop.defer(lambda: 'the batch at hand; all scores are kept')
+      if done < total:
+        stop.check(peers)
+
+  with contextlib.closing(bar):
+    yield report
 
 
 def _other_labels(

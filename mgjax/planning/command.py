@@ -17,7 +17,7 @@ from mgjax.grids import GridSchedule
 from mgjax.planning import plan as plan_lib
 from mgjax.planning import plan_budget, plan_text, step_seconds
 from mgjax.setup import data as data_setup
-from mgjax.setup import grids, planning, run_checks
+from mgjax.setup import grids, planning, run_checks, run_settings
 
 
 def main(values: flags.FlagValues, *configs: str) -> None:
@@ -198,7 +198,7 @@ def _diff(values: flags.FlagValues, names: Sequence[str]) -> str:
     num_train, size_source = grids.dataset_size(config)
     schedule = grids.schedule(config, num_train, num_devices=values.num_devices)
     plans.append(planning.make_plan(config, schedule, size_source=size_source))
-  fields = plan_text.differing_fields(*(c.to_dict() for c in configs))
+  fields = run_settings.differences(*(c.to_dict() for c in configs))
   if values.format == 'json':
     return json.dumps({'fields': fields, 'plans': plans}, indent=1)
   return plan_text.diff(fields, *plans)

@@ -216,7 +216,7 @@ def diff(
   """Returns what two plans differ in, as text.
 
   Args:
-    fields: Of `differing_fields` of their configs.
+    fields: Values in both configs by name, where they differ.
     a: Of `plan.make_plan`.
     b: The other one.
 
@@ -254,29 +254,6 @@ def _cost_row(
 ) -> tuple[str, str, str, str]:
   write = lambda value: f'{value:,.10g}' if value < 1e6 else f'{value:,.0f}'
   return name, write(a), write(b), f'{b / a:.3f}'
-
-
-def differing_fields(
-  a: dict[str, Any], b: dict[str, Any], prefix: str = ''
-) -> dict[str, tuple[Any, Any]]:
-  """Returns the fields in which two nested dictionaries differ, and values.
-
-  Args:
-    a: The settings of a run.
-    b: Those of another one.
-    prefix: Goes before each name, such as 'grid.'.
-
-  Returns:
-    (value in a, value in b) by name, such as 'grid.mode'; None: not there.
-  """
-  found = {}
-  for key in dict.fromkeys([*a, *b]):
-    one, other = a.get(key), b.get(key)
-    if isinstance(one, dict) and isinstance(other, dict):
-      found |= differing_fields(one, other, f'{prefix}{key}.')
-    elif one != other:
-      found[prefix + key] = (one, other)
-  return found
 
 
 def _phase_diff(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
