@@ -9,6 +9,7 @@ from mgjax.cpu import compilation
 from mgjax.hosts import parallel
 from mgjax.run import checkpoint, failure, run_folder
 from mgjax.setup import data, grids, job, planning, run_checks
+from mgjax.setup import programs as programs_setup
 from mgjax.setup.initial_weights import initial_variables
 from mgjax.step import programs, train_state
 from mgjax.step.step_cache import Program
@@ -39,7 +40,9 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
   parts = job.compose(config, parallel.make_mesh())
   mesh, schedule = parts.mesh, parts.schedule
   state, first_step = _first_state(parts, folder)
-  lowered = parts.lower_programs(first_step)
+  lowered = programs_setup.lower_programs(
+    config, schedule, parts.network, mesh, first_step, ()
+  )
   compiled = {}
   rng = parallel.make_key(mesh, config.seed)
   result = {'steps': []}
