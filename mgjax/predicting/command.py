@@ -110,27 +110,27 @@ def label_names(
   return names if len(names) == len(numbers) else numbers
 
 
-def _made_folder(flag: str, name: str | None) -> pathlib.Path | None:
-  """Makes the folder that a flag names, if it names one."""
-  if not name:
-    return None
-  files.make_folder(name, f'--{flag}={name}')
-  return pathlib.Path(name)
-
-
-def _checked_npz(name: str | None) -> pathlib.Path | None:
-  """The file of --features, if it is given, once it can be written.
+def _checked_outputs(
+  values: flags.FlagValues,
+) -> tuple[pathlib.Path | None, ...]:
+  """Returns --sheet, --heatmap and --features, which can be written.
 
   Raises:
-    ConfigError: It cannot.
+    ConfigError: One of them cannot.
   """
-  if not name:
-    return None
-  npz = pathlib.Path(name)
-  if npz.suffix != '.npz':
-    raise ConfigError(f'--features={npz}: give the name of an .npz file')
-  files.check_output(npz, f'--features={npz}')
-  return npz
+  outputs = [
+    pathlib.Path(values[name].value) if values[name].value else None
+    for name in ('sheet', 'heatmap', 'features')
+  ]
+  *folders, npz = outputs
+  for name, folder in zip(('sheet', 'heatmap'), folders, strict=True):
+    if folder:
+      files.make_folder(folder, f'--{name}={folder}')
+  if npz:
+    if npz.suffix != '.npz':
+      raise ConfigError(f'--features={npz}: give the name of an .npz file')
+    files.check_output(npz, f'--features={npz}')
+  return tuple(outputs)
 
 
 def main(values: flags.FlagValues, *videos: str) -> None:
@@ -146,10 +146,7 @@ def main(values: flags.FlagValues, *videos: str) -> None:
   config = data_setup.with_classes(values.config)
   run = run_folder.of_weights(values)
   run_settings.check_evaluation(config, run, values.allow_config_change)
-  sheets, heatmaps = (
-    _made_folder(name, values[name].value) for name in ('sheet', 'heatmap')
-  )
-  npz = _checked_npz(values.features)
+  sheets, heatmaps, npz = _checked_outputs(values)
   if own.is_own(config.model.name) and (sheets or heatmaps or npz):
     raise ConfigError(
       f'model.name={config.model.name!r}: --sheet, --heatmap and --features '

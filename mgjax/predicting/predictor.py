@@ -92,9 +92,8 @@ class Predictor:
     if not scores:
       raise ConfigError(video_files.none_usable(errors))
     return [
-      {'file': str(p), 'scores': scores[p]}
-      if p in scores
-      else {'file': str(p), 'error': errors[p]}
+      {'file': str(p)}
+      | ({'scores': scores[p]} if p in scores else {'error': errors[p]})
       for p in self.paths
     ]
 

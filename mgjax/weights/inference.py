@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from flax import traverse_util
+
 from mgjax.models import blvnet, resnet2d, resnet3d
 from mgjax.weights import naming
 from mgjax.weights.naming import Path
@@ -121,12 +123,9 @@ def _lateral(kernels: dict, stem: tuple[int, ...]) -> dict[str, Any]:
 
 def _possible_names(form: str, model: str, rows: int) -> dict[str, Path]:
   """Names of all that a network of any depth may have, with our paths."""
-  tree: dict = {}
-  for path in _possible_paths(form, model):
-    node = tree
-    for key in path[:-1]:
-      node = node.setdefault(key, {})
-    node[path[-1]] = _Leaf(rows)
+  tree = traverse_util.unflatten_dict(
+    {path: _Leaf(rows) for path in _possible_paths(form, model)}
+  )
   return naming.names(form, tree, model, may_lack=lambda path: True)
 
 
