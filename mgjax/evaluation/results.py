@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from mgjax import files
-from mgjax.data import sources, stream
+from mgjax.data import stream
 from mgjax.errors import RunError
 from mgjax.evaluation import accuracy, scoring
 from mgjax.step.train_state import TrainState
@@ -74,36 +74,19 @@ def evaluate(
       f'none of the {len(source)} videos of the evaluation can be decoded, '
       f'such as {name}: {reason}'
     )
-  found = {
-    **_measure(scored, known, source.label_names),
-    'num_videos': len(source),
-    'num_scored': int(known.sum()),
-    'num_views': eval_stream.views_per_video,
-    'failed': [source.name_of(int(i)) for i in np.flatnonzero(~known)],
-    **_lost(scored, source),
-    'seconds': time.perf_counter() - start,
-  }
-  if source.manifest_sha256:
-    found['manifest_sha256'] = source.manifest_sha256
-  return found
-
-
-def _measure(
-  scored: scoring.Scores, known: np.ndarray, names: tuple[str, ...]
-) -> dict:
-  """The accuracies, of the videos that are `known` to have a score."""
   labels = scored.labels[known]
   measure = (
     accuracy.accuracy if labels.ndim == 1 else accuracy.multi_label_accuracy
   )
-  return measure(scored.scores[known], labels, names)
-
-
-def _lost(scored: scoring.Scores, source: sources.Source) -> dict:
-  """The entries about views that could not be decoded."""
   lossy = np.flatnonzero(scored.lost)
   names = {int(i): source.name_of(int(i)) for i in lossy[:_MAX_LOST]}
+  manifest = source.manifest_sha256
   return {
+    **measure(scored.scores[known], labels, source.label_names),
+    'num_videos': len(source),
+    'num_scored': int(known.sum()),
+    'num_views': eval_stream.views_per_video,
+    'failed': [source.name_of(int(i)) for i in np.flatnonzero(~known)],
     'num_lossy_videos': len(lossy),
     'num_lost_views': int(scored.lost.sum()),
     'lost': [
@@ -114,6 +97,8 @@ def _lost(scored: scoring.Scores, source: sources.Source) -> dict:
       }
       for i, name in names.items()
     ],
+    'seconds': time.perf_counter() - start,
+    **({'manifest_sha256': manifest} if manifest else {}),
   }
 
 

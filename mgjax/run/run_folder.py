@@ -1,5 +1,6 @@
 """The folder of a run: where it is, and what it holds for those who read it."""
 
+import collections
 import itertools
 import os
 import pathlib
@@ -98,11 +99,9 @@ def read_labels(path: epath.PathLike) -> list[str]:
   else:
     lines = map(str.strip, files.read_text(path).splitlines())
     names = [line for line in lines if line]
-  seen = set()
-  for name in names:
-    if name in seen:
+  for name, count in collections.Counter(names).items():
+    if count > 1:
       raise ConfigError(f'{path} names the class {name!r} twice; name it once')
-    seen.add(name)
   return names
 
 

@@ -133,11 +133,23 @@ class RunLock:
       raise
 
   def _check_folder(self) -> None:
+    """Raises RunError where the folder is no longer this process's."""
     if not self.is_held:
       return
     found = self._read()
-    if found is None or found.get('run') != self._entry['run']:
-      raise RunError(self._lost(found))
+    if found and found.get('run') == self._entry['run']:
+      return
+    folder, workdir = self._moved_to(), f'--workdir={self._workdir}'
+    if folder:
+      raise RunError(
+        f'{workdir} has been moved to {folder} while a run was writing to it, '
+        f'so the run has ended; {_newest(folder)}: the same command with '
+        f'--workdir={folder} goes on from there'
+      )
+    what = 'has been moved or removed while a run was writing to it, so the'
+    if found:
+      what = f'has been taken over by {_who(found)}, so this'
+    raise RunError(f'{workdir} {what} run has ended; {_newest(self._workdir)}')
 
   def release(self) -> None:
     """Gives the folder free."""
@@ -272,25 +284,6 @@ class RunLock:
         return place.parent
     return None
 
-  def _lost(self, found: dict | None) -> str:
-    """Says what has become of the folder."""
-    workdir = f'--workdir={self._workdir}'
-    if folder := self._moved_to():
-      return (
-        f'{workdir} has been moved to {folder} while a run was writing to it, '
-        f'so the run has ended; {_newest(folder)}: the same command with '
-        f'--workdir={folder} goes on from there'
-      )
-    if found:
-      return (
-        f'{workdir} has been taken over by {_who(found)}, so this run has '
-        f'ended; {_newest(self._workdir)}'
-      )
-    return (
-      f'{workdir} has been moved or removed while a run was writing to it, so '
-      f'the run has ended; {_newest(self._workdir)}'
-    )
-
   def _refusal(self, found: dict) -> ConfigError:
     return ConfigError(
       f'--workdir={self._workdir} is in use by {_who(found)}; wait for that '
@@ -318,7 +311,6 @@ def _machine() -> str:
 
 def _newest(folder: epath.PathLike) -> str:
   """Says where the newest checkpoint in a folder is."""
-  steps = checkpoint.steps(folder)
-  if not steps:
-    return 'there is no checkpoint of it'
-  return f'the newest checkpoint is {folder}/checkpoints/{steps[-1]}'
+  if steps := checkpoint.steps(folder):
+    return f'the newest checkpoint is {folder}/checkpoints/{steps[-1]}'
+  return 'there is no checkpoint of it'
