@@ -5,13 +5,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
-import jax
 import ml_collections
 from absl import flags
 from etils import epath
 
 from mgjax import files, stop_signal
-from mgjax.cpu import allocator, compilation
+from mgjax.cpu import allocator
 from mgjax.data import sources, stream
 from mgjax.errors import ConfigError
 from mgjax.evaluation import eval_picture, results, scoring
@@ -23,12 +22,10 @@ from mgjax.setup import data as data_setup
 from mgjax.setup import (
   evaluation,
   grids,
-  network,
   planning,
   run_checks,
   run_settings,
 )
-from mgjax.step.train_state import TrainState
 from mgjax.weights import checks
 
 
@@ -75,7 +72,16 @@ def evaluate_checkpoint(
       workdir / results.FILE, os.fspath(workdir / results.FILE)
     )
   path = checkpoint.find(workdir, '--workdir', step)
-  state, program = _load(config, mesh, path)
+  model, state, program = evaluation.load(
+    config, mesh, path, instead='--step={step}'
+  )
+  state = state.replace(step=int(path.name))
+  checks.check_features(
+    model,
+    {'params': state.params, 'batch_stats': state.batch_stats},
+    config.data.num_frames,
+    path,
+  )
   key = evaluation.partial_key(config, state, source)
   partial = scoring.Partial(workdir, key, config.eval.save_every_s)
   eval_stream = data_setup.eval_stream(
@@ -145,28 +151,6 @@ def _other_labels(
       '--allow_config_change'
     )
   return {'the names of the classes': other}
-
-
-def _load(
-  config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, path: epath.Path
-) -> tuple[TrainState, jax.stages.Compiled]:
-  """Reads a checkpoint and compiles the program that scores with it.
-
-  Raises:
-    ConfigError: It is of another network, or its features are not finite.
-  """
-  model = network.model(config)
-  state = evaluation.load_state(
-    config, model, mesh, path, instead='--step={step}'
-  ).replace(step=int(path.name))
-  checks.check_features(
-    model,
-    {'params': state.params, 'batch_stats': state.batch_stats},
-    config.data.num_frames,
-    path,
-  )
-  lowered = evaluation.lower_eval_step(config, model, mesh, state)
-  return state, compilation.compile_program(lowered)
 
 
 def main(values: flags.FlagValues) -> None:

@@ -9,7 +9,7 @@ from absl import flags
 
 from mgjax import files
 from mgjax.config import own
-from mgjax.cpu import allocator, compilation
+from mgjax.cpu import allocator
 from mgjax.data import copies, stream
 from mgjax.errors import ConfigError, RunError
 from mgjax.hosts import parallel
@@ -17,7 +17,7 @@ from mgjax.predicting import output, video_files
 from mgjax.predicting.predictor import Predictor
 from mgjax.run import checkpoint, run_folder
 from mgjax.setup import data as data_setup
-from mgjax.setup import evaluation, grids, network, planning, run_settings
+from mgjax.setup import evaluation, grids, planning, run_settings
 
 
 def open_predictor(
@@ -50,9 +50,8 @@ def open_predictor(
   batch = min(config.eval.batch_size, num_clips)
   config = config.copy_and_resolve_references()
   config.eval.batch_size = -(-batch // mesh.size) * mesh.size
-  model = network.model(config)
-  state = evaluation.load_state(
-    config, model, mesh, path, instead='--checkpoint={path}'
+  model, state, program = evaluation.load(
+    config, mesh, path, instead='--checkpoint={path}'
   )
 
   def make_stream(paths: Sequence[pathlib.Path]) -> stream.EvalStream:
@@ -67,9 +66,7 @@ def open_predictor(
     model=model,
     state=state,
     mesh=mesh,
-    program=compilation.compile_program(
-      evaluation.lower_eval_step(config, model, mesh, state)
-    ),
+    program=program,
     make_stream=make_stream,
     ensemble=config.eval.ensemble,
     mean=config.data.mean,

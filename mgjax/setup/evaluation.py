@@ -12,12 +12,13 @@ from etils import epath
 
 from mgjax import models
 from mgjax.config import fields
+from mgjax.cpu import compilation
 from mgjax.data import sources
 from mgjax.errors import ConfigError
 from mgjax.hosts import parallel
 from mgjax.run import checkpoint
 from mgjax.setup import data as data_setup
-from mgjax.setup import grids
+from mgjax.setup import grids, network
 from mgjax.step import programs, train_state, train_step
 from mgjax.step.train_state import TrainState
 
@@ -57,29 +58,31 @@ def head_window(
   return config.data.num_frames, *train_crop
 
 
-def load_state(
+def load(
   config: ml_collections.ConfigDict,
-  model: nn.Module,
   mesh: jax.sharding.Mesh,
-  path: epath.PathLike,
+  path: epath.Path,
   *,
-  instead: str = '{path}',
-) -> TrainState:
-  """Reads what evaluation needs of a checkpoint; nothing else is in the state.
+  instead: str,
+) -> tuple[nn.Module, TrainState, jax.stages.Compiled]:
+  """Reads a checkpoint and compiles the program that scores with it.
 
   Args:
     config: The configuration.
-    model: Its network.
-    mesh: Devices, each of which gets all of it.
+    mesh: Devices, each of which gets all of the state.
     path: Folder of the checkpoint.
     instead: How the user asks for another one: see
       `checkpoint.load_variables`.
+
+  Returns:
+    The network; its state, with the variables of the checkpoint and no
+    optimizer; the program.
 
   Raises:
     ConfigError: The checkpoint is of another network.
     checkpoint.DamagedError: It is damaged.
   """
-
+  model = network.model(config)
   abstract = train_state.abstract_state(
     lambda: train_state.create_state(
       model,
@@ -89,12 +92,11 @@ def load_state(
     ),
     parallel.replicated(mesh),
   )
-  variables = checkpoint.load_variables(
-    path,
-    {name: getattr(abstract, name) for name in checkpoint.VARIABLES},
-    instead=instead,
-  )
-  return abstract.replace(**variables)
+  wanted = {name: getattr(abstract, name) for name in checkpoint.VARIABLES}
+  variables = checkpoint.load_variables(path, wanted, instead=instead)
+  state = abstract.replace(**variables)
+  lowered = lower_eval_step(config, model, mesh, state)
+  return model, state, compilation.compile_program(lowered)
 
 
 def lower_eval_step(

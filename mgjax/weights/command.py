@@ -1,5 +1,6 @@
 """The command `import_weights`: a file becomes a checkpoint, and back."""
 
+import collections
 import json
 import pathlib
 from collections.abc import Callable
@@ -247,11 +248,9 @@ def main(values: flags.FlagValues, *arguments: str) -> None:
     new=tuple(name for name in matching.NEW if values[f'new_{name}'].value),
     logits=pathlib.Path(values.logits) if values.logits else None,
   )
-  kinds: dict[str, int] = {}
-  for _, _, _, words in result.report:
-    kinds[words] = kinds.get(words, 0) + 1
+  kinds = collections.Counter(words for *_, words in result.report)
   print(f'{path}: names of {result.format}')
-  for words, count in sorted(kinds.items(), key=lambda item: -item[1]):
+  for words, count in kinds.most_common():
     print(f'{count:6d}  {words}')
   print(f'self-check            {result.checked}')
   for note in result.notes:
