@@ -79,22 +79,14 @@ def _time_text(plan: dict[str, Any]) -> list[str]:
 
 def _cost_table(plan: dict[str, Any]) -> list[str]:
   base, speedup = plan['baseline'], plan['speedup']
-  run = {
-    'epochs': plan['total_epochs'],
-    'steps': plan['total_steps'],
-    'clips': plan['total_clips'],
-    'gmacs': plan['total_gmacs'],
-  }
+  names = ('epochs', 'steps', 'clips', 'gmacs')
   rows = [['', 'epochs', 'steps', 'clips', 'multiply-adds']]
-  for name, cost in (('baseline', base), ('this run', run)):
+  for name, (epochs, steps, clips, gmacs) in (
+    ('baseline', [base[n] for n in names]),
+    ('this run', [plan[f'total_{n}'] for n in names]),
+  ):
     rows.append(
-      [
-        name,
-        f'{cost["epochs"]:g}',
-        f'{cost["steps"]:,}',
-        f'{cost["clips"]:,}',
-        _macs_text(cost['gmacs']),
-      ]
+      [name, f'{epochs:g}', f'{steps:,}', f'{clips:,}', _macs_text(gmacs)]
     )
   more_clips = f'{plan["io"]["clips_ratio"]:.2f} x more'
   fewer = [f'{speedup[what]:.2f} x fewer' for what in ('steps', 'macs')]

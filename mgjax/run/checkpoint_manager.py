@@ -1,8 +1,9 @@
 """The checkpoints of a run: written in the background, restored by step."""
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import orbax.checkpoint as ocp
 from etils import epath
@@ -125,7 +126,9 @@ class Checkpoints:
       state,
       {**progress, 'scores': {str(k): v for k, v in self.scores.items()}},
     )
-    try:
+    # Not at the same time as the one before: Orbax waits for that here, so an
+    # error of its write comes up here, too.
+    with self._writing():
       if exists:
         self._manager.delete(step)
       self._manager.save(
@@ -135,15 +138,39 @@ class Checkpoints:
           progress=ocp.args.JsonSave(record),
         ),
       )
-    except Exception as error:
-      raise self._not_written(error) from error
 
   def check(self) -> None:
     """Raises RunError where a write in the background has failed."""
-    try:
+    with self._writing():
       self._manager.check_for_errors()
+
+  def wait(self) -> None:
+    """Waits until everything is on disk.
+
+    Raises:
+      RunError: It did not get there.
+    """
+    with self._writing():
+      self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits as `wait` does, and lets go of the folder."""
+    with self._writing():
+      self._manager.wait_until_finished()
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Makes whatever fails inside a NotWrittenError."""
+    try:
+      yield
     except Exception as error:
-      raise self._not_written(error) from error
+      kept = [f'step {step}' for step in self.steps()[-1:]] or ['the beginning']
+      raise NotWrittenError(
+        f'a checkpoint could not be written to {self.directory} '
+        f'({checkpoint.reason(error)}). Complete checkpoints are kept: the '
+        f'same command goes on from {kept[0]}'
+      ) from error
 
   def restore_newest(
     self, abstract: TrainState
@@ -201,37 +228,6 @@ class Checkpoints:
         (self.directory / str(step)).rename(folder / f'{number}-step-{step}')
     self._peers.exchange(None)  # Moved before anyone looks again.
     self._manager.reload()
-
-  def _not_written(self, error: Exception) -> RunError:
-    kept = [f'step {step}' for step in self.steps()[-1:]] or ['the beginning']
-    return NotWrittenError(
-      f'a checkpoint could not be written to {self.directory} '
-      f'({checkpoint.reason(error)}). '
-      f'Complete checkpoints are kept: the same command goes on from {kept[0]}'
-    )
-
-  def wait(self) -> None:
-    """Waits until everything is on disk.
-
-    Raises:
-      RunError: It did not get there.
-    """
-    try:
-      self._manager.wait_until_finished()
-    except Exception as error:
-      raise self._not_written(error) from error
-
-  def close(self) -> None:
-    """Waits until everything is on disk.
-
-    Raises:
-      RunError: It did not get there.
-    """
-    try:
-      self._manager.wait_until_finished()
-      self._manager.close()
-    except Exception as error:
-      raise self._not_written(error) from error
 
   def __enter__(self) -> 'Checkpoints':
     return self
