@@ -57,7 +57,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def find_config(values: flags.FlagValues, arguments: list[str]):
   """The run's own config."""
   del arguments
-  return saved.read_saved(run_folder.given(values))
+  return saved.read_saved(run_folder.workdir_of_flags(values))
 
 
 if __name__ == '__main__':

@@ -184,6 +184,6 @@ def main(values: flags.FlagValues) -> None:
   print(
     f'{results.describe(result)} ({result["num_views"]} views each), '
     f'step {result["step"]}; {values.workdir}/{results.FILE}, eval.png',
-    *results.losses(result),
+    *results.lost_views(result),
     sep='\n',
   )

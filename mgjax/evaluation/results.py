@@ -133,7 +133,7 @@ def describe(result: dict) -> str:
   return f'{numbers}, {counts}'
 
 
-def losses(result: dict) -> list[str]:
+def lost_views(result: dict) -> list[str]:
   """Lines that name some of the videos with lost views, and the reasons."""
   named = result['lost'][:_MAX_LOST_PRINTED]
   lines = [

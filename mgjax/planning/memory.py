@@ -48,7 +48,7 @@ from mgjax.planning import macs
 
 # Batches on a device at once: that of the step, and two in flight.
 _BATCHES = 3
-# What XLA takes for activations, by what `_Clip` counts: fragmentation, and
+# What XLA takes for activations, by what `_Tracer` counts: fragmentation, and
 # elementwise results that it keeps. See the table above.
 _OVERHEAD = 1.25
 _REMAT = ('checkpoint', 'remat', 'remat2')
@@ -86,15 +86,15 @@ def estimate(
     copies: Numbers of the state per parameter: see `state_copies`.
   """
   jaxpr = macs.forward_jaxpr(model, T=grid.T, H=grid.H, W=grid.W).jaxpr
-  clip = _Clip(num_params=sum(v.aval.size for v in jaxpr.outvars))
+  tracer = _Tracer(num_params=sum(v.aval.size for v in jaxpr.outvars))
   kept: set[core.Var] = set()
-  clip.visit(jaxpr, [None, jaxpr.invars[1]], kept)
+  tracer.visit(jaxpr, [None, jaxpr.invars[1]], kept)
   in_backward = (
     _num_bytes(kept)
-    + clip.largest_block
+    + tracer.largest_block
     + 2 * max(_num_bytes({v}) for v in kept)
   )
-  params = 4 * clip.num_params  # In float32.
+  params = 4 * tracer.num_params  # In float32.
   clips = -(-grid.batch // num_devices)
   return Memory(
     state=copies * params,
@@ -168,7 +168,7 @@ def warning(
   return ''
 
 
-class _Clip:
+class _Tracer:
   """Follows the tensors that depend on a clip through its forward pass.
 
   Every tensor that a convolution, a matrix product or a temporal aggregation

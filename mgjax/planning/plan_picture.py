@@ -37,7 +37,7 @@ _STYLE = {
 }
 
 
-class _Clock(NamedTuple):
+class _TimeAxis(NamedTuple):
   """When each phase starts and ends, and how fast it needs clips.
 
   Attributes:
@@ -80,13 +80,13 @@ def make_figure(plan: dict[str, Any], schedule: GridSchedule) -> figure.Figure:
   fig = figure.Figure(figsize=(11, 10), dpi=120, layout='constrained')
   fig.get_layout_engine().set(h_pad=0.06, hspace=0.02)
   axes = fig.subplots(6, 1, sharex=True, height_ratios=[3, 3, 3, 3, 2, 3])
-  clock = _clock(plan)
-  _draw_panels(axes, plan, schedule, clock)
-  _decorate(fig, axes, plan, clock)
+  time_axis = _time_axis(plan)
+  _draw_panels(axes, plan, schedule, time_axis)
+  _decorate(fig, axes, plan, time_axis)
   return fig
 
 
-def _clock(plan: dict[str, Any]) -> _Clock:
+def _time_axis(plan: dict[str, Any]) -> _TimeAxis:
   """Returns hours and clips per second, or else what is known of them."""
   grids, base = [Grid(**grid) for grid in plan['grids']], plan['baseline']
   clips = [phase['clips'] for phase in plan['phases']]
@@ -117,7 +117,7 @@ def _clock(plan: dict[str, Any]) -> _Clock:
       f'{plan["speedup"]["macs"]:.2f} x fewer in all than the baseline'
     )
     title = 'multiply-add, relative to the baseline'
-  return _Clock(
+  return _TimeAxis(
     edges=[scale * t for t in itertools.accumulate(spent, initial=0.0)],
     label=label,
     rates={g: unit / cost for g, cost in zip(grids, per_clip, strict=True)},
@@ -129,25 +129,25 @@ def _clock(plan: dict[str, Any]) -> _Clock:
 
 
 def _draw_panels(
-  axes: Any, plan: dict[str, Any], schedule: GridSchedule, clock: _Clock
+  axes: Any, plan: dict[str, Any], schedule: GridSchedule, time_axis: _TimeAxis
 ) -> None:
   frames, crop, batch, lr, groups, loader = axes
   phases, full = plan['phases'], plan['baseline']['grid']
   side = lambda grid: min(grid['H'], grid['W'])
   colours = _shape_colours(plan)
   for i, (phase, left, right) in enumerate(
-    zip(phases, clock.edges, clock.edges[1:], strict=False)
+    zip(phases, time_axis.edges, time_axis.edges[1:], strict=False)
   ):
     colour = colours[_shape_name(phase, plan)]
     cycle = phase['cycle']
     # A grid that a short phase never reaches needs no clips.
-    used = [g for g in (Grid(**g) for g in cycle) if g in clock.rates]
+    used = [g for g in (Grid(**g) for g in cycle) if g in time_axis.rates]
     for axis, (*short, last) in (
       (frames, [phase['base']['T']]),
       (crop, [side(grid) for grid in cycle]),
       (batch, [grid['batch'] for grid in cycle]),
       (groups, phase['bn_groups_cycle']),
-      (loader, [*(clock.rates[g] for g in used), clock.phase_rates[i]]),
+      (loader, [*(time_axis.rates[g] for g in used), time_axis.phase_rates[i]]),
     ):
       # Thin lines for a short cycle, a thick one for its base grid.
       axis.hlines(short, left, right, color=colour, lw=1.1, alpha=0.75)
@@ -166,7 +166,7 @@ def _draw_panels(
     (crop, side(full)),
     (batch, full['batch']),
     (groups, phases[-1]['bn_groups']),
-    (loader, clock.baseline),
+    (loader, time_axis.baseline),
   ):
     axis.axhline(value, **_BASELINE, zorder=0)
   for axis in (batch, groups, loader):
@@ -185,7 +185,7 @@ def _draw_panels(
 
 
 def _decorate(
-  fig: figure.Figure, axes: Any, plan: dict[str, Any], clock: _Clock
+  fig: figure.Figure, axes: Any, plan: dict[str, Any], time_axis: _TimeAxis
 ) -> None:
   titles = (
     'frames per clip',
@@ -193,9 +193,9 @@ def _decorate(
     'clips per step',
     'learning rate',
     'batch-norm groups',
-    clock.title,
+    time_axis.title,
   )
-  edges, phases = clock.edges, plan['phases']
+  edges, phases = time_axis.edges, plan['phases']
   cuts = [
     edge
     for edge, (one, next_one) in zip(
@@ -209,7 +209,7 @@ def _decorate(
     axis.set_xlim(0, edges[-1])
     for cut in cuts:
       axis.axvline(cut, color='#d8d8d8', lw=0.9, zorder=0)
-  axes[-1].set_xlabel(clock.label)
+  axes[-1].set_xlabel(time_axis.label)
   axes[-1].xaxis.set_major_locator(ticker.MaxNLocator(11))
   _epoch_axis(axes[0], plan, edges)
 

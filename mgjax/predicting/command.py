@@ -137,11 +137,11 @@ def main(values: flags.FlagValues, *videos: str) -> None:
     RunError: Some files could not be used, or something could not be written;
       all else is printed and written.
   """
-  folder = run_folder.weights(values)
+  folder = run_folder.weights_of_flags(values)
   if not videos:
     raise ConfigError('no video is given; name one file or more.')
   config = data_setup.with_classes(values.config)
-  run = run_folder.of_weights(values)
+  run = run_folder.run_of_weights(values)
   run_settings.check_evaluation(config, run, values.allow_config_change)
   sheets, heatmaps, npz = _checked_outputs(values)
   if own.is_own(config.model.name) and (sheets or heatmaps or npz):

@@ -95,6 +95,7 @@ def make_record(state: Any, counters: dict) -> dict:
     The counters; 'arrays': by path, such as 'params/head/kernel', 'dtype',
     'shape', and 'crc32' of the bytes in C order; 'record_crc32': of the rest.
   """
+  # As it will be read: JSON makes texts of keys, and lists of tuples.
   record = json.loads(json.dumps({**counters, 'arrays': _describe(state)}))
   return {**record, 'record_crc32': _record_crc32(record)}
 
@@ -180,6 +181,7 @@ def restore(
   path = epath.Path(path)
   record = read_record(path)
   noted = record.get('arrays')
+  # A wrong setting is not damage: this run must not go on from the one before.
   if noted:
     _refuse_other_arrays(
       {name: (a['dtype'], *a['shape']) for name, a in noted.items()},
@@ -188,6 +190,8 @@ def restore(
       hint='; use another --workdir, or the settings that the run began with',
     )
   state = abstract.replace(**_read(path, vars(abstract)))
+  # Of what is in memory by now: TensorStore's own checksums do not cover every
+  # byte.
   if noted:
     _check_arrays(state, noted, path)
   elif checksum(state) != record[_OLD_CHECKSUM]:
@@ -230,6 +234,7 @@ def load_variables(
   except DamagedError as error:
     advice = 'There is none before it that can be used'
     others = _steps_in(path.parent) if path.name.isdigit() else []
+    # Tried, not only listed: an error must not name one that is damaged, too.
     for step in reversed([s for s in others if s < int(path.name)]):
       other = path.parent / str(step)
       with contextlib.suppress(DamagedError, ConfigError):
@@ -261,6 +266,7 @@ def _load_variables(path: epath.Path, abstract: dict, head: bool) -> dict:
     path,
     last=is_head,  # It is named only where nothing else is wrong.
   )
+  # The record says it, not the settings: those of an evaluation may differ.
   averaged = any(name.startswith('ema/') for name in shapes)
   params, statistics = abstract['params'], abstract['batch_stats']
   found = _read(
@@ -278,6 +284,7 @@ def _load_variables(path: epath.Path, abstract: dict, head: bool) -> dict:
     'params': found['ema' if averaged else 'params'],
     'batch_stats': found['batch_stats'],
   }
+  # Before anything is computed: XLA's ReLU may turn NaN into a number.
   _check_numbers(found, path)
   return jax.tree.map(_placed, found, abstract)
 
@@ -316,6 +323,7 @@ def _placed(array: np.ndarray, wanted: jax.ShapeDtypeStruct):
   array = array.astype(wanted.dtype, copy=False)
   if wanted.sharding is None:
     return array
+  # Not device_put: it compares the arrays between the processes first.
   return jax.make_array_from_callback(
     array.shape, wanted.sharding, lambda index: array[index]
   )

@@ -90,7 +90,11 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
       (self._workdir / 'checkpoints').resolve(),
       options=ocp.CheckpointManagerOptions(
+        # Not Orbax's own: it wants the score when the checkpoint is written,
+        # and the evaluation comes after that.
         preservation_policy=_NewestAndBest(keep, self.scores),
+        # What a killed process has left half-written. Nobody else writes here:
+        # the run's lock sees to that.
         cleanup_tmp_directories=True,
       ),
     )
@@ -118,6 +122,7 @@ class Checkpoints:
     Raises:
       RunError: This checkpoint or the one before could not be written.
     """
+    # A resumed run comes by steps that it has written before.
     exists = step in self._manager.all_steps()
     if exists and not replace:
       return
@@ -141,6 +146,7 @@ class Checkpoints:
 
   def check(self) -> None:
     """Raises RunError where a write in the background has failed."""
+    # Orbax keeps the error of its thread until somebody asks.
     with self._writing():
       self._manager.check_for_errors()
 
@@ -189,6 +195,8 @@ class Checkpoints:
       RunError: There are checkpoints, and none of them can be read. They stay
         where they are.
     """
+    # Moved only once a good one is found: where all are damaged, as with a disk
+    # that cannot be read, nothing is touched.
     damaged: dict[int, str] = {}
     for step in reversed(self.steps()):
       try:
@@ -224,6 +232,7 @@ class Checkpoints:
           f'{problem}. Moved to {folder}; going on from the checkpoint before.',
           file=sys.stderr,
         )
+        # The same step may be damaged twice.
         number = len(list(folder.iterdir()))
         (self.directory / str(step)).rename(folder / f'{number}-step-{step}')
     self._peers.exchange(None)  # Moved before anyone looks again.

@@ -491,7 +491,7 @@ class Training:
     self._log.write_evaluation(step, result)
     self._bar.say(
       f'step {step}, epoch {job.schedule.epoch(step):.1f}: '
-      + '\n'.join([results.describe(result), *results.losses(result)])
+      + '\n'.join([results.describe(result), *results.lost_views(result)])
     )
     if job.peers.is_first:
       results.write(job.workdir, {'step': step, **result})

@@ -88,7 +88,7 @@ def not_finite(state: train_state.TrainState) -> list[str]:
 
 
 def main(values: flags.FlagValues) -> None:
-  folder = run_folder.bundle(values)
+  folder = run_folder.bundle_of_flags(values)
   parallel.find_devices()
   result = replay(values.config, folder)
   for line in result['steps'][-_SHOWN:]:
