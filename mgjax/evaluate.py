@@ -15,9 +15,10 @@ slowfast/utils/meters.py). eval.num_views x eval.num_crops is the protocol:
   3 x 3    bLVNet-TAM on Kinetics-400
   1 x 1    Something-Something: the centre, once
 
-The result goes to workdir/eval.json, a picture of it to workdir/eval.png. Views
-that cannot be decoded are left out, counted and named. An evaluation that was
-killed goes on where it was when the same command is started again.
+The result goes to workdir/eval.json, a picture of it to workdir/eval.png. A
+view that cannot be decoded has no score; eval.json counts such views and names
+their videos. An evaluation that was killed goes on where it was when the same
+command is started again.
 
 Differs: IBM's scripts average logits over the views, not softmax scores.
 """

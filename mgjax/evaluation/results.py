@@ -1,4 +1,4 @@
-"""The result of an evaluation: made, told, written."""
+"""Makes the result of an evaluation, puts it into words and writes it."""
 
 import json
 import time
@@ -105,7 +105,7 @@ def evaluate(
 def _check_counts(
   scored: scoring.Scores, eval_stream: stream.EvalStream
 ) -> None:
-  """Every view is decoded or lost, once; anything else is a bug."""
+  """Raises RuntimeError where a view was not scored exactly once: a bug."""
   wrong = np.flatnonzero(
     scored.views + scored.lost != eval_stream.views_per_video
   )

@@ -1,4 +1,4 @@
-"""Scores of videos, view by view: what is scored is kept, also by a kill."""
+"""Scores videos view by view, and keeps the scores for a later start."""
 
 import io
 import itertools
@@ -21,7 +21,7 @@ from mgjax.step.train_state import TrainState
 
 
 class Scores(NamedTuple):
-  """What the views of a source's videos were given.
+  """The scores of the videos of a source.
 
   Attributes:
     scores: The scores of each video's views as one: see `score`, `ensemble`.
@@ -60,9 +60,9 @@ class Partial:
     self._saved = time.monotonic()
 
   def load(self) -> tuple[int, Scores] | None:
-    """Returns the number of scored batches and what they gave, if anything.
+    """Returns the number of scored batches and their scores; None: no file.
 
-    A file that cannot be used is told and removed.
+    A file that cannot be used is named on stderr and removed.
     """
     try:
       content = io.BytesIO(self._path.read_bytes())

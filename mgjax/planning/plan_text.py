@@ -1,4 +1,4 @@
-"""Plans as text for people, in the paper's terms."""
+"""Writes plans as text for people, in the paper's terms."""
 
 import difflib
 import math
@@ -217,35 +217,36 @@ def diff(
     first plan has is marked '-', one that only the second has '+'.
   """
   field_rows = [(name, *map(repr, values)) for name, values in fields.items()]
-  cost_rows = [_cost_row(name, get(a), get(b)) for name, get in _COSTS.items()]
   lines = [
     *aligned([('config', 'A', 'B'), *field_rows], left=(0, 1, 2)),
     '',
-    *aligned([('schedule', 'A', 'B', 'B / A'), *cost_rows], left=(0,)),
+    *aligned([('schedule', 'A', 'B', 'B / A'), *_cost_rows(a, b)], left=(0,)),
     '',
     *_phase_diff(a, b),
   ]
   return '\n'.join(line.rstrip() for line in lines)
 
 
-# What a run costs: name, and how to find it in a plan.
+# What a run costs: its name, and its entry in a plan.
 _COSTS = {
-  'epochs': lambda plan: plan['total_epochs'],
-  'steps': lambda plan: plan['total_steps'],
-  'clips': lambda plan: plan['total_clips'],
-  '1e9 multiply-adds': lambda plan: plan['total_gmacs'],
-  'programs to compile': lambda plan: plan['num_train_programs'],
-  'clips per step, at most': lambda plan: max(
-    grid['batch'] for grid in plan['grids']
-  ),
+  'epochs': 'total_epochs',
+  'steps': 'total_steps',
+  'clips': 'total_clips',
+  '1e9 multiply-adds': 'total_gmacs',
+  'programs to compile': 'num_train_programs',
 }
 
 
-def _cost_row(
-  name: str, a: int | float, b: int | float
-) -> tuple[str, str, str, str]:
+def _cost_rows(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, ...]]:
+  """Rows of two plans' costs: name, a, b and b / a."""
   write = lambda value: f'{value:,.10g}' if value < 1e6 else f'{value:,.0f}'
-  return name, write(a), write(b), f'{b / a:.3f}'
+  most = lambda plan: plan['io']['clips_per_step_peak']
+  pairs = {name: (a[entry], b[entry]) for name, entry in _COSTS.items()}
+  pairs['clips per step, at most'] = most(a), most(b)
+  return [
+    (name, write(one), write(other), f'{other / one:.3f}')
+    for name, (one, other) in pairs.items()
+  ]
 
 
 def _phase_diff(a: dict[str, Any], b: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""How long a training step of each grid takes: what the user knows of it.
+"""Seconds of a training step of each grid, from what the user knows.
 
   --workdir=DIR      a run (of any length) or a record of the same network: its
                      step times; or the file of a record of

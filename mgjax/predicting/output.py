@@ -1,4 +1,4 @@
-"""What becomes of predictions: text, JSON, pictures, features."""
+"""Writes predictions: as text or JSON, as pictures, as features."""
 
 import functools
 import io

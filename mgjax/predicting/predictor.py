@@ -1,4 +1,4 @@
-"""Scores of video files, and what decided about them."""
+"""Scores video files, and says what decided about the scores."""
 
 import dataclasses
 import pathlib

@@ -1,4 +1,4 @@
-"""How a run spends its time: steps timed on a device that may run ahead."""
+"""Times the steps of a run, which the host hands to the device ahead."""
 
 import collections
 import concurrent.futures
@@ -67,9 +67,10 @@ class StepClock:
   before.
   """
 
-  def __init__(self, times: Times, max_in_flight: int = 2):
+  MAX_IN_FLIGHT = 2  # The device works at one while it is handed the next.
+
+  def __init__(self, times: Times):
     self.times = times
-    self._max_in_flight = max_in_flight
     self._queue = collections.deque()
     self._watcher = concurrent.futures.ThreadPoolExecutor(1, 'step-clock')
     self._free_since = time.perf_counter()
@@ -92,7 +93,7 @@ class StepClock:
     self._queue.append((finished, metrics, marks, report))
     # Results are read late, when they are there: reading those of the newest
     # step would keep the device waiting for Python after every step.
-    while len(self._queue) > self._max_in_flight:
+    while len(self._queue) > self.MAX_IN_FLIGHT:
       self._harvest()
 
   def drain(self) -> None:

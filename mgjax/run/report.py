@@ -1,4 +1,4 @@
-"""report.png: one picture of a run, drawn from what the run wrote."""
+"""Draws report.png, the picture of a run, from the files of the run."""
 
 import matplotlib
 import numpy as np

@@ -4,8 +4,9 @@ The file run.lock in a run's folder says which process writes there. The system
 keeps a lock on it for as long as that process lives (flock), whatever way it
 ends, so a run that was killed can go on at once. Where processes on several
 machines can have the folder open (a network disk, an object store), that is not
-enough: the holder counts up a number in the file, and who wants to have it
-watches whether the number still changes. No clock of another machine is asked.
+enough: the holder counts up a number in the file. Another process that wants
+the folder watches whether the number still changes. So the clocks of the
+machines need not agree.
 """
 
 import contextlib
@@ -27,9 +28,9 @@ from mgjax.cli import ConfigError, RunError
 from mgjax.run import checkpoint
 
 NAME = 'run.lock'
-BEAT_S = 15.0  # So often the holder counts up.
-STALE_S = 60.0  # Who has not counted for so long is dead.
-SETTLE_S = 2.0  # After that, of two that have written the later one stands.
+BEAT_S = 15.0  # Between two counts of the holder.
+STALE_S = 60.0  # A holder that has not counted for so long is taken for dead.
+SETTLE_S = 2.0  # Wait after writing: of two that write, the later one holds.
 
 
 class RunLock:
@@ -102,7 +103,7 @@ class RunLock:
     self._kept[path] = path.read_bytes()
 
   def check(self) -> None:
-    """Sees that the folder is where it was and has not been changed.
+    """Checks that the folder is where it was and has not been changed.
 
     Raises:
       RunError: It has been moved, removed or taken over, or a file that is to
@@ -121,7 +122,7 @@ class RunLock:
 
   @contextlib.contextmanager
   def explain(self) -> Iterator[None]:
-    """Where the folder is gone, that is why the work inside has failed.
+    """Explains an error of the work inside by a folder that is gone.
 
     Raises:
       RunError: It is gone.
@@ -198,7 +199,7 @@ class RunLock:
       self._file = None
 
   def _wait_for_others(self, is_locked: bool, was_there: bool) -> None:
-    """Waits until it is certain that who is in the file has died.
+    """Waits until it is certain that the process in the file has died.
 
     Args:
       is_locked: Whether the system says that no process of this machine has

@@ -1,4 +1,4 @@
-"""What a run says of its steps: metrics lines and the progress text."""
+"""Writes the metrics lines of a run and the text of its progress bar."""
 
 import dataclasses
 import math

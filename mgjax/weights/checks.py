@@ -1,4 +1,4 @@
-"""Whether imported weights give the logits that they should.
+"""Checks that weights give the logits, and features, that they should.
 
 A file that mgjax wrote holds the logits of a clip; for any other one a user may
 have logits of the reference (--logits). Where neither is known, the logits of

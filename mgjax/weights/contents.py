@@ -1,4 +1,4 @@
-"""What is in a file of weights: a dict of tensors, and what is said of them."""
+"""Reads what a file of weights has beside tensors, and normalises names."""
 
 import pathlib
 import re

@@ -1,4 +1,4 @@
-"""A place for every tensor of a file, and a tensor for every place."""
+"""Finds a place for every tensor of a file, and a tensor for every place."""
 
 import re
 from collections.abc import Mapping
