@@ -48,7 +48,7 @@ from mgjax.planning import macs
 
 # Batches on a device at once: that of the step, and two in flight.
 _BATCHES = 3
-# What XLA takes for activations, by what `_Tracer` counts: fragmentation, and
+# What XLA takes for activations, by what `_count` finds: fragmentation, and
 # elementwise results that it keeps. See the table above.
 _OVERHEAD = 1.25
 _REMAT = ('checkpoint', 'remat', 'remat2')
@@ -86,15 +86,14 @@ def estimate(
     copies: Numbers of the state per parameter: see `state_copies`.
   """
   jaxpr = macs.forward_jaxpr(model, T=grid.T, H=grid.H, W=grid.W).jaxpr
-  tracer = _Tracer(num_params=sum(v.aval.size for v in jaxpr.outvars))
   kept: set[core.Var] = set()
-  tracer.visit(jaxpr, [None, jaxpr.invars[1]], kept)
-  in_backward = (
-    _num_bytes(kept)
-    + tracer.largest_block
-    + 2 * max(_num_bytes({v}) for v in kept)
-  )
-  params = 4 * tracer.num_params  # In float32.
+  num_params, largest_block = _count(jaxpr, kept)
+  # What is traced makes the parameters of the head, and returns them.
+  num_params += sum(v.aval.size for v in jaxpr.outvars)
+  kept -= {*jaxpr.outvars}
+  largest = max(_num_bytes({tensor}) for tensor in kept)
+  in_backward = _num_bytes(kept) + largest_block + 2 * largest
+  params = 4 * num_params  # In float32.
   clips = -(-grid.batch // num_devices)
   return Memory(
     state=copies * params,
@@ -168,8 +167,8 @@ def warning(
   return ''
 
 
-class _Tracer:
-  """Follows the tensors that depend on a clip through its forward pass.
+def _count(jaxpr: Any, kept: set[core.Var]) -> tuple[int, int]:
+  """Counts what a forward pass leaves for the backward pass.
 
   Every tensor that a convolution, a matrix product or a temporal aggregation
   reads or writes is kept, once: the gradients of kernels and of batch norm
@@ -177,61 +176,34 @@ class _Tracer:
   computed again inside XLA's fusions. Of a rematerialised block, its inputs
   are kept.
 
-  A tensor is known by the variable of the outermost jaxpr that has it.
+  Args:
+    jaxpr: The forward pass of a clip, or a part of it.
+    kept: Gets the tensors that are kept.
 
-  Attributes:
-    largest_block: Most bytes that one rematerialised block makes again.
-    num_params: Parameters that have been seen.
+  Returns:
+    Parameters, and the most bytes that one rematerialised block makes again.
   """
-
-  def __init__(self, num_params: int):
-    self.largest_block = 0
-    self.num_params = num_params
-
-  def visit(
-    self, jaxpr: Any, inputs: list[core.Var | None], kept: set[core.Var]
-  ) -> list[core.Var | None]:
-    """Visits a jaxpr and all that it calls.
-
-    Args:
-      jaxpr: Part of the forward pass.
-      inputs: The tensors of its arguments; None: one without a clip behind it.
-      kept: Tensors that the backward pass needs; gets more.
-
-    Returns:
-      The tensors of its results.
-    """
-    tensors = dict(zip(jaxpr.invars, inputs, strict=True))
-    find = lambda v: None if isinstance(v, core.Literal) else tensors.get(v)
-    for eqn in jaxpr.eqns:
-      read = [find(v) for v in eqn.invars]
-      if any(read):
-        written = self._apply(eqn, read, kept)
-        tensors.update(zip(eqn.outvars, written, strict=True))
-    return [find(v) for v in jaxpr.outvars]
-
-  def _apply(
-    self, eqn: Any, read: list[core.Var | None], kept: set[core.Var]
-  ) -> list[core.Var | None]:
-    """Visits one equation; returns the tensors of its results."""
-    from_clip = {v for v in read if v}
+  num_params = largest_block = 0
+  for eqn in jaxpr.eqns:
     name = eqn.primitive.name
-    subs = list(core.jaxprs_in_params(eqn.params))
-    written = eqn.outvars
-    if name in _REMAT:
-      inside: set[core.Var] = set()
-      self.visit(subs[0], read, inside)
-      kept |= from_clip
-      self.largest_block = max(self.largest_block, _num_bytes(inside - kept))
-    elif subs and len(subs[0].invars) == len(read):
-      written = self.visit(subs[0], read, kept)
-    if name in ('conv_general_dilated', 'dot_general'):
-      kept |= from_clip | set(written)
+    tensors = {v for v in eqn.invars if isinstance(v, core.Var)}
     if name == 'conv_general_dilated':
       # The kernel, and batch norm's scale and bias, which are not traced.
-      kernel = eqn.invars[1].aval
-      self.num_params += kernel.size + 2 * eqn.outvars[0].aval.shape[-1]
-    return written
+      kernel = eqn.invars[1]
+      num_params += kernel.aval.size + 2 * eqn.outvars[0].aval.shape[-1]
+      kept |= (tensors - {kernel}) | {*eqn.outvars}
+    elif name == 'dot_general':
+      kept |= tensors | {*eqn.outvars}
+    for sub in core.jaxprs_in_params(eqn.params):
+      inside = set() if name in _REMAT else kept
+      found, block = _count(sub, inside)
+      if name in _REMAT:
+        kept |= tensors
+        # What is kept anyway has names of its own inside.
+        block = _num_bytes(inside - {*sub.invars})
+      num_params += found
+      largest_block = max(largest_block, block)
+  return num_params, largest_block
 
 
 def _num_bytes(tensors: Collection[core.Var]) -> int:
