@@ -58,8 +58,6 @@ class StepCache(Generic[Key]):
     """
     self.compile_s: dict[Key, float] = {}
     self.from_disk: set[Key] = set()
-    # An event for each: whoever waits for one program is not kept waiting by
-    # those after it.
     self._done = {program: threading.Event() for program in programs}
     self._results = {}
     self._closed = False
@@ -70,7 +68,6 @@ class StepCache(Generic[Key]):
     self._thread = threading.Thread(
       target=self._compile, args=(dict(programs),), name=_THREAD, daemon=True
     )
-    # JAX says of no compilation whether it came from disk; it counts them.
     jax.monitoring.register_event_listener(self._count_cache_hits)
     self._thread.start()
 
@@ -108,13 +105,10 @@ class StepCache(Generic[Key]):
     Raises:
       KeyError: The program was not planned.
     """
-    # Compiling it now would hide a mistake in the plan, at the cost of minutes
-    # for every grid.
     if program not in self._done:
       planned = ', '.join(str(p) for p in self._done)
       raise KeyError(f'{program} was not planned; planned are: {planned}')
     self._done[program].wait()
-    # An error of the thread is raised here, in the loop that can end the run.
     result = self._results[program]
     if isinstance(result, BaseException):
       raise result
@@ -122,7 +116,6 @@ class StepCache(Generic[Key]):
 
   def wait(self, program: Key, timeout_s: float) -> bool:
     """Waits for a planned program; returns whether an access would not wait."""
-    # An access to one that was not planned raises, so it does not wait either.
     return program not in self._done or self._done[program].wait(timeout_s)
 
   def describe_wait(self, program: Key) -> str:
@@ -155,7 +148,7 @@ class StepCache(Generic[Key]):
     """
     if self._closed:
       return
-    self._closed = True  # The thread looks before each program.
+    self._closed = True
     if wait:
       self._thread.join()
     jax.monitoring.unregister_event_listener(self._count_cache_hits)
@@ -166,14 +159,13 @@ class StepCache(Generic[Key]):
     for program, lower in programs.items():
       if self._closed:
         return
-      self._current = program  # Whose cache hit it is: see below.
+      self._current = program
       start = time.perf_counter()
       try:
         self._results[program] = compilation.compile_program(lower())
         self.compile_s[program] = time.perf_counter() - start
       except BaseException as error:  # Raised where the program is needed.
         self._results[program] = error
-      # Last: who waits for it reads the result at once.
       self._done[program].set()
 
   def _count_cache_hits(self, event: str, **unused) -> None:
