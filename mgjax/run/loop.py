@@ -16,20 +16,16 @@ from mgjax.evaluation import eval_picture, results, scoring
 from mgjax.grids.schedule import Grid
 from mgjax.hosts import parallel
 from mgjax.models import norm
-from mgjax.planning import plan_picture
-from mgjax.progress import Progress
 from mgjax.run import (
   bad_videos,
   failure,
+  outputs,
   report,
   run_lock,
   run_summary,
-  step_log,
-  writers,
 )
 from mgjax.run.checkpoint_manager import Checkpoints
-from mgjax.run.clock import Marks, StepClock, Times
-from mgjax.run.trace import Trace
+from mgjax.run.clock import Marks, Times
 from mgjax.setup import evaluation, grids, run_settings
 from mgjax.setup import programs as programs_setup
 from mgjax.setup.job import Job
@@ -110,8 +106,17 @@ class Training:
     stack.callback(self._programs.close)
     # Programs that all processes have: see `_program`.
     self._ready = set()
-    self._open_reports(stack, wandb, profile_step)
-    self._say_start()
+    self._writer, self._trace, self._bar, self._clock, self._log = (
+      outputs.open_all(
+        job,
+        self.done,
+        self.times,
+        stack,
+        fail=self._fail,
+        wandb=wandb,
+        profile_step=profile_step,
+      )
+    )
     # Compiles, too: a minute for a large network.
     self.state = restored or train_state.first_state(
       job.network.make_state, job.initial, job.mesh
@@ -135,43 +140,6 @@ class Training:
     # still to be taken; a signal may come between the two.
     self._statistics_due = saved.get('statistics_due', False)
     return state
-
-  def _open_reports(
-    self, stack: contextlib.ExitStack, wandb: Any, profile_step: int | None
-  ) -> None:
-    """Opens what tells of the run: files, trace, progress bar, clock."""
-    job, schedule, config = self._job, self._job.schedule, self._job.config
-    self._writer = writers.NoWriter()
-    # One process writes: all have the same numbers, and one folder.
-    if job.peers.is_first:
-      self._writer = writers.Writer(job.workdir, self.done, wandb=wandb)
-      if not self.done:
-        file = job.workdir / 'plan.png'
-        picture = plan_picture.draw(job.plan, schedule, file)
-        self._writer.picture('schedule', picture, 0)
-        self._writer.settings(run_settings.flat(config), metric='eval_top1')
-    stack.callback(self._writer.close)
-    self._trace = Trace(job.workdir, profile_step, record=job.peers.is_first)
-    stack.callback(self._trace.close)
-    self._bar = Progress(
-      schedule.total_steps,
-      self.done,
-      unit='step',
-      quiet=not job.peers.is_first,
-    )
-    stack.callback(self._bar.close)
-    self._clock = StepClock(self.times)
-    stack.callback(self._clock.close)
-    self._log = step_log.StepLog(
-      schedule=schedule,
-      writer=self._writer,
-      bar=self._bar,
-      times=self.times,
-      every=config.train.log_every_steps,
-      step_gflop=step_log.step_gflop(job.plan, schedule),
-      peak_gflops=1e3 * config.train.peak_tflops * job.mesh.size,
-      fail=self._fail,
-    )
 
   def run(self) -> float:
     """Trains to the end.
@@ -235,20 +203,6 @@ class Training:
       job.workdir / 'summary.json', json.dumps(found, indent=1) + '\n'
     )
     return found
-
-  def _say_start(self) -> None:
-    job, schedule = self._job, self._job.schedule
-    num_parameters = train_state.num_parameters(job.network.abstract.params)
-    self._bar.say(
-      f'{len(schedule.grids)} grids, {schedule.total_steps} steps, '
-      f'{schedule.total_epochs} epochs of {schedule.num_train} videos; '
-      f'{num_parameters:,} parameters; '
-      f'{job.mesh.size} {jax.default_backend()} device(s)'
-      + (f' in {job.peers.count} processes' if job.peers.count > 1 else '')
-      + (f'; resuming at step {self.done}' if self.done else '')
-    )
-    if job.changes:
-      self._bar.say(f'Settings changed since: {"; ".join(job.changes)}')
 
   def _train(self) -> None:
     """Takes all steps that are left, saves and evaluates."""
