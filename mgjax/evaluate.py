@@ -16,8 +16,9 @@ slowfast/utils/meters.py). eval.num_views x eval.num_crops is the protocol:
   1 x 1    Something-Something: the centre, once
 
 The result goes to workdir/eval.json, a picture of it to workdir/eval.png. A
-view that cannot be decoded is not scored; eval.json counts and names it. When
-an evaluation was killed, the same command goes on where it was.
+view that cannot be decoded has no score; eval.json counts such views and names
+their videos. An evaluation that was killed goes on where it was when the same
+command is started again.
 
 Differs: IBM's scripts average logits over the views, not softmax scores.
 """
@@ -52,7 +53,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def find_config(values: flags.FlagValues, arguments: list[str]):
   """The run's own config."""
   del arguments
-  return saved.read_saved(run_folder.given(values))
+  return saved.read_saved(run_folder.workdir_of_flags(values))
 
 
 if __name__ == '__main__':

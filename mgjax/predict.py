@@ -63,7 +63,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def find_config(values: flags.FlagValues, arguments: list[str]):
   """The run's own config."""
-  return saved.read_saved(run_folder.of_weights(values))
+  return saved.read_saved(run_folder.run_of_weights(values))
 
 
 if __name__ == '__main__':

@@ -29,7 +29,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def find_config(values: flags.FlagValues, arguments: list[str]):
   """The failed run's own config."""
-  return saved.read_saved(run_folder.bundle(values))
+  return saved.read_saved(run_folder.bundle_of_flags(values))
 
 
 if __name__ == '__main__':

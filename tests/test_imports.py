@@ -13,7 +13,7 @@ import pytest
 # What the commands call once their flags are right: this composes a run, and
 # so stands above the room that it is in.
 BODIES = (
-  *('run.launch', 'run.loop', 'run.replaying'),
+  *('run.launch', 'run.loop', 'run.outputs', 'run.replaying'),
   *('run.report', 'run.run_summary', 'run.step_log'),
   *('planning.command', 'planning.compiled', 'planning.plan_budget'),
   *('evaluation.command', 'predicting.command', 'weights.command'),
@@ -26,9 +26,10 @@ COMMANDS = (
 # From the foundations up: a module imports from its own room and from groups
 # further up in this list.
 ORDER = (
-  ('errors', 'environment', 'picture_text', 'progress', 'stop_signal'),
+  ('errors', 'environment', 'progress', 'stop_signal'),
   ('files',),
   ('grids',),
+  ('pictures',),
   ('config',),
   ('cli',),
   ('cpu',),

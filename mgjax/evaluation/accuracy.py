@@ -1,4 +1,4 @@
-"""What scores are worth: numbers in, numbers out."""
+"""Accuracy of scores: top-1, top-5, by class, average precision."""
 
 from collections.abc import Sequence
 

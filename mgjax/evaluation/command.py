@@ -3,32 +3,29 @@
 import contextlib
 import os
 import sys
+from collections.abc import Callable, Iterator
 
-import jax
 import ml_collections
 from absl import flags
 from etils import epath
 
 from mgjax import files, stop_signal
-from mgjax.cpu import allocator, compilation
+from mgjax.cpu import allocator
 from mgjax.data import sources, stream
 from mgjax.errors import ConfigError
 from mgjax.evaluation import eval_picture, results, scoring
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
 from mgjax.progress import Progress
-from mgjax.run import run_folder
-from mgjax.run.checkpoint_manager import Checkpoints
+from mgjax.run import checkpoint, run_folder
 from mgjax.setup import data as data_setup
 from mgjax.setup import (
   evaluation,
   grids,
-  network,
   planning,
   run_checks,
   run_settings,
 )
-from mgjax.step.train_state import TrainState
 from mgjax.weights import checks
 
 
@@ -66,48 +63,74 @@ def evaluate_checkpoint(
     config, workdir, allow_config_change
   )
   mesh = parallel.make_mesh()
-  source = _open_source(config, mesh.size)
+  run_checks.check_evaluation(config, data_setup.describe(config), mesh.size)
+  planning.check_network(config, [grids.eval_grid(config)])
+  source = data_setup.source(config, config.eval.split)
   overrides |= _other_labels(workdir, source, allow_config_change)
   if peers.is_first:
     files.check_output(
       workdir / results.FILE, os.fspath(workdir / results.FILE)
     )
-  step, path = _find_checkpoint(workdir, step)
-  state, program = _load(config, mesh, path, step)
+  path = checkpoint.find(workdir, '--workdir', step)
+  model, state, program = evaluation.load(
+    config, mesh, path, instead='--step={step}'
+  )
+  state = state.replace(step=int(path.name))
+  checks.check_features(
+    model,
+    {'params': state.params, 'batch_stats': state.batch_stats},
+    config.data.num_frames,
+    path,
+  )
   key = evaluation.partial_key(config, state, source)
   partial = scoring.Partial(workdir, key, config.eval.save_every_s)
-  shard = {'shard': peers.index, 'num_shards': peers.count}
-  result = _evaluate(
-    program,
-    state,
-    data_setup.eval_stream(config, source, **shard),
-    mesh,
-    ensemble=config.eval.ensemble,
-    partial=partial,
-    peers=peers,
-    stop=stop,
+  eval_stream = data_setup.eval_stream(
+    config, source, shard=peers.index, num_shards=peers.count
   )
+  begun = partial.load()
+  first = begun[0] if begun else 0
+  with _shown_progress(eval_stream, first, peers, stop) as report:
+    result = results.evaluate(
+      program,
+      state,
+      eval_stream,
+      mesh,
+      ensemble=config.eval.ensemble,
+      report=report,
+      partial=partial,
+      peers=peers,
+    )
   protocol = {'config_eval': config.eval.to_dict(), 'overrides': overrides}
-  result = {'step': step, **protocol, **result}
+  result = {'step': state.step, **protocol, **result}
   if peers.is_first:
     results.write(workdir, result)
-    title = f'{workdir.name}, step {step}: {results.describe(result)}'
+    title = f'{workdir.name}, step {state.step}: {results.describe(result)}'
     eval_picture.draw(workdir / 'eval.png', result, title=title)
     partial.remove()
   return result
 
 
-def _open_source(
-  config: ml_collections.ConfigDict, num_devices: int
-) -> sources.Source:
-  """Opens the videos, once it is certain that the settings can work.
+@contextlib.contextmanager
+def _shown_progress(
+  eval_stream: stream.EvalStream,
+  first: int,
+  peers: Peers,
+  stop: stop_signal.Listener | None,
+) -> Iterator[Callable[[int, int], None]]:
+  """Yields the `report` of `scoring.score`: a bar; it stops at a signal."""
+  bar = Progress(
+    eval_stream.num_batches, first, unit='batch', quiet=not peers.is_first
+  )
 
-  Raises:
-    ConfigError: They cannot, or the data set is not there.
-  """
-  run_checks.check_evaluation(config, data_setup.describe(config), num_devices)
-  planning.check_network(config, [grids.eval_grid(config)])
-  return data_setup.source(config, config.eval.split)
+  def report(done: int, total: int) -> None:
+    bar.update(done, bar.time_left(done))
+    if stop:
+      stop.defer(lambda: 'the batch at hand; all scores are kept')
+      if done < total:
+        stop.check(peers)
+
+  with contextlib.closing(bar):
+    yield report
 
 
 def _other_labels(
@@ -128,94 +151,6 @@ def _other_labels(
       '--allow_config_change'
     )
   return {'the names of the classes': other}
-
-
-def _find_checkpoint(
-  workdir: epath.Path, step: int | None
-) -> tuple[int, epath.Path]:
-  """The step and the folder of a complete checkpoint, by default the newest.
-
-  Raises:
-    ConfigError: There is no such checkpoint.
-  """
-  if not (workdir / 'checkpoints').is_dir():
-    raise ConfigError(f'--workdir={workdir} holds no checkpoints of a run')
-  with contextlib.closing(Checkpoints(workdir)) as checkpoints:
-    folder, steps = checkpoints.directory, checkpoints.steps()
-  if not steps:
-    raise ConfigError(f'{folder} holds no complete checkpoint')
-  step = steps[-1] if step is None else step
-  if step not in steps:
-    raise ConfigError(f'--step={step}: there are checkpoints of steps {steps}')
-  return step, folder / str(step)
-
-
-def _load(
-  config: ml_collections.ConfigDict,
-  mesh: jax.sharding.Mesh,
-  path: epath.Path,
-  step: int,
-) -> tuple[TrainState, jax.stages.Compiled]:
-  """Reads a checkpoint and compiles the program that scores with it.
-
-  Raises:
-    ConfigError: It is of another network, or its features are not finite.
-  """
-  model = network.model(config)
-  state = evaluation.load_state(
-    config, model, mesh, path, instead='--step={step}'
-  )
-  state = state.replace(step=step)
-  checks.check_features(
-    model,
-    {'params': state.params, 'batch_stats': state.batch_stats},
-    config.data.num_frames,
-    path,
-  )
-  program = compilation.compile_program(
-    evaluation.lower_eval_step(config, model, mesh, state)
-  )
-  return state, program
-
-
-def _evaluate(
-  program: jax.stages.Compiled,
-  state: TrainState,
-  eval_stream: stream.EvalStream,
-  mesh: jax.sharding.Mesh,
-  *,
-  ensemble: str,
-  partial: scoring.Partial,
-  peers: Peers,
-  stop: stop_signal.Listener | None,
-) -> dict:
-  """`results.evaluate` with a progress bar; stops at a signal."""
-  begun = partial.load()
-  bar = Progress(
-    eval_stream.num_batches,
-    begun[0] if begun else 0,
-    unit='batch',
-    quiet=not peers.is_first,
-  )
-
-  def report(done: int, total: int) -> None:
-    bar.update(done, bar.time_left(done))
-    if stop:
-      stop.defer(lambda: 'the batch at hand; all scores are kept')
-      if done < total:
-        stop.check(peers)
-
-  with contextlib.closing(bar):
-    return results.evaluate(
-      program,
-      state,
-      eval_stream,
-      mesh,
-      ensemble=ensemble,
-      report=report,
-      partial=partial,
-      peers=peers,
-    )
 
 
 def main(values: flags.FlagValues) -> None:
@@ -249,6 +184,6 @@ def main(values: flags.FlagValues) -> None:
   print(
     f'{results.describe(result)} ({result["num_views"]} views each), '
     f'step {result["step"]}; {values.workdir}/{results.FILE}, eval.png',
-    *results.losses(result),
+    *results.lost_views(result),
     sep='\n',
   )

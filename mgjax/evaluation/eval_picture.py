@@ -1,14 +1,12 @@
 """Pictures of an evaluation: what is taken for what, how each class does."""
 
-import io
-
 import matplotlib
 import matplotlib.axes
 import numpy as np
 from etils import epath
 from matplotlib import colors, figure
 
-from mgjax import picture_text
+from mgjax import pictures
 
 # More classes than that have numbers instead of names.
 _MAX_NAMES = 40
@@ -16,7 +14,7 @@ _MAX_NAMES = 40
 _MAX_PAIRS = 25
 
 # How names of classes are written beside an axis.
-_NAMES = {'fontsize': 8, **picture_text.PLAIN}
+_NAMES = {'fontsize': 8, **pictures.PLAIN}
 
 
 def draw(path: epath.PathLike, result: dict, *, title: str) -> None:
@@ -31,7 +29,7 @@ def draw(path: epath.PathLike, result: dict, *, title: str) -> None:
     result: What `results.evaluate` returned.
     title: Above the picture.
   """
-  with matplotlib.rc_context({'font.size': 9, 'axes.titlesize': 10}):
+  with matplotlib.rc_context(pictures.STYLE):
     fig = figure.Figure(figsize=(17, 10), dpi=100, layout='constrained')
     left, right = fig.subfigures(1, 2, width_ratios=[1.35, 1])
     draw_confusion(left.subplots(), result)
@@ -41,11 +39,23 @@ def draw(path: epath.PathLike, result: dict, *, title: str) -> None:
     else:
       classes = right.subplots()
     draw_classes(classes, result)
-    fig.suptitle(picture_text.printable(title), **picture_text.PLAIN)
-    picture = io.BytesIO()
-    with picture_text.any_characters():
-      fig.savefig(picture, format='png')
-    epath.Path(path).write_bytes(picture.getvalue())
+    fig.suptitle(pictures.printable(title), **pictures.PLAIN)
+    pictures.save(fig, path)
+
+
+def confusion(result: dict) -> np.ndarray:
+  """Draws what `draw_confusion` draws by itself, for TensorBoard.
+
+  Args:
+    result: What `results.evaluate` returned.
+
+  Returns:
+    The picture, uint8 [H, W, 3].
+  """
+  with matplotlib.rc_context(pictures.STYLE):
+    fig = figure.Figure(figsize=(6, 6), dpi=100, layout='constrained')
+    draw_confusion(fig.subplots(), result)
+    return pictures.save(fig)
 
 
 def draw_confusion(axis: matplotlib.axes.Axes, result: dict) -> None:
@@ -57,26 +67,24 @@ def draw_confusion(axis: matplotlib.axes.Axes, result: dict) -> None:
   confusion = np.array(result['confusion'], float)
   share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
   # The root makes a few videos of a class visible beside all of them.
-  picture = axis.imshow(
+  image = axis.imshow(
     share,
     cmap='magma_r',
     norm=colors.PowerNorm(0.5, vmin=0, vmax=1),
     interpolation='nearest',
   )
-  axis.figure.colorbar(picture, ax=axis, shrink=0.6, label='share of the class')
+  axis.figure.colorbar(image, ax=axis, shrink=0.6, label='share of the class')
   axis.set(title='Confusion', xlabel='taken for', ylabel='true class')
   if len(names) <= _MAX_NAMES:
-    ticks = range(len(names))
     shown = list(map(_short, names))
-    axis.set_xticks(ticks, shown, rotation=90, **_NAMES)
-    axis.set_yticks(ticks, shown, **_NAMES)
+    axis.set_xticks(range(len(names)), shown, rotation=90, **_NAMES)
+    axis.set_yticks(range(len(names)), shown, **_NAMES)
 
 
 def draw_classes(axis: matplotlib.axes.Axes, result: dict) -> None:
   """Draws the accuracy (or average precision) of each class, best to worst."""
-  known = _known(result['per_class'])
-  names = sorted(known, key=known.get, reverse=True)
-  values = [known[name] for name in names]
+  known = _best_first(result['per_class'])
+  names, values = list(known), list(known.values())
   axis.bar(range(len(names)), values, width=0.8 if len(names) <= 100 else 1.0)
   quantity = 'Average precision' if 'map' in result else 'Accuracy'
   axis.set(
@@ -88,8 +96,8 @@ def draw_classes(axis: matplotlib.axes.Axes, result: dict) -> None:
     xlim=(-0.5, len(names) - 0.5),
   )
   if len(names) <= _MAX_NAMES:
-    shown = list(map(_short, names))
-    axis.set_xticks(range(len(names)), shown, rotation=90, **_NAMES)
+    names = list(map(_short, names))
+    axis.set_xticks(range(len(names)), names, rotation=90, **_NAMES)
   else:
     axis.set_xlabel('classes, best to worst')
 
@@ -115,8 +123,8 @@ def _draw_pairs(axis: matplotlib.axes.Axes, result: dict) -> None:
 
 def _draw_extremes(axis: matplotlib.axes.Axes, per_class: dict) -> None:
   """Average precision of the best and the worst classes."""
-  known = _known(per_class)
-  names = sorted(known, key=known.get, reverse=True)
+  known = _best_first(per_class)
+  names = list(known)
   half = _MAX_NAMES // 2
   if len(names) > _MAX_NAMES:
     names = [*names[:half], '…', *names[-half:]]
@@ -127,9 +135,11 @@ def _draw_extremes(axis: matplotlib.axes.Axes, per_class: dict) -> None:
   axis.set(title=title, xlabel='average precision [%]', xlim=(0, 100))
 
 
-def _known(per_class: dict) -> dict:
-  return {name: v for name, v in per_class.items() if v is not None}
+def _best_first(per_class: dict) -> dict[str, float]:
+  """The classes with videos and their values, the greatest first."""
+  known = {name: v for name, v in per_class.items() if v is not None}
+  return dict(sorted(known.items(), key=lambda item: -item[1]))
 
 
 def _short(name: str) -> str:
-  return picture_text.printable(name, 36)
+  return pictures.printable(name, 36)

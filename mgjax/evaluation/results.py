@@ -1,4 +1,4 @@
-"""The result of an evaluation: made, told, written."""
+"""Makes the result of an evaluation, puts it into words and writes it."""
 
 import json
 import time
@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from mgjax import files
-from mgjax.data import sources, stream
+from mgjax.data import stream
 from mgjax.errors import RunError
 from mgjax.evaluation import accuracy, scoring
 from mgjax.step.train_state import TrainState
@@ -74,36 +74,19 @@ def evaluate(
       f'none of the {len(source)} videos of the evaluation can be decoded, '
       f'such as {name}: {reason}'
     )
-  found = {
-    **_measure(scored, known, source.label_names),
-    'num_videos': len(source),
-    'num_scored': int(known.sum()),
-    'num_views': eval_stream.views_per_video,
-    'failed': [source.name_of(int(i)) for i in np.flatnonzero(~known)],
-    **_lost(scored, source),
-    'seconds': time.perf_counter() - start,
-  }
-  if source.manifest_sha256:
-    found['manifest_sha256'] = source.manifest_sha256
-  return found
-
-
-def _measure(
-  scored: scoring.Scores, known: np.ndarray, names: tuple[str, ...]
-) -> dict:
-  """The accuracies, of the videos that are `known` to have a score."""
   labels = scored.labels[known]
   measure = (
     accuracy.accuracy if labels.ndim == 1 else accuracy.multi_label_accuracy
   )
-  return measure(scored.scores[known], labels, names)
-
-
-def _lost(scored: scoring.Scores, source: sources.Source) -> dict:
-  """The entries about views that could not be decoded."""
   lossy = np.flatnonzero(scored.lost)
   names = {int(i): source.name_of(int(i)) for i in lossy[:_MAX_LOST]}
+  manifest = source.manifest_sha256
   return {
+    **measure(scored.scores[known], labels, source.label_names),
+    'num_videos': len(source),
+    'num_scored': int(known.sum()),
+    'num_views': eval_stream.views_per_video,
+    'failed': [source.name_of(int(i)) for i in np.flatnonzero(~known)],
     'num_lossy_videos': len(lossy),
     'num_lost_views': int(scored.lost.sum()),
     'lost': [
@@ -114,13 +97,15 @@ def _lost(scored: scoring.Scores, source: sources.Source) -> dict:
       }
       for i, name in names.items()
     ],
+    'seconds': time.perf_counter() - start,
+    **({'manifest_sha256': manifest} if manifest else {}),
   }
 
 
 def _check_counts(
   scored: scoring.Scores, eval_stream: stream.EvalStream
 ) -> None:
-  """Every view is decoded or lost, once; anything else is a bug."""
+  """Raises RuntimeError where a view was not scored exactly once: a bug."""
   wrong = np.flatnonzero(
     scored.views + scored.lost != eval_stream.views_per_video
   )
@@ -148,7 +133,7 @@ def describe(result: dict) -> str:
   return f'{numbers}, {counts}'
 
 
-def losses(result: dict) -> list[str]:
+def lost_views(result: dict) -> list[str]:
   """Lines that name some of the videos with lost views, and the reasons."""
   named = result['lost'][:_MAX_LOST_PRINTED]
   lines = [

@@ -1,15 +1,12 @@
-"""Scores of videos, view by view: what is scored is kept, also by a kill."""
+"""Scores videos view by view, and keeps the scores for a later start."""
 
-import hashlib
 import io
 import itertools
 import json
 import sys
 import time
-import zlib
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 from etils import epath
@@ -18,47 +15,13 @@ from jaxtyping import Bool, Float, Int
 from mgjax import files, stop_signal
 from mgjax.data import sources, stream
 from mgjax.errors import RunError
-from mgjax.grids.schedule import Grid
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
-from mgjax.step import train_step
 from mgjax.step.train_state import TrainState
 
 
-def lower_step(
-  model: nn.Module,
-  state: TrainState,
-  grid: Grid,
-  mesh: jax.sharding.Mesh,
-  *,
-  mean: tuple[float, ...],
-  std: tuple[float, ...],
-  window: tuple[int, int, int] | None,
-  loss: str,
-) -> jax.stages.Lowered:
-  """Lowers the program (params, batch_stats, video) -> scores.
-
-  Args:
-    model: The network.
-    state: Its state, abstract or not.
-    grid: Frames, height, width and batch of the views.
-    mesh: Devices, among which a batch is shared.
-    mean, std, window, loss: As those of `train_step.make_eval_step`.
-  """
-  step = train_step.make_eval_step(
-    model, mean=mean, std=std, window=window, loss=loss
-  )
-  sharded = parallel.sharded(mesh)
-  video = jax.ShapeDtypeStruct(
-    (grid.batch, grid.T, grid.H, grid.W, 3), np.uint8, sharding=sharded
-  )
-  return jax.jit(step, out_shardings=sharded).lower(
-    state.eval_params, state.batch_stats, video
-  )
-
-
 class Scores(NamedTuple):
-  """What the views of a source's videos were given.
+  """The scores of the videos of a source.
 
   Attributes:
     scores: The scores of each video's views as one: see `score`, `ensemble`.
@@ -88,7 +51,7 @@ class Partial:
 
     Args:
       workdir: The run's folder.
-      key: What was scored by what (`partial_key`); others' scores are ignored.
+      key: What was scored by what; others' scores are ignored.
       save_every_s: Seconds between saves, at least.
     """
     self._path = epath.Path(workdir) / 'eval.partial.npz'
@@ -97,9 +60,9 @@ class Partial:
     self._saved = time.monotonic()
 
   def load(self) -> tuple[int, Scores] | None:
-    """Returns the number of scored batches and what they gave, if anything.
+    """Returns the number of scored batches and their scores; None: no file.
 
-    A file that cannot be used is told and removed.
+    A file that cannot be used is named on stderr and removed.
     """
     try:
       content = io.BytesIO(self._path.read_bytes())
@@ -147,29 +110,6 @@ class Partial:
     self._path.unlink(missing_ok=True)
 
 
-def partial_key(
-  settings: dict, state: TrainState, source: sources.Source
-) -> str:
-  """What an evaluation depends on, as one hash: views, weights, videos.
-
-  Args:
-    settings: Of the network and the views: nested dicts that JSON can hold.
-    state: Its step, parameters and statistics count.
-    source: Its name, size and manifest count.
-  """
-  videos = [source.name, source.split, len(source), source.manifest_sha256]
-  checksum = 0
-  for leaf in jax.tree.leaves((state.eval_params, state.batch_stats)):
-    checksum = zlib.crc32(np.ascontiguousarray(leaf), checksum)
-  parts = {
-    **settings,
-    'videos': videos,
-    'weights': [int(state.step), checksum],
-  }
-  text = json.dumps(parts, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
-
-
 def score(
   program,
   state: TrainState,
@@ -184,7 +124,7 @@ def score(
   """Scores every view of every video of a source.
 
   Args:
-    program: The compiled evaluation step (`lower_step`).
+    program: The compiled step (params, batch_stats, video) -> scores.
     state: Its statistics and parameters, or their average, are used.
     eval_stream: The views.
     mesh: Devices of the program.

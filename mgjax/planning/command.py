@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
@@ -17,7 +17,9 @@ from mgjax.grids import GridSchedule
 from mgjax.planning import plan as plan_lib
 from mgjax.planning import plan_budget, plan_text, step_seconds
 from mgjax.setup import data as data_setup
-from mgjax.setup import grids, planning, run_checks
+from mgjax.setup import grids, planning, run_checks, run_settings
+
+_PICTURE = 'plan.png'  # What --format=png writes without --output.
 
 
 def main(values: flags.FlagValues, *configs: str) -> None:
@@ -27,7 +29,7 @@ def main(values: flags.FlagValues, *configs: str) -> None:
     os.environ['JAX_PLATFORMS'] = 'cpu'
   _check_flags(values)
   if values.diff:
-    _write(values.output, _diff(values, configs))
+    _write(values, *_diff(values, configs))
     return
   if configs:
     raise ConfigError(
@@ -41,44 +43,53 @@ def main(values: flags.FlagValues, *configs: str) -> None:
 
     evaluation.head_window(config, network.model(config))
   if values.budget_hours:
-    _write(values.output, _budget(values, config, num_train))
+    _write(values, *_budget(values, config, num_train))
     return
   schedule = grids.schedule(config, num_train, num_devices=values.num_devices)
   planning.check_own_network(config, {*schedule.grids, grids.eval_grid(config)})
   plan = _plan(values, config, schedule, size_source)
-  if values.format == 'png':
-    # Matplotlib takes a second to import.
-    from mgjax.planning import plan_picture
-
-    output = _picture(values)
-    plan_picture.draw(plan, schedule, output)
-    print(f'wrote {output}', file=sys.stderr)
+  if values.format != 'png':
+    _write(values, plan, lambda: plan_text.table(plan))
     return
-  text = plan_text.table(plan)
-  if values.format == 'json':
-    text = json.dumps(plan, indent=1)
-  _write(values.output, text)
+  # Matplotlib takes a second to import.
+  from mgjax.planning import plan_picture
 
-
-def _picture(values: flags.FlagValues) -> pathlib.Path:
-  """Returns the file of --format=png."""
-  return pathlib.Path(values.output or 'plan.png')
+  output = values.output or _PICTURE
+  plan_picture.draw(plan, schedule, output)
+  print(f'wrote {output}', file=sys.stderr)
 
 
 def _check_flags(values: flags.FlagValues) -> None:
   """Refuses flags that do not go together, and outputs that cannot be."""
-  if values.output or values.format == 'png':
-    output = _picture(values)
+  is_picture = values.format == 'png'
+  if output := values.output or (is_picture and _PICTURE):
     files.check_output(output, f'--output={output}')
   if values.diff and values.budget_hours:
     raise ConfigError('give one of --diff and --budget_hours')
-  if values.format == 'png' and (values.diff or values.budget_hours):
+  if is_picture and (values.diff or values.budget_hours):
     raise ConfigError(
       '--format=png draws one schedule; with --diff and --budget_hours use '
       'table or json'
     )
-  if values.diff:
-    _refuse_of_one_schedule(values)
+  # What says something of one schedule only.
+  of_one = ('config', *step_seconds.FLAGS, 'compile', 'device_memory_gib')
+  for name in of_one if values.diff else ():
+    if values[name].present:
+      raise ConfigError(
+        f'--{name} does nothing with --diff; plan one config with it'
+      )
+
+
+def _write(
+  values: flags.FlagValues, data: Any, table: Callable[[], str]
+) -> None:
+  """Writes JSON data, or the table of it, where the flags say."""
+  is_json = values.format == 'json'
+  text = json.dumps(data, indent=1) if is_json else table()
+  if values.output:
+    pathlib.Path(values.output).write_text(text + '\n', encoding='utf-8')
+  else:
+    print(text)
 
 
 def _plan(
@@ -107,16 +118,15 @@ def _plan(
 
     sizes = compiled.step_bytes(config, schedule, num_devices=num_devices)
     memory_plan['compiled_bytes'] = [sizes[grid] for grid in schedule.grids]
-    memory_plan['device_bytes'] = memory_plan[
-      'device_bytes'
-    ] or memory.device_bytes(config.train.device_memory_gib)
+    if not memory_plan['device_bytes']:
+      memory_plan['device_bytes'] = memory.device_bytes(0)
   return plan
 
 
 def _budget(
   values: flags.FlagValues, config: ml_collections.ConfigDict, num_train: int
-) -> str:
-  """Finds what fits --budget_hours."""
+) -> tuple[list[dict], Callable[[], str]]:
+  """Finds what fits --budget_hours: its JSON data and its table."""
   schedule_of = lambda mode, factor, videos: grids.schedule(
     with_factor(config, mode, factor), videos, num_devices=values.num_devices
   )
@@ -142,9 +152,8 @@ def _budget(
     budget_hours=values.budget_hours,
     lr_steps=config.optim.lr_steps if by_steps else (),
   )
-  if values.format == 'json':
-    return json.dumps([c._asdict() for c in candidates], indent=1)
-  return plan_budget.table(candidates, values.budget_hours)
+  table = lambda: plan_budget.table(candidates, values.budget_hours)
+  return [c._asdict() for c in candidates], table
 
 
 def with_factor(
@@ -166,20 +175,9 @@ def with_factor(
   return config
 
 
-def _refuse_of_one_schedule(values: flags.FlagValues) -> None:
-  """Refuses flags that say something of one schedule only."""
-  given = [
-    name
-    for name in ('config', *step_seconds.FLAGS, 'compile', 'device_memory_gib')
-    if values[name].present
-  ]
-  if given:
-    raise ConfigError(
-      f'--{given[0]} does nothing with --diff; plan one config with it'
-    )
-
-
-def _diff(values: flags.FlagValues, names: Sequence[str]) -> str:
+def _diff(
+  values: flags.FlagValues, names: Sequence[str]
+) -> tuple[dict, Callable[[], str]]:
   """Compares two values of --config; overrides act on both."""
   if len(names) != 2:
     raise ConfigError(
@@ -198,14 +196,6 @@ def _diff(values: flags.FlagValues, names: Sequence[str]) -> str:
     num_train, size_source = grids.dataset_size(config)
     schedule = grids.schedule(config, num_train, num_devices=values.num_devices)
     plans.append(planning.make_plan(config, schedule, size_source=size_source))
-  fields = plan_text.differing_fields(*(c.to_dict() for c in configs))
-  if values.format == 'json':
-    return json.dumps({'fields': fields, 'plans': plans}, indent=1)
-  return plan_text.diff(fields, *plans)
-
-
-def _write(path: str | None, text: str) -> None:
-  if path:
-    pathlib.Path(path).write_text(text + '\n', encoding='utf-8')
-  else:
-    print(text)
+  fields = run_settings.differences(*(c.to_dict() for c in configs))
+  data = {'fields': fields, 'plans': plans}
+  return data, lambda: plan_text.diff(fields, *plans)

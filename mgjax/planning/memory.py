@@ -33,7 +33,7 @@ compared there. On a TPU the estimate was 3.4 times too low: it warns of a run
 that may not fit, and refuses none.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -46,11 +46,9 @@ from mgjax.files import size_text
 from mgjax.grids import Grid, GridSchedule
 from mgjax.planning import macs
 
-GIB = 2**30
-
 # Batches on a device at once: that of the step, and two in flight.
 _BATCHES = 3
-# What XLA takes for activations, by what `forward` counts: fragmentation, and
+# What XLA takes for activations, by what `_count` finds: fragmentation, and
 # elementwise results that it keeps. See the table above.
 _OVERHEAD = 1.25
 _REMAT = ('checkpoint', 'remat', 'remat2')
@@ -67,15 +65,6 @@ class Memory(NamedTuple):
   @property
   def total(self) -> int:
     return sum(self)
-
-
-class Forward(NamedTuple):
-  """What a forward pass leaves for the backward pass, in bytes."""
-
-  kept: int  # Per clip, from the forward to the backward pass.
-  rematted: int  # Per clip, most that one rematerialised block makes again.
-  largest: int  # Per clip, the largest tensor.
-  params: int  # Parameters, in float32.
 
 
 def estimate(
@@ -96,12 +85,19 @@ def estimate(
       other.
     copies: Numbers of the state per parameter: see `state_copies`.
   """
-  found = forward(model, T=grid.T, H=grid.H, W=grid.W)
+  jaxpr = macs.forward_jaxpr(model, T=grid.T, H=grid.H, W=grid.W).jaxpr
+  kept: set[core.Var] = set()
+  num_params, largest_block = _count(jaxpr, kept)
+  # What is traced makes the parameters of the head, and returns them.
+  num_params += sum(v.aval.size for v in jaxpr.outvars)
+  kept -= {*jaxpr.outvars}
+  largest = max(_num_bytes({tensor}) for tensor in kept)
+  in_backward = _num_bytes(kept) + largest_block + 2 * largest
+  params = 4 * num_params  # In float32.
   clips = -(-grid.batch // num_devices)
-  in_backward = found.kept + found.rematted + 2 * found.largest
   return Memory(
-    state=copies * found.params,
-    gradients=(2 if micro_batches > 1 else 1) * found.params,
+    state=copies * params,
+    gradients=(2 if micro_batches > 1 else 1) * params,
     batches=_BATCHES * clips * grid.T * grid.H * grid.W * 3,
     activations=int(_OVERHEAD * in_backward * -(-clips // micro_batches)),
   )
@@ -154,10 +150,8 @@ def warning(
     found: Estimates of the schedule's grids.
     schedule: The run's schedule.
     num_devices: Devices that share each batch.
-    device_bytes: Memory of each; 0: unknown.
+    device_bytes: Memory of each.
   """
-  if not device_bytes:
-    return ''
   for i, phase in enumerate(schedule.phases, start=1):
     grid = max(set(phase.cycle) & set(found), key=lambda g: found[g].total)
     over = found[grid].total - device_bytes
@@ -173,8 +167,8 @@ def warning(
   return ''
 
 
-def forward(model: nn.Module, *, T: int, H: int, W: int) -> Forward:
-  """Counts what one clip's forward pass leaves for the backward pass.
+def _count(jaxpr: Any, kept: set[core.Var]) -> tuple[int, int]:
+  """Counts what a forward pass leaves for the backward pass.
 
   Every tensor that a convolution, a matrix product or a temporal aggregation
   reads or writes is kept, once: the gradients of kernels and of batch norm
@@ -183,94 +177,37 @@ def forward(model: nn.Module, *, T: int, H: int, W: int) -> Forward:
   are kept.
 
   Args:
-    model: A model of `mgjax.models`.
-    T: Frames of the clip.
-    H: Its height in pixels.
-    W: Its width in pixels.
+    jaxpr: The forward pass of a clip, or a part of it.
+    kept: Gets the tensors that are kept.
+
+  Returns:
+    Parameters, and the most bytes that one rematerialised block makes again.
   """
-  jaxpr = macs.forward_jaxpr(model, T=T, H=H, W=W).jaxpr
-  clip = _Clip(num_params=sum(v.aval.size for v in jaxpr.outvars))
-  kept: set[int] = set()
-  clip.visit(jaxpr, [None, clip.new(jaxpr.invars[1])], kept)
-  return Forward(
-    kept=sum(clip.sizes[n] for n in kept),
-    rematted=clip.largest_block,
-    largest=max(clip.sizes[n] for n in kept),
-    params=4 * clip.num_params,
-  )
-
-
-class _Clip:
-  """Follows the tensors that depend on a clip through its forward pass.
-
-  A tensor is known by a number, which an inner jaxpr and the one that calls it
-  share.
-
-  Attributes:
-    sizes: Bytes, by number of tensor.
-    largest_block: Most bytes that one rematerialised block makes again.
-    num_params: Parameters that have been seen.
-  """
-
-  def __init__(self, num_params: int):
-    self.sizes: dict[int, int] = {}
-    self.largest_block = 0
-    self.num_params = num_params
-
-  def new(self, var: Any) -> int:
-    """Returns the number of a new tensor, that of a variable of a jaxpr."""
-    self.sizes[len(self.sizes)] = var.aval.size * var.aval.dtype.itemsize
-    return len(self.sizes) - 1
-
-  def visit(
-    self, jaxpr: Any, inputs: list[int | None], kept: set[int]
-  ) -> list[int | None]:
-    """Visits a jaxpr and all that it calls.
-
-    Args:
-      jaxpr: Part of the forward pass.
-      inputs: Numbers of its arguments; None: one that no clip is behind.
-      kept: Numbers of the tensors that the backward pass needs; gets more.
-
-    Returns:
-      Numbers of its results.
-    """
-    numbers = dict(zip(jaxpr.invars, inputs, strict=True))
-    number_of = lambda v: (
-      None if isinstance(v, core.Literal) else numbers.get(v)
-    )
-    for eqn in jaxpr.eqns:
-      read = [number_of(v) for v in eqn.invars]
-      if any(n is not None for n in read):
-        written = self._apply(eqn, read, kept)
-        numbers.update(zip(eqn.outvars, written, strict=True))
-    return [number_of(v) for v in jaxpr.outvars]
-
-  def _apply(
-    self, eqn: Any, read: list[int | None], kept: set[int]
-  ) -> list[int | None]:
-    """Visits one equation; returns the numbers of its results."""
-    from_clip = {n for n in read if n is not None}
+  num_params = largest_block = 0
+  for eqn in jaxpr.eqns:
     name = eqn.primitive.name
-    subs = list(core.jaxprs_in_params(eqn.params))
-    written = None
-    if name in _REMAT:
-      inside: set[int] = set()
-      self.visit(subs[0], read, inside)
-      kept |= from_clip
-      again = sum(self.sizes[n] for n in inside - kept)
-      self.largest_block = max(self.largest_block, again)
-    elif subs and len(subs[0].invars) == len(read):
-      written = self.visit(subs[0], read, kept)
-    if written is None:
-      written = [self.new(v) for v in eqn.outvars]
-    if name in ('conv_general_dilated', 'dot_general'):
-      kept |= from_clip | set(written)
+    tensors = {v for v in eqn.invars if isinstance(v, core.Var)}
     if name == 'conv_general_dilated':
       # The kernel, and batch norm's scale and bias, which are not traced.
-      kernel = eqn.invars[1].aval
-      self.num_params += kernel.size + 2 * eqn.outvars[0].aval.shape[-1]
-    return written
+      kernel = eqn.invars[1]
+      num_params += kernel.aval.size + 2 * eqn.outvars[0].aval.shape[-1]
+      kept |= (tensors - {kernel}) | {*eqn.outvars}
+    elif name == 'dot_general':
+      kept |= tensors | {*eqn.outvars}
+    for sub in core.jaxprs_in_params(eqn.params):
+      inside = set() if name in _REMAT else kept
+      found, block = _count(sub, inside)
+      if name in _REMAT:
+        kept |= tensors
+        # What is kept anyway has names of its own inside.
+        block = _num_bytes(inside - {*sub.invars})
+      num_params += found
+      largest_block = max(largest_block, block)
+  return num_params, largest_block
+
+
+def _num_bytes(tensors: Collection[core.Var]) -> int:
+  return sum(v.aval.size * v.aval.dtype.itemsize for v in tensors)
 
 
 def device_bytes(known_gib: float) -> int:
@@ -281,9 +218,7 @@ def device_bytes(known_gib: float) -> int:
       TPUs do, CPUs do not.
   """
   if known_gib:
-    return int(known_gib * GIB)
+    return int(known_gib * 2**30)
   # None on CPUs.
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
-  return min(
-    found['bytes_limit'] if 'bytes_limit' in found else 0 for found in stats
-  )
+  return min(found.get('bytes_limit', 0) for found in stats)

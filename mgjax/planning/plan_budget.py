@@ -135,26 +135,13 @@ def best(candidates: Sequence[Candidate], budget_hours: float) -> Candidate:
   return max(fit, key=lambda c: (c.epochs, -c.hours))
 
 
-def frontier(candidates: Sequence[Candidate]) -> set[Candidate]:
-  """Returns those to which no other gives as many epochs in fewer hours."""
-  return {
-    c
-    for c in candidates
-    if not any(
-      other != c and other.epochs >= c.epochs and other.hours <= c.hours
-      for other in candidates
-    )
-  }
-
-
 def table(candidates: Sequence[Candidate], budget_hours: float) -> str:
   """Returns the candidates as text, and the flags of the best one."""
   chosen = best(candidates, budget_hours)
-  on_frontier = frontier(candidates)
   rows = [('', 'mode', 'epoch factor', 'epochs', 'steps', 'hours', 'fits')]
   rows += [
     (
-      '>' if c == chosen else '*' if c in on_frontier else '',
+      '>' if c == chosen else '',
       c.mode,
       f'{c.factor:g}',
       f'{c.epochs:g}',
@@ -169,7 +156,6 @@ def table(candidates: Sequence[Candidate], budget_hours: float) -> str:
       *(line.rstrip() for line in plan_text.aligned(rows, left=(0, 1))),
       '',
       f'>  the most epochs in {budget_hours:g} hours: {_flags(chosen)}',
-      '*  nothing else here has as many epochs in fewer hours',
       'Hours are those of training steps; waits for data, compilation and '
       'evaluation add to them.',
     ]

@@ -6,7 +6,6 @@ multiply-adds stands in for the clock: the axis has the share of them that is
 done, and the last panel has clips per multiply-add, relative to the baseline.
 """
 
-import io
 import itertools
 from typing import Any, NamedTuple
 
@@ -15,14 +14,16 @@ import numpy as np
 from etils import epath
 from matplotlib import figure, lines, ticker
 from matplotlib.axes import Axes
-from matplotlib.backends import backend_agg
 
+from mgjax import pictures
 from mgjax.grids.schedule import Grid, GridSchedule
 from mgjax.planning import plan_text
 
 _INK, _FAINT = '#222222', '#9a9a9a'
 # One colour for each shape of the long cycle, coarse to fine.
 _COLOURS = ('#e0a030', '#58a868', '#2f86b8', '#3d3a8c', '#8c3a78', '#555555')
+
+_BASELINE: dict[str, Any] = {'color': _FAINT, 'lw': 0.9, 'ls': (0, (4, 3))}
 
 _STYLE = {
   'font.size': 9,
@@ -36,7 +37,7 @@ _STYLE = {
 }
 
 
-class _Clock(NamedTuple):
+class _TimeAxis(NamedTuple):
   """When each phase starts and ends, and how fast it needs clips.
 
   Attributes:
@@ -69,13 +70,8 @@ def draw(
   Returns:
     The picture, uint8 [H, W, 3].
   """
-  # Ticks are made, and styled, as late as when they are drawn.
   with matplotlib.rc_context(_STYLE):
-    canvas = backend_agg.FigureCanvasAgg(make_figure(plan, schedule))
-    png = io.BytesIO()
-    canvas.print_png(png)
-  epath.Path(path).write_bytes(png.getvalue())
-  return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pictures.save(make_figure(plan, schedule), path)
 
 
 @matplotlib.rc_context(_STYLE)
@@ -84,98 +80,95 @@ def make_figure(plan: dict[str, Any], schedule: GridSchedule) -> figure.Figure:
   fig = figure.Figure(figsize=(11, 10), dpi=120, layout='constrained')
   fig.get_layout_engine().set(h_pad=0.06, hspace=0.02)
   axes = fig.subplots(6, 1, sharex=True, height_ratios=[3, 3, 3, 3, 2, 3])
-  clock = _clock(plan)
-  _draw_panels(axes, plan, schedule, clock)
-  _decorate(fig, axes, plan, clock)
+  time_axis = _time_axis(plan)
+  _draw_panels(axes, plan, schedule, time_axis)
+  _decorate(fig, axes, plan, time_axis)
   return fig
 
 
-def _clock(plan: dict[str, Any]) -> _Clock:
+def _time_axis(plan: dict[str, Any]) -> _TimeAxis:
   """Returns hours and clips per second, or else what is known of them."""
   grids, base = [Grid(**grid) for grid in plan['grids']], plan['baseline']
   clips = [phase['clips'] for phase in plan['phases']]
   if 'time' in plan:
     time = plan['time']
-    hours, base_hours = time['phase_hours'], time['baseline_hours']
-    rates = [
-      grid.batch / s for grid, s in zip(grids, time['step_s'], strict=True)
-    ]
-    return _Clock(
-      edges=[0.0, *itertools.accumulate(hours)],
-      label=f'hours of training steps: {time["hours"]:.3g} (the baseline has '
-      f'{base_hours:.3g}, {base_hours / time["hours"]:.2f} x as many)',
-      rates=dict(zip(grids, rates, strict=True)),
-      phase_rates=[n / h / 3600 for n, h in zip(clips, hours, strict=True)],
-      baseline=base['clips'] / base_hours / 3600,
-      title='what the loader must deliver: clips per second (thick: mean of '
-      'the phase)',
+    spent, per_clip, base_spent, unit, scale = (
+      time['phase_hours'],
+      [s / 3600 / g.batch for g, s in zip(grids, time['step_s'], strict=True)],
+      time['baseline_hours'],
+      1 / 3600,
+      1.0,
     )
-  gmacs = [phase['gmacs'] for phase in plan['phases']]
-  full_cost, total = base['gmacs'] / base['clips'], plan['total_gmacs']
-  rates = [full_cost / cost for cost in plan['gmacs_per_clip']]
-  return _Clock(
-    edges=[
-      100 * done / total for done in itertools.accumulate(gmacs, initial=0)
-    ],
-    label='share of multiply-adds done in % (time, at a constant rate): '
-    f'{plan["speedup"]["macs"]:.2f} x fewer in all than the baseline',
-    rates=dict(zip(grids, rates, strict=True)),
-    phase_rates=[
-      n / cost * full_cost for n, cost in zip(clips, gmacs, strict=True)
-    ],
-    baseline=1.0,
-    title='what the loader must deliver: clips per multiply-add, relative to '
-    'the baseline (thick: mean of the phase)',
+    label = (
+      f'hours of training steps: {time["hours"]:.3g} (the baseline has '
+      f'{base_spent:.3g}, {base_spent / time["hours"]:.2f} x as many)'
+    )
+    title = 'second'
+  else:
+    spent, per_clip, base_spent, unit, scale = (
+      [phase['gmacs'] for phase in plan['phases']],
+      plan['gmacs_per_clip'],
+      base['gmacs'],
+      base['gmacs'] / base['clips'],
+      100 / plan['total_gmacs'],
+    )
+    label = (
+      'share of multiply-adds done in % (time, at a constant rate): '
+      f'{plan["speedup"]["macs"]:.2f} x fewer in all than the baseline'
+    )
+    title = 'multiply-add, relative to the baseline'
+  return _TimeAxis(
+    edges=[scale * t for t in itertools.accumulate(spent, initial=0.0)],
+    label=label,
+    rates={g: unit / cost for g, cost in zip(grids, per_clip, strict=True)},
+    phase_rates=[unit * n / t for n, t in zip(clips, spent, strict=True)],
+    baseline=unit * base['clips'] / base_spent,
+    title=f'what the loader must deliver: clips per {title} (thick: mean of '
+    'the phase)',
   )
 
 
 def _draw_panels(
-  axes: Any, plan: dict[str, Any], schedule: GridSchedule, clock: _Clock
+  axes: Any, plan: dict[str, Any], schedule: GridSchedule, time_axis: _TimeAxis
 ) -> None:
   frames, crop, batch, lr, groups, loader = axes
-  full, full_groups = plan['baseline']['grid'], plan['phases'][-1]['bn_groups']
+  phases, full = plan['phases'], plan['baseline']['grid']
+  side = lambda grid: min(grid['H'], grid['W'])
   colours = _shape_colours(plan)
-  for i, (phase, (left, right)) in enumerate(
-    zip(plan['phases'], itertools.pairwise(clock.edges), strict=True)
+  for i, (phase, left, right) in enumerate(
+    zip(phases, time_axis.edges, time_axis.edges[1:], strict=False)
   ):
     colour = colours[_shape_name(phase, plan)]
     cycle = phase['cycle']
-
-    def span(axis, values, left=left, right=right, colour=colour):
-      """Thin lines for a short cycle, a thick one for its base grid."""
-      *short, last = values
+    # A grid that a short phase never reaches needs no clips.
+    used = [g for g in (Grid(**g) for g in cycle) if g in time_axis.rates]
+    for axis, (*short, last) in (
+      (frames, [phase['base']['T']]),
+      (crop, [side(grid) for grid in cycle]),
+      (batch, [grid['batch'] for grid in cycle]),
+      (groups, phase['bn_groups_cycle']),
+      (loader, [*(time_axis.rates[g] for g in used), time_axis.phase_rates[i]]),
+    ):
+      # Thin lines for a short cycle, a thick one for its base grid.
       axis.hlines(short, left, right, color=colour, lw=1.1, alpha=0.75)
       axis.hlines(last, left, right, color=colour, lw=3.2)
-
-    span(frames, [phase['base']['T']])
-    span(crop, [min(g['H'], g['W']) for g in cycle])
-    span(batch, [g['batch'] for g in cycle])
-    span(groups, phase['bn_groups_cycle'])
-    # A grid that a short phase never reaches needs no clips.
-    reached = [g for g in (Grid(**g) for g in cycle) if g in clock.rates]
-    span(loader, [*(clock.rates[g] for g in reached), clock.phase_rates[i]])
-
-    first_step = schedule.start_step(i)
-    points = [first_step + k * phase['steps'] // 500 for k in range(500)]
-    xs = [
-      left + (right - left) * (p - first_step) / phase['steps'] for p in points
-    ]
+    done = np.arange(500) / 500
+    steps = schedule.start_step(i) + (done * phase['steps']).astype(int)
     lr.plot(
-      xs,
-      [schedule.lr(p) for p in points],
+      left + (right - left) * done,
+      [schedule.lr(int(step)) for step in steps],
       color=colour,
       lw=2.4,
       solid_capstyle='butt',
     )
-
   for axis, value in (
     (frames, full['T']),
-    (crop, min(full['H'], full['W'])),
+    (crop, side(full)),
     (batch, full['batch']),
-    (groups, full_groups),
-    (loader, clock.baseline),
+    (groups, phases[-1]['bn_groups']),
+    (loader, time_axis.baseline),
   ):
-    axis.axhline(value, color=_FAINT, lw=0.9, ls=(0, (4, 3)), zorder=0)
+    axis.axhline(value, **_BASELINE, zorder=0)
   for axis in (batch, groups, loader):
     _log2_axis(axis)
   lr.set_yscale('log')
@@ -183,16 +176,16 @@ def _draw_panels(
   highest = max(plan['lr']['values'])
   lowest = min(rate for rate in plan['lr']['values'] if rate > 0)
   lr.set_ylim(max(lowest / 2, highest * 1e-5), highest * 2)
-  lr.yaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f'{v:g}'))
+  lr.yaxis.set_major_formatter('{x:g}')
+  sides = sorted({side(grid) for phase in phases for grid in phase['cycle']})
   frames.set_ylim(0, None)
-  frames.set_yticks(sorted({p['base']['T'] for p in plan['phases']}))
-  sides = {min(g['H'], g['W']) for p in plan['phases'] for g in p['cycle']}
+  frames.set_yticks(sorted({phase['base']['T'] for phase in phases}))
   crop.set_ylim(0, max(sides) * 1.12)
-  crop.set_yticks(sorted(sides))
+  crop.set_yticks(sides)
 
 
 def _decorate(
-  fig: figure.Figure, axes: Any, plan: dict[str, Any], clock: _Clock
+  fig: figure.Figure, axes: Any, plan: dict[str, Any], time_axis: _TimeAxis
 ) -> None:
   titles = (
     'frames per clip',
@@ -200,16 +193,15 @@ def _decorate(
     'clips per step',
     'learning rate',
     'batch-norm groups',
-    clock.title,
+    time_axis.title,
   )
-  edges = clock.edges
-  stages = [phase['lr_stage'] for phase in plan['phases']]
+  edges, phases = time_axis.edges, plan['phases']
   cuts = [
     edge
-    for edge, (a, b) in zip(
-      edges[1:-1], itertools.pairwise(stages), strict=True
+    for edge, (one, next_one) in zip(
+      edges[1:], itertools.pairwise(phases), strict=False
     )
-    if a != b
+    if one['lr_stage'] != next_one['lr_stage']
   ]
   for axis, title in zip(axes, titles, strict=True):
     axis.set_title(title, loc='left', fontsize=9, color=_INK, pad=4)
@@ -217,7 +209,7 @@ def _decorate(
     axis.set_xlim(0, edges[-1])
     for cut in cuts:
       axis.axvline(cut, color='#d8d8d8', lw=0.9, zorder=0)
-  axes[-1].set_xlabel(clock.label)
+  axes[-1].set_xlabel(time_axis.label)
   axes[-1].xaxis.set_major_locator(ticker.MaxNLocator(11))
   _epoch_axis(axes[0], plan, edges)
 
@@ -230,21 +222,17 @@ def _decorate(
     ha='left',
     color=_INK,
   )
-  handles = [
-    lines.Line2D([], [], color=colour, lw=3.2, label=name)
+  entries = {
+    name: {'color': colour, 'lw': 3.2}
     for name, colour in _shape_colours(plan).items()
-  ]
-  if any(len(phase['cycle']) > 1 for phase in plan['phases']):
-    handles.append(
-      lines.Line2D([], [], color=_INK, lw=1.1, label='short cycle')
-    )
-  handles.append(
-    lines.Line2D([], [], color=_FAINT, lw=0.9, ls=(0, (4, 3)), label='baseline')
-  )
+  }
+  if any(len(phase['cycle']) > 1 for phase in phases):
+    entries['short cycle'] = {'color': _INK, 'lw': 1.1}
+  entries['baseline'] = _BASELINE
   fig.legend(
-    handles=handles,
+    handles=[lines.Line2D([], [], label=n, **e) for n, e in entries.items()],
     loc='outside lower left',
-    ncols=len(handles),
+    ncols=len(entries),
     frameon=False,
     handlelength=1.8,
   )
@@ -266,7 +254,7 @@ def _epoch_axis(axis: Axes, plan: dict[str, Any], edges: list[float]) -> None:
 def _log2_axis(axis: Axes) -> None:
   axis.set_yscale('log', base=2)
   axis.yaxis.set_major_locator(ticker.LogLocator(base=2, numticks=12))
-  axis.yaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f'{v:g}'))
+  axis.yaxis.set_major_formatter('{x:g}')
   low, high = axis.get_ylim()
   axis.set_ylim(min(low, 0.8 * high / 2), high * 1.1)
 

@@ -1,4 +1,4 @@
-"""Plans as text for people, in the paper's terms."""
+"""Writes plans as text for people, in the paper's terms."""
 
 import difflib
 import math
@@ -79,22 +79,14 @@ def _time_text(plan: dict[str, Any]) -> list[str]:
 
 def _cost_table(plan: dict[str, Any]) -> list[str]:
   base, speedup = plan['baseline'], plan['speedup']
-  run = {
-    'epochs': plan['total_epochs'],
-    'steps': plan['total_steps'],
-    'clips': plan['total_clips'],
-    'gmacs': plan['total_gmacs'],
-  }
+  names = ('epochs', 'steps', 'clips', 'gmacs')
   rows = [['', 'epochs', 'steps', 'clips', 'multiply-adds']]
-  for name, cost in (('baseline', base), ('this run', run)):
+  for name, (epochs, steps, clips, gmacs) in (
+    ('baseline', [base[n] for n in names]),
+    ('this run', [plan[f'total_{n}'] for n in names]),
+  ):
     rows.append(
-      [
-        name,
-        f'{cost["epochs"]:g}',
-        f'{cost["steps"]:,}',
-        f'{cost["clips"]:,}',
-        _macs_text(cost['gmacs']),
-      ]
+      [name, f'{epochs:g}', f'{steps:,}', f'{clips:,}', _macs_text(gmacs)]
     )
   more_clips = f'{plan["io"]["clips_ratio"]:.2f} x more'
   fewer = [f'{speedup[what]:.2f} x fewer' for what in ('steps', 'macs')]
@@ -216,7 +208,7 @@ def diff(
   """Returns what two plans differ in, as text.
 
   Args:
-    fields: Of `differing_fields` of their configs.
+    fields: Values in both configs by name, where they differ.
     a: Of `plan.make_plan`.
     b: The other one.
 
@@ -225,58 +217,36 @@ def diff(
     first plan has is marked '-', one that only the second has '+'.
   """
   field_rows = [(name, *map(repr, values)) for name, values in fields.items()]
-  cost_rows = [_cost_row(name, get(a), get(b)) for name, get in _COSTS.items()]
   lines = [
     *aligned([('config', 'A', 'B'), *field_rows], left=(0, 1, 2)),
     '',
-    *aligned([('schedule', 'A', 'B', 'B / A'), *cost_rows], left=(0,)),
+    *aligned([('schedule', 'A', 'B', 'B / A'), *_cost_rows(a, b)], left=(0,)),
     '',
     *_phase_diff(a, b),
   ]
   return '\n'.join(line.rstrip() for line in lines)
 
 
-# What a run costs: name, and how to find it in a plan.
+# What a run costs: its name, and its entry in a plan.
 _COSTS = {
-  'epochs': lambda plan: plan['total_epochs'],
-  'steps': lambda plan: plan['total_steps'],
-  'clips': lambda plan: plan['total_clips'],
-  '1e9 multiply-adds': lambda plan: plan['total_gmacs'],
-  'programs to compile': lambda plan: plan['num_train_programs'],
-  'clips per step, at most': lambda plan: max(
-    grid['batch'] for grid in plan['grids']
-  ),
+  'epochs': 'total_epochs',
+  'steps': 'total_steps',
+  'clips': 'total_clips',
+  '1e9 multiply-adds': 'total_gmacs',
+  'programs to compile': 'num_train_programs',
 }
 
 
-def _cost_row(
-  name: str, a: int | float, b: int | float
-) -> tuple[str, str, str, str]:
+def _cost_rows(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, ...]]:
+  """Rows of two plans' costs: name, a, b and b / a."""
   write = lambda value: f'{value:,.10g}' if value < 1e6 else f'{value:,.0f}'
-  return name, write(a), write(b), f'{b / a:.3f}'
-
-
-def differing_fields(
-  a: dict[str, Any], b: dict[str, Any], prefix: str = ''
-) -> dict[str, tuple[Any, Any]]:
-  """Returns the fields in which two nested dictionaries differ, and values.
-
-  Args:
-    a: The settings of a run.
-    b: Those of another one.
-    prefix: Goes before each name, such as 'grid.'.
-
-  Returns:
-    (value in a, value in b) by name, such as 'grid.mode'; None: not there.
-  """
-  found = {}
-  for key in dict.fromkeys([*a, *b]):
-    one, other = a.get(key), b.get(key)
-    if isinstance(one, dict) and isinstance(other, dict):
-      found |= differing_fields(one, other, f'{prefix}{key}.')
-    elif one != other:
-      found[prefix + key] = (one, other)
-  return found
+  most = lambda plan: plan['io']['clips_per_step_peak']
+  pairs = {name: (a[entry], b[entry]) for name, entry in _COSTS.items()}
+  pairs['clips per step, at most'] = most(a), most(b)
+  return [
+    (name, write(one), write(other), f'{other / one:.3f}')
+    for name, (one, other) in pairs.items()
+  ]
 
 
 def _phase_diff(a: dict[str, Any], b: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""How long a training step of each grid takes: what the user knows of it.
+"""Seconds of a training step of each grid, from what the user knows.
 
   --workdir=DIR      a run (of any length) or a record of the same network: its
                      step times; or the file of a record of
@@ -71,13 +71,12 @@ def step_seconds(
   gmacs = {g: 3 * g.batch * cost for g, cost in gmacs_per_clip.items()}
   known = {}
   if values.workdir is not None:
-    theirs = _network(pathlib.Path(values.workdir))
+    theirs, known = _recorded(pathlib.Path(values.workdir))
     if theirs not in (None, network):
       raise ConfigError(
         f'--workdir={values.workdir} has the step times of {theirs}, not of '
         f'{network}'
       )
-    known = _recorded(pathlib.Path(values.workdir))
     rates = [gmacs[g] / s for g, s in known.items() if g in gmacs]
     if not rates:
       raise ConfigError(
@@ -92,45 +91,43 @@ def step_seconds(
   return {g: known.get(g, cost / gmacs_per_s) for g, cost in gmacs.items()}
 
 
-def _network(workdir: pathlib.Path) -> str | None:
-  """Returns the network of a run or of a file of step times; None: unknown."""
-  if workdir.is_file():
-    settings = _file_of_times(workdir).get('settings')
-  elif (workdir / run_folder.CONFIG).exists():
-    settings = files.read_json(workdir / run_folder.CONFIG)
-  else:
-    return None
-  model = settings.get('model') if isinstance(settings, dict) else None
-  return model.get('name') if isinstance(model, dict) else None
+def _recorded(workdir: pathlib.Path) -> tuple[str | None, dict[Grid, float]]:
+  """Reads step times.
 
+  Args:
+    workdir: Folder of a run, or file of step times.
 
-def _recorded(workdir: pathlib.Path) -> dict[Grid, float]:
-  """Returns the median step time of each grid, of a run or of a file."""
-  times: dict[Grid, list[float]] = {}
+  Returns:
+    The network, where it is told, and the median step time of each grid [s].
+
+  Raises:
+    ConfigError: It is neither of the two, or a line has no grid or no time.
+  """
+  settings = None
   if workdir.is_file():
-    for number, line in enumerate(_file_of_times(workdir)['grids'], 1):
-      where = f'--workdir={workdir}, grid {number}'
-      times[_grid(line, where)] = _seconds(line, 'wall_s', where)
+    content = _read_times(workdir)
+    settings, lines, key = content.get('settings'), content['grids'], 'wall_s'
   elif (workdir / run_folder.METRICS).is_file():
-    for line in run_folder.read_metrics(workdir):
-      where = f'{workdir / run_folder.METRICS}, step {line["step"]}'
-      if 'step_s' in line:
-        seconds = _seconds(line, 'step_s', where)
-        times.setdefault(_grid(line, where), []).extend(seconds)
+    if (workdir / run_folder.CONFIG).exists():
+      settings = files.read_json(workdir / run_folder.CONFIG)
+    lines = run_folder.read_metrics(workdir)
+    lines, key = [line for line in lines if 'step_s' in line], 'step_s'
   else:
     raise ConfigError(
       f'--workdir={workdir} holds no metrics.jsonl of a run, and is no file of '
       'recorded step times'
     )
-  return {grid: statistics.median(values) for grid, values in times.items()}
+  times: dict[Grid, list[float]] = {}
+  for number, line in enumerate(lines, 1):
+    where = f'--workdir={workdir}, step time {number}'
+    times.setdefault(_grid(line, where), []).extend(_seconds(line, key, where))
+  model = settings.get('model') if isinstance(settings, dict) else None
+  network = model.get('name') if isinstance(model, dict) else None
+  return network, {g: statistics.median(found) for g, found in times.items()}
 
 
 def _grid(line: Any, where: str) -> Grid:
-  """Returns the grid of a line.
-
-  Raises:
-    ConfigError: It has none.
-  """
+  """Returns the grid of a line; raises ConfigError where it has none."""
   try:
     grid = Grid(*(line[name] for name in Grid._fields))
   except (KeyError, TypeError) as error:
@@ -140,35 +137,26 @@ def _grid(line: Any, where: str) -> Grid:
   return grid
 
 
-def _seconds(line: dict[str, Any], name: str, where: str) -> list[float]:
-  """Returns the seconds of a line, one number or several, in a list.
-
-  Raises:
-    ConfigError: They are none.
-  """
-  found = line.get(name)
+def _seconds(line: dict[str, Any], key: str, where: str) -> list[float]:
+  """Returns the seconds of a line, which has one number or several."""
+  found = line.get(key)
   seconds = found if isinstance(found, list) else [found]
   if not seconds or not all(
     isinstance(s, int | float) and 0 < s < math.inf for s in seconds
   ):
-    raise ConfigError(f'{where}: {name} is {found!r}, no time of a step')
+    raise ConfigError(f'{where}: {key} is {found!r}, no time of a step')
   return seconds
 
 
-def _file_of_times(path: pathlib.Path) -> dict[str, Any]:
-  """Returns a record of experiments/bench/grid_step_times.py.
-
-  Raises:
-    ConfigError: It is another file.
-  """
-  what = (
-    f"--workdir={path} is no record of the repository's "
-    'experiments/bench/grid_step_times.py'
-  )
+def _read_times(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a record of experiments/bench/grid_step_times.py."""
   try:
     content = files.read_json(path)
+    if not isinstance(content.get('grids'), list):
+      raise ConfigError('it has no list of grids')
   except ConfigError as error:
-    raise ConfigError(f'{what}: {error}') from error
-  if not isinstance(content.get('grids'), list):
-    raise ConfigError(f'{what}: it has no list of grids')
+    raise ConfigError(
+      f"--workdir={path} is no record of the repository's "
+      f'experiments/bench/grid_step_times.py: {error}'
+    ) from error
   return content

@@ -9,7 +9,7 @@ from absl import flags
 
 from mgjax import files
 from mgjax.config import own
-from mgjax.cpu import allocator, compilation
+from mgjax.cpu import allocator
 from mgjax.data import copies, stream
 from mgjax.errors import ConfigError, RunError
 from mgjax.hosts import parallel
@@ -17,7 +17,7 @@ from mgjax.predicting import output, video_files
 from mgjax.predicting.predictor import Predictor
 from mgjax.run import checkpoint, run_folder
 from mgjax.setup import data as data_setup
-from mgjax.setup import evaluation, grids, network, planning, run_settings
+from mgjax.setup import evaluation, grids, planning, run_settings
 
 
 def open_predictor(
@@ -50,9 +50,8 @@ def open_predictor(
   batch = min(config.eval.batch_size, num_clips)
   config = config.copy_and_resolve_references()
   config.eval.batch_size = -(-batch // mesh.size) * mesh.size
-  model = network.model(config)
-  state = evaluation.load_state(
-    config, model, mesh, path, instead='--checkpoint={path}'
+  model, state, program = evaluation.load(
+    config, mesh, path, instead='--checkpoint={path}'
   )
 
   def make_stream(paths: Sequence[pathlib.Path]) -> stream.EvalStream:
@@ -67,9 +66,7 @@ def open_predictor(
     model=model,
     state=state,
     mesh=mesh,
-    program=compilation.compile_program(
-      evaluation.lower_eval_step(config, model, mesh, state)
-    ),
+    program=program,
     make_stream=make_stream,
     ensemble=config.eval.ensemble,
     mean=config.data.mean,
@@ -110,27 +107,27 @@ def label_names(
   return names if len(names) == len(numbers) else numbers
 
 
-def _made_folder(flag: str, name: str | None) -> pathlib.Path | None:
-  """Makes the folder that a flag names, if it names one."""
-  if not name:
-    return None
-  files.make_folder(name, f'--{flag}={name}')
-  return pathlib.Path(name)
-
-
-def _checked_npz(name: str | None) -> pathlib.Path | None:
-  """The file of --features, if it is given, once it can be written.
+def _checked_outputs(
+  values: flags.FlagValues,
+) -> tuple[pathlib.Path | None, ...]:
+  """Returns --sheet, --heatmap and --features, which can be written.
 
   Raises:
-    ConfigError: It cannot.
+    ConfigError: One of them cannot.
   """
-  if not name:
-    return None
-  npz = pathlib.Path(name)
-  if npz.suffix != '.npz':
-    raise ConfigError(f'--features={npz}: give the name of an .npz file')
-  files.check_output(npz, f'--features={npz}')
-  return npz
+  outputs = [
+    pathlib.Path(values[name].value) if values[name].value else None
+    for name in ('sheet', 'heatmap', 'features')
+  ]
+  *folders, npz = outputs
+  for name, folder in zip(('sheet', 'heatmap'), folders, strict=True):
+    if folder:
+      files.make_folder(folder, f'--{name}={folder}')
+  if npz:
+    if npz.suffix != '.npz':
+      raise ConfigError(f'--features={npz}: give the name of an .npz file')
+    files.check_output(npz, f'--features={npz}')
+  return tuple(outputs)
 
 
 def main(values: flags.FlagValues, *videos: str) -> None:
@@ -140,16 +137,13 @@ def main(values: flags.FlagValues, *videos: str) -> None:
     RunError: Some files could not be used, or something could not be written;
       all else is printed and written.
   """
-  folder = run_folder.weights(values)
+  folder = run_folder.weights_of_flags(values)
   if not videos:
     raise ConfigError('no video is given; name one file or more.')
   config = data_setup.with_classes(values.config)
-  run = run_folder.of_weights(values)
+  run = run_folder.run_of_weights(values)
   run_settings.check_evaluation(config, run, values.allow_config_change)
-  sheets, heatmaps = (
-    _made_folder(name, values[name].value) for name in ('sheet', 'heatmap')
-  )
-  npz = _checked_npz(values.features)
+  sheets, heatmaps, npz = _checked_outputs(values)
   if own.is_own(config.model.name) and (sheets or heatmaps or npz):
     raise ConfigError(
       f'model.name={config.model.name!r}: --sheet, --heatmap and --features '

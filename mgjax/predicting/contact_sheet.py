@@ -1,18 +1,15 @@
 """Pictures of predictions: the frames that a network saw, and its answer."""
 
-import io
 import pathlib
 from collections.abc import Sequence
 
 import cv2
 import matplotlib
-import matplotlib.axes
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib import figure
-from matplotlib.backends import backend_agg
 
-from mgjax import files, picture_text
+from mgjax import pictures
 
 # So many frames of a clip are drawn at most, and so wide.
 _MAX_COLUMNS = 8
@@ -63,40 +60,42 @@ def draw(
   """
   mosaic = _mosaic(clips)
   bars_px = 30 * len(predictions)
-  height_px = max(mosaic.shape[0], bars_px + 10) + _TOP_PX
+  height_px = max(len(mosaic), bars_px + 10) + _TOP_PX
   width_px = mosaic.shape[1] + _SIDE_PX
   fig = figure.Figure(figsize=(width_px / _DPI, height_px / _DPI), dpi=_DPI)
+
+  def axes_below_title(left: int, width: int, height: int):
+    """Returns axes of a place and a size in pixels."""
+    bottom = height_px - _TOP_PX - height
+    return fig.add_axes(
+      (
+        left / width_px,
+        bottom / height_px,
+        width / width_px,
+        height / height_px,
+      )
+    )
+
   fig.text(
     0.5,
     1 - _TOP_PX / 2 / height_px,
-    picture_text.printable(title, width_px // _CHARACTER_PX),
+    pictures.printable(title, width_px // _CHARACTER_PX),
     ha='center',
     va='center',
-    **picture_text.PLAIN,
+    **pictures.PLAIN,
   )
-  picture = fig.add_axes(
-    (
-      0,
-      1 - (_TOP_PX + mosaic.shape[0]) / height_px,
-      mosaic.shape[1] / width_px,
-      mosaic.shape[0] / height_px,
-    )
-  )
-  picture.imshow(mosaic, interpolation='nearest', aspect='auto')
-  picture.set_axis_off()
-  bars = fig.add_axes(
-    (
-      (mosaic.shape[1] + 15) / width_px,
-      1 - (_TOP_PX + bars_px) / height_px,
-      (_SIDE_PX - 30) / width_px,
-      bars_px / height_px,
-    )
-  )
-  _draw_bars(bars, predictions)
-  picture = io.BytesIO()
-  with picture_text.any_characters():
-    backend_agg.FigureCanvasAgg(fig).print_png(picture)
-  files.write_bytes(path, picture.getvalue())
+  frames = axes_below_title(0, mosaic.shape[1], len(mosaic))
+  frames.imshow(mosaic, interpolation='nearest', aspect='auto')
+  frames.set_axis_off()
+  bars = axes_below_title(mosaic.shape[1] + 15, _SIDE_PX - 30, bars_px)
+  places = range(len(predictions))
+  bars.barh(places, [p for _, p in predictions], color='tab:blue', alpha=0.35)
+  for i, (label, probability) in enumerate(predictions):
+    text = f'{100 * probability:.1f} %  {pictures.printable(label)}'
+    bars.text(0.01, i, text, va='center', fontsize=9, **pictures.PLAIN)
+  bars.set(xlim=(0, 1), ylim=(len(predictions) - 0.5, -0.5))
+  bars.set_axis_off()
+  pictures.save(fig, path)
 
 
 def _mosaic(
@@ -106,28 +105,15 @@ def _mosaic(
   rows = []
   for clip in clips:
     count = min(len(clip), _MAX_COLUMNS)
-    shown = clip[np.linspace(0, len(clip) - 1, count).round().astype(int)]
     height = round(_FRAME_PX * clip.shape[1] / clip.shape[2])
     shown = [
-      cv2.resize(f, (_FRAME_PX, height), interpolation=cv2.INTER_AREA)
-      for f in shown
+      cv2.resize(frame, (_FRAME_PX, height), interpolation=cv2.INTER_AREA)
+      for frame in clip[
+        np.linspace(0, len(clip) - 1, count).round().astype(int)
+      ]
     ]
     # A white line between frames and between clips.
-    shown = [
-      np.pad(f, ((1, 1), (1, 1), (0, 0)), constant_values=255) for f in shown
-    ]
-    rows.append(np.concatenate(shown, axis=1))
+    lines = ((0, 0), (1, 1), (1, 1), (0, 0))
+    shown = np.pad(shown, lines, constant_values=255)
+    rows.append(np.concatenate(list(shown), axis=1))
   return np.concatenate(rows)
-
-
-def _draw_bars(
-  axis: matplotlib.axes.Axes, predictions: Sequence[tuple[str, float]]
-) -> None:
-  """A bar for each label, as long as it is likely."""
-  places = range(len(predictions))
-  axis.barh(places, [p for _, p in predictions], color='tab:blue', alpha=0.35)
-  for i, (label, probability) in enumerate(predictions):
-    text = f'{100 * probability:.1f} %  {picture_text.printable(label)}'
-    axis.text(0.01, i, text, va='center', fontsize=9, **picture_text.PLAIN)
-  axis.set(xlim=(0, 1), ylim=(len(predictions) - 0.5, -0.5))
-  axis.set_axis_off()

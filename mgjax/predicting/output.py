@@ -1,17 +1,18 @@
-"""What becomes of predictions: text, JSON, pictures, features."""
+"""Writes predictions: as text or JSON, as pictures, as features."""
 
+import functools
 import io
 import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from mgjax import files, picture_text
+from mgjax import files, pictures
 from mgjax.predicting import contact_sheet
-from mgjax.predicting.predictor import Explained, Predictor
+from mgjax.predicting.predictor import Predictor
 
 # Bytes of a file's name that its picture's has, too: file systems take 255.
 _MAX_STEM = 180
@@ -55,7 +56,7 @@ def _lines(result: dict) -> list[str]:
   """A file's predictions as text."""
   if 'error' in result:
     return []
-  return [picture_text.printable(result['file'])] + [
+  return [pictures.printable(result['file'])] + [
     f'  {100 * p["probability"]:6.2f} %  {p["label"]}'
     for p in result['predictions']
   ]
@@ -85,42 +86,35 @@ def write_explained(
   labels = {f: r['predictions'][0]['class'] for f, r in usable.items()}
   names = dict(zip(usable, _picture_names(list(usable)), strict=True))
   rows, problems = [], []
+
+  def write(path: pathlib.Path, content: Callable[[], None]) -> None:
+    try:
+      content()
+    except OSError as error:
+      problems.append(f'{path} cannot be written: {error.strerror or error}')
+
   by_file = itertools.groupby(predictor.explain(labels), lambda c: c.file)
   for file, clips in by_file:
     clips = list(clips)
     rows.append(np.mean([c.features for c in clips], 0, dtype=np.float32))
-    predictions = [
+    likely = [
       (p['label'], p['probability']) for p in usable[file]['predictions']
     ]
-    for folder, frames, title in _pictures(
-      file, clips, predictions[0][0], sheets, heatmaps
-    ):
+    pictures_of = []
+    if sheets:
+      pictures_of.append((sheets, [c.clip for c in clips], file))
+    if heatmaps:
+      overlaid = [contact_sheet.overlay(c.clip, c.heat) for c in clips]
+      title = f'{file}: what makes it {likely[0][0]!r}'
+      pictures_of.append((heatmaps, overlaid, title))
+    for folder, frames, title in pictures_of:
       path = folder / f'{names[file]}.png'
-      try:
-        contact_sheet.draw(path, frames, title, predictions)
-      except OSError as error:
-        problems.append(f'{path} cannot be written: {error.strerror or error}')
+      write(
+        path, functools.partial(contact_sheet.draw, path, frames, title, likely)
+      )
   if npz:
-    try:
-      files.write_bytes(npz, _npz(usable, rows))
-    except OSError as error:
-      problems.append(f'{npz} cannot be written: {error.strerror or error}')
+    write(npz, lambda: files.write_bytes(npz, _npz(usable, rows)))
   return problems
-
-
-def _pictures(
-  file: str,
-  clips: Sequence[Explained],
-  label: str,
-  sheets: pathlib.Path | None,
-  heatmaps: pathlib.Path | None,
-) -> Iterator[tuple[pathlib.Path, list[np.ndarray], str]]:
-  """Yields the folder, the clips and the title of each picture of a file."""
-  if sheets:
-    yield sheets, [c.clip for c in clips], file
-  if heatmaps:
-    overlaid = [contact_sheet.overlay(c.clip, c.heat) for c in clips]
-    yield heatmaps, overlaid, f'{file}: what makes it {label!r}'
 
 
 def _picture_names(videos: Sequence[str]) -> Iterator[str]:

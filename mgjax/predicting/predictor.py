@@ -1,4 +1,4 @@
-"""Scores of video files, and what decided about them."""
+"""Scores video files, and says what decided about the scores."""
 
 import dataclasses
 import pathlib
@@ -92,9 +92,8 @@ class Predictor:
     if not scores:
       raise ConfigError(video_files.none_usable(errors))
     return [
-      {'file': str(p), 'scores': scores[p]}
-      if p in scores
-      else {'file': str(p), 'error': errors[p]}
+      {'file': str(p)}
+      | ({'scores': scores[p]} if p in scores else {'error': errors[p]})
       for p in self.paths
     ]
 

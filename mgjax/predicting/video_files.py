@@ -1,4 +1,4 @@
-"""Video files in the place of a data set: which can be used, and how."""
+"""Serves video files in the place of a data set."""
 
 import pathlib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from mgjax.errors import RunError
 
 
 class Looked(NamedTuple):
-  """What is known of files before they are scored.
+  """Which of some files can be used.
 
   Attributes:
     in_order: How `mgjax.data.decode.Video` reads each file that can be used.

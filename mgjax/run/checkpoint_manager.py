@@ -1,20 +1,18 @@
 """The checkpoints of a run: written in the background, restored by step."""
 
+import contextlib
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import orbax.checkpoint as ocp
-from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from mgjax import files
-from mgjax.errors import ConfigError, RunError
+from mgjax.errors import RunError
 from mgjax.hosts.peers import Peers
-from mgjax.run import checkpoint_record
-from mgjax.run.checkpoint_record import DamagedError
+from mgjax.run import checkpoint
 from mgjax.step.train_state import TrainState
 
 
@@ -75,37 +73,31 @@ class Checkpoints:
   def __init__(
     self,
     workdir: epath.PathLike,
-    keep: Keep | None = None,
+    keep: Keep,
     peers: Peers | None = None,
   ):
     """Opens the folder.
 
     Args:
       workdir: The run's folder.
-      keep: Which of them stay when more are written; None: they are only read,
-        and nothing in the folder is changed.
+      keep: Which of them stay when more are written.
       peers: The processes of the run.
     """
-    checkpoint_record.hush()
+    checkpoint.hush()
     self.scores: dict[int, float] = {}
     self._peers = peers or Peers()
     self._workdir = epath.Path(workdir)
-    policy = keep and _NewestAndBest(keep, self.scores)
-    verbosity = logging.get_verbosity()
-    if keep is None:  # Orbax warns that it will not write.
-      logging.set_verbosity(logging.ERROR)
-    try:
-      self._manager = ocp.CheckpointManager(
-        (self._workdir / 'checkpoints').resolve(),
-        options=ocp.CheckpointManagerOptions(
-          preservation_policy=policy or None,
-          create=keep is not None,
-          read_only=keep is None,
-          cleanup_tmp_directories=keep is not None,
-        ),
-      )
-    finally:
-      logging.set_verbosity(verbosity)
+    self._manager = ocp.CheckpointManager(
+      (self._workdir / 'checkpoints').resolve(),
+      options=ocp.CheckpointManagerOptions(
+        # Not Orbax's own: it wants the score when the checkpoint is written,
+        # and the evaluation comes after that.
+        preservation_policy=_NewestAndBest(keep, self.scores),
+        # What a killed process has left half-written. Nobody else writes here:
+        # the run's lock sees to that.
+        cleanup_tmp_directories=True,
+      ),
+    )
 
   @property
   def directory(self) -> epath.Path:
@@ -130,18 +122,18 @@ class Checkpoints:
     Raises:
       RunError: This checkpoint or the one before could not be written.
     """
+    # A resumed run comes by steps that it has written before.
     exists = step in self._manager.all_steps()
     if exists and not replace:
       return
     # Of what is in memory now: a file that is read must be just this.
-    record = checkpoint_record.sealed(
-      {
-        **progress,
-        'scores': {str(k): v for k, v in self.scores.items()},
-        'arrays': checkpoint_record.describe_arrays(state),
-      }
+    record = checkpoint.make_record(
+      state,
+      {**progress, 'scores': {str(k): v for k, v in self.scores.items()}},
     )
-    try:
+    # Not at the same time as the one before: Orbax waits for that here, so an
+    # error of its write comes up here, too.
+    with self._writing():
       if exists:
         self._manager.delete(step)
       self._manager.save(
@@ -151,51 +143,40 @@ class Checkpoints:
           progress=ocp.args.JsonSave(record),
         ),
       )
-    except Exception as error:
-      raise self._not_written(error) from error
 
   def check(self) -> None:
     """Raises RunError where a write in the background has failed."""
-    try:
+    # Orbax keeps the error of its thread until somebody asks.
+    with self._writing():
       self._manager.check_for_errors()
-    except Exception as error:
-      raise self._not_written(error) from error
 
-  def restore(self, abstract: TrainState, step: int) -> tuple[TrainState, dict]:
-    """Reads a checkpoint.
-
-    Args:
-      abstract: Tree of jax.ShapeDtypeStruct with the wanted shardings; the
-        checkpoint may come from any number of devices.
-      step: Its name.
-
-    Returns:
-      The state and the record of counters.
+  def wait(self) -> None:
+    """Waits until everything is on disk.
 
     Raises:
-      ConfigError: It is of another network or optimizer.
-      DamagedError: It is damaged.
+      RunError: It did not get there.
     """
-    path = self.directory / str(step)
-    with checkpoint_record.reading(path):
-      # Before the arrays: Orbax's own error for other shapes names no array.
-      progress = checkpoint_record.read_record(path)
-      if 'arrays' in progress:
-        _check_same_arrays(progress['arrays'], abstract, path)
-      state = self._manager.restore(
-        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-      )['state']
-    if 'arrays' in progress:
-      checkpoint_record.check_arrays(state, progress['arrays'], path)
-    elif (
-      checkpoint_record.checksum(state)
-      != progress[checkpoint_record.OLD_CHECKSUM]
-    ):
-      raise DamagedError(
-        f'{path} is damaged: its contents do not have the checksum that was '
-        'noted when they were written'
-      )
-    return state, progress
+    with self._writing():
+      self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits as `wait` does, and lets go of the folder."""
+    with self._writing():
+      self._manager.wait_until_finished()
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Makes whatever fails inside a NotWrittenError."""
+    try:
+      yield
+    except Exception as error:
+      kept = [f'step {step}' for step in self.steps()[-1:]] or ['the beginning']
+      raise NotWrittenError(
+        f'a checkpoint could not be written to {self.directory} '
+        f'({checkpoint.reason(error)}). Complete checkpoints are kept: the '
+        f'same command goes on from {kept[0]}'
+      ) from error
 
   def restore_newest(
     self, abstract: TrainState
@@ -205,7 +186,7 @@ class Checkpoints:
     Damaged ones are moved to `workdir/damaged`, and named on stderr.
 
     Args:
-      abstract: As for `restore`.
+      abstract: As for `checkpoint.restore`.
 
     Returns:
       The state, the record of counters and the step; None without checkpoints.
@@ -214,10 +195,14 @@ class Checkpoints:
       RunError: There are checkpoints, and none of them can be read. They stay
         where they are.
     """
+    # Moved only once a good one is found: where all are damaged, as with a disk
+    # that cannot be read, nothing is touched.
     damaged: dict[int, str] = {}
     for step in reversed(self.steps()):
       try:
-        state, progress = self.restore(abstract, step)
+        state, progress = checkpoint.restore(
+          self.directory / str(step), abstract
+        )
         problem = ''
       except RunError as error:
         problem = str(error)
@@ -247,41 +232,11 @@ class Checkpoints:
           f'{problem}. Moved to {folder}; going on from the checkpoint before.',
           file=sys.stderr,
         )
+        # The same step may be damaged twice.
         number = len(list(folder.iterdir()))
         (self.directory / str(step)).rename(folder / f'{number}-step-{step}')
     self._peers.exchange(None)  # Moved before anyone looks again.
     self._manager.reload()
-
-  def _not_written(self, error: Exception) -> RunError:
-    kept = [f'step {step}' for step in self.steps()[-1:]] or ['the beginning']
-    return NotWrittenError(
-      f'a checkpoint could not be written to {self.directory} '
-      f'({checkpoint_record.reason(error)}). '
-      f'Complete checkpoints are kept: the same command goes on from {kept[0]}'
-    )
-
-  def wait(self) -> None:
-    """Waits until everything is on disk.
-
-    Raises:
-      RunError: It did not get there.
-    """
-    try:
-      self._manager.wait_until_finished()
-    except Exception as error:
-      raise self._not_written(error) from error
-
-  def close(self) -> None:
-    """Waits until everything is on disk.
-
-    Raises:
-      RunError: It did not get there.
-    """
-    try:
-      self._manager.wait_until_finished()
-      self._manager.close()
-    except Exception as error:
-      raise self._not_written(error) from error
 
   def __enter__(self) -> 'Checkpoints':
     return self
@@ -298,25 +253,3 @@ class Checkpoints:
         isinstance(exc_value, NotWrittenError) or files.is_of_disk(exc_value)
       ):
         print(error, file=sys.stderr)
-
-
-def _check_same_arrays(
-  noted: Mapping[str, dict], abstract: Any, path: epath.PathLike
-) -> None:
-  """Raises ConfigError where a checkpoint has other arrays than a state."""
-  found = {
-    name: (array['dtype'], *array['shape']) for name, array in noted.items()
-  }
-  wanted = {
-    name: (str(leaf.dtype), *leaf.shape)
-    for name, leaf in checkpoint_record.by_path(abstract).items()
-  }
-  names = dict.fromkeys([*wanted, *found])
-  wrong = [name for name in names if found.get(name) != wanted.get(name)]
-  if wrong:
-    raise ConfigError(
-      f'{path}: {len(wrong)} of {len(names)} arrays differ from those of these '
-      f'settings, such as {wrong[0]}: {found.get(wrong[0], "none")}, but the '
-      f'run has {wanted.get(wrong[0], "none")}; use another --workdir, or the '
-      'settings that the run began with'
-    )

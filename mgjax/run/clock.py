@@ -1,10 +1,11 @@
-"""How a run spends its time: steps timed on a device that may run ahead."""
+"""Times the steps of a run, which the host hands to the device ahead."""
 
 import collections
 import concurrent.futures
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 
@@ -48,17 +49,13 @@ class Times:
     )
 
 
-@dataclasses.dataclass
-class _InFlight:
-  """A step that has been handed to the device."""
+class Marks(NamedTuple):
+  """When the loop came how far with a step: readings of time.perf_counter()."""
 
-  report: Callable[[dict, float], None]
-  metrics: dict
   asked_batch: float
   got_batch: float
   got_program: float
-  called: float
-  finished: concurrent.futures.Future
+  called: float  # When the program was called.
 
 
 class StepClock:
@@ -70,9 +67,10 @@ class StepClock:
   before.
   """
 
-  def __init__(self, times: Times, max_in_flight: int = 2):
+  MAX_IN_FLIGHT = 2  # The device works at one while it is handed the next.
+
+  def __init__(self, times: Times):
     self.times = times
-    self._max_in_flight = max_in_flight
     self._queue = collections.deque()
     self._watcher = concurrent.futures.ThreadPoolExecutor(1, 'step-clock')
     self._free_since = time.perf_counter()
@@ -80,38 +78,22 @@ class StepClock:
   def dispatched(
     self,
     metrics: dict,
-    *,
-    asked_batch: float,
-    got_batch: float,
-    got_program: float,
-    called: float,
+    marks: Marks,
     report: Callable[[dict, float], None],
   ) -> None:
     """Registers a step just handed to the device.
 
     Args:
       metrics: Its results, possibly still being computed.
-      asked_batch: time.perf_counter() when the loop asked for its batch.
-      got_batch: ... when the batch was there.
-      got_program: ... when the program was there.
-      called: ... when it was called.
+      marks: Of the step.
       report: Called with the results as Python floats and the step's seconds
         on the device, once it has finished.
     """
-    self._queue.append(
-      _InFlight(
-        report=report,
-        metrics=metrics,
-        asked_batch=asked_batch,
-        got_batch=got_batch,
-        got_program=got_program,
-        called=called,
-        finished=self._watcher.submit(_finish_time, metrics),
-      )
-    )
+    finished = self._watcher.submit(_finish_time, metrics)
+    self._queue.append((finished, metrics, marks, report))
     # Results are read late, when they are there: reading those of the newest
     # step would keep the device waiting for Python after every step.
-    while len(self._queue) > self._max_in_flight:
+    while len(self._queue) > self.MAX_IN_FLIGHT:
       self._harvest()
 
   def drain(self) -> None:
@@ -127,8 +109,8 @@ class StepClock:
     self._watcher.shutdown()
 
   def _harvest(self) -> None:
-    step = self._queue.popleft()
-    finished = step.finished.result()
+    future, metrics, step, report = self._queue.popleft()
+    finished = future.result()
     free = self._free_since
     # What the host waited for while the device was still busy cost nothing.
     data_s = max(0.0, step.got_batch - max(step.asked_batch, free))
@@ -140,7 +122,7 @@ class StepClock:
     # The rest, so that the times add up to the run's, whatever was forgotten.
     self.times.other_s += finished - free - step_s - data_s - compile_s
     self._free_since = finished
-    step.report({k: float(v) for k, v in step.metrics.items()}, step_s)
+    report({k: float(v) for k, v in metrics.items()}, step_s)
 
 
 def _finish_time(metrics: dict) -> float:

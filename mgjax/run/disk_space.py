@@ -1,4 +1,4 @@
-"""Room for what a run will write, looked for before it trains."""
+"""Checks before a training that the disk has room for what it will write."""
 
 import os
 import pathlib
@@ -29,8 +29,8 @@ def check(
   """Refuses a run that its disk has no room for.
 
   Args:
-    workdir: The run's folder, which need not exist; nothing is known of those
-      in an object store.
+    workdir: The run's folder, which need not exist. One in an object store is
+      not checked: no store says how much room it has.
     state: What a checkpoint holds: a tree of arrays, or of their shapes.
     num_checkpoints: How many there are at most at the same time.
     num_lines: Of metrics.jsonl, those of evaluations left aside.

@@ -91,32 +91,25 @@ def write(
   """
   checkpoints.wait()
   if peers.is_first:
-    _write(folder, settings, checkpoints, failure)
+    if folder.exists():
+      folder.rmtree()
+    (folder / 'checkpoints').mkdir(parents=True)
+    before = [s for s in checkpoints.steps() if s <= failure['step']]
+    for step in before[-1:]:
+      source = checkpoints.directory / str(step)
+      _copy_tree(source, folder / 'checkpoints' / str(step))
+    (folder / 'config.json').write_text(settings)
+    record = {
+      **failure,
+      'backend': jax.default_backend(),
+      'num_devices': jax.device_count(),
+      'jax': jax.__version__,
+      'jaxlib': jaxlib.__version__,
+    }
+    # Last: a folder with this file is complete.
+    (folder / 'failure.json').write_text(json.dumps(record, indent=1) + '\n')
   # A process that fails ends the others: not before all of it is there.
   peers.exchange(None)
-
-
-def _write(
-  folder: epath.Path, settings: str, checkpoints: Checkpoints, failure: dict
-) -> None:
-  before = [s for s in checkpoints.steps() if s <= failure['step']]
-  if folder.exists():
-    folder.rmtree()
-  (folder / 'checkpoints').mkdir(parents=True)
-  for step in before[-1:]:
-    _copy_tree(
-      checkpoints.directory / str(step), folder / 'checkpoints' / str(step)
-    )
-  (folder / 'config.json').write_text(settings)
-  record = {
-    **failure,
-    'backend': jax.default_backend(),
-    'num_devices': jax.device_count(),
-    'jax': jax.__version__,
-    'jaxlib': jaxlib.__version__,
-  }
-  # Last: a folder with this file is complete.
-  (folder / 'failure.json').write_text(json.dumps(record, indent=1) + '\n')
 
 
 def _copy_tree(source: epath.Path, target: epath.Path) -> None:

@@ -5,34 +5,30 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import ml_collections
 
 from mgjax import files, stop_signal
-from mgjax.errors import ConfigError, RunError
-from mgjax.evaluation import results, scoring
+from mgjax.errors import ConfigError
+from mgjax.evaluation import eval_picture, results, scoring
 from mgjax.grids.schedule import Grid
 from mgjax.hosts import parallel
 from mgjax.models import norm
-from mgjax.planning import plan_picture
-from mgjax.progress import Progress
 from mgjax.run import (
+  bad_videos,
   failure,
+  outputs,
   report,
   run_lock,
   run_summary,
-  step_log,
-  writers,
 )
 from mgjax.run.checkpoint_manager import Checkpoints
-from mgjax.run.clock import StepClock, Times
-from mgjax.run.trace import Trace
+from mgjax.run.clock import Marks, Times
 from mgjax.setup import evaluation, grids, run_settings
+from mgjax.setup import programs as programs_setup
 from mgjax.setup.job import Job
-from mgjax.setup.programs import statistics_batches
 from mgjax.step import (
   programs,
   step_cache,
@@ -94,16 +90,33 @@ class Training:
     self._first_step = self.done
     self._doing = ''  # What a signal's first answer names; see `_waits_for`.
     self._result = None  # Of the newest evaluation.
-    # Before the state is made: the first programs compile meanwhile.
+    # Before the state is made: the first programs compile meanwhile. Those that
+    # only steps before `done` need are left out.
     self._programs = step_cache.StepCache(
-      job.lower_programs(
-        self.done, job.eval_steps, statistics_due=self._statistics_due
+      programs_setup.lower_programs(
+        job.config,
+        job.schedule,
+        job.network,
+        job.mesh,
+        self.done,
+        job.eval_steps,
+        statistics_due=self._statistics_due,
       )
     )
     stack.callback(self._programs.close)
-    self._ready = set()  # Programs that all processes have.
-    self._open_reports(stack, wandb, profile_step)
-    self._say_start()
+    # Programs that all processes have: see `_program`.
+    self._ready = set()
+    self._writer, self._trace, self._bar, self._clock, self._log = (
+      outputs.open_all(
+        job,
+        self.done,
+        self.times,
+        stack,
+        fail=self._fail,
+        wandb=wandb,
+        profile_step=profile_step,
+      )
+    )
     # Compiles, too: a minute for a large network.
     self.state = restored or train_state.first_state(
       job.network.make_state, job.initial, job.mesh
@@ -111,59 +124,22 @@ class Training:
 
   def _restore(self) -> train_state.TrainState | None:
     """Reads the newest checkpoint and takes its counters; None without one."""
-    checkpoints, schedule = self._checkpoints, self._job.schedule
-    progress = {'times': {}, 'bad_videos': {}, 'statistics_due': False}
-    restored = checkpoints.restore_newest(self._job.network.abstract)
+    total_steps = self._job.schedule.total_steps
+    restored = self._checkpoints.restore_newest(self._job.network.abstract)
     state, saved, self.done = restored or (None, {}, 0)
-    if self.done > schedule.total_steps:
+    # With a shorter schedule there is no step that the state belongs to.
+    if self.done > total_steps:
       raise ConfigError(
-        f'{checkpoints.directory} has a checkpoint of step {self.done}, but '
-        f'with these settings the run ends at step {schedule.total_steps}'
+        f'{self._checkpoints.directory} has a checkpoint of step {self.done}, '
+        f'but with these settings the run ends at step {total_steps}'
       )
     # Checkpoints of earlier versions lack some of the counters.
-    progress |= saved
-    self.times = Times(**progress['times'])
-    self.bad_videos = progress['bad_videos']
+    self.times = Times(**saved.get('times', {}))
+    self.bad_videos = saved.get('bad_videos', {})
     # Whether the batch-norm statistics of the evaluation after this step are
     # still to be taken; a signal may come between the two.
-    self._statistics_due = progress['statistics_due']
+    self._statistics_due = saved.get('statistics_due', False)
     return state
-
-  def _open_reports(
-    self, stack: contextlib.ExitStack, wandb: Any, profile_step: int | None
-  ) -> None:
-    """Opens what tells of the run: files, trace, progress bar, clock."""
-    job, schedule, config = self._job, self._job.schedule, self._job.config
-    self._writer = writers.NoWriter()
-    if job.peers.is_first:
-      self._writer = writers.Writer(job.workdir, self.done, wandb=wandb)
-      if not self.done:
-        file = job.workdir / 'plan.png'
-        picture = plan_picture.draw(job.plan, schedule, file)
-        self._writer.picture('schedule', picture, 0)
-        self._writer.settings(run_settings.flat(config), metric='eval_top1')
-    stack.callback(self._writer.close)
-    self._trace = Trace(job.workdir, profile_step, record=job.peers.is_first)
-    stack.callback(self._trace.close)
-    self._bar = Progress(
-      schedule.total_steps,
-      self.done,
-      unit='step',
-      quiet=not job.peers.is_first,
-    )
-    stack.callback(self._bar.close)
-    self._clock = StepClock(self.times)
-    stack.callback(self._clock.close)
-    self._log = step_log.StepLog(
-      schedule,
-      self._writer,
-      self._bar,
-      self.times,
-      every=config.train.log_every_steps,
-      step_gflop=step_log.step_gflop(job.plan, schedule),
-      peak_gflops=1e3 * config.train.peak_tflops * job.mesh.size,
-      fail=self._fail,
-    )
 
   def run(self) -> float:
     """Trains to the end.
@@ -177,21 +153,26 @@ class Training:
       SystemExit: A signal stopped the run; a checkpoint has been written.
     """
     try:
+      # A run that stopped between a checkpoint and its evaluation owes that.
       if self.done in self._job.eval_steps:
-        # The run stopped between this checkpoint and its evaluation.
         if self._statistics_due:
           self._take_statistics()
+          # The checkpoint is to hold the network that is evaluated.
           self._save(replace=True)
         self._evaluate()
       began = time.perf_counter()
       self._train()
     except stop_signal.Stopped as stopped:
+      # Steps under way count: their results may say that the state is not
+      # finite, and such a state must not be saved.
       self._clock.drain()
+      # Without a new step the newest checkpoint is what there is to save.
       if self.done > self._first_step:
         self._save()
       self._bar.say(
         f'Stopped at step {self.done}; the same command goes on from there.'
       )
+      # A compilation may take minutes, and whoever sent the signal may kill.
       self._programs.close(wait=False)
       sys.exit(stop_signal.exit_code(stopped.args[0]))
     if said := self._trace.close():
@@ -223,25 +204,14 @@ class Training:
     )
     return found
 
-  def _say_start(self) -> None:
-    job, schedule = self._job, self._job.schedule
-    num_parameters = train_state.num_parameters(job.network.abstract.params)
-    self._bar.say(
-      f'{len(schedule.grids)} grids, {schedule.total_steps} steps, '
-      f'{schedule.total_epochs} epochs of {schedule.num_train} videos; '
-      f'{num_parameters:,} parameters; '
-      f'{job.mesh.size} {jax.default_backend()} device(s)'
-      + (f' in {job.peers.count} processes' if job.peers.count > 1 else '')
-      + (f'; resuming at step {self.done}' if self.done else '')
-    )
-    if job.changes:
-      self._bar.say(f'Settings changed since: {"; ".join(job.changes)}')
-
   def _train(self) -> None:
-    """All steps that are left, with their checkpoints and evaluations."""
+    """Takes all steps that are left, saves and evaluates."""
     settings = self._job.config.train
+    # Decoded ahead by workers, from this step on: a batch depends on its step
+    # alone, so that nothing of them is in the checkpoint.
     batches = self._job.train_stream.batches(self.done)
     last_save = time.monotonic()
+    # What came before (restoring, an evaluation) was no wait for data.
     self._clock.restart()
     for step in range(self.done, self._job.schedule.total_steps):
       if said := self._trace.before(step, self._clock.drain):
@@ -268,6 +238,7 @@ class Training:
       if at_evaluation:
         self._evaluate()
       self._clock.restart()
+    # Up to two steps still have to be reported.
     self._clock.drain()
 
   def _step(self, step: int, batches: Iterator[dict], late: bool) -> bool:
@@ -282,12 +253,14 @@ class Training:
       Whether the first process finds it.
     """
     job, schedule = self._job, self._job.schedule
+    grid = schedule(step)
     asked_batch = time.perf_counter()
     batch = next(batches)
     got_batch = time.perf_counter()
-    grid = schedule(step)
     program = self._program('train', grid)
     got_program = time.perf_counter()
+    # Given as arrays below: a Python number has another type, which would need
+    # another program.
     lr, groups = schedule.lr(step), schedule.bn_groups(step)
     # Before `called`: the copy to the device is not part of the step's time.
     inputs = (
@@ -298,13 +271,15 @@ class Training:
     self._doing = f'step {step + 1}'
     self._stop.defer(self._waits_for)  # Now there is something to lose.
     with jax.profiler.StepTraceAnnotation('train', step_num=step):
-      # Returns before the device is done: the next batch is put meanwhile.
+      # Returns before the device is done: the next batch is put meanwhile. The
+      # old state is donated, so that nothing may keep it.
       self.state, values = program(self.state, *inputs, self._rng)
     self.done = step + 1
     # Noted at once, so that a checkpoint after a signal knows that the
     # evaluation of this step still lacks its statistics.
     self._statistics_due = (
-      self.done in self._job.eval_steps and statistics_batches(job.config) > 0
+      self.done in job.eval_steps
+      and programs_setup.statistics_batches(job.config) > 0
     )
     # While the device computes. What one process has noticed, all act on after
     # the same step; a collective of theirs would otherwise hang.
@@ -316,20 +291,18 @@ class Training:
         'signal': self._stop.received,
       }
     )
-    ids_crc32 = sum(s['ids_crc32'] for s in seen) % 2**32
-    note_bad_videos(
+    bad_videos.note(
       self.bad_videos,
-      [video for s in seen for video in s['skipped']],
-      len(job.train_stream.source),
-      job.config,
+      itertools.chain(*(s['skipped'] for s in seen)),
+      num_train=len(job.train_stream.source),
+      max_fraction=job.config.data.max_bad_fraction,
     )
+    # A sum: the same whichever process has which clips of the batch.
+    ids_crc32 = sum(s['ids_crc32'] for s in seen) % 2**32
     self._clock.dispatched(
       values,
-      asked_batch=asked_batch,
-      got_batch=got_batch,
-      got_program=got_program,
-      called=called,
-      report=self._log.reporter(step, lr, groups, ids_crc32),
+      Marks(asked_batch, got_batch, got_program, called),
+      self._log.reporter(step, lr, groups, ids_crc32),
     )
     # A write that failed in the background is news now, not at the next one.
     self._checkpoints.check()
@@ -349,21 +322,19 @@ class Training:
       if not said and time.monotonic() - began > SAY_AFTER_S:
         said = True
         self._bar.say(self._programs.describe_wait(program))
-      there = self._programs.wait(
-        program, 0.0 if self._stop.received else POLL_S
-      )
+      # After a signal not even a second: the others ask each other now.
+      timeout_s = 0.0 if self._stop.received else POLL_S
+      there = self._programs.wait(program, timeout_s)
+      # A step is a collective: who runs it alone waits inside of XLA, where no
+      # signal is heard.
       if all(self._job.peers.exchange(there)):
         self._ready.add(program)
       else:
-        self._stop_if_asked()
+        self._stop.check(self._job.peers)
     return self._programs[program]
 
   def _waits_for(self) -> str:
     return f'{self._doing} and the checkpoint'
-
-  def _stop_if_asked(self) -> None:
-    # All processes call this after the same batch, and stop together.
-    self._stop.check(self._job.peers)
 
   def _save(self, replace: bool = False) -> None:
     """Starts to write a checkpoint.
@@ -373,9 +344,11 @@ class Training:
         state is not finite, or the checkpoint before could not be written.
     """
     begin = time.perf_counter()
+    # The folder may have been moved, or another run may have it by now.
     self._lock.check()
     self._stop.defer(self._waits_for)
-    # What the loss of the next step would show, but that comes too late.
+    # What the loss of the next step would show, but that comes too late: the
+    # good checkpoints would be gone by then.
     if not train_state.is_finite(self.state):
       self._fail('The state', self.done - 1)
     progress = {
@@ -386,6 +359,7 @@ class Training:
     # Lines first: who resumes from this checkpoint writes only later ones.
     self._writer.flush()
     self._checkpoints.save(self.state, self.done, progress, replace=replace)
+    # Only what holds up the loop: the disk is written to in the background.
     self.times.checkpoint_s += time.perf_counter() - begin
 
   def _fail(self, what: str, step: int) -> None:
@@ -411,28 +385,30 @@ class Training:
       calculate_and_update_precise_bn.
     """
     begin = time.perf_counter()
-    mesh = self._job.mesh
-    # At the base grid of the phase just left.
-    phase = self._job.schedule.phase(self.done - 1)
+    job = self._job
+    # At the base grid of the phase just left: its clips and groups are those
+    # that the evaluation's are most like.
+    phase = job.schedule.phase(self.done - 1)
     program = self._program('stats', phase.base)
-    _, groups = programs.put_scalars(mesh, 0.0, phase.bn_groups[-1])
+    _, groups = programs.put_scalars(job.mesh, 0.0, phase.bn_groups[-1])
     moments = []
     self._doing = 'a batch of the batch-norm statistics'
-    for batch in self._job.train_stream.base_batches(
-      self.done, statistics_batches(self._job.config)
+    for batch in job.train_stream.base_batches(
+      self.done, programs_setup.statistics_batches(job.config)
     ):
-      batch = programs.put_batch(mesh, batch)
-      jax.block_until_ready(moments[-2:-1])  # Few batches wait in its memory.
+      batch = programs.put_batch(job.mesh, batch)
+      # The host runs ahead of the device, whose memory holds every batch that
+      # waits: so it waits for the result before the last.
+      jax.block_until_ready(moments[-2:-1])
       moments.append(program(self.state, batch, groups, self._rng))
       # Nothing is lost: the checkpoint says that statistics are due.
-      self._stop_if_asked()
-    statistics = jax.device_put(
-      norm.replace_statistics(
-        self.state.batch_stats, norm.combine_statistics(moments)
-      ),
-      parallel.replicated(mesh),
+      self._stop.check(job.peers)
+    statistics = norm.replace_statistics(
+      self.state.batch_stats, norm.combine_statistics(moments)
     )
-    self.state = self.state.replace(batch_stats=statistics)
+    self.state = self.state.replace(
+      batch_stats=jax.device_put(statistics, parallel.replicated(job.mesh))
+    )
     self._statistics_due = False
     self.times.eval_s += time.perf_counter() - begin
 
@@ -451,7 +427,7 @@ class Training:
       self._stop.defer(self._waits_for)
       self._bar.update(step, f'evaluation {number}/{total}')
       if number < total:
-        self._stop_if_asked()
+        self._stop.check(job.peers)
 
     result = results.evaluate(
       self._program('eval', grids.eval_grid(job.config)),
@@ -469,29 +445,9 @@ class Training:
     self._log.write_evaluation(step, result)
     self._bar.say(
       f'step {step}, epoch {job.schedule.epoch(step):.1f}: '
-      + '\n'.join([results.describe(result), *results.losses(result)])
+      + '\n'.join([results.describe(result), *results.lost_views(result)])
     )
     if job.peers.is_first:
       results.write(job.workdir, {'step': step, **result})
       partial.remove()
-      self._writer.picture('confusion', report.confusion(result), step)
-
-
-def note_bad_videos(
-  bad: dict[str, str],
-  skipped: Sequence[Sequence[str]],
-  num_train: int,
-  config: ml_collections.ConfigDict,
-) -> None:
-  """Counts replaced videos, (id, reason); too many stop the run."""
-  for name, reason in skipped:
-    if name not in bad:
-      bad[name] = reason
-      print(f'\ncannot decode {name}: {reason}; replaced', file=sys.stderr)
-  if len(bad) > config.data.max_bad_fraction * num_train:
-    name, reason = list(bad.items())[-1]
-    raise RunError(
-      f'{len(bad)} of {num_train} training videos cannot be decoded, more than '
-      f'data.max_bad_fraction={config.data.max_bad_fraction} allows; the last '
-      f'is {name}: {reason}'
-    )
+      self._writer.picture('confusion', eval_picture.confusion(result), step)

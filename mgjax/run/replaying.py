@@ -1,6 +1,5 @@
 """Runs the failing step of a run again, from the bundle that the run wrote."""
 
-import jax
 import ml_collections
 import numpy as np
 from absl import flags
@@ -8,9 +7,9 @@ from etils import epath
 
 from mgjax.cpu import compilation
 from mgjax.hosts import parallel
-from mgjax.run import failure, run_folder
-from mgjax.run.checkpoint_manager import Checkpoints
+from mgjax.run import checkpoint, failure, run_folder
 from mgjax.setup import data, grids, job, planning, run_checks
+from mgjax.setup import programs as programs_setup
 from mgjax.setup.initial_weights import initial_variables
 from mgjax.step import programs, train_state
 from mgjax.step.step_cache import Program
@@ -41,7 +40,9 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
   parts = job.compose(config, parallel.make_mesh())
   mesh, schedule = parts.mesh, parts.schedule
   state, first_step = _first_state(parts, folder)
-  lowered = parts.lower_programs(first_step)
+  lowered = programs_setup.lower_programs(
+    config, schedule, parts.network, mesh, first_step, ()
+  )
   compiled = {}
   rng = parallel.make_key(mesh, config.seed)
   result = {'steps': []}
@@ -70,25 +71,24 @@ def _first_state(
 ) -> tuple[train_state.TrainState, int]:
   """The state of a bundle's checkpoint, or that before the run's first step."""
   made = parts.network
-  with Checkpoints(folder) as checkpoints:
-    if first_step := max(checkpoints.steps(), default=0):
-      return checkpoints.restore(made.abstract, first_step)[0], first_step
+  if steps := checkpoint.steps(folder):
+    path = checkpoint.find(folder, '--bundle')
+    return checkpoint.restore(path, made.abstract)[0], steps[-1]
   initial = initial_variables(parts.config, made.abstract)
   return train_state.first_state(made.make_state, initial, parts.mesh), 0
 
 
 def not_finite(state: train_state.TrainState) -> list[str]:
   """Names of the arrays of a state that hold a NaN or an infinity."""
-  leaves, _ = jax.tree_util.tree_flatten_with_path(state)
   return [
-    jax.tree_util.keystr(path, simple=True, separator='/')
-    for path, leaf in leaves
-    if not np.isfinite(np.asarray(leaf)).all()
+    path
+    for path, array in checkpoint.by_path(state).items()
+    if not np.isfinite(np.asarray(array)).all()
   ]
 
 
 def main(values: flags.FlagValues) -> None:
-  folder = run_folder.bundle(values)
+  folder = run_folder.bundle_of_flags(values)
   parallel.find_devices()
   result = replay(values.config, folder)
   for line in result['steps'][-_SHOWN:]:

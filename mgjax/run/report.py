@@ -1,14 +1,11 @@
-"""report.png: one picture of a run, drawn from what the run wrote."""
-
-import io
+"""Draws report.png, the picture of a run, from the files of the run."""
 
 import matplotlib
 import numpy as np
 from etils import epath
 from matplotlib import figure
-from matplotlib.backends import backend_agg
 
-from mgjax import files, picture_text
+from mgjax import files, pictures
 from mgjax.evaluation import eval_picture, results
 from mgjax.grids.schedule import GridSchedule
 from mgjax.run import run_folder
@@ -31,9 +28,8 @@ def draw(workdir: epath.PathLike, schedule: GridSchedule) -> np.ndarray:
   result = files.read_json(workdir / 'eval.json')
   minutes = np.array([m['train_s'] for m in steps]) / 60
 
-  with matplotlib.rc_context({'font.size': 9, 'axes.titlesize': 10}):
+  with matplotlib.rc_context(pictures.STYLE):
     fig = figure.Figure(figsize=(13, 8), dpi=100, layout='constrained')
-    canvas = backend_agg.FigureCanvasAgg(fig)
     left, right = fig.subfigures(1, 2, width_ratios=[1.35, 1])
     axes = {
       **left.subplot_mosaic(
@@ -56,34 +52,11 @@ def draw(workdir: epath.PathLike, schedule: GridSchedule) -> np.ndarray:
       axes[name].set_xlim(0, minutes.max() if len(minutes) else 1)
       axes[name].grid(alpha=0.3)
     fig.suptitle(
-      f'{picture_text.printable(workdir.name)}: {results.describe(result)} '
+      f'{pictures.printable(workdir.name)}: {results.describe(result)} '
       f'after {schedule.total_steps} steps, {schedule.total_clips} clips',
-      **picture_text.PLAIN,
+      **pictures.PLAIN,
     )
-    picture = io.BytesIO()
-    with picture_text.any_characters():
-      canvas.draw()
-      fig.savefig(picture, format='png')
-    (workdir / 'report.png').write_bytes(picture.getvalue())
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def confusion(result: dict) -> np.ndarray:
-  """Draws the confusion of an evaluation.
-
-  Args:
-    result: What `results.evaluate` returns.
-
-  Returns:
-    The picture, uint8 [H, W, 3].
-  """
-  with matplotlib.rc_context({'font.size': 9, 'axes.titlesize': 10}):
-    fig = figure.Figure(figsize=(6, 6), dpi=100, layout='constrained')
-    canvas = backend_agg.FigureCanvasAgg(fig)
-    eval_picture.draw_confusion(fig.subplots(), result)
-    with picture_text.any_characters():
-      canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pictures.save(fig, workdir / 'report.png')
 
 
 def _draw_grids(axis, minutes, steps, schedule) -> None:

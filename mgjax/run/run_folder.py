@@ -1,5 +1,6 @@
 """The folder of a run: where it is, and what it holds for those who read it."""
 
+import collections
 import itertools
 import os
 import pathlib
@@ -20,15 +21,23 @@ LABELS = 'labels.json'
 _OF_STEPS = ('step', 'train_s', 'lr', 'T', 'H', 'W', 'batch', 'loss')
 
 
-def given(values: flags.FlagValues) -> epath.Path:
-  """The folder that --workdir names."""
+def workdir_of_flags(values: flags.FlagValues) -> epath.Path:
+  """Returns the folder that --workdir names.
+
+  Raises:
+    ConfigError: It is missing.
+  """
   if not values.workdir:
     raise ConfigError('--workdir is missing; give the folder of a run.')
   return epath.Path(values.workdir)
 
 
-def weights(values: flags.FlagValues) -> pathlib.Path:
-  """The folder with the weights."""
+def weights_of_flags(values: flags.FlagValues) -> pathlib.Path:
+  """Returns the folder that --workdir or --checkpoint names.
+
+  Raises:
+    ConfigError: None or both of them are given, or there is no such folder.
+  """
   if bool(values.workdir) == bool(values.checkpoint):
     raise ConfigError(
       'give --workdir, the folder of a run, or --checkpoint, the folder of '
@@ -40,14 +49,23 @@ def weights(values: flags.FlagValues) -> pathlib.Path:
   return folder
 
 
-def of_weights(values: flags.FlagValues) -> pathlib.Path:
-  """The run's own; a checkpoint lies in WORKDIR/checkpoints/STEP."""
-  folder = weights(values)
+def run_of_weights(values: flags.FlagValues) -> pathlib.Path:
+  """Returns the folder of the run that --workdir or --checkpoint is of.
+
+  Raises:
+    ConfigError: As `weights_of_flags`.
+  """
+  # A checkpoint lies in WORKDIR/checkpoints/STEP.
+  folder = weights_of_flags(values)
   return folder if values.workdir else folder.absolute().parents[1]
 
 
-def bundle(values: flags.FlagValues) -> epath.Path:
-  """The folder that --bundle names, of a step that failed."""
+def bundle_of_flags(values: flags.FlagValues) -> epath.Path:
+  """Returns the folder that --bundle names, of a step that failed.
+
+  Raises:
+    ConfigError: It is missing, or holds no failed step.
+  """
   if not values.bundle:
     raise ConfigError('--bundle is missing; give the folder of a failed step.')
   folder = epath.Path(values.bundle)
@@ -98,16 +116,14 @@ def read_labels(path: epath.PathLike) -> list[str]:
   else:
     lines = map(str.strip, files.read_text(path).splitlines())
     names = [line for line in lines if line]
-  seen = set()
-  for name in names:
-    if name in seen:
+  for name, count in collections.Counter(names).items():
+    if count > 1:
       raise ConfigError(f'{path} names the class {name!r} twice; name it once')
-    seen.add(name)
   return names
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict]:
-  """Reads metrics.jsonl; half a last line, which a kill leaves, is left out.
+  """Reads metrics.jsonl, but for half a last line, which a kill leaves.
 
   Raises:
     ConfigError: It is not what a run writes.

@@ -4,8 +4,9 @@ The file run.lock in a run's folder says which process writes there. The system
 keeps a lock on it for as long as that process lives (flock), whatever way it
 ends, so a run that was killed can go on at once. Where processes on several
 machines can have the folder open (a network disk, an object store), that is not
-enough: the holder counts up a number in the file, and who wants to have it
-watches whether the number still changes. No clock of another machine is asked.
+enough: the holder counts up a number in the file. Another process that wants
+the folder watches whether the number still changes. So the clocks of the
+machines need not agree.
 """
 
 import contextlib
@@ -24,11 +25,12 @@ from etils import epath
 
 from mgjax import files, stop_signal
 from mgjax.cli import ConfigError, RunError
+from mgjax.run import checkpoint
 
 NAME = 'run.lock'
-BEAT_S = 15.0  # So often the holder counts up.
-STALE_S = 60.0  # Who has not counted for so long is dead.
-SETTLE_S = 2.0  # After that, of two that have written the later one stands.
+BEAT_S = 15.0  # Between two counts of the holder.
+STALE_S = 60.0  # A holder that has not counted for so long is taken for dead.
+SETTLE_S = 2.0  # Wait after writing: of two that write, the later one holds.
 
 
 class RunLock:
@@ -101,7 +103,7 @@ class RunLock:
     self._kept[path] = path.read_bytes()
 
   def check(self) -> None:
-    """Sees that the folder is where it was and has not been changed.
+    """Checks that the folder is where it was and has not been changed.
 
     Raises:
       RunError: It has been moved, removed or taken over, or a file that is to
@@ -120,7 +122,7 @@ class RunLock:
 
   @contextlib.contextmanager
   def explain(self) -> Iterator[None]:
-    """Where the folder is gone, that is why the work inside has failed.
+    """Explains an error of the work inside by a folder that is gone.
 
     Raises:
       RunError: It is gone.
@@ -132,11 +134,23 @@ class RunLock:
       raise
 
   def _check_folder(self) -> None:
+    """Raises RunError where the folder is no longer this process's."""
     if not self.is_held:
       return
     found = self._read()
-    if found is None or found.get('run') != self._entry['run']:
-      raise RunError(self._lost(found))
+    if found and found.get('run') == self._entry['run']:
+      return
+    folder, workdir = self._moved_to(), f'--workdir={self._workdir}'
+    if folder:
+      raise RunError(
+        f'{workdir} has been moved to {folder} while a run was writing to it, '
+        f'so the run has ended; {_newest(folder)}: the same command with '
+        f'--workdir={folder} goes on from there'
+      )
+    what = 'has been moved or removed while a run was writing to it, so the'
+    if found:
+      what = f'has been taken over by {_who(found)}, so this'
+    raise RunError(f'{workdir} {what} run has ended; {_newest(self._workdir)}')
 
   def release(self) -> None:
     """Gives the folder free."""
@@ -185,7 +199,7 @@ class RunLock:
       self._file = None
 
   def _wait_for_others(self, is_locked: bool, was_there: bool) -> None:
-    """Waits until it is certain that who is in the file has died.
+    """Waits until it is certain that the process in the file has died.
 
     Args:
       is_locked: Whether the system says that no process of this machine has
@@ -271,25 +285,6 @@ class RunLock:
         return place.parent
     return None
 
-  def _lost(self, found: dict | None) -> str:
-    """Says what has become of the folder."""
-    workdir = f'--workdir={self._workdir}'
-    if folder := self._moved_to():
-      return (
-        f'{workdir} has been moved to {folder} while a run was writing to it, '
-        f'so the run has ended; {_newest(folder)}: the same command with '
-        f'--workdir={folder} goes on from there'
-      )
-    if found:
-      return (
-        f'{workdir} has been taken over by {_who(found)}, so this run has '
-        f'ended; {_newest(self._workdir)}'
-      )
-    return (
-      f'{workdir} has been moved or removed while a run was writing to it, so '
-      f'the run has ended; {_newest(self._workdir)}'
-    )
-
   def _refusal(self, found: dict) -> ConfigError:
     return ConfigError(
       f'--workdir={self._workdir} is in use by {_who(found)}; wait for that '
@@ -317,11 +312,6 @@ def _machine() -> str:
 
 def _newest(folder: epath.PathLike) -> str:
   """Says where the newest checkpoint in a folder is."""
-  steps = [
-    int(path.name)
-    for path in (epath.Path(folder) / 'checkpoints').glob('*')
-    if path.name.isdigit()
-  ]
-  if not steps:
-    return 'there is no checkpoint of it'
-  return f'the newest checkpoint is {folder}/checkpoints/{max(steps)}'
+  if steps := checkpoint.steps(folder):
+    return f'the newest checkpoint is {folder}/checkpoints/{steps[-1]}'
+  return 'there is no checkpoint of it'

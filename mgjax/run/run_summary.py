@@ -1,4 +1,4 @@
-"""The end of a run: its record, and its closing words."""
+"""Makes summary.json of a run, and its closing words."""
 
 import shlex
 import time
@@ -62,13 +62,10 @@ def summarize(
     # Of all threads of this launch, evaluation and compilation included; less
     # sensitive than the other times to what else the machine does.
     'cpu_s': time.process_time(),
+    **vars(times),
     'compile_s': sum(programs.compile_s.values()),
     'compile_wait_s': times.compile_s,
     'train_s': times.train_s,
-    **{
-      name: getattr(times, name)
-      for name in ('step_s', 'data_s', 'other_s', 'eval_s', 'checkpoint_s')
-    },
     'wait_fraction': times.wait_fraction,
     'bad_videos': bad_videos,
     'environment': environment.describe(),

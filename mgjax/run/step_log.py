@@ -1,5 +1,6 @@
-"""What a run says of its steps: metrics lines and the progress text."""
+"""Writes the metrics lines of a run and the text of its progress bar."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -46,52 +47,44 @@ def step_gflop(run_plan: dict, schedule: GridSchedule) -> dict[Grid, float]:
   }
 
 
+@dataclasses.dataclass
 class StepLog:
-  """Turns finished steps into metrics lines and the progress text."""
+  """Turns finished steps into metrics lines and the progress text.
 
-  def __init__(
-    self,
-    schedule: GridSchedule,
-    writer: Writer | NoWriter,
-    bar: Progress,
-    times: Times,
-    *,
-    every: int,
-    step_gflop: dict[Grid, float],
-    peak_gflops: float,
-    fail: Callable[[str, int], None],
-  ):
-    """Starts the first window.
+  Attributes:
+    schedule: The run's schedule.
+    writer: Gets a line for every window and every evaluation.
+    bar: Shows the newest step.
+    times: The run's, which others count on.
+    every: Steps of a window.
+    step_gflop: Of `step_gflop`.
+    peak_gflops: Of all devices; 0: not known.
+    fail: Called with what is not finite and the step.
+  """
 
-    Args:
-      schedule: The run's schedule.
-      writer: Gets a line for every window and every evaluation.
-      bar: Shows the newest step.
-      times: The run's, which others count on.
-      every: Steps of a window.
-      step_gflop: Of `step_gflop`.
-      peak_gflops: Of all devices; 0: not known.
-      fail: Called with what is not finite and the step.
-    """
-    self._schedule = schedule
-    self._writer = writer
-    self._bar = bar
-    self._times = times
-    self._every = every
-    self._step_gflop = step_gflop
-    self._peak_gflops = peak_gflops
-    self._fail = fail
-    self._start = Times(**vars(times))
-    self._clips = 0
-    self._steps = 0
+  schedule: GridSchedule
+  writer: Writer | NoWriter
+  bar: Progress
+  times: Times
+  every: int
+  step_gflop: dict[Grid, float]
+  peak_gflops: float
+  fail: Callable[[str, int], None]
+
+  def __post_init__(self):
+    self._begin_window()
+
+  def _begin_window(self) -> None:
+    self._start = dataclasses.replace(self.times)
+    self._clips = self._steps = 0
 
   def write_evaluation(self, step: int, result: dict) -> None:
     """Writes the line of an evaluation after `step` steps."""
-    self._writer.write(
+    self.writer.write(
       {
-        **position(self._schedule, step),
-        'train_s': self._times.train_s,
-        'wait_fraction': self._times.wait_fraction,
+        **position(self.schedule, step),
+        'train_s': self.times.train_s,
+        'wait_fraction': self.times.wait_fraction,
         **{
           f'eval_{k}': result[k]
           for k in (*results.METRICS, 'num_scored')
@@ -104,51 +97,49 @@ class StepLog:
     self, step: int, lr: float, groups: int, ids_crc32: int
   ) -> Callable[[dict, float], None]:
     """Returns what the clock calls once `step` has finished."""
-    grid = self._schedule(step)
+    grid = self.schedule(step)
+    done, total = step + 1, self.schedule.total_steps
 
     def report_step(values: dict, step_s: float) -> None:
-      done = step + 1
       self._clips += grid.batch
       self._steps += 1
-      schedule = self._schedule
-      recent = self._times - self._start
+      recent = self.times - self._start
       # Read up to two steps late (StepClock), so that the device never waits
       # for it; checkpoints wait for all steps before them.
       for name, text in (('loss', 'loss'), ('grad_norm', 'gradient norm')):
         if not math.isfinite(values[name]):
-          self._fail(f'The {text}', step)
+          self.fail(f'The {text}', step)
       clips_per_s = self._clips / max(recent.train_s, 1e-9)
-      left = self._times.train_s * (schedule.total_steps - done) / done
-      self._bar.update(
+      left = self.times.train_s * (total - done) / done
+      self.bar.update(
         done,
         f'grid {grid}  loss {values["loss"]:.3f}  {clips_per_s:.0f} clips/s  '
         f'waiting for data {100 * recent.wait_fraction:.0f} %  '
         f'left {duration(left)}',
       )
-      if done % self._every == 0 or done == schedule.total_steps:
-        # Of this step alone, hence of its grid.
-        gflops = self._step_gflop[grid] / max(step_s, 1e-9)
-        usage = {'gflops': gflops}
-        if self._peak_gflops:
-          usage['mfu'] = gflops / self._peak_gflops
-        self._writer.write(
-          {
-            **position(schedule, done),
-            'train_s': self._times.train_s,
-            'wait_fraction': recent.wait_fraction,
-            'compile_wait_s': self._times.compile_s,
-            'step_s': step_s,
-            'steps_per_s': self._steps / max(recent.train_s, 1e-9),
-            'clips_per_s': clips_per_s,
-            **usage,
-            'lr': lr,
-            'bn_groups': groups,
-            # Two runs that show the same number saw the same videos.
-            'ids_crc32': ids_crc32,
-            **values,
-          }
-        )
-        self._start = Times(**vars(self._times))
-        self._clips = self._steps = 0
+      if done % self.every and done != total:
+        return
+      # Of this step alone, hence of its grid.
+      gflops = self.step_gflop[grid] / max(step_s, 1e-9)
+      peak = self.peak_gflops
+      self.writer.write(
+        {
+          **position(self.schedule, done),
+          'train_s': self.times.train_s,
+          'wait_fraction': recent.wait_fraction,
+          'compile_wait_s': self.times.compile_s,
+          'step_s': step_s,
+          'steps_per_s': self._steps / max(recent.train_s, 1e-9),
+          'clips_per_s': clips_per_s,
+          'gflops': gflops,
+          **({'mfu': gflops / peak} if peak else {}),
+          'lr': lr,
+          'bn_groups': groups,
+          # Two runs that show the same number saw the same videos.
+          'ids_crc32': ids_crc32,
+          **values,
+        }
+      )
+      self._begin_window()
 
     return report_step

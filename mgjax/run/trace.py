@@ -47,28 +47,22 @@ class Trace:
     Returns:
       What to tell the user, if anything.
     """
-    if self._first_step is None:
+    first = self._first_step
+    if first is None or step not in (first, first + self.NUM_STEPS):
       return None
-    if step == self._first_step:
-      drain()
-      return self._start()
-    if step == self._first_step + self.NUM_STEPS:
-      drain()
+    drain()
+    if step != first:
       return self.close()
-    return None
-
-  def _start(self) -> str | None:
-    if not self._record:
-      return None
-    try:
-      jax.profiler.start_trace(
-        self._workdir,
-        # JAX writes that file, and knows no object store.
-        create_perfetto_trace=not files.is_remote(self._workdir),
-      )
-    except Exception as error:
-      return f'No trace: {error}'
-    self._running = True
+    if self._record:
+      try:
+        jax.profiler.start_trace(
+          self._workdir,
+          # JAX writes that file, and knows no object store.
+          create_perfetto_trace=not files.is_remote(self._workdir),
+        )
+      except Exception as error:
+        return f'No trace: {error}'
+      self._running = True
     return None
 
   def close(self) -> str | None:

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl, TensorBoard, Weights & Biases.
+"""Writes a run's numbers: metrics.jsonl, TensorBoard, Weights & Biases.
 
 A line of metrics.jsonl is about a training step (it has 'loss') or about an
 evaluation (it has 'eval_num_scored'). TensorBoard and Weights & Biases get the

@@ -1,25 +1,26 @@
 """From settings to an evaluation: the head, the weights, the program."""
 
+import hashlib
 import inspect
+import json
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import ml_collections
+import optax
 from etils import epath
 
 from mgjax import models
 from mgjax.config import fields
+from mgjax.cpu import compilation
 from mgjax.data import sources
 from mgjax.errors import ConfigError
-from mgjax.evaluation import scoring
 from mgjax.hosts import parallel
 from mgjax.run import checkpoint
 from mgjax.setup import data as data_setup
-from mgjax.setup import grids
-from mgjax.step import train_state
+from mgjax.setup import grids, network
+from mgjax.step import programs, train_state, train_step
 from mgjax.step.train_state import TrainState
-from mgjax.weights import checks
 
 
 def head_window(
@@ -57,47 +58,45 @@ def head_window(
   return config.data.num_frames, *train_crop
 
 
-def load_state(
+def load(
   config: ml_collections.ConfigDict,
-  model: nn.Module,
   mesh: jax.sharding.Mesh,
-  path: epath.PathLike,
+  path: epath.Path,
   *,
-  instead: str = '{path}',
-) -> TrainState:
-  """Reads what evaluation needs of a checkpoint; nothing else is in the state.
+  instead: str,
+) -> tuple[nn.Module, TrainState, jax.stages.Compiled]:
+  """Reads a checkpoint and compiles the program that scores with it.
 
   Args:
     config: The configuration.
-    model: Its network.
-    mesh: Devices, each of which gets all of it.
+    mesh: Devices, each of which gets all of the state.
     path: Folder of the checkpoint.
     instead: How the user asks for another one: see
       `checkpoint.load_variables`.
+
+  Returns:
+    The network; its state, with the variables of the checkpoint and no
+    optimizer; the program.
 
   Raises:
     ConfigError: The checkpoint is of another network.
     checkpoint.DamagedError: It is damaged.
   """
-
-  def make_state() -> TrainState:
-    video = models.example_video(config.data.num_frames)
-    variables = model.init(jax.random.key(0), video)
-    return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      params=variables['params'],
-      batch_stats=variables['batch_stats'],
-      opt_state=(),
-    )
-
-  abstract = train_state.abstract_state(make_state, parallel.replicated(mesh))
-  variables = checkpoint.load_variables(
-    path,
-    {name: getattr(abstract, name) for name in checkpoint.VARIABLES},
-    instead=instead,
+  model = network.model(config)
+  abstract = train_state.abstract_state(
+    lambda: train_state.create_state(
+      model,
+      optax.identity(),
+      jax.random.key(0),
+      models.example_video(config.data.num_frames),
+    ),
+    parallel.replicated(mesh),
   )
-  checks.check_numbers(variables, path)
-  return abstract.replace(**variables)
+  wanted = {name: getattr(abstract, name) for name in checkpoint.VARIABLES}
+  variables = checkpoint.load_variables(path, wanted, instead=instead)
+  state = abstract.replace(**variables)
+  lowered = lower_eval_step(config, model, mesh, state)
+  return model, state, compilation.compile_program(lowered)
 
 
 def lower_eval_step(
@@ -106,20 +105,27 @@ def lower_eval_step(
   mesh: jax.sharding.Mesh,
   state: TrainState,
 ) -> jax.stages.Lowered:
-  """Lowers the evaluation program of a state, abstract or not.
+  """Lowers the evaluation program (params, batch_stats, video) -> scores.
+
+  Args:
+    config: The configuration.
+    model: Its network.
+    mesh: Devices, among which a batch is shared.
+    state: Its state, abstract or not.
 
   Raises:
     ConfigError: As `head_window`.
   """
-  return scoring.lower_step(
+  step = train_step.make_eval_step(
     model,
-    state,
-    grids.eval_grid(config),
-    mesh,
     mean=config.data.mean,
     std=config.data.std,
     window=head_window(config, model),
     loss=config.optim.loss,
+  )
+  batch = programs.batch_spec(grids.eval_grid(config), mesh)
+  return jax.jit(step, out_shardings=parallel.sharded(mesh)).lower(
+    state.eval_params, state.batch_stats, batch['video']
   )
 
 
@@ -128,14 +134,24 @@ def partial_key(
   state: TrainState,
   source: sources.Source,
 ) -> str:
-  """What an evaluation depends on, as one hash: see `scoring.partial_key`.
+  """What an evaluation depends on, as one hash: views, weights, videos.
 
-  Settings that only say how the machine works do not count.
+  Args:
+    config: Its settings. Those that only say how the machine works do not
+      count.
+    state: Its step, parameters and statistics count.
+    source: Its name, size and manifest count.
   """
-  settings = {
+  parts = {
     name: config[name].to_dict() for name in ('model', 'data', 'norm', 'eval')
   }
   for name in fields.MACHINE_DATA_FIELDS:
-    del settings['data'][name]
-  settings['loss'] = config.optim.loss
-  return scoring.partial_key(settings, state, source)
+    del parts['data'][name]
+  weights = checkpoint.checksum((state.eval_params, state.batch_stats))
+  parts |= {
+    'loss': config.optim.loss,
+    'videos': [source.name, source.split, len(source), source.manifest_sha256],
+    'weights': [int(state.step), weights],
+  }
+  text = json.dumps(parts, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()

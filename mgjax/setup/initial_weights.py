@@ -6,7 +6,6 @@ from mgjax import models
 from mgjax.errors import ConfigError
 from mgjax.run import checkpoint
 from mgjax.step.train_state import TrainState
-from mgjax.weights import checks
 
 
 def initial_variables(
@@ -31,14 +30,12 @@ def initial_variables(
   path = checkpoint.find(config.init_from, 'init_from')
   wanted = {name: getattr(abstract, name) for name in checkpoint.VARIABLES}
   try:
-    variables = checkpoint.load_variables(
+    return checkpoint.load_variables(
       path,
       wanted,
       head=config.init_head == 'load',
       instead='--config.init_from={path}',
     )
-    checks.check_numbers(variables, path)
-    return variables
   except ConfigError as error:
     hint = ''
     if f'/{models.HEAD}/' in str(error):

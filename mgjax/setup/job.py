@@ -6,7 +6,6 @@ being one, such as `replay`, builds on `compose`; what has no data, on
 """
 
 import dataclasses
-from collections.abc import Callable, Collection
 
 import jax
 import ml_collections
@@ -24,14 +23,12 @@ from mgjax.setup import (
   grids,
   network,
   planning,
-  programs,
   run_checks,
   run_settings,
 )
 from mgjax.setup.initial_weights import initial_variables
 from mgjax.setup.network import Network
 from mgjax.step.programs import evaluation_steps
-from mgjax.step.step_cache import Program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,30 +48,6 @@ class Composition:
   schedule: GridSchedule
   train_stream: stream.TrainStream
   network: Network
-
-  def lower_programs(
-    self,
-    first_step: int,
-    eval_steps: Collection[int] = (),
-    *,
-    statistics_due: bool = False,
-  ) -> dict[Program, Callable[[], jax.stages.Lowered]]:
-    """Functions that lower each program still needed, in order of first use.
-
-    Args:
-      first_step: Steps done.
-      eval_steps: Of the evaluations: the steps done by then.
-      statistics_due: See `programs.lower_programs`.
-    """
-    return programs.lower_programs(
-      self.config,
-      self.schedule,
-      self.network,
-      self.mesh,
-      first_step,
-      eval_steps,
-      statistics_due=statistics_due,
-    )
 
 
 def compose(
@@ -179,7 +152,7 @@ def make_job(
   )
   peers.exchange(None)  # All have looked before the first one writes.
   return Job(
-    **{f.name: getattr(parts, f.name) for f in dataclasses.fields(parts)},
+    **vars(parts),
     workdir=workdir,
     peers=peers,
     eval_stream=eval_stream,

@@ -92,7 +92,8 @@ def check_network(
 
   Of a network of the user's own, all that the trainer will ask is traced.
 
-  Every command calls it before it opens any data.
+  Every command calls it before it opens any data. What it traces is kept, so
+  that a plan, and an estimate of memory, trace no grid again.
 
   Args:
     config: See mgjax/config/fields.py; only the model is read.

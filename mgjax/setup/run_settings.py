@@ -116,12 +116,12 @@ def check_evaluation(
   # Both as JSON has them, so that lists equal tuples.
   old = saved.as_json(saved.read_saved(workdir))
   new = saved.as_json(config)
-  differences = _differences(old, new)
+  differing = differences(old, new)
   # How many damaged videos are tolerated is no setting of the run alone.
   free = ('eval.', 'data.max_bad_fraction', *_MACHINE_FIELDS)
   others = [
     f'{field}: {a} -> {b}'
-    for field, (a, b) in differences.items()
+    for field, (a, b) in differing.items()
     if not field.startswith(free)
   ]
   if others and not allow_change:
@@ -130,7 +130,7 @@ def check_evaluation(
       '--config out to use those of the run (config.eval and what is the '
       "machine's may be overridden), or give --allow_config_change"
     )
-  return {field: b for field, (_, b) in differences.items()}
+  return {field: b for field, (_, b) in differing.items()}
 
 
 def changed_fields(old: dict, new: dict) -> list[str]:
@@ -140,18 +140,18 @@ def changed_fields(old: dict, new: dict) -> list[str]:
   """
   return [
     f'{field}: {a} -> {b}'
-    for field, (a, b) in _differences(old, new).items()
+    for field, (a, b) in differences(old, new).items()
     if not field.startswith(_MACHINE_FIELDS)
   ]
 
 
-def _differences(old: dict, new: dict, prefix: str = '') -> dict[str, tuple]:
+def differences(old: dict, new: dict, prefix: str = '') -> dict[str, tuple]:
   """Old and new value by 'group.field' of what differs in nested dicts."""
   found: dict[str, tuple] = {}
   for name in sorted(old.keys() | new.keys()):
     a, b = old.get(name), new.get(name)
     if isinstance(a, dict) and isinstance(b, dict):
-      found |= _differences(a, b, f'{prefix}{name}.')
+      found |= differences(a, b, f'{prefix}{name}.')
     elif a != b:
       found[prefix + name] = a, b
   return found

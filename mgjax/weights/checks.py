@@ -1,4 +1,4 @@
-"""Whether imported weights give the logits that they should.
+"""Checks that weights give the logits, and features, that they should.
 
 A file that mgjax wrote holds the logits of a clip; for any other one a user may
 have logits of the reference (--logits). Where neither is known, the logits of
@@ -111,28 +111,6 @@ def run(
       'the network, with its options, that the weights are of?'
     )
   return f'logits agree with those of {source} to {difference:.1e}'
-
-
-def check_numbers(variables: dict, source: Any) -> None:
-  """Refuses variables that no training makes.
-
-  Args:
-    variables: 'params' and 'batch_stats'.
-    source: Where they are from, for the message.
-
-  Raises:
-    ConfigError: Some are NaN or infinite, or a variance is negative.
-  """
-  for keys, leaf in jax.tree.leaves_with_path(variables):
-    path = '/'.join(str(key.key) for key in keys)
-    array = np.asarray(leaf)
-    if not np.isfinite(array).all():
-      raise ConfigError(f'{source}: {path} holds NaN or infinite numbers')
-    if path.startswith('batch_stats/') and path.endswith('/var'):
-      if (array < 0).any():
-        raise ConfigError(
-          f'{source}: {path} holds variances, and some are negative'
-        )
 
 
 def check_features(

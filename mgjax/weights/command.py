@@ -1,9 +1,9 @@
 """The command `import_weights`: a file becomes a checkpoint, and back."""
 
+import collections
 import json
 import pathlib
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import flags
+from flax import traverse_util
 
 from mgjax import models
 from mgjax.config import saved
@@ -24,7 +25,6 @@ from mgjax.step.train_state import TrainState
 from mgjax.weights import checks, contents, matching, naming, torch_files
 from mgjax.weights.contents import File
 from mgjax.weights.matching import Imported
-from mgjax.weights.naming import Path
 
 
 def import_file(
@@ -140,9 +140,12 @@ def _variables(
   arrays = {p: np.float32(a) for p, a in result.arrays.items()}
   if new:
     init = _initialiser(config, model)
-    is_new = lambda path: matching.kind_of(path) in new
     # XLA drops all else.
-    arrays |= jax.device_get(jax.jit(lambda: _leaves(init(), is_new))())
+    flat = lambda: traverse_util.flatten_dict(init())
+    start = lambda: {
+      p: leaf for p, leaf in flat().items() if matching.kind_of(p) in new
+    }
+    arrays |= jax.device_get(jax.jit(start)())
   return matching.nest(arrays)
 
 
@@ -173,15 +176,6 @@ def _write(
     {'times': {}, 'bad_videos': {}, 'imported_from': path.name},
   )
   checkpoints.close()
-
-
-def _leaves(tree: dict, chosen: Callable[[Path], bool]) -> dict[Path, Any]:
-  """The chosen leaves of a tree, by path."""
-  paths = {
-    tuple(key.key for key in keys): leaf
-    for keys, leaf in jax.tree.leaves_with_path(tree)
-  }
-  return {path: leaf for path, leaf in paths.items() if chosen(path)}
 
 
 def export(
@@ -217,12 +211,12 @@ def export(
   variables = checkpoint.load_variables(
     checkpoint.find(folder, 'argument'), shapes
   )
+  flat = traverse_util.flatten_dict(variables)
   state = {}
   for name, path in table.items():
-    node = variables
-    for key in path:
-      node = node[key]
-    state[name] = matching.to_theirs(np.asarray(node, np.float32))
+    # A row of a kernel is a tensor of its own.
+    array = flat[path] if path in flat else flat[path[:-1]][path[-1]]
+    state[name] = matching.to_theirs(np.asarray(array, np.float32))
     if name.endswith('.running_var'):
       counter = name.removesuffix('running_var') + 'num_batches_tracked'
       state[counter] = np.zeros((), np.int64)
@@ -254,11 +248,9 @@ def main(values: flags.FlagValues, *arguments: str) -> None:
     new=tuple(name for name in matching.NEW if values[f'new_{name}'].value),
     logits=pathlib.Path(values.logits) if values.logits else None,
   )
-  kinds: dict[str, int] = {}
-  for _, _, _, words in result.report:
-    kinds[words] = kinds.get(words, 0) + 1
+  kinds = collections.Counter(words for *_, words in result.report)
   print(f'{path}: names of {result.format}')
-  for words, count in sorted(kinds.items(), key=lambda item: -item[1]):
+  for words, count in kinds.most_common():
     print(f'{count:6d}  {words}')
   print(f'self-check            {result.checked}')
   for note in result.notes:

@@ -1,4 +1,4 @@
-"""What is in a file of weights: a dict of tensors, and what is said of them."""
+"""Reads what a file of weights has beside tensors, and normalises names."""
 
 import pathlib
 import re
@@ -64,7 +64,7 @@ def read(path: pathlib.Path) -> File:
       state = {name.removeprefix(prefix): v for name, v in state.items()}
   for pattern, word in _RENAMED:
     state = {re.sub(f'^{pattern}', word, n): v for n, v in state.items()}
-  made, dropped = _split_statistics(state)
+  state, made, dropped = merge_split_statistics(state)
   facts, notes = [], ()
   if 'cfg' in left_out:
     try:
@@ -77,12 +77,12 @@ def read(path: pathlib.Path) -> File:
         facts = pyslowfast_cfg.facts(cfg)
       except ConfigError as error:
         raise ConfigError(f'{path}: {error}') from error
-  return File(
-    merge_split_statistics(state), left_out | dropped, made, check, facts, notes
-  )
+  return File(state, left_out | dropped, made, check, facts, notes)
 
 
-def merge_split_statistics(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def merge_split_statistics(
+  state: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
   """Turns sub-batch norms, as they are in memory, into plain ones.
 
   In PySlowFast a norm N of S splits has statistics N.split_bn (S x C, by
@@ -90,68 +90,50 @@ def merge_split_statistics(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
   done so cannot be seen in a file, so that is done here: the mean of means,
   and the mean of variances plus the variance of means.
 
+  Returns:
+    The tensors with one set of statistics per norm; how those were made; what
+    became of the others, by name.
+
   Raises:
     ConfigError: A variance of a split is negative: their mean may hide it.
 
   Source: PySlowFast 287ec00, models/batchnorm_helper.py, aggregate_stats.
   """
-  norms = _split_norms(state)
-  merged = {
-    name: tensor
-    for name, tensor in state.items()
-    if _part_of_split_norm(name, norms) is None
-  }
-  for norm, splits in norms.items():
+  ending = '.split_bn.running_var'
+  norms = [n.removesuffix(ending) for n in state if n.endswith(ending)]
+  merged, made, rest = {}, {}, {}
+  for name, tensor in state.items():
+    norm, _, part = name.rpartition('.')[0].rpartition('.')
+    if norm not in norms or part not in ('split_bn', 'bn'):
+      merged[name] = tensor
+    elif name.endswith('.num_batches_tracked'):
+      rest[name] = 'dropped: counts batches'
+    elif part == 'bn':
+      rest[name] = 'dropped: made of the splits, may be older than they are'
+    else:
+      rest[name] = 'replaced by what is recomputed of all splits'
+  for norm in norms:
+    channels = state[f'{norm}.weight'].shape[0]
+    splits = state[norm + ending].shape[0] // max(channels, 1)
     mean, var = (
       state[f'{norm}.split_bn.running_{s}'].numpy().reshape(splits, -1)
       for s in ('mean', 'var')
     )
     if not (var >= 0).all():
       raise ConfigError(
-        f'{norm}.split_bn.running_var holds variances that are negative or NaN'
+        f'{norm}{ending} holds variances that are negative or NaN'
       )
-    merged[f'{norm}.running_mean'] = _in_memory(mean.mean(0))
-    merged[f'{norm}.running_var'] = _in_memory(var.mean(0) + mean.var(0))
-  return merged
-
-
-def _split_norms(state: Mapping[str, Tensor]) -> dict[str, int]:
-  """Names of sub-batch norms, with their splits."""
-  found = {}
-  for name, tensor in state.items():
-    if name.endswith('.split_bn.running_var'):
-      norm = name.removesuffix('.split_bn.running_var')
-      channels = state[f'{norm}.weight'].shape[0]
-      found[norm] = tensor.shape[0] // max(channels, 1)
-  return found
-
-
-def _part_of_split_norm(name: str, norms: Mapping[str, int]) -> str | None:
-  """'split_bn' or 'bn', which hold a sub-batch norm's statistics; or None."""
-  norm, _, part = name.rpartition('.')[0].rpartition('.')
-  return part if norm in norms and part in ('split_bn', 'bn') else None
-
-
-def _split_statistics(
-  state: Mapping[str, Tensor],
-) -> tuple[dict[str, str], dict[str, str]]:
-  """Says what `merge_split_statistics` makes, and what becomes of the rest."""
-  norms = _split_norms(state)
-  made, rest = {}, {}
-  for norm, splits in norms.items():
-    made[f'{norm}.running_mean'] = f'recomputed: mean over {splits} splits'
-    made[f'{norm}.running_var'] = (
-      f'recomputed: mean of variances plus variance of means, {splits} splits'
-    )
-  for name in state:
-    part = _part_of_split_norm(name, norms)
-    if part and name.endswith('.num_batches_tracked'):
-      rest[name] = 'dropped: counts batches'
-    elif part == 'bn':
-      rest[name] = 'dropped: made of the splits, may be older than they are'
-    elif part:
-      rest[name] = 'replaced by what is recomputed of all splits'
-  return made, rest
+    for name, array, how in (
+      ('mean', mean.mean(0), f'mean over {splits} splits'),
+      (
+        'var',
+        var.mean(0) + mean.var(0),
+        f'mean of variances plus variance of means, {splits} splits',
+      ),
+    ):
+      merged[f'{norm}.running_{name}'] = _in_memory(array)
+      made[f'{norm}.running_{name}'] = f'recomputed: {how}'
+  return merged, made, rest
 
 
 def _in_memory(array: np.ndarray) -> Tensor:

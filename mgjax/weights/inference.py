@@ -5,9 +5,12 @@ and shapes show depth, width, classes, lateral and temporal kernels; they do not
 show alpha, say, which is a stride (setup/weights.py, `unverified`).
 """
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from flax import traverse_util
 
 from mgjax.models import blvnet, resnet2d, resnet3d
 from mgjax.weights import naming
@@ -121,56 +124,47 @@ def _lateral(kernels: dict, stem: tuple[int, ...]) -> dict[str, Any]:
 
 def _possible_names(form: str, model: str, rows: int) -> dict[str, Path]:
   """Names of all that a network of any depth may have, with our paths."""
-  tree: dict = {}
-  for path in _possible_paths(form, model):
-    node = tree
-    for key in path[:-1]:
-      node = node.setdefault(key, {})
-    node[path[-1]] = _Leaf(rows)
+  tree = traverse_util.unflatten_dict(
+    {path: _Leaf(rows) for path in _possible_paths(form, model)}
+  )
   return naming.names(form, tree, model, may_lack=lambda path: True)
 
 
 def _possible_paths(form: str, model: str) -> Iterator[tuple[str, ...]]:
-  layers: list[tuple[str, ...]] = []
-  stages = [f'res{s + 2}' for s in range(_MAX_STAGES)]
-  blocks = [f'block{i}' for i in range(_MAX_BLOCKS)]
-  letters = ('shortcut', 'a', 'b', 'c')
+  """Yields our paths of all that a network of any depth may have."""
+  stages = '|'.join(f'res{s + 2}' for s in range(_MAX_STAGES))
+  indices = '|'.join(map(str, range(_MAX_BLOCKS)))
+  layers = [f'({stages})/block({indices})/(shortcut|a|b|c)']
+  others = [f'({stages})/block({indices})/temporal/kernel']
   if model in _BIG_LITTLE:
-    names = ('layer', 'big', 'little0', 'little1', 'little2', 'merge')
-    layers += [('stem', name) for name in names]
-    yield 'params', 'stem', 'temporal', 'kernel'
-    for stage in stages:
-      yield 'params', stage, 'temporal', 'kernel'
-      layers += [(stage, 'expand')]
-      layers += [(stage, 'fusion', letter) for letter in letters]
-      for block in blocks:
-        yield 'params', stage, block, 'temporal', 'kernel'
-        for branch in ((), ('big',), ('little',)):
-          layers += [(stage, *branch, block, letter) for letter in letters]
+    layers += [
+      'stem/(layer|big|little0|little1|little2|merge)',
+      f'({stages})/expand',
+      f'({stages})/fusion/(shortcut|a|b|c)',
+      f'({stages})/(big|little)/block({indices})/(shortcut|a|b|c)',
+    ]
+    others += [f'(stem|{stages})/temporal/kernel']
   elif model in _ON_SEGMENTS:
-    layers += [('stem', 'layer')]
-    for stage in stages:
-      for block in blocks:
-        yield 'params', stage, block, 'temporal', 'kernel'
-        more = [f'{letter}_t' for letter in letters[1:]]
-        layers += [(stage, block, letter) for letter in (*letters, *more)]
+    layers += ['stem/layer', f'({stages})/block({indices})/(a|b|c)_t']
   else:
-    for prefix in ('slow_', 'fast_') if model in _PAIRED else ('',):
-      layers += [(f'{prefix}stem', 'layer')]
-      for stage in stages:
-        for block in blocks:
-          layers += [(prefix + stage, block, letter) for letter in letters]
-          if prefix == 'fast_' and form == 'caffe2':
-            continue  # It has none, and no names for them.
-          place = prefix + stage, block.replace('block', 'nonlocal')
-          for leaf in (('conv', 'kernel'), ('bias',)):
-            yield ('params', *place, 'theta', *leaf)
+    pathways = '(slow|fast)_' if model in _PAIRED else ''
+    layers = [f'{pathways}stem/layer', f'{pathways}{layers[0]}']
+    # The fast pathway has no non-local blocks in caffe2, and no names for them.
+    if pathways and form == 'caffe2':
+      pathways = 'slow_'
+    place = f'{pathways}({stages})/nonlocal({indices})/theta'
+    others = [f'{place}/(conv/kernel|bias)']
     if model in _PAIRED:
-      layers += [(f'fuse_{stage}',) for stage in ('stem', *stages[:-1])]
-  for layer in layers:
-    yield ('params', *layer, 'conv', 'kernel')
-  for leaf in ('kernel', 'bias'):
-    yield 'params', 'head', 'classifier', leaf
+      layers += ['fuse_(stem|res2|res3|res4)']
+  for pattern in (
+    *(f'{layer}/conv/kernel' for layer in layers),
+    *others,
+    'head/classifier/(kernel|bias)',
+  ):
+    # 'a(b|c)d' becomes 'abd' and 'acd'.
+    parts = [part.split('|') for part in re.split(r'[()]', pattern)]
+    for choice in itertools.product(*parts):
+      yield 'params', *''.join(choice).split('/')
 
 
 def _blocks(kernels, prefix: str, model: str) -> tuple[int, ...]:

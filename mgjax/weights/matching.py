@@ -1,11 +1,11 @@
-"""A place for every tensor of a file, and a tensor for every place."""
+"""Finds a place for every tensor of a file, and a tensor for every place."""
 
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import jax
 import numpy as np
+from flax import traverse_util
 
 from mgjax import models
 from mgjax.errors import ConfigError
@@ -90,51 +90,44 @@ def match_state(
     state = {re.sub(shifted, r'\1.', name): v for name, v in state.items()}
   form, table = _format_of(state, variables, model)
   shapes = {
-    tuple(key.key for key in path): leaf.shape
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
+    path: leaf.shape
+    for path, leaf in traverse_util.flatten_dict(variables).items()
   }
   result = Imported(form, {}, [], [])
+
+  def note(name, path, theirs, ours, words, *, problem):
+    paths = '/'.join(map(str, path))
+    row = name, paths, f'{theirs or "-"} -> {ours or "-"}', words
+    result.report.append(row)
+    if problem:
+      result.problems.append(row)
+
   for name, path in table.items():
     # A row of a kernel is a tensor of its own.
     ours = shapes[path] if path in shapes else shapes[path[:-1]][1:]
     tensor = state.get(name)
     theirs = None if tensor is None else tensor.shape
-    array, words = None, ''
+    array, words = None, 'missing in the file'
     if (kind := kind_of(path)) in new:
       words = f'left out: --new_{kind}'
-    elif tensor is None:
-      words = 'missing in the file'
-    else:
+    elif tensor is not None:
       array, words = _converted(tensor, path, ours, inflate)
     if array is not None:
       result.arrays[path] = to_ours(array)
     problem = array is None and kind not in new
-    _note(result, name, path, theirs, ours, words, problem=problem)
-  _note_rest(result, state, table, shapes, new)
-  return result
-
-
-def _note_rest(
-  result: Imported,
-  state: Mapping[str, Tensor],
-  table: dict[str, Path],
-  shapes: dict[Path, tuple[int, ...]],
-  new: tuple[str, ...],
-) -> None:
-  """Notes the variables that a format has no name for, and other tensors."""
+    note(name, path, theirs, ours, words, problem=problem)
   named = {p[:-1] if isinstance(p[-1], int) else p for p in table.values()}
   for path in sorted(shapes.keys() - named):
-    kind = kind_of(path)
-    words = f'left out: --new_{kind}'
-    if kind not in new:
-      words = f'{result.format} has no name for it'
-    _note(result, '-', path, None, shapes[path], words, problem=kind not in new)
+    is_new = (kind := kind_of(path)) in new
+    words = (
+      f'left out: --new_{kind}' if is_new else f'{form} has no name for it'
+    )
+    note('-', path, None, shapes[path], words, problem=not is_new)
   for name in sorted(state.keys() - table.keys()):
-    reasons = [
-      why for pattern, why in _NOT_NEEDED if re.fullmatch(pattern, name)
-    ]
+    reasons = [why for names, why in _NOT_NEEDED if re.fullmatch(names, name)]
     words = f'left out: {reasons[0]}' if reasons else 'the model has no place'
-    _note(result, name, (), state[name].shape, None, words, problem=not reasons)
+    note(name, (), state[name].shape, None, words, problem=not reasons)
+  return result
 
 
 def _format_of(
@@ -181,28 +174,6 @@ def _converted(
   return array, words
 
 
-def _note(
-  result: Imported,
-  name: str,
-  path: Path,
-  theirs: tuple[int, ...] | None,
-  ours: tuple[int, ...] | None,
-  words: str,
-  *,
-  problem: bool,
-) -> None:
-  """Adds a row to the report, and to the problems if it is one."""
-  row = (
-    name,
-    '/'.join(map(str, path)),
-    f'{theirs or "-"} -> {ours or "-"}',
-    words,
-  )
-  result.report.append(row)
-  if problem:
-    result.problems.append(row)
-
-
 def kind_of(path: Path) -> str | None:
   """The key of NEW that a variable belongs to, or None."""
   return next(
@@ -242,15 +213,9 @@ def _fit(
 
 def nest(arrays: Mapping[Path, np.ndarray]) -> dict:
   """Nested dicts from paths; rows of a kernel are put together."""
-  tree: dict = {}
   rows: dict[Path, list] = {}
   for path in sorted(p for p in arrays if isinstance(p[-1], int)):
     rows.setdefault(path[:-1], []).append(arrays[path])
   whole = {p: a for p, a in arrays.items() if not isinstance(p[-1], int)}
   whole |= {path: np.stack(values) for path, values in rows.items()}
-  for path, array in whole.items():
-    node = tree
-    for key in path[:-1]:
-      node = node.setdefault(key, {})
-    node[path[-1]] = array
-  return tree
+  return traverse_util.unflatten_dict(whole)

@@ -5,6 +5,9 @@ this very network has. A format is a list of rules from our module paths to its
 module names; being made from our tree, the names serve both directions, and a
 name that is not among them is one that the network has no use for.
 
+A layer has a convolution and a norm, our 'LAYER/conv' and 'LAYER/norm'; on the
+right of its rule stands [what theirs is called for one|for the other].
+
 In a rule, {p} is a pathway ('', 'slow_' or 'fast_'), {s} a stage, {r} a branch
 of it, {i} a block, {c} a convolution of the block, {n} a convolution of a
 non-local block, {k} a number. On the right they stand as the format writes
@@ -13,7 +16,7 @@ its own elsewhere.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -43,7 +46,8 @@ class Format(NamedTuple):
   """Names of one framework.
 
   Attributes:
-    rules: (our module path, their module name); the first that fits counts.
+    rules: (our module path, their module name), or (our layer, their names of
+      its convolution and norm); the first that fits counts.
     leaves: Ending of their name by the name of our variable.
     fields: Turns the fields of a path into those of a name; called with the
       path's fields, the model's name and the last block of each stage.
@@ -65,16 +69,11 @@ _OF_FACEBOOK = ('c2d', 'i3d', 'slow', 'slowfast')
 # PySlowFast 287ec00, models/resnet_helper.py and its neighbours.
 _PYSLOWFAST = Format(
   rules=(
-    ('{p}stem/layer/conv', 's1.pathway{p}_stem.conv'),
-    ('{p}stem/layer/norm', 's1.pathway{p}_stem.bn'),
-    ('fuse_stem/conv', 's1_fuse.conv_f2s'),
-    ('fuse_stem/norm', 's1_fuse.bn'),
-    ('fuse_res{s}/conv', 's{s}_fuse.conv_f2s'),
-    ('fuse_res{s}/norm', 's{s}_fuse.bn'),
-    ('{p}res{s}/block{i}/shortcut/conv', 's{s}.pathway{p}_res{i}.branch1'),
-    ('{p}res{s}/block{i}/shortcut/norm', 's{s}.pathway{p}_res{i}.branch1_bn'),
-    ('{p}res{s}/block{i}/{c}/conv', 's{s}.pathway{p}_res{i}.branch2.{c}'),
-    ('{p}res{s}/block{i}/{c}/norm', 's{s}.pathway{p}_res{i}.branch2.{c}_bn'),
+    ('{p}stem/layer', 's1.pathway{p}_stem.[conv|bn]'),
+    ('fuse_stem', 's1_fuse.[conv_f2s|bn]'),
+    ('fuse_res{s}', 's{s}_fuse.[conv_f2s|bn]'),
+    ('{p}res{s}/block{i}/shortcut', 's{s}.pathway{p}_res{i}.branch1[|_bn]'),
+    ('{p}res{s}/block{i}/{c}', 's{s}.pathway{p}_res{i}.branch2.{c}[|_bn]'),
     ('{p}res{s}/nonlocal{i}/norm', 's{s}.pathway{p}_nonlocal{i}.bn'),
     ('{p}res{s}/nonlocal{i}/{n}', 's{s}.pathway{p}_nonlocal{i}.conv_{n}'),
     ('{p}res{s}/nonlocal{i}/{n}/conv', 's{s}.pathway{p}_nonlocal{i}.conv_{n}'),
@@ -96,6 +95,7 @@ def _pytorchvideo_fields(fields: dict, model: str, last: dict) -> dict:
   # In front of the head: that pool, or SlowFast's concatenation.
   return fields | {
     'b': f'{block}{pathway}',
+    'blocks': f'blocks.{block}{pathway}.res_blocks',
     'f': block,
     'h': 5 if model == 'slow' else 6,
   }
@@ -104,28 +104,11 @@ def _pytorchvideo_fields(fields: dict, model: str, last: dict) -> dict:
 # pytorchvideo f3142bb, models/resnet.py, slowfast.py (hub files).
 _PYTORCHVIDEO = Format(
   rules=(
-    ('{p}stem/layer/conv', 'blocks.{b}.conv'),
-    ('{p}stem/layer/norm', 'blocks.{b}.norm'),
-    ('fuse_stem/conv', 'blocks.0.multipathway_fusion.conv_fast_to_slow'),
-    ('fuse_stem/norm', 'blocks.0.multipathway_fusion.norm'),
-    ('fuse_res{s}/conv', 'blocks.{f}.multipathway_fusion.conv_fast_to_slow'),
-    ('fuse_res{s}/norm', 'blocks.{f}.multipathway_fusion.norm'),
-    (
-      '{p}res{s}/block{i}/shortcut/conv',
-      'blocks.{b}.res_blocks.{i}.branch1_conv',
-    ),
-    (
-      '{p}res{s}/block{i}/shortcut/norm',
-      'blocks.{b}.res_blocks.{i}.branch1_norm',
-    ),
-    (
-      '{p}res{s}/block{i}/{c}/conv',
-      'blocks.{b}.res_blocks.{i}.branch2.conv_{c}',
-    ),
-    (
-      '{p}res{s}/block{i}/{c}/norm',
-      'blocks.{b}.res_blocks.{i}.branch2.norm_{c}',
-    ),
+    ('{p}stem/layer', 'blocks.{b}.[conv|norm]'),
+    ('fuse_stem', 'blocks.0.multipathway_fusion.[conv_fast_to_slow|norm]'),
+    ('fuse_res{s}', 'blocks.{f}.multipathway_fusion.[conv_fast_to_slow|norm]'),
+    ('{p}res{s}/block{i}/shortcut', '{blocks}.{i}.branch1_[conv|norm]'),
+    ('{p}res{s}/block{i}/{c}', '{blocks}.{i}.branch2.[conv|norm]_{c}'),
     ('head/classifier', 'blocks.{h}.proj'),
   ),
   leaves=_TORCH_LEAVES,
@@ -145,16 +128,11 @@ def _caffe2_fields(fields: dict, model: str, last: dict) -> dict:
 # PySlowFast 287ec00, utils/c2_model_loading.py.
 _CAFFE2 = Format(
   rules=(
-    ('{p}stem/layer/conv', '{p}conv1'),
-    ('{p}stem/layer/norm', '{p}res_conv1_bn'),
-    ('fuse_stem/conv', 't_pool1_subsample'),
-    ('fuse_stem/norm', 't_pool1_subsample_bn'),
-    ('fuse_res{s}/conv', 't_res{s}_{last}_branch2c_bn_subsample'),
-    ('fuse_res{s}/norm', 't_res{s}_{last}_branch2c_bn_subsample_bn'),
-    ('{p}res{s}/block{i}/shortcut/conv', '{p}res{s}_{i}_branch1'),
-    ('{p}res{s}/block{i}/shortcut/norm', '{p}res{s}_{i}_branch1_bn'),
-    ('{p}res{s}/block{i}/{c}/conv', '{p}res{s}_{i}_branch2{c}'),
-    ('{p}res{s}/block{i}/{c}/norm', '{p}res{s}_{i}_branch2{c}_bn'),
+    ('{p}stem/layer', '[{p}conv1|{p}res_conv1_bn]'),
+    ('fuse_stem', 't_pool1_subsample[|_bn]'),
+    ('fuse_res{s}', 't_res{s}_{last}_branch2c_bn_subsample[|_bn]'),
+    ('{p}res{s}/block{i}/shortcut', '{p}res{s}_{i}_branch1[|_bn]'),
+    ('{p}res{s}/block{i}/{c}', '{p}res{s}_{i}_branch2{c}[|_bn]'),
     ('{p}res{s}/nonlocal{i}/norm', 'nonlocal_conv{s}_{i}_bn'),
     ('{p}res{s}/nonlocal{i}/{n}', 'nonlocal_conv{s}_{i}_{n}'),
     ('{p}res{s}/nonlocal{i}/{n}/conv', 'nonlocal_conv{s}_{i}_{n}'),
@@ -193,14 +171,10 @@ def _layer_fields(fields: dict, model: str, last: dict) -> dict:
 # as in IBM/action-recognition-pytorch 67cc96f.
 _TORCHVISION = Format(
   rules=(
-    ('stem/layer/conv', 'conv1'),
-    ('stem/layer/norm', 'bn1'),
-    ('res{s}/block{i}/shortcut/conv', 'layer{s}.{i}.downsample.0'),
-    ('res{s}/block{i}/shortcut/norm', 'layer{s}.{i}.downsample.1'),
-    ('res{s}/block{i}/{c}/conv', 'layer{s}.{i}.conv{c}'),
-    ('res{s}/block{i}/{c}/norm', 'layer{s}.{i}.bn{c}'),
-    ('res{s}/block{i}/{c}_t/conv', 'layer{s}.{i}.conv{c}_t'),
-    ('res{s}/block{i}/{c}_t/norm', 'layer{s}.{i}.bn{c}_t'),
+    ('stem/layer', '[conv|bn]1'),
+    ('res{s}/block{i}/shortcut', 'layer{s}.{i}.downsample.[0|1]'),
+    ('res{s}/block{i}/{c}', 'layer{s}.{i}.[conv|bn]{c}'),
+    ('res{s}/block{i}/{c}_t', 'layer{s}.{i}.[conv|bn]{c}_t'),
     ('res{s}/block{i}/temporal', 'layer{s}.{i}.tam.{t}.fc1'),
     ('head/classifier', 'fc'),
   ),
@@ -222,28 +196,18 @@ def _biglittle_fields(fields: dict, model: str, last: dict) -> dict:
 # IBM/BigLittleNet dff4654 and IBM/bLVNet-TAM feadcd3.
 _BIGLITTLE = Format(
   rules=(
-    ('stem/layer/conv', 'conv1'),
-    ('stem/layer/norm', 'bn1'),
-    ('stem/big/conv', 'b_conv0'),
-    ('stem/big/norm', 'bn_b0'),
-    ('stem/little{k}/conv', 'l_conv{k}'),
-    ('stem/little{k}/norm', 'bn_l{k}'),
-    ('stem/merge/conv', 'bl_init'),
-    ('stem/merge/norm', 'bn_bl_init'),
+    ('stem/layer', '[conv|bn]1'),
+    ('stem/big', '[b_conv0|bn_b0]'),
+    ('stem/little{k}', '[l_conv|bn_l]{k}'),
+    ('stem/merge', '[bl_init|bn_bl_init]'),
     ('stem/temporal', 'tam.{t}'),
     ('res{s}/temporal', 'layer{s}.tam.{t}'),
-    ('res{s}/{r}/block{i}/shortcut/conv', 'layer{s}.{r}.{i}.downsample.{d}'),
-    ('res{s}/{r}/block{i}/shortcut/norm', 'layer{s}.{r}.{i}.downsample.{e}'),
-    ('res{s}/{r}/block{i}/{c}/conv', 'layer{s}.{r}.{i}.conv{c}'),
-    ('res{s}/{r}/block{i}/{c}/norm', 'layer{s}.{r}.{i}.bn{c}'),
-    ('res{s}/expand/conv', 'layer{s}.little_e.0'),
-    ('res{s}/expand/norm', 'layer{s}.little_e.1'),
-    ('res{s}/fusion/{c}/conv', 'layer{s}.fusion.0.conv{c}'),
-    ('res{s}/fusion/{c}/norm', 'layer{s}.fusion.0.bn{c}'),
-    ('res{s}/block{i}/shortcut/conv', 'layer{s}.{i}.downsample.{d}'),
-    ('res{s}/block{i}/shortcut/norm', 'layer{s}.{i}.downsample.{e}'),
-    ('res{s}/block{i}/{c}/conv', 'layer{s}.{i}.conv{c}'),
-    ('res{s}/block{i}/{c}/norm', 'layer{s}.{i}.bn{c}'),
+    ('res{s}/{r}/block{i}/shortcut', 'layer{s}.{r}.{i}.downsample.[{d}|{e}]'),
+    ('res{s}/{r}/block{i}/{c}', 'layer{s}.{r}.{i}.[conv|bn]{c}'),
+    ('res{s}/expand', 'layer{s}.little_e.[0|1]'),
+    ('res{s}/fusion/{c}', 'layer{s}.fusion.0.[conv|bn]{c}'),
+    ('res{s}/block{i}/shortcut', 'layer{s}.{i}.downsample.[{d}|{e}]'),
+    ('res{s}/block{i}/{c}', 'layer{s}.{i}.[conv|bn]{c}'),
     ('res{s}/block{i}/temporal', 'layer{s}.{i}.tam.{t}'),
     ('head/classifier', 'fc'),
   ),
@@ -258,15 +222,9 @@ _BIGLITTLE = Format(
 # networks.
 _MMACTION2 = Format(
   rules=(
-    ('stem/layer/conv', 'backbone.conv1.conv'),
-    ('stem/layer/norm', 'backbone.conv1.bn'),
-    (
-      'res{s}/block{i}/shortcut/conv',
-      'backbone.layer{s}.{i}.downsample.conv',
-    ),
-    ('res{s}/block{i}/shortcut/norm', 'backbone.layer{s}.{i}.downsample.bn'),
-    ('res{s}/block{i}/{c}/conv', 'backbone.layer{s}.{i}.conv{c}.conv'),
-    ('res{s}/block{i}/{c}/norm', 'backbone.layer{s}.{i}.conv{c}.bn'),
+    ('stem/layer', 'backbone.conv1.[conv|bn]'),
+    ('res{s}/block{i}/shortcut', 'backbone.layer{s}.{i}.downsample.[conv|bn]'),
+    ('res{s}/block{i}/{c}', 'backbone.layer{s}.{i}.conv{c}.[conv|bn]'),
     ('head/classifier', 'cls_head.fc_cls'),
   ),
   leaves=_TORCH_LEAVES,
@@ -325,7 +283,7 @@ def names(
     for stage, block in zip(path, path[1:], strict=False):
       if match := re.fullmatch(r'block(\d+)', str(block)):
         last[stage] = max(last.get(stage, 0), int(match[1]))
-  rules = [(_pattern(ours), theirs) for ours, theirs in form.rules]
+  rules = [(_pattern(ours), theirs) for ours, theirs in _each(form.rules)]
   found: dict[str, Path] = {}
   for path in paths:
     *module, leaf = path[:-1] if path in rows else path
@@ -343,6 +301,17 @@ def names(
       raise ValueError(f'{path} and {found[name]} are both called {name}.')
     found[name] = path
   return found
+
+
+def _each(rules: tuple[tuple[str, str], ...]) -> Iterator[tuple[str, str]]:
+  """Yields rules; one of a layer becomes those of its two parts."""
+  for ours, theirs in rules:
+    if '[' not in theirs:
+      yield ours, theirs
+      continue
+    for choice, part in enumerate(('conv', 'norm'), 1):
+      name = re.sub(r'\[(.*?)\|(.*?)\]', rf'\{choice}', theirs)
+      yield f'{ours}/{part}', name
 
 
 def _pattern(ours: str) -> re.Pattern:

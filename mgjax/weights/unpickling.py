@@ -154,54 +154,56 @@ def _left_out(*unused) -> None:
   """A value that weights do not need, whatever it is made of."""
 
 
-_NUMPY_GLOBALS = {
-  f'numpy.{core}.{name}': value
-  for core in ('core', '_core')  # Before NumPy 2, and since.
-  for name, value in (
-    ('multiarray._reconstruct', _Function(lambda *unused: _Array())),
-    ('multiarray.scalar', _Function(_numpy_scalar)),
-    ('numeric._frombuffer', _Function(_array_of_buffer)),
-  )
-}
-# Every name that a file may use, and what it becomes.
+def _named(modules: str, **values: Any) -> dict[str, Any]:
+  """Names of values in any of some modules."""
+  return {f'{m}.{k}': v for m in modules.split() for k, v in values.items()}
+
+
+# Every name that a file may use, and what it becomes; a text stands for an
+# argument that nobody looks at.
 _GLOBALS = types.MappingProxyType(
   {
-    'torch._utils._rebuild_tensor': _Function(_rebuild_tensor),
-    'torch._utils._rebuild_tensor_v2': _Function(_rebuild_tensor),
-    'torch._utils._rebuild_parameter': _Function(lambda data, *unused: data),
-    'torch.Size': _Function(lambda shape=(): sizes(shape)),
+    **_named(
+      'torch._utils',
+      _rebuild_tensor=_Function(_rebuild_tensor),
+      _rebuild_tensor_v2=_Function(_rebuild_tensor),
+      _rebuild_parameter=_Function(lambda data, *unused: data),
+    ),
+    **_named('torch', Size=_Function(lambda shape=(): sizes(shape))),
     # The persistent ids of torch name storages by these.
-    **{f'torch.{name}': name for name in STORAGES},
-    **_NUMPY_GLOBALS,
-    'numpy.ndarray': 'ndarray',  # An argument of _reconstruct.
-    'numpy.dtype': _Function(_DType),
-    '_codecs.encode': _Function(_encode),
-    'collections.OrderedDict': _Record,
+    **_named('torch', **{name: name for name in STORAGES}),
+    **_named(
+      'numpy.core.multiarray numpy._core.multiarray',  # Before NumPy 2, since.
+      _reconstruct=_Function(lambda *unused: _Array()),
+      scalar=_Function(_numpy_scalar),
+    ),
+    **_named(
+      'numpy.core.numeric numpy._core.numeric',
+      _frombuffer=_Function(_array_of_buffer),
+    ),
+    **_named('numpy', ndarray='ndarray', dtype=_Function(_DType)),
+    **_named('_codecs', encode=_Function(_encode)),
     # Configurations, arguments, schedules and logs that some checkpoints carry
-    # along.
-    'fvcore.common.config.CfgNode': _Record,
-    'yacs.config.CfgNode': _Record,
-    'argparse.Namespace': _Record,
-    'collections.Counter': _Record,  # In torch's MultiStepLR.
-    'collections.defaultdict': _Function(lambda *unused: _Record()),
-    'mmengine.logging.history_buffer.HistoryBuffer': _Record,
-    'torch.device': _Function(_left_out),
-    **{
-      f'{module}.{name}': _Function(_left_out)
-      for module in ('builtins', '__builtin__')
-      for name in ('set', 'frozenset', 'bytearray', 'complex', 'slice', 'range')
-    },
-    **{
-      f'{module}.{name}': name  # Arguments of defaultdict.
-      for module in ('builtins', '__builtin__')
-      for name in ('list', 'int', 'float', 'str')
-    },
-    'copyreg._reconstructor': _Function(_reconstruct),
-    'copy_reg._reconstructor': _Function(_reconstruct),
-    'builtins.object': 'object',  # An argument of _reconstructor.
-    '__builtin__.object': 'object',
-    '__builtin__.dict': 'dict',
-    'builtins.dict': 'dict',
+    # along. A Counter is in torch's MultiStepLR.
+    **_named('fvcore.common.config yacs.config', CfgNode=_Record),
+    **_named('argparse', Namespace=_Record),
+    **_named('mmengine.logging.history_buffer', HistoryBuffer=_Record),
+    **_named(
+      'collections',
+      OrderedDict=_Record,
+      Counter=_Record,
+      defaultdict=_Function(lambda *unused: _Record()),
+    ),
+    **_named('torch', device=_Function(_left_out)),
+    **_named(
+      'builtins __builtin__',
+      **{
+        name: _Function(_left_out)
+        for name in 'set frozenset bytearray complex slice range'.split()
+      },
+      **{name: name for name in 'list int float str object dict'.split()},
+    ),
+    **_named('copyreg copy_reg', _reconstructor=_Function(_reconstruct)),
   }
 )
 

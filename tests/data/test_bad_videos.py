@@ -7,44 +7,40 @@ import pytest
 
 from mgjax.cli import RunError
 from mgjax.data import sources
-from mgjax.run import launch, loop
+from mgjax.run import bad_videos, launch
 from mgjax.setup import data as data_setup
 
 
-def test_each_is_counted_once_and_named(tiny_config, capsys):
-  tiny_config.data.max_bad_fraction = 0.02
+def test_each_is_counted_once_and_named(capsys):
   bad = {}
   for skipped in (
     [('a', 'cut off')],
     [],
     [('a', 'cut off'), ('b', 'no frames')],
   ):
-    loop.note_bad_videos(bad, skipped, 100, tiny_config)
+    bad_videos.note(bad, skipped, num_train=100, max_fraction=0.02)
   assert bad == {'a': 'cut off', 'b': 'no frames'}
   told = capsys.readouterr().err
   assert told.count('cannot decode') == 2
 
 
-def test_ids_with_colons_are_different_videos(tiny_config):
+def test_ids_with_colons_are_different_videos():
   """Folders of videos can have them, and the id is the path."""
-  tiny_config.data.max_bad_fraction = 0.02
   bad = {}
   skipped = [('run/take: 1.mp4', 'cut off'), ('run/take: 2.mp4', 'cut off')]
-  loop.note_bad_videos(bad, skipped, 100, tiny_config)
+  bad_videos.note(bad, skipped, num_train=100, max_fraction=0.02)
   assert bad == dict(skipped)
 
 
-def test_too_many_stop_the_run(tiny_config):
-  tiny_config.data.max_bad_fraction = 0.01
+def test_too_many_stop_the_run():
   bad = {'a': 'cut off'}
   with pytest.raises(RunError, match='2 of 100 .*max_bad_fraction=0.01.*b: no'):
-    loop.note_bad_videos(bad, [('b', 'no frames')], 100, tiny_config)
+    bad_videos.note(bad, [('b', 'no frames')], num_train=100, max_fraction=0.01)
 
 
-def test_a_resumed_run_with_a_lower_limit_stops_at_once(tiny_config):
-  tiny_config.data.max_bad_fraction = 0.0
+def test_a_resumed_run_with_a_lower_limit_stops_at_once():
   with pytest.raises(RunError, match='the last is a: cut off'):
-    loop.note_bad_videos({'a': 'cut off'}, [], 100, tiny_config)
+    bad_videos.note({'a': 'cut off'}, [], num_train=100, max_fraction=0.0)
 
 
 def test_the_runs_record_names_them(tiny_config, tmp_path, monkeypatch):

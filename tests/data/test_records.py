@@ -13,7 +13,7 @@ from mgjax.cli import RunError
 from mgjax.data import records, sources
 from mgjax.evaluation import results, scoring
 from mgjax.hosts import parallel
-from mgjax.run import loop
+from mgjax.run import bad_videos
 from mgjax.setup import data as data_setup
 from mgjax.setup import grids
 from tests.evaluation.test_scoring import NO_STATE, first_pixels
@@ -100,9 +100,10 @@ def test_a_damaged_record_is_replaced_by_the_same_other_video_and_named(config):
   for i in range(len(whole['ids'])):
     same = (whole['video'][i] == first['video'][i]).all()
     assert same == (i != clip - starts[step])
-  config.data.max_bad_fraction = 0.0
   with pytest.raises(RunError, match=f'1 of 240 .* the last is {name}: .*byte'):
-    loop.note_bad_videos({}, first['skipped'], len(source), config)
+    bad_videos.note(
+      {}, first['skipped'], num_train=len(source), max_fraction=0.0
+    )
 
 
 def test_an_evaluation_names_a_damaged_record_and_scores_the_others(config):

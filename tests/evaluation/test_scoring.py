@@ -143,7 +143,7 @@ def test_lost_views_are_counted_and_told_with_the_reason(
   ]
   words = results.describe(result)
   assert words.endswith(', 4 of 5 videos scored, 15 views lost')
-  assert results.losses(result)[0] == (
+  assert results.lost_views(result)[0] == (
     f'  {source[1].id}: 6 of 9 views lost: cut off at 0'
   )
   results.write(tmp_path, result)
@@ -157,7 +157,7 @@ def test_long_lists_of_losses_are_cut_short(views, monkeypatch):
   monkeypatch.setattr(results, '_MAX_LOST_PRINTED', 2)
   result = run(config, source)
   assert result['num_lossy_videos'] == 5 and len(result['lost']) == 3
-  lines = results.losses(result)
+  lines = results.lost_views(result)
   assert len(lines) == 3 and 'views of 3 more videos' in lines[-1]
 
 

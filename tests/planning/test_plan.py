@@ -16,7 +16,7 @@ from mgjax.cli import ConfigError
 from mgjax.config import fields as default
 from mgjax.models import slowfast
 from mgjax.planning import macs, plan, plan_picture, plan_text
-from mgjax.setup import grids, network, planning
+from mgjax.setup import grids, network, planning, run_settings
 
 ROOT = pathlib.Path(__file__).parents[2]
 COST = json.loads(
@@ -333,7 +333,7 @@ def test_a_difference_shows_fields_costs_and_phases(digits):
   config = moving_digits.get_config('grid=both')
   config.grid.fine_tune = False
   other = plan_of(config, 4000)
-  fields = plan_text.differing_fields(
+  fields = run_settings.differences(
     moving_digits.get_config('grid=both').to_dict(), config.to_dict()
   )
   assert fields == {'grid.fine_tune': (True, False)}

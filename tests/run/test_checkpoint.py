@@ -14,7 +14,7 @@ import pytest
 from mgjax.cli import ConfigError
 from mgjax.evaluation import command as evaluation
 from mgjax.predicting import command as predicting
-from mgjax.run import checkpoint, checkpoint_record
+from mgjax.run import checkpoint
 from mgjax.run.checkpoint import DamagedError
 from mgjax.run.checkpoint_manager import Checkpoints, Keep
 from mgjax.setup import data as data_setup
@@ -66,12 +66,7 @@ def variables_of(state: TrainState) -> dict:
 
 
 def restore(path, state=None):
-  checkpoints = Checkpoints(path.parent.parent)
-  found = checkpoints.restore(
-    abstract_of(state or make_state()), int(path.name)
-  )
-  checkpoints.close()
-  return found
+  return checkpoint.restore(path, abstract_of(state or make_state()))
 
 
 def load(path, **options) -> dict:
@@ -127,14 +122,14 @@ def test_a_flipped_bit_in_any_file_is_noticed_or_changes_nothing(tmp_path):
 
 def test_no_byte_of_the_record_can_change_unnoticed(tmp_path):
   path = write(tmp_path, 3)
-  want = checkpoint_record.read_record(path)
+  want = checkpoint.read_record(path)
   file = path / 'progress' / 'metadata'
   content = file.read_bytes()
   noticed = 0
   for position in range(len(content)):
     flip(file, position, position % 8)
     try:
-      assert checkpoint_record.read_record(path) == want
+      assert checkpoint.read_record(path) == want
     except DamagedError:
       noticed += 1
     file.write_bytes(content)
@@ -213,7 +208,7 @@ def make_old(path: pathlib.Path, state: TrainState) -> None:
   record = {
     'times': {},
     'scores': {},
-    'crc32': checkpoint_record.checksum(state),
+    'crc32': checkpoint.checksum(state),
   }
   (path / 'progress' / 'metadata').write_text(json.dumps(record))
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from mgjax.run.clock import StepClock, Times
+from mgjax.run.clock import Marks, StepClock, Times
 
 RECORDS = pathlib.Path(__file__).parents[2] / 'experiments/records'
 
@@ -42,11 +42,8 @@ def run_step(clock, *, batch_s, step_s, synchronous=False):
     result.block_until_ready()
   clock.dispatched(
     {'loss': result},
-    asked_batch=asked,
-    got_batch=got,
-    got_program=got,
-    called=got,
-    report=lambda *_: None,
+    Marks(asked, got, got, got),
+    lambda *_: None,
   )
   return got - asked
 

@@ -30,7 +30,7 @@ def test_a_checkpoint_gives_the_weights_that_were_evaluated(tmp_path, average):
   abstract = train_state.abstract_state(
     lambda: make_state(average), parallel.replicated(parallel.make_mesh())
   )
-  resumed, _ = checkpoints.restore(abstract, 4)
+  resumed, _ = checkpoint.restore(checkpoints.directory / '4', abstract)
   assert jax.tree.structure(resumed) == jax.tree.structure(state)
   for a, b in zip(
     jax.tree.leaves(resumed), jax.tree.leaves(state), strict=True

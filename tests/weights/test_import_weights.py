@@ -367,7 +367,7 @@ def test_split_statistics_become_those_of_the_whole():
     (len(values),), np.dtype(np.float32), lambda: np.float32(values)
   )
   ones = [1.0] * 3
-  merged = contents.merge_split_statistics(
+  merged, _, _ = contents.merge_split_statistics(
     {
       'a.bn.weight': tensor(ones),
       'a.bn.bn.running_mean': tensor(ones),  # Stale.

@@ -11,7 +11,7 @@ from experiments.tables import (
   measured,
 )
 from mgjax import cli
-from mgjax.planning import plan_text
+from mgjax.setup import run_settings
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_choice_differs_from_both_in_one_thing():
   config = lambda name: cli.read_config(
     runs[name].config, runs[name].overrides
   ).to_dict()
-  fields = lambda a, b: set(plan_text.differing_fields(config(a), config(b)))
+  fields = lambda a, b: set(run_settings.differences(config(a), config(b)))
   for name, field in (
     ('no-groups', 'norm.group_clips'),
     ('no-fine-tuning', 'grid.fine_tune'),
