@@ -1,8 +1,10 @@
 """What every command shares: flags, and errors that a person can act on."""
 
 import contextlib
+import functools
 import importlib
 import math
+import operator
 import os
 import pathlib
 import re
@@ -335,6 +337,7 @@ def _replace_network(config: ml_collections.ConfigDict, name: str) -> None:
 
 
 def _check_override(config: ml_collections.ConfigDict, field: str) -> None:
+  """Refuses a field that is not there, and a section, which has no value."""
   missing = rules.unknown_field(config, field)
   if missing:
     name, hint = missing
@@ -342,6 +345,12 @@ def _check_override(config: ml_collections.ConfigDict, field: str) -> None:
     raise ConfigError(
       f'--config.{field}: there is no {what}.{hint} '
       f'{config_file.fields_path(field)} lists them all.'
+    )
+  value = functools.reduce(operator.getitem, field.split('.'), config)
+  if isinstance(value, ml_collections.ConfigDict):
+    raise ConfigError(
+      f'--config.{field} is a section; set its fields one by one, such as '
+      f'--config.{field}.{next(iter(value), "NAME")}=...'
     )
 
 

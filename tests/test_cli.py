@@ -180,7 +180,7 @@ def test_a_config_file_without_arguments_takes_none(tmp_path):
     ('seed.x=3', 'there is no such field'),
     ('data.mean[0]=3', "there is no such field. Did you mean 'mean'"),
     ('data.batch_size=8.0', "invalid literal for int.*'8.0'"),
-    ('data={}', 'the config has no field data.batch_size'),
+    ('data={}', '--config.data is a section; set its fields'),
     ('data.flip=7', 'Non-boolean argument to boolean flag'),
     ("model.blocks=('a',)", 'model.blocks is .* must be a tuple of integers'),
   ],

@@ -43,12 +43,14 @@ def headline() -> str:
   faster = baseline.mean_train_s / multigrid.mean_train_s
   change = multigrid.mean - baseline.mean
   direction = 'lower' if change < 0 else 'higher'
+  zero = 'includes' if low < 0 < high else 'excludes'
   return (
     f'**What holds:** with multigrid, a small SlowFast took {faster:.1f} times '
     'less training time than its baseline, on\n'
-    'generated videos, on two CPU cores. Its top-1 was '
-    f'{abs(change):.1f} points {direction} (95 % interval of the difference:\n'
-    f'{low:+.2f} to {high:+.2f}; {len(multigrid.top1)} seeds of each).'
+    'generated videos, on two CPU cores. Its mean top-1 was '
+    f'{abs(change):.1f} points {direction}; the 95 % interval of the\n'
+    f'difference, {low:+.2f} to {high:+.2f}, {zero} zero '
+    f'({len(multigrid.top1)} seeds of each).'
   )
 
 

@@ -63,9 +63,7 @@ def evaluate_checkpoint(
     config, workdir, allow_config_change
   )
   mesh = parallel.make_mesh()
-  run_checks.check_evaluation(config, data_setup.describe(config), mesh.size)
-  planning.check_network(config, [grids.eval_grid(config)])
-  source = data_setup.source(config, config.eval.split)
+  source = _open_source(config, mesh.size)
   overrides |= _other_labels(workdir, source, allow_config_change)
   if peers.is_first:
     files.check_output(
@@ -131,6 +129,19 @@ def _shown_progress(
 
   with contextlib.closing(bar):
     yield report
+
+
+def _open_source(
+  config: ml_collections.ConfigDict, num_devices: int
+) -> sources.Source:
+  """Opens the videos, once it is certain that the settings can work.
+
+  Raises:
+    ConfigError: They cannot, or the data set is not there.
+  """
+  run_checks.check_evaluation(config, data_setup.describe(config), num_devices)
+  planning.check_network(config, [grids.eval_grid(config)])
+  return data_setup.source(config, config.eval.split)
 
 
 def _other_labels(
