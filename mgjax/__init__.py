@@ -8,13 +8,14 @@ For a training of your own (docs/existing_training.md, examples/):
                  `abstract` makes the shapes of its arguments
   group_matrix   batch-norm groups as a value; grouped_batch_norm takes it, and
                  so does BatchNorm, the layer for Flax Linen
+  Dropout        masks of clips, whatever part of the batch they are in
   build_model    one of the networks here, by name
 For a training by settings: read_config, run_training, evaluate_checkpoint. What
 a person can mend is a ConfigError or a RunError.
 
-The names in `mgjax.__all__` are stable: what they take is only added to before
-version 1.0, and what is to go is announced one version before. Everything else
-may move.
+The names in `mgjax.__all__` and `mgjax.config.fields.base` are stable: what
+they take is only added to before version 1.0, and what is to go is announced
+one version before. Everything else may move.
 
 Commands: train, evaluate, predict, plan, replay, import_weights, data.prepare,
 data.bench and data.moving_digits are modules with flags alone. They import what
@@ -53,6 +54,7 @@ __version__ = '0.1.0'
 _NAMES = {
   'BatchNorm': 'mgjax.models.norm',
   'ConfigError': 'mgjax.errors',
+  'Dropout': 'mgjax.models.dropout',
   'Grid': 'mgjax.grids.schedule',
   'GridSchedule': 'mgjax.grids.schedule',
   'Order': 'mgjax.data.order',

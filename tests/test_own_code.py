@@ -17,8 +17,9 @@ from mgjax.data import own_source
 from mgjax.data.decode import Video
 from mgjax.errors import ConfigError, RunError
 from mgjax.grids import Grid
+from mgjax.hosts import parallel
 from mgjax.setup import data as data_setup
-from mgjax.setup import network, planning
+from mgjax.setup import network, planning, programs
 
 ROOT = pathlib.Path(__file__).parents[1]
 NETS = """
@@ -71,6 +72,43 @@ class FlaxNorm(nn.Module):
   def __call__(self, video, deterministic):
     x = nn.BatchNorm(deterministic)(video.mean((1, 2, 3)))
     return nn.Dense(self.num_classes)(x)
+
+
+class Anything(Plain):
+  @nn.compact
+  def __call__(self, video, **kwargs):
+    assert set(kwargs) == {'same_group', 'deterministic', 'clip_index'}
+    return nn.Dense(self.num_classes)(video.mean((1, 2, 3)))
+
+
+class Drops(nn.Module):
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, video, deterministic):
+    x = nn.Dense(64)(video.mean((1, 2, 3)))
+    x = nn.Dropout(0.5)(x, deterministic=deterministic)
+    return nn.Dense(self.num_classes)(x)
+
+
+class DropsByClip(nn.Module):
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, video, deterministic, clip_index=None):
+    x = nn.Dense(64)(video.mean((1, 2, 3)))
+    x = mgjax.Dropout(0.5)(x, clip_index, deterministic=deterministic)
+    return nn.Dense(self.num_classes)(x)
+
+
+class Classless(nn.Module):
+  width: int = 3
+
+
+class Raises(Plain):
+  def __post_init__(self):
+    super().__post_init__()
+    {}['missing']
 
 
 class NeedsWidth(Plain):
@@ -259,6 +297,15 @@ GRIDS = [Grid(4, 16, 16, 8), Grid(8, 24, 24, 4)]
       'a statistics step .*mgjax.BatchNorm',
     ),
     ('not_a_module', {}, 'makes a function; it must be a flax.linen.Module'),
+    ('Net', {'norm.frozen': 'all'}, 'norm.frozen knows .* only'),
+    (
+      'Net',
+      {'train.remat': 'block'},
+      'no argument `remat`, so that',
+    ),
+    ('Plain', {'norm.momentum': 0.5}, 'so that norm.momentum does nothing'),
+    ('Classless', {}, 'no argument `num_classes`'),
+    ('Raises', {}, 'refuses its options: KeyError at .*nets.py:'),
   ],
 )
 def test_a_network_that_cannot_be_trained_is_refused(
@@ -266,7 +313,7 @@ def test_a_network_that_cannot_be_trained_is_refused(
 ):
   config = with_network(name, fields_of)
   with pytest.raises(ConfigError, match=words):
-    planning.check_network(config, GRIDS)
+    planning.check_own_network(config, GRIDS, trains=True)
 
 
 @pytest.mark.parametrize(
@@ -274,11 +321,43 @@ def test_a_network_that_cannot_be_trained_is_refused(
   [
     ('Net', {}),
     ('Plain', {'norm.precise_batches': 0}),
+    ('Plain', {'norm.precise_batches': 0, 'train.micro_batches': 2}),
     ('FlaxNorm', {'norm.precise_batches': 0, 'norm.group_clips': 0}),
+    ('Anything', {'norm.precise_batches': 0}),
   ],
 )
 def test_a_network_need_not_take_all_arguments(package, name, fields_of):
-  planning.check_network(with_network(name, fields_of), GRIDS)
+  config = with_network(name, fields_of)
+  planning.check_own_network(config, GRIDS, trains=True)
+
+
+def test_of_a_network_that_is_evaluated_only_no_training_is_asked(package):
+  planning.check_own_network(with_network('Plain'), GRIDS, trains=False)
+
+
+@pytest.mark.parametrize('name,same', [('Drops', False), ('DropsByClip', True)])
+def test_micro_batches_have_masks_of_their_own(package, name, same):
+  config = with_network(name)
+  model = network.model(config)
+  assert model.draws_by_clip == same
+  video = np.ones((4, 2, 8, 8, 3), np.float32)
+  batch = {
+    'video': np.full(video.shape, 255, np.uint8),
+    'label': np.zeros(4, np.int32),
+    'flip': np.zeros(4, bool),
+  }
+  losses = []
+  for parts in (1, 2):
+    config.train.micro_batches = parts
+    parts = network.compose(config, parallel.make_mesh(1))
+    step = programs.make_train_step(config, parts)
+    state = parts.make_state()
+    key = jax.random.key(0)
+    _, metrics = jax.jit(step)(state, batch, np.float32(0), np.int32(2), key)
+    losses.append(float(metrics['loss']))
+  # With masks of its own each part has another loss than with those of the
+  # whole; with the same masks, all is as in the whole.
+  assert (abs(losses[0] - losses[1]) < 1e-6) == same
 
 
 def test_its_parameters_have_no_other_level_than_its_own(package):

@@ -53,6 +53,19 @@ class Network(nn.Module, kw_only=True):
       if rule and field.name != 'dtype' and not rule.has(value):
         raise ValueError(f'{field.name} is {value!r}; it must be {rule.text}.')
 
+  def changed(self, **options: Any) -> 'Network':
+    """The same network with other options.
+
+    Args:
+      **options: Such as remat=False.
+    """
+    return self.clone(**options)
+
+  @property
+  def draws_by_clip(self) -> bool:
+    """Whether dropout depends on a clip's number in the batch (`Dropout`)."""
+    return True
+
 
 class Head(nn.Module):
   """Average of each pathway, joined, dropout, linear classifier.

@@ -3,6 +3,7 @@
 What such a class must be is written down in docs/own_code.md.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Collection
 from typing import Any
@@ -63,7 +64,18 @@ class OwnNetwork(Network):
   @property
   def _takes(self) -> Collection[str]:
     """Names of the arguments that the module is called with."""
-    return inspect.signature(type(self.net).__call__).parameters
+    takes = inspect.signature(type(self.net).__call__).parameters
+    if any(p.kind == p.VAR_KEYWORD for p in takes.values()):
+      return ('same_group', 'deterministic', 'clip_index')
+    return takes
+
+  def changed(self, **options: Any) -> 'OwnNetwork':
+    inner = {k: v for k, v in options.items() if hasattr(self.net, k)}
+    return self.clone(net=self.net.clone(**inner), **options)
+
+  @property
+  def draws_by_clip(self) -> bool:
+    return 'clip_index' in self._takes
 
   @property
   def takes_groups(self) -> bool:
@@ -89,16 +101,43 @@ def build(name: str, options: dict[str, Any]) -> OwnNetwork:
   """
   made = own.load('model.name', name)
   takes = own.parameters(made)
+  _check_given(options, takes)
   try:
     net = made(**{k: v for k, v in options.items() if k in takes})
-  except (TypeError, ValueError) as error:
-    raise ValueError(f'{name} refuses its options: {error}') from error
+  except Exception as error:  # Of the user's code: of any kind.
+    raise ValueError(
+      f'{name} refuses its options: {own.describe(error)}'
+    ) from error
   if not isinstance(net, nn.Module):
     raise ValueError(
       f'{name} makes a {type(net).__name__}; it must be a flax.linen.Module.'
     )
-  common = ('norm_momentum', 'norm_eps', 'norm_frozen', 'remat', 'dtype')
-  return OwnNetwork(net=net, **{k: options[k] for k in common if k in options})
+  common = {field.name for field in dataclasses.fields(Network)} | {'dtype'}
+  return OwnNetwork(
+    net=net, **{k: v for k, v in options.items() if k in common}
+  )
+
+
+def _check_given(options: dict[str, Any], takes: Collection[str]) -> None:
+  """Refuses settings that would do nothing, as the class takes them not."""
+  if 'num_classes' not in takes:
+    raise ValueError('it has no argument `num_classes`.')
+  if options.get('norm_frozen'):
+    raise ValueError(
+      "norm.frozen knows the batch norms of mgjax's networks only; leave it "
+      "at ''."
+    )
+  for name, field in (
+    ('remat', 'train.remat'),
+    ('norm_momentum', 'norm.momentum'),
+    ('norm_eps', 'norm.eps'),
+  ):
+    default = getattr(Network, name)
+    if options.get(name, default) != default and name not in takes:
+      raise ValueError(
+        f'it has no argument `{name}`, so that {field} does nothing; add the '
+        'argument, or leave the field at its default.'
+      )
 
 
 def check(
@@ -106,8 +145,10 @@ def check(
   grids: list[tuple[int, int, int]],
   *,
   num_classes: int,
-  takes_moments: bool,
-  takes_groups: bool,
+  trains: bool = True,
+  estimates: bool = False,
+  in_parts: bool = False,
+  takes_groups: bool = False,
 ) -> None:
   """Traces what the trainer will ask of a network; nothing is computed.
 
@@ -116,8 +157,9 @@ def check(
     grids: Frames, height and width of clips that it is to take; one tree of
       parameters must serve all of them.
     num_classes: K.
-    takes_moments: Whether the statistics of single batches are asked for: to
-      estimate them before an evaluation, or for micro-batches.
+    trains: Whether it is trained at these grids; else it is evaluated only.
+    estimates: Whether statistics are estimated before an evaluation.
+    in_parts: Whether batches are computed in micro-batches.
     takes_groups: Whether batch norm is to be over groups of clips.
 
   Raises:
@@ -131,7 +173,13 @@ def check(
       'initialisation', grid, model.init, {'params': key, 'dropout': key}, video
     )
     _check_collections(variables)
-    if takes_groups and 'batch_stats' in variables and not model.takes_groups:
+    kept = variables.get('batch_stats', {})
+    if trains and estimates and not kept:
+      raise ValueError(
+        'it has no batch norm, so no statistics can be estimated: set '
+        'norm.precise_batches=0.'
+      )
+    if trains and takes_groups and kept and not model.takes_groups:
       raise ValueError(
         'it has batch norms, but `__call__` takes no `same_group`, so that '
         'they are over the whole batch; set norm.group_clips=0, or use '
@@ -140,8 +188,8 @@ def check(
     trees[grid] = jax.tree.map(lambda x: (x.shape, x.dtype), variables)
     group = jax.ShapeDtypeStruct((2, 2), jnp.float32)
     index = jax.ShapeDtypeStruct((2,), jnp.int32)
-    steps = {'a training step': 'batch_stats'}
-    if takes_moments:
+    steps = {'a training step': 'batch_stats'} if trains else {}
+    if trains and kept and (estimates or in_parts):
       steps['a statistics step'] = 'batch_moments'
     for step, collection in steps.items():
       apply = lambda variables, video, group, index, c=collection: model.apply(
@@ -159,9 +207,7 @@ def check(
           raise
         raise ValueError(f'{error}. {_OF_MOMENTS}') from error
       _check_logits(step, grid, logits, num_classes)
-      if not model.norm_frozen:  # Frozen layers give none.
-        new = new.get(collection, {})
-        _check_statistics(step, variables, new, takes_moments)
+      _check_statistics(step, kept, new.get(collection, {}))
     logits = _trace('an evaluation', grid, model.apply, variables, video)
     _check_logits('an evaluation', grid, logits, num_classes)
   first, *others = trees
@@ -177,10 +223,9 @@ def _trace(step: str, grid: tuple[int, int, int], function, *arguments) -> Any:
   try:
     return jax.eval_shape(function, *arguments)
   except Exception as error:  # Of the user's code: of any kind.
-    lines = str(error).strip().splitlines() or ['']
     raise ValueError(
       f'{step} on clips of {grid} (frames, height, width) fails: '
-      f'{type(error).__name__}: {lines[0]}'
+      f'{own.describe(error)}'
     ) from error
 
 
@@ -209,16 +254,8 @@ def _check_logits(
     )
 
 
-def _check_statistics(
-  step: str, variables: dict, new: dict, takes_moments: bool
-) -> None:
-  """Refuses running statistics that a step does not give, or none to take."""
-  kept = variables.get('batch_stats', {})
-  if not kept and takes_moments:
-    raise ValueError(
-      'it has no batch norm, so no statistics can be estimated: set '
-      'norm.precise_batches=0.'
-    )
+def _check_statistics(step: str, kept: dict, new: dict) -> None:
+  """Refuses a step that does not give what running statistics need."""
   paths = lambda tree: {
     jax.tree_util.keystr(path[:-1], simple=True, separator='/')
     for path, _ in jax.tree.leaves_with_path(tree)

@@ -46,7 +46,9 @@ def main(values: flags.FlagValues, *configs: str) -> None:
     _write(values, *_budget(values, config, num_train))
     return
   schedule = grids.schedule(config, num_train, num_devices=values.num_devices)
-  planning.check_own_network(config, {*schedule.grids, grids.eval_grid(config)})
+  planning.check_own_network(
+    config, {*schedule.grids, grids.eval_grid(config)}, trains=True
+  )
   plan = _plan(values, config, schedule, size_source)
   if values.format != 'png':
     _write(values, plan, lambda: plan_text.table(plan))

@@ -66,10 +66,7 @@ def model(config: ml_collections.ConfigDict) -> nn.Module:
     ConfigError: The name or an option is unknown, or a value cannot work.
   """
   if config.model.num_classes is None:
-    raise ConfigError(
-      'model.num_classes is not set, and there is no data set to tell it; set '
-      'it'
-    )
+    raise ConfigError('model.num_classes is not set; set it')
   options = config.model.to_dict()
   options |= options.pop('options', {})
   try:

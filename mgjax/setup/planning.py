@@ -90,31 +90,32 @@ def check_network(
 ) -> None:
   """Refuses a network that cannot be built, or grids too small for it.
 
-  Of a network of the user's own, all that the trainer will ask is traced.
+  Of a network of the user's own, all that it will be asked is traced.
 
-  Every command calls it before it opens any data. What it traces is kept, so
+  Commands call it before they open any data. What it traces is kept, so
   that a plan, and an estimate of memory, trace no grid again.
 
   Args:
-    config: See mgjax/config/fields.py; only the model is read.
+    config: See mgjax/config/fields.py; `model`, `norm` and `train` are read.
     grids: What the network is to take.
-    phases: Where the grids come from, for the message of an error.
+    phases: Of the training that the grids come from; (): there is none.
 
   Raises:
     ConfigError: Says what is wrong with the network, and names the grid.
   """
-  check_own_network(config, grids)
+  check_own_network(config, grids, trains=bool(phases))
   gmacs_per_clip(config, grids, phases)
 
 
 def check_own_network(
-  config: ml_collections.ConfigDict, grids: Collection[Grid]
+  config: ml_collections.ConfigDict, grids: Collection[Grid], *, trains: bool
 ) -> None:
-  """Refuses a network of the user's own that a training could not use.
+  """Refuses a network of the user's own that could not be used.
 
   Args:
     config: Says which network; the others, which tests know, are not traced.
     grids: What it is to take.
+    trains: Whether it is trained at these grids; else it is evaluated only.
 
   Raises:
     ConfigError: Names the step that fails, and how.
@@ -124,14 +125,14 @@ def check_own_network(
   from mgjax.models import own_network
   from mgjax.setup import network
 
-  frozen, micro_batches = config.norm.frozen, config.train.micro_batches
   try:
     own_network.check(
       network.model(config),
       sorted({(grid.T, grid.H, grid.W) for grid in grids}),
       num_classes=config.model.num_classes,
-      takes_moments=frozen != 'all'
-      and (config.norm.precise_batches > 0 or micro_batches > 1),
+      trains=trains,
+      estimates=config.norm.precise_batches > 0,
+      in_parts=config.train.micro_batches > 1,
       takes_groups=config.norm.group_clips > 0,
     )
   except ConfigError:

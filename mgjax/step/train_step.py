@@ -170,6 +170,9 @@ def _make_gradients(
     state, batch, groups, dropout, clip_index=None, collection='batch_stats'
   ):
     video = inputs(batch)
+    if clip_index is not None and not model.draws_by_clip:
+      # Else all parts of a batch would have the same masks.
+      dropout = jax.random.fold_in(dropout, clip_index[0])
     # A matrix and not a loop over the groups: their number is a value of the
     # program, and one program serves every phase that has this grid.
     same_group = norm.group_matrix(video.shape[0], groups)

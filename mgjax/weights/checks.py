@@ -132,7 +132,7 @@ def check_features(
     ConfigError: Names the first layer that has such features.
   """
   # What is inside of a rematerialised block could not be taken out of it.
-  model = model.clone(remat=False)
+  model = model.changed(remat=False)
 
   names = []
 
@@ -164,7 +164,7 @@ def check_features(
 
 def _logits(model: nn.Module, variables: dict, video: np.ndarray) -> np.ndarray:
   # In float32, whatever the run computes in: bfloat16 differs by the tolerance.
-  model = model.clone(dtype=np.float32)
+  model = model.changed(dtype=np.float32)
   return np.asarray(jax.jit(model.apply)(variables, video))
 
 

@@ -14,7 +14,7 @@ from absl import flags
 from flax import traverse_util
 
 from mgjax import models
-from mgjax.config import saved
+from mgjax.config import own, saved
 from mgjax.errors import ConfigError
 from mgjax.hosts import parallel
 from mgjax.run import checkpoint
@@ -235,6 +235,11 @@ def main(values: flags.FlagValues, *arguments: str) -> None:
   if not values.out:
     raise ConfigError('--out is missing; say where to write.')
   path, out = pathlib.Path(arguments[0]), pathlib.Path(values.out)
+  if own.is_own(values.config.model.name):
+    raise ConfigError(
+      f'model.name={values.config.model.name!r}: the names of weights of other '
+      "frameworks are known for mgjax's networks only."
+    )
   parallel.find_devices()
   if values.to:
     count = export(values.config, path, values.to, out)

@@ -154,7 +154,7 @@ def test_a_residual_branch_starts_at_zero():
 @pytest.mark.parametrize(
   'options,message',
   [
-    ({'depth': 34}, 'depth of .50, 101, 152'),
+    ({'depth': 34}, 'depth is 34; it must be 50, 101 or 152'),
     ({'width': 4, 'bl_alpha': 8}, 'bl_alpha 8 leaves no channels of width 4'),
   ],
 )

@@ -229,7 +229,7 @@ def test_an_old_checkpoint_is_checked_where_it_is_read_whole(tmp_path, capsys):
 
 @pytest.fixture
 def config(tiny_config):
-  tiny_config.model.name = 'slow'
+  tiny_config.model.choose('slow')
   tiny_config.model.blocks = (1, 1)
   tiny_config.model.width = 4
   tiny_config.data.num_frames = 2

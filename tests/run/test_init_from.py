@@ -19,7 +19,7 @@ from tests.weights import test_import_weights as weights
 @pytest.fixture
 def config(tiny_config):
   """One epoch whose learning rate is nothing: parameters stay as they are."""
-  tiny_config.model.name = 'slow'
+  tiny_config.model.choose('slow')
   tiny_config.model.blocks = (1, 1)
   tiny_config.model.width = 4
   tiny_config.data.num_frames = 2

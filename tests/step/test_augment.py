@@ -56,7 +56,7 @@ def augmented():
 
 
 def test_everything_off_is_no_function_at_all():
-  assert augmentation.augment(fields.base()) is None
+  assert augmentation.augment(make_config()) is None
 
 
 @pytest.mark.parametrize('name', EVERYTHING)
