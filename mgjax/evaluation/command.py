@@ -85,9 +85,7 @@ def evaluate_checkpoint(
   eval_stream = data_setup.eval_stream(
     config, source, shard=peers.index, num_shards=peers.count
   )
-  begun = partial.load()
-  first = begun[0] if begun else 0
-  with _shown_progress(eval_stream, first, peers, stop) as report:
+  with _shown_progress(eval_stream, partial, peers, stop) as report:
     result = results.evaluate(
       program,
       state,
@@ -111,13 +109,17 @@ def evaluate_checkpoint(
 @contextlib.contextmanager
 def _shown_progress(
   eval_stream: stream.EvalStream,
-  first: int,
+  partial: scoring.Partial,
   peers: Peers,
   stop: stop_signal.Listener | None,
 ) -> Iterator[Callable[[int, int], None]]:
   """Yields the `report` of `scoring.score`: a bar; it stops at a signal."""
+  begun = partial.load()
   bar = Progress(
-    eval_stream.num_batches, first, unit='batch', quiet=not peers.is_first
+    eval_stream.num_batches,
+    begun[0] if begun else 0,
+    unit='batch',
+    quiet=not peers.is_first,
   )
 
   def report(done: int, total: int) -> None:
