@@ -8,7 +8,7 @@ import pytest
 
 from mgjax.cli import ConfigError
 from mgjax.config import fields
-from mgjax.data import stream
+from mgjax.data import decode
 from mgjax.data.records import DamagedRecordError
 from mgjax.grids import Grid
 from mgjax.setup import data as data_setup
@@ -64,7 +64,7 @@ def test_the_smallest_copy_that_is_large_enough_is_read(folder, short_px, want):
     example = source.read(i, short_px=short_px)
     # The copies have other shards, and so other places.
     assert (example.id, example.label) == (source[i].id, source[i].label)
-    with stream.Video(example.video) as video:
+    with decode.Video(example.video) as video:
       assert min(video.height, video.width) == want
 
 
@@ -116,7 +116,7 @@ def changed(folder, tmp_path):
 
 def test_a_copy_with_other_frames_is_not_read(changed):
   source = changed(lambda r: {**r, 'num_frames': r['num_frames'] + 1})
-  with stream.Video(source.read(0, short_px=20).video) as video:
+  with decode.Video(source.read(0, short_px=20).video) as video:
     assert min(video.height, video.width) == 32
 
 

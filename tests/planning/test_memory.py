@@ -45,7 +45,7 @@ def estimate(config, model, grid, num_devices=1):
 @pytest.mark.parametrize('optimizer,copies', [('sgd', 2), ('adamw', 3)])
 def test_the_state_is_counted_without_making_it(name, optimizer, copies):
   config = moving_digits.get_config()
-  config.model.name = name
+  config.model.choose(name)
   config.model.width = 32
   config.optim.name = optimizer
   model, tx = network.model(config), network.optimizer(config)
