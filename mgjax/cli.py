@@ -219,7 +219,11 @@ def report(error: BaseException) -> int:
   """
   code, text = _describe(error)
   shown = os.environ.get('MGJAX_TRACEBACK', '') not in ('', '0')
-  if shown and not isinstance(error, ConfigError | RunError):
+  # What a person can act on needs none, but the code of the user's own that it
+  # comes from.
+  if shown and (
+    error.__cause__ or not isinstance(error, ConfigError | RunError)
+  ):
     traceback.print_exception(error)
   if text is None:
     text = _describe_bug(error, shown)
@@ -308,30 +312,39 @@ class _ConfigParser(flags.ArgumentParser):
       except ConfigError as error:
         raise ConfigError(f'{argument}: {error}') from error
     config.lock()
-    overrides = [
-      match
-      for word in self._argv
-      if (match := re.match(r'--?(?:no)?config\.([^=]+)(?:=(.*))?', word))
-    ]
-    for field, value in (match.groups() for match in overrides):
-      if field == 'model.name' and value:  # It decides which fields there are.
-        _replace_network(config, value)
-      elif field == 'data.name' and value:
-        config.data.name = value
-    for match in overrides:
-      _check_override(config, match[1])
+    overrides = []
+    for word, following in zip(
+      self._argv, [*self._argv[1:], None], strict=True
+    ):
+      match = re.match(r'--?(?:no)?config\.([^=]+)(?:=(.*))?', word)
+      if match:
+        field, value = match.groups()
+        overrides.append((field, following if value is None else value))
+    for field, value in overrides:
+      section, _, rest = field.partition('.')
+      # It decides which fields there are.
+      if section in ('model', 'data') and rest == 'name' and value:
+        _choose(config, section, value)
+    for field, _ in overrides:
+      _check_override(config, field)
     return config
 
 
-def _replace_network(config: ml_collections.ConfigDict, name: str) -> None:
-  """Chooses another network than the config file, and says what is lost."""
-  before = config.model.name
-  lost = config.model.replace(name) if name != before else {}
+def _choose(config: ml_collections.ConfigDict, section: str, name: str) -> None:
+  """Sets another name than the config file, and says what is lost.
+
+  Args:
+    config: Is changed.
+    section: 'model' or 'data'.
+    name: Of a network or a data set.
+  """
+  before = config[section].name
+  lost = config[section].choose(name) if name != before else {}
   if lost:
     listed = ', '.join(f'{field}={value}' for field, value in lost.items())
     print(
-      f'--config.model.name={name}: the options of {before!r} that the config '
-      f'sets and {name!r} lacks are left out: {listed}',
+      f'--config.{section}.name={name}: the options of {before!r} that the '
+      f'config sets and {name!r} lacks are left out: {listed}',
       file=sys.stderr,
     )
 
@@ -344,7 +357,7 @@ def _check_override(config: ml_collections.ConfigDict, field: str) -> None:
     what = 'such field' if name == field else f'field {name!r}'
     raise ConfigError(
       f'--config.{field}: there is no {what}.{hint} '
-      f'{config_file.fields_path(field)} lists them all.'
+      f'{rules.listing(config, field)}'
     )
   value = functools.reduce(operator.getitem, field.split('.'), config)
   if isinstance(value, ml_collections.ConfigDict):

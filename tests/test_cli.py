@@ -78,6 +78,31 @@ def get_config():
       "FILE:5: there is no field 'datta' .* did you mean 'data'",
     ),
     (
+      BASE + '  config.optim.width = 3',
+      r"FILE:5: there is no field 'width' \(config.optim.width = 3\)\. \S*fi",
+    ),
+    (
+      BASE + '  config.model.shift_div = 3',
+      "FILE:5 .*: there is no field model.shift_div. model.name='slowfast' has "
+      "no such option; that is one of 'tsm'. .*network_options.py lists",
+    ),
+    (
+      BASE + '  config.data.crop_pix = 3',
+      'FILE:5 .*: there is no field data.crop_pix. Did you mean .crop_px.*fiel',
+    ),
+    (
+      BASE + "  config.model = {'name': 'slow'}",
+      'FILE:5: model is a section .*ne by one, model.name first',
+    ),
+    (
+      'from mgjax.config import fields\nfields.base().model.name = "vit"',
+      "FILE:2 .*: model.name is 'vit'",
+    ),
+    (
+      BASE + '  config.data.name = 3',
+      'FILE:5 .*: data.name is 3; it must be the name of a data set',
+    ),
+    (
       BASE + '  config.data.batch_size = 8.0',
       'FILE:5: batch_size is 8.0, of type float .* must be of type int',
     ),
@@ -190,6 +215,13 @@ def test_an_override_that_cannot_work_is_refused(override, words):
     cli.read_config(f'{FOLDER}/{DIGITS}', [f'--config.{override}'])
 
 
+@pytest.mark.parametrize('space', [' ', '='])
+def test_a_name_brings_its_options_in_either_form_of_a_flag(space):
+  flags = f'--config.model.name{space}tsm --config.model.shift_div{space}4'
+  config = cli.read_config(f'{FOLDER}/{DIGITS}', flags.split())
+  assert config.model.shift_div == 4
+
+
 # Errors of any kind.
 
 
@@ -236,6 +268,18 @@ def test_what_a_person_can_act_on_is_one_line(
   assert cli.guard(fail_with(error)) == code
   said = capsys.readouterr().err
   assert said.count('\n') == 1 and re.search(words, said)
+
+
+def test_the_traceback_of_the_users_own_code_is_shown_if_asked_for(
+  capsys, monkeypatch
+):
+  monkeypatch.setenv('MGJAX_TRACEBACK', '1')
+  error = ConfigError('it fails')
+  assert cli.guard(fail_with(error)) == 2
+  assert 'Traceback' not in capsys.readouterr().err
+  error.__cause__ = KeyError('theirs')
+  assert cli.guard(fail_with(error)) == 2
+  assert "KeyError: 'theirs'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

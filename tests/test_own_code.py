@@ -1,8 +1,10 @@
 """Networks and videos of the user's own, in a package outside the checkout."""
 
+import importlib
 import json
 import os
 import pathlib
+import pickle
 import subprocess
 import sys
 
@@ -16,10 +18,12 @@ from mgjax.config import fields, rules, saved
 from mgjax.data import own_source
 from mgjax.data.decode import Video
 from mgjax.errors import ConfigError, RunError
+from mgjax.evaluation import command as evaluation_command
 from mgjax.grids import Grid
 from mgjax.hosts import parallel
+from mgjax.predicting import command as predicting_command
 from mgjax.setup import data as data_setup
-from mgjax.setup import network, planning, programs
+from mgjax.setup import grids, network, planning, programs
 
 ROOT = pathlib.Path(__file__).parents[1]
 NETS = """
@@ -377,10 +381,14 @@ def test_its_parameters_have_no_other_level_than_its_own(package):
       ['model.name=no_package.x:Net'],
       "no module 'no_package.x' in.*PYTHONPATH",
     ),
-    (['model.name=my_package.broken:Net'], 'broken.py:3: ZeroDivisionError'),
+    (
+      ['model.name=my_package.broken:Net'],
+      'fails: ZeroDivisionError at .*broken.py:3: division',
+    ),
     (
       ['model.name=my_package.nets:Net', 'model.options.widht=3'],
-      "widht: there is no such field. Did you mean 'width'",
+      "widht: there is no such field. Did you mean 'width'. The options of "
+      'my_package.nets:Net are kernel, width',
     ),
     (
       ['model.name=my_package.nets:Net', 'model.width=3'],
@@ -459,6 +467,182 @@ def test_a_source_of_another_form_is_refused(package, what, words):
     data_setup.describe(own_config('wrong', what=what))
 
 
+class Listed:
+  """A source of examples in a list, which are copied as they are read."""
+
+  def __init__(self, examples, label_names):
+    self.examples, self.label_names = examples, label_names
+    self.read = []
+
+  def __len__(self):
+    return len(self.examples)
+
+  def __getitem__(self, i):
+    self.read.append(i)
+    return {
+      'video': np.zeros((2, 8, 8, 3), np.uint8),
+      **{k: v() if callable(v) else v for k, v in self.examples[i].items()},
+    }
+
+
+@pytest.fixture
+def listed(package, monkeypatch):
+  """Makes the config of a source of examples by split."""
+
+  def listed(label_names=('a', 'b'), **splits):
+    def made(split):
+      made.opened.append(split)
+      return Listed(splits[split], label_names)
+
+    made.opened = []
+    module = importlib.import_module('my_package.data')
+    monkeypatch.setattr(module, 'made', made, raising=False)
+    return own_config('made'), made.opened
+
+  return listed
+
+
+@pytest.mark.parametrize(
+  'example,words',
+  [
+    ({}, r"has \['video'\]; it must have 'video' and 'label'"),
+    ({'label': 0, 'actions': ()}, "'label' .or 'actions' in its place"),
+    ({'label': None}, r'the label None; labels are integers in \[0, 2\)'),
+    ({'actions': None}, 'the actions None; they are a list of .class, start'),
+    ({'actions': 3}, 'the actions 3; they are a list of .class, start, end'),
+    ({'actions': np.array(3)}, r'the actions array\(3\); they are a list'),
+    ({'actions': [1]}, r'the action 1; it must be \(class, start, end\)'),
+    ({'actions': [(1, 0.0)]}, r'the action \(1, 0.0\); it must be'),
+    ({'actions': [(2, 0.0, 1.0)]}, r'the label 2; labels are integers'),
+    ({'actions': [(1, 2.0, 1.0)]}, 'the end is not before the start'),
+    ({'actions': [(1, 0.0, float('inf'))]}, 'start and end are seconds'),
+    ({'actions': [(1, None, 1.0)]}, 'start and end are seconds'),
+    *(
+      ({'label': 0, 'fps': fps}, 'has the fps .*; a frame rate is a number')
+      for fps in (None, '25', float('nan'), float('inf'), 10**400, 0, -1.0)
+    ),
+  ],
+)
+def test_a_wrong_example_is_refused_wherever_it_is(listed, example, words):
+  good = {'label': 0} if 'label' in example else {'actions': ()}
+  for index in range(2):
+    examples = [good] * index + [example]
+    with pytest.raises(
+      ConfigError, match=f"'train': example {index} .*{words}"
+    ):
+      data_setup.source(listed(train=examples)[0], 'train')[index]
+
+
+def test_all_examples_have_the_same_kind_of_labels(listed):
+  kinds = [{'label': 0}, {'actions': ()}]
+  for examples in (kinds, kinds[::-1]):
+    config, _ = listed(train=examples, validation=examples)
+    source = data_setup.source(config, 'train')
+    with pytest.raises(
+      ConfigError, match='example 1 has .*, but example 0 has'
+    ):
+      source[1]
+  config, _ = listed(train=kinds[:1], validation=kinds[1:])
+  with pytest.raises(ConfigError, match='other kinds of labels'):
+    data_setup.describe(config)
+
+
+@pytest.mark.parametrize(
+  'actions',
+  [
+    lambda: (action for action in [(1, 0.5, 2), (np.int64(0), 1, 1)]),
+    [[1, 0.5, np.float32(2)], (0, 1.0, 1.0)],
+  ],
+)
+def test_actions_are_read_once_from_what_gives_them(listed, actions):
+  config, _ = listed(train=[{'actions': actions}])
+  source = data_setup.source(config, 'train')
+  assert source.has_actions and source[0].label is None
+  assert source[0].actions == ((1, 0.5, 2.0), (0, 1.0, 1.0))
+
+
+def test_an_array_can_give_the_actions(listed):
+  config, _ = listed(train=[{'actions': np.array([[1, 0, 2]])}])
+  assert data_setup.source(config, 'train')[0].actions == ((1, 0.0, 2.0),)
+
+
+def test_a_generator_that_fails_names_the_line(listed):
+  def actions():
+    yield from [(1, 0.0, 1.0), {}['lost']]
+
+  config, _ = listed(train=[{'actions': actions}])
+  words = 'example 0 cannot be read .KeyError at .*test_own_code.py:'
+  with pytest.raises(RunError, match=words):
+    data_setup.source(config, 'train')
+
+
+@pytest.mark.parametrize('names', [None, 3, 'ab', (), (0, 1), ('a', 'a')])
+def test_the_names_of_the_classes_are_different_names(listed, names):
+  config, _ = listed(names, train=[{'label': 0}])
+  with pytest.raises(ConfigError, match='label_names is .* a list of names'):
+    data_setup.source(config, 'train')
+
+
+def test_the_names_of_the_classes_can_be_generated(listed):
+  config, _ = listed(iter('ab'), train=[{'label': 1}])
+  assert data_setup.source(config, 'train').label_names == ('a', 'b')
+
+
+def test_a_split_without_videos_is_refused_by_its_name(listed):
+  config, _ = listed(train=[], validation=[{'label': 0}])
+  with pytest.raises(ConfigError, match="split 'train': it has no video"):
+    grids.dataset_size(config)
+
+
+def test_an_example_is_made_once_each_time_it_is_asked_for(listed):
+  config, _ = listed(train=[{'label': 0}, {'label': 1, 'id': 'x'}])
+  source = data_setup.source(config, 'train')
+  source.records.read.clear()
+  assert source[1].id == 'x'
+  assert source.records.read == [1]
+
+
+def test_a_launch_opens_each_split_once(listed):
+  config, opened = listed(train=[{'label': 0}], validation=[{'label': 1}])
+  config = data_setup.with_classes(config)
+  grids.dataset_size(config)
+  data_setup.describe(config)
+  sources = [data_setup.source(config, s) for s in ('train', 'validation')]
+  assert sorted(opened) == ['train', 'validation']
+  # Another process opens its own.
+  pickle.loads(pickle.dumps(sources[0]))
+  assert sorted(opened) == ['train', 'train', 'validation']
+  # What is defined anew is opened anew, and so are other options.
+  _, opened = listed(train=[{'label': 0}])
+  data_setup.source(config, 'train')
+  assert opened == ['train']
+  for n in (3, 4):
+    source = data_setup.source(own_config('source', num_videos=n), 'train')
+    assert len(source) == n
+
+
+def test_an_evaluation_needs_no_training_videos(listed):
+  config, opened = listed(validation=[{'label': 0}])
+  config.model.name = 'my_package.nets:Net'
+  config.data.num_frames = 2
+  config.eval.crop_px = config.eval.short_side_px = 8
+  config.eval.batch_size = 2
+  config = data_setup.with_classes(config)
+  source = evaluation_command._open_source(config, 1)
+  assert len(source) == 1 and opened == ['validation']
+
+
+def test_predictions_have_the_names_of_the_source_or_numbers(listed, tmp_path):
+  config, _ = listed(('left', 'right'), validation=[{'label': 0}])
+  config.model.num_classes = 2
+  names = predicting_command.label_names(config, tmp_path, None)
+  assert names == ['left', 'right']
+  config, _ = listed(('left', 'right'))  # Its videos are elsewhere.
+  config.model.num_classes = 2
+  names = predicting_command.label_names(config, tmp_path, None)
+  assert names == ['class 0', 'class 1']
+
+
 def test_an_example_that_cannot_be_made_names_the_line(package):
   source = data_setup.source(own_config('source'), 'train')
   del type(source.records).__getitem__
@@ -508,7 +692,18 @@ def test_files_of_a_source_are_read_like_those_of_predict(package, encoded):
     np.testing.assert_array_equal(video.frames(np.arange(6), 24, 32), frames)
 
 
-def test_a_file_that_is_not_there_is_told(package):
-  source = data_setup.source(own_config('one', path='/nowhere.mp4'), 'train')
-  with pytest.raises(ConfigError, match='/nowhere.mp4: No such file'):
+@pytest.mark.parametrize(
+  'path,words',
+  [('/nowhere.mp4', '/nowhere.mp4: No such file'), ('a\0b', 'embedded null')],
+)
+def test_a_first_file_that_is_not_there_is_refused(package, path, words):
+  with pytest.raises(ConfigError, match=f'example 0: .*{words}'):
+    data_setup.source(own_config('one', path=path), 'train')
+
+
+def test_a_file_that_is_lost_later_ends_a_run_that_can_go_on(package, encoded):
+  path, _ = encoded
+  source = data_setup.source(own_config('one', path=str(path)), 'train')
+  path.unlink()
+  with pytest.raises(RunError, match='video.mkv: No such file.*goes on from'):
     source[0]

@@ -4,6 +4,7 @@ A config file is the user's own program, so whatever goes wrong in it is told
 with its file and line, in one line.
 """
 
+import contextlib
 import difflib
 import importlib.util
 import inspect
@@ -12,12 +13,11 @@ import pathlib
 import re
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import ml_collections
 
-from mgjax.config import network_options
 from mgjax.errors import ConfigError, FieldError
 
 
@@ -110,14 +110,8 @@ def load(text: str) -> ml_collections.ConfigDict:
       else f'--config={text}: get_config() needs arguments after the colon '
       f'({error}).'
     ) from error
-  try:
+  with _explained(path):
     config = get_config(*arguments)
-  except FieldError as error:
-    raise ConfigError(_explain(error, path)) from error
-  except ConfigError:
-    raise  # Of its arguments: it says what is wrong.
-  except (Exception, SystemExit) as error:
-    raise ConfigError(_explain(error, path)) from error
   if config is None:
     raise ConfigError(
       f'{path}: get_config() returns nothing; is `return config` missing?'
@@ -138,21 +132,30 @@ def _module(path: str, source: bytes) -> Any:
   module.__file__ = path
   sys.modules[spec.name] = module  # Dataclasses look themselves up there.
   linecache.checkcache(path)
+  with _explained(path):
+    try:
+      program = compile(source, path, 'exec', dont_inherit=True)
+    except SyntaxError as error:
+      raise ConfigError(
+        f'{path}:{error.lineno or 1}: {_name(error)}: {error.msg}'
+        f'{_quoted(error.text)}; a config file is a Python program, such as '
+        f'{_example()}.'
+      ) from error
+    exec(program, vars(module))
+  return module
+
+
+@contextlib.contextmanager
+def _explained(path: str) -> Iterator[None]:
+  """Says of what goes wrong inside in which line of the config file it does."""
   try:
-    exec(compile(source, path, 'exec', dont_inherit=True), vars(module))
+    yield
+  except FieldError as error:
+    raise ConfigError(_explain(error, path)) from error
   except ConfigError:
-    raise
-  except SyntaxError as error:
-    if error.filename != path:  # Of a module that it imports.
-      raise ConfigError(_explain(error, path)) from error
-    raise ConfigError(
-      f'{path}:{error.lineno or 1}: {_name(error)}: {error.msg}'
-      f'{_quoted(error.text)}; a config file is a Python program, such as '
-      f'{_example()}.'
-    ) from error
+    raise  # Of its arguments, say: it says what is wrong.
   except (Exception, SystemExit) as error:
     raise ConfigError(_explain(error, path)) from error
-  return module
 
 
 def _explain(error: BaseException, path: str) -> str:
@@ -176,9 +179,6 @@ def _explain(error: BaseException, path: str) -> str:
     if name:
       similar = re.search(r'Did you mean "(\w+)"', message)
       hint = f'; did you mean {similar[1]!r}?' if similar else '.'
-      if having := network_options.networks_with(name):
-        names = ' or '.join(map(repr, having))
-        hint = f'; it is an option of model.name={names}, to be set first.'
       return (
         f'{where}: there is no field {name!r}{line}{hint} '
         f'{fields_path()} lists all fields.'
@@ -191,6 +191,11 @@ def _explain(error: BaseException, path: str) -> str:
   )
   if kind:
     name, value, given, wanted = kind.groups()
+    if name in ('model', 'data'):
+      return (
+        f'{where}: {name} is a section{line}; set its fields one by one, '
+        f'{name}.name first.'
+      )
     return (
       f'{where}: {name} is {value}, of type {_last(given)}{line}; it must be '
       f'of type {_last(wanted)}.'

@@ -12,17 +12,19 @@ grids/checks.py, the data set's in setup/run_checks.py.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
-from typing import Any, get_args
+from collections.abc import Iterator
+from typing import Any
 
 import ml_collections
-from ml_collections import config_dict
 
 from mgjax.config import network_options, own
+from mgjax.config.network_options import Fields
+from mgjax.config.sections import Model, NamedSection, fill
 from mgjax.config.setting import (
   POSITIVE,
   Accepted,
   at_least,
+  numbers,
   one_of,
   optional,
   setting,
@@ -84,12 +86,12 @@ class _Data:
   flip: bool = setting(True)  # Mirror half of the clips, left to right.
   # Subtracted from the pixels' red, green and blue, which are in [0, 1].
   mean: tuple = setting(
-    (0.45, 0.45, 0.45), Accepted('three numbers', lambda v: len(v) == 3)
+    (0.45, 0.45, 0.45), numbers(3, 'three numbers', lambda v: True)
   )
   # What the difference is divided by.
   std: tuple = setting(
     (0.225, 0.225, 0.225),
-    Accepted('three positive numbers', lambda v: len(v) == 3 and min(v) > 0),
+    numbers(3, 'three positive numbers', lambda v: min(v) > 0),
   )
   # Clips per step of the full grid, over all devices.
   batch_size: int = setting(64)
@@ -127,17 +129,13 @@ class _Augment:
   erase_probability: float = setting(0.0, within('[0, 1]'))
   erase_area: tuple = setting(
     (0.02, 1 / 3),
-    Accepted(
-      'two ascending shares in (0, 1]',
-      lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1,
+    numbers(
+      2, 'two ascending shares in (0, 1]', lambda v: 0 < v[0] <= v[1] <= 1
     ),
   )
   erase_aspect: tuple = setting(
     (0.3, 1 / 0.3),
-    Accepted(
-      'two ascending positive numbers',
-      lambda v: len(v) == 2 and 0 < v[0] <= v[1],
-    ),
+    numbers(2, 'two ascending positive numbers', lambda v: 0 < v[0] <= v[1]),
   )
   # Every clip is mixed with its neighbour in the batch, labels too; the share
   # of it follows Beta(alpha, alpha). Where both are on, each mixes half.
@@ -324,122 +322,37 @@ _SECTIONS = {
 def base() -> ml_collections.ConfigDict:
   """Returns a new locked config with every field at its default."""
   config = ml_collections.ConfigDict()
-  _fill(config, dataclasses.fields(_Run))
+  fill(config, dataclasses.fields(_Run))
   config.model = Model()
   config.model.name = 'slowfast'
+  config.data = DataSection()
+  config.data.name = _Data.name
   for name, section in _SECTIONS.items():
-    if name:
-      made = DataSection if name == 'data' else ml_collections.ConfigDict
-      config[name] = made()
-      _fill(config[name], dataclasses.fields(section))
+    if name not in ('', 'data'):
+      config[name] = ml_collections.ConfigDict()
+      fill(config[name], dataclasses.fields(section))
   return config.lock()
 
 
-def _fill(
-  section: ml_collections.ConfigDict, fields: Iterable[dataclasses.Field]
-) -> None:
-  """Adds fields with their defaults."""
-  for field in fields:
-    default = field.default
-    if default is None:  # Of a field 'int | None': it keeps the type.
-      default = config_dict.placeholder(get_args(field.type)[0])
-    section[field.name] = default
-
-
-class DataSection(ml_collections.ConfigDict):
+class DataSection(NamedSection):
   """The section `data`: a source of the user's own has `options`, too."""
 
-  def __setitem__(self, key: str, value: Any) -> None:
-    """Sets a field; ml_collections comes here for attributes, too.
+  path = 'data'
 
-    Raises:
-      FieldError: There is no such source.
-    """
-    if key == 'name' and value != self.get('name'):
-      with self.unlocked():
-        if 'options' in self:
-          del self['options']
-        if own.is_own(value):
-          options = _data_options(value)
-          super().__setitem__('options', ml_collections.ConfigDict())
-          _fill(self.options, options.values())
-    super().__setitem__(key, value)
-
-
-def _data_options(name: str) -> dict[str, dataclasses.Field]:
-  """The options of a source of the user's own."""
-  options = own.options(own.load('data.name', name))
-  options.pop('split', None)  # It is given.
-  return options
-
-
-class Model(ml_collections.ConfigDict):
-  """The section `model`: its name decides which fields it has."""
-
-  def __setitem__(self, key: str, value: Any) -> None:
-    """Sets a field; ml_collections comes here for attributes, too.
-
-    A new name brings the fields of that network with their defaults. What has
-    been set before stays, and must be an option of the new network.
-
-    Raises:
-      FieldError: There is no such network, or it lacks an option that is set.
-    """
-    if key != 'name' or value == self.get('name'):
-      super().__setitem__(key, value)
-      return
-    known = network_options.fields(value).model
-    for name, old in self._changed().items():
-      if name not in known:
-        having = network_options.networks_with(name)
-        raise FieldError(
-          f'model.{name} is {old!r}, but model.name={value!r} has no such '
-          'option; leave it out, or choose a network that has it'
-          + (f': {", ".join(having)}.' if having else '.')
-        )
-    self.replace(value)
-
-  def replace(self, name: str) -> dict[str, Any]:
-    """Chooses another network, without the options that it lacks.
-
-    Args:
-      name: As model.name.
-
-    Returns:
-      What is lost of what had been set.
-
-    Raises:
-      FieldError: There is no such network.
-    """
-    fields = network_options.fields(name)
-    changed = self._changed()
-    with self.unlocked():
-      for field in list(self):
-        del self[field]
-      super().__setitem__('name', name)
-      _fill(self, fields.model.values())
-      if own.is_own(name):
-        self.options = ml_collections.ConfigDict()
-        _fill(self.options, fields.options.values())
-      for field, value in changed.items():
-        if field in fields.model:
-          self[field] = value
-    return {k: v for k, v in changed.items() if k not in fields.model}
-
-  def _changed(self) -> dict[str, Any]:
-    """What differs from the defaults of the network, but its name."""
-    if 'name' not in self:
-      return {}
-    defaults = network_options.fields(self.name)
-    changed = {
-      name: self[name]
-      for name, field in defaults.model.items()
-      if name in self and self[name] != field.default
-    }
-    for name, field in defaults.options.items():
-      if self.options.get(name) != field.default:
-        changed['options'] = self.options
-    return changed
+  @staticmethod
+  def fields_of(name: Any) -> Fields:
+    if not isinstance(name, str):
+      raise FieldError(
+        f'data.name is {name!r}; it must be the name of a data set, or a '
+        "source of your own, 'package.module:name'."
+      )
+    own_fields = {f.name: f for f in dataclasses.fields(_Data)}
+    del own_fields['name']
+    options = {}
+    if own.is_own(name):
+      # The first argument is the split.
+      options = own.options(own.load('data.name', name), num_given=1)
+    return Fields(own_fields, options)
 
 
 def sections(
@@ -454,11 +367,10 @@ def sections(
     prefix = f'{name}.' if name else ''
     values = config[name] if name else config
     yield prefix, values, list(dataclasses.fields(section))
-  if own.is_own(config.data.name):
-    declared = list(_data_options(config.data.name).values())
-    yield 'data.options.', config.data.options, declared
   of_network = network_options.fields(config.model.name)
-  yield 'model.', config.model, list(of_network.model.values())
-  if own.is_own(config.model.name):
-    options = list(of_network.options.values())
-    yield 'model.options.', config.model.options, options
+  yield 'model.', config.model, list(of_network.section.values())
+  for name in ('data', 'model'):
+    section = config[name]
+    if own.is_own(section.name):
+      options = section.fields_of(section.name).options
+      yield f'{name}.options.', section.options, list(options.values())

@@ -13,7 +13,10 @@ from mgjax.config.setting import (
   INTEGERS,
   INTEGERS_OF_STAGES,
   Accepted,
+  accepted,
   at_least,
+  declare,
+  is_number,
   is_window,
   one_of,
   optional,
@@ -33,7 +36,7 @@ def _depths(*depths: int) -> Accepted:
 
 
 @dataclasses.dataclass(kw_only=True)
-class Network:
+class NetworkOptions:
   """What config.model has of every network, also of one of the user's own."""
 
   # K, the number of logits; None: the classes of the data set.
@@ -45,7 +48,7 @@ class Network:
 
 
 @dataclasses.dataclass(kw_only=True)
-class ResNet(Network):
+class ResNet(NetworkOptions):
   """Of all residual networks."""
 
   depth: int = setting(50, _depths(50, 101))
@@ -127,7 +130,7 @@ class OnFrames(ResNet):
     (),
     Accepted(
       'strides of 1 or 2, one per stage, or ()',
-      lambda v: all(stride in (1, 2) for stride in v),
+      lambda v: INTEGERS.test(v) and set(v) <= {1, 2},
     ),
   )
 
@@ -193,7 +196,7 @@ class BLVNetTAM(BLResNet):
 
 
 # By config.model.name.
-NETWORKS: dict[str, type[Network]] = {
+NETWORKS: dict[str, type[NetworkOptions]] = {
   'slowfast': SlowFast,
   'slow': OnePathway,
   'c2d': OnePathway,
@@ -208,20 +211,21 @@ NETWORKS: dict[str, type[Network]] = {
 }
 
 
-# What the trainer gives a network of the user's own where its class has an
-# argument of this name. All others are the user's: config.model.options.
-_GIVEN = ('norm_momentum', 'norm_eps', 'norm_frozen', 'remat', 'parent', 'name')
+# What the trainer gives every network besides its options; one of the user's
+# own only where its class has an argument of this name. All its others are
+# options: config.model.options.
+GIVEN = ('norm_momentum', 'norm_eps', 'norm_frozen', 'remat')
 
 
 class Fields(NamedTuple):
-  """Fields by name.
+  """Fields by name, of a section whose `name` decides which it has.
 
   Attributes:
-    model: Of config.model, but `name` and `options`.
-    options: Of config.model.options, which a network of the user's own has.
+    section: Of the section itself, but `name` and `options`.
+    options: Of its `options`, which an object of the user's own has.
   """
 
-  model: dict[str, dataclasses.Field]
+  section: dict[str, dataclasses.Field]
   options: dict[str, dataclasses.Field]
 
 
@@ -245,21 +249,42 @@ def fields(name: Any) -> Fields:
 
 
 def _own_fields(name: str) -> Fields:
-  common = {f.name: f for f in dataclasses.fields(Network)}
+  common = {f.name: f for f in dataclasses.fields(NetworkOptions)}
   made = own.load('model.name', name)
   takes = own.parameters(made)
   options = own.options(made)
+  # Linen gives every module the arguments `parent` and `name`.
+  not_options = {*common, *GIVEN, 'parent', 'name'}
   return Fields(
     {'num_classes': common['num_classes']}
-    | {argument: common[argument] for argument in takes if argument in common},
+    | {
+      argument: _with_default(common[argument], parameter.default)
+      for argument, parameter in takes.items()
+      if argument in common
+    },
     {
       argument: field
       for argument, field in options.items()
-      if argument not in {*common, *_GIVEN}
+      if argument not in not_options
     },
   )
 
 
+def _with_default(common: dataclasses.Field, default: Any) -> dataclasses.Field:
+  """A field of all networks, with the default that a class has of its own."""
+  if common.name == 'dropout' and is_number(default):
+    default = float(default)
+  elif common.name == 'dtype':
+    # Of types such as jnp.bfloat16, their name, as a config has it.
+    if not isinstance(default, str):
+      default = getattr(default, 'name', getattr(default, '__name__', None))
+    if default is None:
+      return common
+  else:
+    return common  # The classes are those of the data set.
+  return declare(common.name, common.type, default, accepted(common))
+
+
 def networks_with(option: str) -> list[str]:
   """The networks that have an option."""
-  return [name for name in NETWORKS if option in fields(name).model]
+  return [name for name in NETWORKS if option in fields(name).section]

@@ -4,17 +4,20 @@ from typing import Any
 
 import ml_collections
 
-from mgjax.config import fields, network_options
+from mgjax.config import fields
 from mgjax.config.config_file import did_you_mean, fields_path
-from mgjax.config.setting import accepted
+from mgjax.config.sections import NamedSection
+from mgjax.config.setting import accepted, as_tuples, is_number
 from mgjax.errors import ConfigError
 
-
-def as_tuples(value: Any) -> Any:
-  """Lists, also nested ones, as tuples: JSON has lists only."""
-  if isinstance(value, list | tuple):
-    return tuple(map(as_tuples, value))
-  return value
+__all__ = [
+  'as_tuples',
+  'check_fields',
+  'hint',
+  'listing',
+  'unknown_field',
+  'validate',
+]
 
 
 def check_fields(config: ml_collections.ConfigDict) -> None:
@@ -32,11 +35,14 @@ def check_fields(config: ml_collections.ConfigDict) -> None:
     given = config.get(section)
     if isinstance(given, ml_collections.ConfigDict) and 'name' in given:
       defaults[section].name = given.name
-  _compare(config, defaults, '')
+  _compare(config, defaults, '', config)
 
 
 def _compare(
-  config: Any, defaults: ml_collections.ConfigDict, prefix: str
+  config: Any,
+  defaults: ml_collections.ConfigDict,
+  prefix: str,
+  whole: ml_collections.ConfigDict,
 ) -> None:
   absent = [name for name in defaults if name not in config]
   if absent:
@@ -49,7 +55,7 @@ def _compare(
     if name not in defaults:
       raise ConfigError(
         f'there is no field {prefix}{name}.{hint(name, defaults)} '
-        f'{fields_path(prefix)} lists them all.'
+        f'{listing(whole, prefix)}'
       )
     default = defaults[name]
     if isinstance(default, ml_collections.ConfigDict):
@@ -57,7 +63,7 @@ def _compare(
         raise ConfigError(
           f'{prefix}{name} is {value!r}; it is a section of fields.'
         )
-      _compare(value, default, f'{prefix}{name}.')
+      _compare(value, default, f'{prefix}{name}.', whole)
       continue
     wanted = defaults.get_type(name)
     if value is None and default is None or _has_type(value, wanted):
@@ -82,17 +88,23 @@ def hint(name: str, section: ml_collections.ConfigDict) -> str:
     name: The field's name in the section.
     section: Lacks it.
   """
-  having = network_options.networks_with(name)
-  if isinstance(section, fields.Model):
-    if name in section.get('options', ()):
-      return f' It is model.options.{name}.'
-    if having:
-      others = ', '.join(map(repr, having[:3])) + ', ...' * (len(having) > 3)
-      return (
-        f' model.name={section.name!r} has no such option; that is one of '
-        f'{others}.'
-      )
+  if isinstance(section, NamedSection):
+    return section.hint(name)
   return did_you_mean(name, section.keys())
+
+
+def listing(config: ml_collections.ConfigDict, field: str) -> str:
+  """A sentence that says where to find the fields that there are.
+
+  Args:
+    config: The whole config.
+    field: Dotted name of one that is not there.
+  """
+  section, _, rest = field.partition('.')
+  if rest.startswith('options.') and 'options' in config.get(section, ()):
+    name, options = config[section].name, config[section].options
+    return f'The options of {name} are {", ".join(options) or "none"}.'
+  return f'{fields_path(field)} lists them all.'
 
 
 def unknown_field(
@@ -133,4 +145,16 @@ def validate(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         raise ConfigError(
           f'{prefix}{field.name} is {value!r}; it must be {rule.text}.'
         )
+      # Options of the user's own may be endless.
+      if not prefix.endswith('.options.') and not _is_finite(value):
+        raise ConfigError(
+          f'{prefix}{field.name} is {value!r}; its numbers must be finite.'
+        )
   return config
+
+
+def _is_finite(value: Any) -> bool:
+  """Whether no number of a value, or of a nested tuple, is inf or nan."""
+  if isinstance(value, list | tuple):
+    return all(map(_is_finite, value))
+  return not isinstance(value, float) or is_number(value)

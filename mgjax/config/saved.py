@@ -46,7 +46,7 @@ def current_form(settings: dict[str, Any]) -> dict[str, Any]:
     ConfigError: The network that they name is not there.
   """
   model = settings['model']
-  known = network_options.fields(model['name']).model
+  known = network_options.fields(model['name']).section
   model = {k: v for k, v in model.items() if _is_field(k, known)}
   config = fields.base()
   _choose(config, settings)
@@ -95,8 +95,11 @@ def read_settings(workdir: epath.PathLike) -> dict[str, Any]:
       raise ConfigError(
         f'{path} is not the config of a run: it has no section {section!r}.'
       )
-  if not isinstance(saved['model'].get('name'), str):
-    raise ConfigError(f'{path} is not the config of a run: no model.name.')
+  for section in ('model', 'data'):
+    if not isinstance(saved[section].get('name'), str):
+      raise ConfigError(
+        f'{path} is not the config of a run: {section}.name is not a text.'
+      )
   return saved
 
 

@@ -5,6 +5,7 @@ comment above a field says what it means, and its unit.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -39,6 +40,37 @@ def setting(default: Any, accepted: Accepted | None = None) -> Any:
   return dataclasses.field(default=default, metadata={'accepted': accepted})
 
 
+def declare(
+  name: str, kind: Any, default: Any, accepted: Accepted | None
+) -> dataclasses.Field:
+  """Makes a field outside of a dataclass.
+
+  Args:
+    name: Its name.
+    kind: Its type, as it would be annotated.
+    default: As that of `setting`.
+    accepted: As that of `setting`.
+  """
+  declared = [(name, kind, setting(default, accepted))]
+  return dataclasses.fields(dataclasses.make_dataclass('Section', declared))[0]
+
+
+def as_tuples(value: Any) -> Any:
+  """Lists, also nested ones, as tuples: JSON has lists only."""
+  if isinstance(value, list | tuple):
+    return tuple(map(as_tuples, value))
+  return value
+
+
+def is_number(value: Any) -> bool:
+  """Whether a value is a finite number; a truth value is none."""
+  return (
+    isinstance(value, int | float)
+    and not isinstance(value, bool)
+    and -math.inf < value < math.inf
+  )
+
+
 def accepted(field: dataclasses.Field) -> Accepted | None:
   """What `setting` was given for a field."""
   return field.metadata.get('accepted')
@@ -46,7 +78,7 @@ def accepted(field: dataclasses.Field) -> Accepted | None:
 
 def at_least(number: int) -> Accepted:
   """Numbers from this one on."""
-  return Accepted(f'{number} or more', lambda v: v >= number)
+  return Accepted(f'{number} or more', lambda v: number <= v < math.inf)
 
 
 def optional(values: Accepted) -> Accepted:
@@ -74,11 +106,24 @@ def one_of(*values: Any) -> Accepted:
   return Accepted(f'{", ".join(most)} or {last}', lambda v: v in values)
 
 
-POSITIVE = Accepted('positive', lambda v: v > 0)
+POSITIVE = Accepted('positive', lambda v: 0 < v < math.inf)
+
+
+def numbers(count: int, text: str, test: Callable[[Any], bool]) -> Accepted:
+  """Tuples of numbers.
+
+  Args:
+    count: How many.
+    text: Completes 'it must be ...'.
+    test: Whether such a tuple is accepted.
+  """
+  return Accepted(
+    text, lambda v: len(v) == count and all(map(is_number, v)) and test(v)
+  )
 
 
 def _are_integers(value: Any) -> bool:
-  return all(isinstance(item, int) for item in value)
+  return all(isinstance(item, int) and is_number(item) for item in value)
 
 
 INTEGERS = Accepted('a tuple of integers, or ()', _are_integers)

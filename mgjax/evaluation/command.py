@@ -141,7 +141,8 @@ def _open_source(
   Raises:
     ConfigError: They cannot, or the data set is not there.
   """
-  run_checks.check_evaluation(config, data_setup.describe(config), num_devices)
+  described = data_setup.describe(config, (config.eval.split,))
+  run_checks.check_evaluation(config, described, num_devices)
   planning.check_network(config, [grids.eval_grid(config)])
   return data_setup.source(config, config.eval.split)
 

@@ -12,7 +12,6 @@ _, new = model.apply(                                       # precise stats
   mutable=['batch_moments'])
 """
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -23,7 +22,7 @@ from jaxtyping import Array, Float
 from mgjax.config import network_options, own
 from mgjax.models import own_network
 from mgjax.models.blvnet import BLVNet
-from mgjax.models.head import HEAD, Network
+from mgjax.models.head import HEAD
 from mgjax.models.ibm_resnet3d import I3DResNet, S3DResNet
 from mgjax.models.norm import combine_statistics, group_matrix
 from mgjax.models.resnet2d import TAM, TSM, TSN
@@ -52,8 +51,6 @@ MODELS = {
   'i3d_resnet': I3DResNet,
   's3d_resnet': S3DResNet,
 }
-# What the trainer gives every network besides its options.
-_GIVEN = {field.name for field in dataclasses.fields(Network)}
 
 
 def build(
@@ -72,11 +69,12 @@ def build(
     ValueError: If the name, an option or its value is unknown.
   """
   fields = network_options.fields(name)
-  unknown = set(options) - set(fields.model) - set(fields.options) - _GIVEN
+  known = {*fields.section, *fields.options, *network_options.GIVEN}
+  unknown = set(options) - known
   if unknown:
     raise ValueError(
       f'Model {name!r} has no option {", ".join(sorted(unknown))}; accepted '
-      f'are {", ".join(sorted({*fields.model, *fields.options}))}.'
+      f'are {", ".join(sorted({*fields.section, *fields.options}))}.'
     )
   options |= {'num_classes': num_classes, 'dtype': jnp.dtype(dtype)}
   if own.is_own(name):

@@ -173,41 +173,13 @@ def check(
       'initialisation', grid, model.init, {'params': key, 'dropout': key}, video
     )
     _check_collections(variables)
-    kept = variables.get('batch_stats', {})
-    if trains and estimates and not kept:
-      raise ValueError(
-        'it has no batch norm, so no statistics can be estimated: set '
-        'norm.precise_batches=0.'
-      )
-    if trains and takes_groups and kept and not model.takes_groups:
-      raise ValueError(
-        'it has batch norms, but `__call__` takes no `same_group`, so that '
-        'they are over the whole batch; set norm.group_clips=0, or use '
-        'mgjax.BatchNorm.'
-      )
     trees[grid] = jax.tree.map(lambda x: (x.shape, x.dtype), variables)
-    group = jax.ShapeDtypeStruct((2, 2), jnp.float32)
-    index = jax.ShapeDtypeStruct((2,), jnp.int32)
-    steps = {'a training step': 'batch_stats'} if trains else {}
+    kept = variables.get('batch_stats', {})
+    if trains:
+      _check_norms(model, kept, estimates, takes_groups)
+      _check_step(model, grid, variables, num_classes, 'batch_stats')
     if trains and kept and (estimates or in_parts):
-      steps['a statistics step'] = 'batch_moments'
-    for step, collection in steps.items():
-      apply = lambda variables, video, group, index, c=collection: model.apply(
-        variables,
-        video,
-        group,
-        clip_index=index,
-        rngs={'dropout': jax.random.key(0)},
-        mutable=[c],
-      )
-      try:
-        logits, new = _trace(step, grid, apply, variables, video, group, index)
-      except ValueError as error:
-        if collection == 'batch_stats':
-          raise
-        raise ValueError(f'{error}. {_OF_MOMENTS}') from error
-      _check_logits(step, grid, logits, num_classes)
-      _check_statistics(step, kept, new.get(collection, {}))
+      _check_step(model, grid, variables, num_classes, 'batch_moments')
     logits = _trace('an evaluation', grid, model.apply, variables, video)
     _check_logits('an evaluation', grid, logits, num_classes)
   first, *others = trees
@@ -217,6 +189,68 @@ def check(
         f'its parameters at {grid} (frames, height, width) are not those at '
         f'{first}; one tree must serve every grid.'
       )
+
+
+def _check_norms(
+  model: OwnNetwork, kept: dict, estimates: bool, takes_groups: bool
+) -> None:
+  """Refuses settings of batch norm that would do nothing."""
+  if estimates and not kept:
+    raise ValueError(
+      'it has no batch norm, so no statistics can be estimated: set '
+      'norm.precise_batches=0.'
+    )
+  if takes_groups and kept and not model.takes_groups:
+    raise ValueError(
+      'it has batch norms, but `__call__` takes no `same_group`, so that they '
+      'are over the whole batch; set norm.group_clips=0, or use '
+      'mgjax.BatchNorm.'
+    )
+
+
+def _check_step(
+  model: OwnNetwork,
+  grid: tuple[int, int, int],
+  variables: dict,
+  num_classes: int,
+  collection: str,
+) -> None:
+  """Traces a step in training that gives statistics.
+
+  Args:
+    model: The network.
+    grid: Frames, height and width of clips.
+    variables: Shapes of all variables.
+    num_classes: K.
+    collection: 'batch_stats': of a training step; 'batch_moments': of one that
+      estimates statistics.
+  """
+  is_training = collection == 'batch_stats'
+  step = 'a training step' if is_training else 'a statistics step'
+  try:
+    logits, new = _trace(
+      step,
+      grid,
+      lambda variables, video, group, index: model.apply(
+        variables,
+        video,
+        group,
+        clip_index=index,
+        rngs={'dropout': jax.random.key(0)},
+        mutable=[collection],
+      ),
+      variables,
+      jax.ShapeDtypeStruct((2, *grid, 3), jnp.float32),
+      jax.ShapeDtypeStruct((2, 2), jnp.float32),
+      jax.ShapeDtypeStruct((2,), jnp.int32),
+    )
+  except ValueError as error:
+    if is_training:
+      raise
+    raise ValueError(f'{error}. {_OF_MOMENTS}') from error
+  _check_logits(step, grid, logits, num_classes)
+  kept = variables.get('batch_stats', {})
+  _check_statistics(step, kept, new.get(collection, {}))
 
 
 def _trace(step: str, grid: tuple[int, int, int], function, *arguments) -> Any:

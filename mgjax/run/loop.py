@@ -372,7 +372,7 @@ class Training:
       step=step,
       ids=list(itertools.chain(*ids)),
       schedule=job.schedule,
-      settings=run_settings.as_json(job.config),
+      settings=run_settings.as_text(job.config),
       workdir=job.workdir,
       checkpoints=self._checkpoints,
       peers=job.peers,

@@ -7,6 +7,7 @@ which imports JAX, are imported by the functions that read videos.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import ml_collections
@@ -32,17 +33,31 @@ def data_dir(config: ml_collections.ConfigDict) -> epath.Path:
   )
 
 
-def describe(config: ml_collections.ConfigDict) -> Description | None:
+def describe(
+  config: ml_collections.ConfigDict, splits: Sequence[str] | None = None
+) -> Description | None:
   """What the data set says of itself; None where it is not here.
 
+  Args:
+    config: The settings.
+    splits: Those that are needed of a source of the user's own; None: those of
+      a training. A prepared data set tells all that it has.
+
   Raises:
-    ConfigError: Its files are damaged, or none of this program's.
+    ConfigError: Its files are damaged, or none of this program's; or a split
+      of the user's own cannot be opened.
+    RunError: The user's code fails to make an example.
   """
   if own.is_own(config.data.name):
     from mgjax.data import own_source
 
-    splits = dict.fromkeys(('train', config.eval.split))
-    return own_source.describe(config.data.name, list(splits), options(config))
+    needed = dict.fromkeys(splits or ('train', config.eval.split))
+    return own_source.describe(
+      [
+        own_source.open_source(config.data.name, split, options(config))
+        for split in needed
+      ]
+    )
   return description.describe(data_dir(config), config.data.name)
 
 
@@ -65,7 +80,8 @@ def with_classes(
   """
   if config.model.num_classes is not None:
     return config
-  found = describe(config)
+  # An evaluation needs no training videos, which need not be here.
+  found = describe(config, (config.eval.split,))
   if found is None or found.num_classes is None:
     raise ConfigError(
       'model.num_classes is not set, and '
@@ -118,7 +134,7 @@ def source(config: ml_collections.ConfigDict, split: str) -> Source:
 
   data = config.data
   if own.is_own(data.name):
-    return own_source.OwnSource(data.name, split, options(config))
+    return own_source.open_source(data.name, split, options(config))
   return sources.open_source(
     data_dir(config), data.name, split, copies=data.copies
   )

@@ -73,7 +73,7 @@ def prepare(
   Raises:
     ConfigError: The folder cannot be written.
   """
-  text = as_json(config)
+  text = as_text(config)
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     files.write_text(workdir / run_folder.CONFIG, text)
@@ -157,7 +157,7 @@ def differences(old: dict, new: dict, prefix: str = '') -> dict[str, tuple]:
   return found
 
 
-def as_json(config: ml_collections.ConfigDict) -> str:
+def as_text(config: ml_collections.ConfigDict) -> str:
   """The settings as config.json has them."""
   return json.dumps(saved.as_json(config), indent=1) + '\n'
 

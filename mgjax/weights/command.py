@@ -1,7 +1,6 @@
 """The command `import_weights`: a file becomes a checkpoint, and back."""
 
 import collections
-import json
 import pathlib
 from collections.abc import Callable
 
@@ -14,12 +13,12 @@ from absl import flags
 from flax import traverse_util
 
 from mgjax import models
-from mgjax.config import own, saved
+from mgjax.config import own
 from mgjax.errors import ConfigError
 from mgjax.hosts import parallel
 from mgjax.run import checkpoint
 from mgjax.run.checkpoint_manager import Checkpoints, Keep
-from mgjax.setup import grids, network, planning
+from mgjax.setup import grids, network, planning, run_settings
 from mgjax.setup import weights as weights_setup
 from mgjax.step.train_state import TrainState
 from mgjax.weights import checks, contents, matching, naming, torch_files
@@ -161,9 +160,7 @@ def _write(
   head = [f'{path}: {result.format}', result.checked, *result.notes]
   out.mkdir(parents=True, exist_ok=True)
   (out / 'import.txt').write_text('\n'.join([*head, '', table, '']), 'utf-8')
-  (out / 'config.json').write_text(
-    json.dumps(saved.as_json(config), indent=1) + '\n'
-  )
+  (out / 'config.json').write_text(run_settings.as_text(config))
   checkpoints = Checkpoints(out, Keep(newest=1, best=0))
   checkpoints.save(
     TrainState(

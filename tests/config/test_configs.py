@@ -334,6 +334,12 @@ def test_a_model_without_frames_in_its_name_has_those_of_the_recipe():
     ('model.nonlocal_pool', ((1, 2, 2), (0, 2, 2))),
     ('model.nonlocal_pool_fast', (1, 2)),
     ('data.mean', ()),
+    ('data.mean', ('a', 1, 2)),
+    ('data.std', (1.0, float('inf'), 1.0)),
+    ('data.std', (True, 1, 1)),
+    ('model.blocks', (True, 1)),
+    ('optim.base_lr', float('inf')),
+    ('optim.base_lr', float('nan')),
     ('seed', -1),
   ],
 )
@@ -341,6 +347,21 @@ def test_values_that_cannot_work_are_refused_by_field_name(field, value):
   config = default.base()
   config.update_from_flattened_dict({field: value})
   with pytest.raises(ConfigError, match=f'^{field} is .*; it must be'):
+    rules.validate(config)
+
+
+@pytest.mark.parametrize(
+  'field,value',
+  [
+    ('optim.warmup_epochs', float('nan')),
+    ('optim.lr_steps', (1, float('inf'))),
+    ('grid.ladder', ((1.0, float('nan'), 0.1, 'cosine'),)),
+  ],
+)
+def test_numbers_are_finite_also_where_other_fields_decide(field, value):
+  config = default.base()
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(ConfigError, match=f'^{field} is .* must be finite'):
     rules.validate(config)
 
 

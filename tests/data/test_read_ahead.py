@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mgjax.cli import RunError
-from mgjax.data import read_ahead, sources, stream
+from mgjax.data import read_ahead, sources
 from mgjax.setup import data as data_setup
 from mgjax.setup import grids
 from tests.data.test_stream import Few
@@ -106,11 +106,11 @@ class Deadly(Few):
 
   def read(self, index, *, short_px):
     if index == self.bad:
-      stream.Video = crash
+      sources.Video = crash
     return self.source.read(index, short_px=short_px)
 
 
-def crash(video: bytes) -> None:
+def crash(video: bytes, in_order: object) -> None:
   os.kill(os.getpid(), signal.SIGSEGV)
 
 

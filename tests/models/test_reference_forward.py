@@ -109,6 +109,7 @@ def config_of(network, dtype):
   config = fields.base()
   published.set_network(config, NETWORKS[network], frames='8x8')
   config.data.crop_px = 224 if network.endswith('hub224') else 64
+  config.model.num_classes = 400
   config.model.dropout = 0.0
   config.model.dtype = dtype
   return config

@@ -221,7 +221,7 @@ def test_a_folder_that_cannot_be_written_is_refused():
 
 def test_a_bundle_is_complete_before_any_process_goes_on(tmp_path, monkeypatch):
   folder = files.epath.Path(tmp_path / 'failure-3')
-  settings = run_settings.as_json(speck.get_config())
+  settings = run_settings.as_text(speck.get_config())
   kept = open_checkpoints(tmp_path)
   kept.save(make_state(2), 2, {})
   copy_tree = bundle._copy_tree

@@ -97,6 +97,23 @@ def test_a_run_of_an_earlier_version_keeps_options_that_did_nothing(tmp_path):
     run_settings.check(again, tmp_path, False, [])
 
 
+@pytest.mark.parametrize('name', [None, 3])
+@pytest.mark.parametrize('section', ['model', 'data'])
+def test_what_is_no_config_of_a_run_is_refused(tmp_path, section, name):
+  tmp_path = epath.Path(tmp_path)
+  config = moving_digits.get_config('size=tiny')
+  settings = saved.as_json(config)
+  settings[section]['name'] = name
+  if name is None:
+    del settings[section]['name']
+  (tmp_path / 'config.json').write_text(json.dumps(settings))
+  words = f'is not the config of a run: {section}.name'
+  with pytest.raises(ConfigError, match=words):
+    saved.read_saved(tmp_path)
+  with pytest.raises(ConfigError, match=words):
+    run_settings.check(config, tmp_path, False, [])
+
+
 # What plan, train and evaluate refuse alike.
 
 
