@@ -9,13 +9,17 @@ import dataclasses
 import itertools
 import math
 import numbers
+import types
 from collections.abc import Sequence
 from typing import Any
 
 from mgjax.errors import ConfigError
 from mgjax.grids.learning_rate import Real
-from mgjax.grids.modes import Arguments
 from mgjax.grids.schedule import Grid, GridSchedule, Phase, describe
+
+# The arguments of `make_schedule` by their names, and with them `full`, the
+# baseline's grid, and `rate`, its learning rate.
+Arguments = types.SimpleNamespace
 
 # Five halvings leave one pixel of 16; below, the deep layers see padding only.
 MIN_CROP_PX = 16
@@ -35,8 +39,8 @@ _ACCEPTED = {
   'at least 1, a whole number': lambda v: (
     isinstance(v, numbers.Integral) and v >= 1
   ),
-  'positive': lambda v: _is_number(v) and v > 0,
-  '0 or more': lambda v: _is_number(v) and v >= 0,
+  'positive': lambda v: is_number(v) and v > 0,
+  '0 or more': lambda v: is_number(v) and v >= 0,
 }
 
 
@@ -64,7 +68,7 @@ def check_jitter(jitter_px: Sequence[Any], full: Grid) -> None:
   side = min(full.H, full.W)
   require(
     len(jitter_px) == 2
-    and all(map(_is_number, jitter_px))
+    and all(map(is_number, jitter_px))
     and side <= jitter_px[0] <= jitter_px[1],
     f'`jitter_px` is {tuple(jitter_px)}; it must be (least, greatest) short '
     f'side, the least no smaller than the crop of {side}.',
@@ -75,7 +79,7 @@ def check_lr_steps(steps: Sequence[Any], total_epochs: Real) -> None:
   """Refuses decays that are not in order, or not inside the schedule."""
   edges = (0, *steps, total_epochs)
   require(
-    all(map(_is_number, steps))
+    all(map(is_number, steps))
     and all(a < b for a, b in itertools.pairwise(edges)),
     f'`lr_steps` is {tuple(steps)}; it must be increasing epochs, all after 0 '
     f'and before the end of the schedule at {total_epochs:g}.',
@@ -97,7 +101,7 @@ def check_long_cycle(s: Arguments) -> None:
   require(
     len(long_factors) > 0
     and all(
-      _is_row(row, 2) and all(map(_is_factor, row)) for row in long_factors
+      is_row(row, 2) and all(map(_is_factor, row)) for row in long_factors
     ),
     f'`long_factors` is {_plain(long_factors)}; it must be (frames factor, '
     'side factor) pairs, each factor in (0, 1].',
@@ -126,11 +130,11 @@ def check_ladder(rungs: Sequence[Any], lr_steps: Sequence[Any]) -> None:
   )
   for i, rung in enumerate(rungs):
     require(
-      _is_row(rung, 4)
+      is_row(rung, 4)
       and _is_factor(rung[0])
-      and _is_number(rung[1])
+      and is_number(rung[1])
       and rung[1] > 0
-      and _is_number(rung[2])
+      and is_number(rung[2])
       and rung[2] >= 0
       and isinstance(rung[3], str),
       f'`ladder[{i}]` is {_plain(rung)}; it must be (frames factor in (0, 1], '
@@ -149,7 +153,7 @@ def check_progressive(rows: Sequence[Any]) -> None:
   """Refuses rows that are none, shrink, or do not share the whole run."""
   require(
     len(rows) > 0
-    and all(_is_row(row, 3) and all(map(_is_factor, row)) for row in rows),
+    and all(is_row(row, 3) and all(map(_is_factor, row)) for row in rows),
     f'`progressive` is {_plain(rows)}; it must be (share of the epochs, frames '
     'factor, side factor) rows, each number in (0, 1].',
   )
@@ -166,15 +170,30 @@ def check_progressive(rows: Sequence[Any]) -> None:
   )
 
 
+def check_multiples(s: Arguments) -> None:
+  """Refuses a full grid that is none of the multiples that all grids are."""
+  for names, multiple in (
+    (('frames',), 'frames_multiple'),
+    (('height', 'width'), 'side_multiple'),
+  ):
+    for name in names:
+      value, divisor = getattr(s, name), getattr(s, multiple)
+      require(
+        value % divisor == 0,
+        f'`{name}` is {value}; it must be a multiple of '
+        f'`{multiple}={divisor}`.',
+      )
+
+
 # What the phases may be.
 
 
-def checked_phase(phase: Phase, number: str, s: Arguments) -> Phase:
+def checked_phase(phase: Phase, group_clips: int, s: Arguments) -> Phase:
   """Returns the phase with its batch-norm groups.
 
   Args:
     phase: A phase of one group, all clips.
-    number: Such as 'phase 1 of 3'.
+    group_clips: Clips of a group at the base grid; 0: all.
     s: The arguments of `make_schedule`, and `full`. With group_by='phase' all
       steps have as many groups, so that a group is larger where the short
       cycle enlarges the batch; with 'step' every group has `group_clips`.
@@ -186,23 +205,30 @@ def checked_phase(phase: Phase, number: str, s: Arguments) -> Phase:
     clips with respect to the long cycle, and grow inside the short cycle.
   """
   base = phase.base
-  where = f'{number} ({describe(base, s.full)})'
-  if s.group_clips:
+  where = f'{phase.name} ({describe(base, s.full)})'
+  if group_clips:
     groups = []
     for grid in phase.cycle:
       batch = grid.batch if s.group_by == 'step' else base.batch
       require(
-        batch % s.group_clips == 0,
+        batch % group_clips == 0,
         f'{where}: a batch of {batch} clips does not divide into groups of '
-        f'`group_clips={s.group_clips}`; change `batch`, or use a group size '
-        f'such as {math.gcd(batch, s.group_clips)}, or 0 for the whole batch.',
+        f'`group_clips={group_clips}`; change `batch`, or use a group size '
+        f'such as {math.gcd(batch, group_clips)}, or 0 for the whole batch.',
       )
-      groups.append(batch // s.group_clips)
+      # Cycles of the papers are multiples of the base; a table's need not be.
+      require(
+        grid.batch % (batch // group_clips) == 0,
+        f'{where}: a batch of {grid.batch} clips does not divide into the '
+        f'{batch // group_clips} batch-norm groups of the phase; change its '
+        "batch, or use `group_by='step'`.",
+      )
+      groups.append(batch // group_clips)
     phase = dataclasses.replace(phase, bn_groups=tuple(groups))
   for grid, groups in zip(phase.cycle, phase.bn_groups, strict=True):
     crop = f'{grid.H}x{grid.W}'
     require(
-      grid.H <= base.H and grid.W <= base.W,
+      s.mode == 'table' or (grid.H <= base.H and grid.W <= base.W),
       f'{where}: the short cycle has a crop of {crop}, larger than the '
       f"phase's {base.H}x{base.W}; use smaller `short_factors` or larger side "
       'factors in `long_factors`.',
@@ -270,15 +296,21 @@ def _divisors(number: int) -> str:
   return ' or '.join(filter(None, (', '.join(found[:-1]), found[-1])))
 
 
-def _is_number(value: Any) -> bool:
-  return isinstance(value, numbers.Real) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+  """Whether a value is a finite number; a truth value is none."""
+  return (
+    isinstance(value, numbers.Real)
+    and not isinstance(value, bool)
+    and math.isfinite(value)
+  )
 
 
 def _is_factor(value: Any) -> bool:
-  return _is_number(value) and 0 < value <= 1
+  return is_number(value) and 0 < value <= 1
 
 
-def _is_row(value: Any, length: int) -> bool:
+def is_row(value: Any, length: int) -> bool:
+  """Whether a value is a tuple or list of so many items."""
   return isinstance(value, (tuple, list)) and len(value) == length
 
 

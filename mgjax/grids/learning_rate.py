@@ -2,7 +2,7 @@
 
 A schedule is written in baseline epochs: epochs of a training on the full grid
 alone. Multigrid runs the same schedule over another number of epochs
-(`stretched`) and multiplies it by the batch of a phase (`scaled`).
+(`stretched`) and multiplies it by the batch of a phase (table.py).
 """
 
 import ast
@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mgjax.errors import ConfigError
-from mgjax.grids.schedule import Phase
 
 # Whole numbers may be written without a point, and remain whole numbers.
 Real = int | float
@@ -63,20 +62,7 @@ class LearningRate:
 def step_decay(base_lr: Real, steps: Sequence[Real], gamma: Real) -> LrFunction:
   """Returns `base_lr`, multiplied by `gamma` at each of the steps (epochs)."""
   scales = [gamma**k for k in range(len(steps) + 1)]
-  return piecewise(base_lr, [0, *steps], scales)
-
-
-def piecewise(
-  base_lr: Real, starts: Sequence[Real], scales: Sequence[Real]
-) -> LrFunction:
-  """Returns `base_lr * scale` of the last interval that has started.
-
-  Args:
-    base_lr: The rate where the scale is 1.
-    starts: Epochs at which the intervals start, in order.
-    scales: One for each of them.
-  """
-  return lambda e: base_lr * scales[max(bisect.bisect_right(starts, e), 1) - 1]
+  return lambda e: base_lr * scales[bisect.bisect_right(steps, e)]
 
 
 def cosine(base_lr: Real, end_lr: Real, total_epochs: Real) -> LrFunction:
@@ -102,27 +88,21 @@ def stretched(
   return lambda e: policy(min(e / run_epochs, 1.0) * baseline_epochs)
 
 
-def scaled(policy: LrFunction, phases: Sequence[Phase]) -> LrFunction:
-  """Multiplies a policy by the scale of the phase that holds the epoch."""
-  ends = [phase.end_epoch for phase in phases[:-1]]
-  scales = [phase.lr_scale for phase in phases]
-  return lambda e: policy(e) * scales[bisect.bisect_right(ends, e)]
-
-
-def one_after_another(
-  policies: Sequence[LrFunction], ends: Sequence[Real]
-) -> LrFunction:
-  """Starts a new policy, at its epoch 0, where the one before it ends.
+def straight_lines(points: Sequence[tuple[Real, Real]]) -> LrFunction:
+  """Returns the rate on straight lines between (epoch, rate) points.
 
   Args:
-    policies: In order.
-    ends: Epochs of the run at which they end.
+    points: Two or more, in order of their epochs. Where two have the same
+      epoch, the rate jumps to the second one.
   """
-  starts = [0, *ends[:-1]]
+  epochs = [epoch for epoch, _ in points]
 
   def lr_at_epoch(epoch):
-    i = bisect.bisect_right(starts, epoch) - 1
-    return policies[i](epoch - starts[i])
+    i = min(max(bisect.bisect_right(epochs, epoch), 1), len(points) - 1)
+    (start, first), (end, last) = points[i - 1 : i + 1]
+    if end == start:
+      return last
+    return first + (last - first) * min((epoch - start) / (end - start), 1.0)
 
   return lr_at_epoch
 

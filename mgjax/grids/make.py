@@ -1,14 +1,16 @@
 """Makes a schedule from numbers."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mgjax.grids import checks, modes, schedule
+from mgjax.grids import checks, modes, schedule, table
 from mgjax.grids import learning_rate as learning_rates
 from mgjax.grids.learning_rate import LearningRate, Real
+from mgjax.grids.rows import resolve
 from mgjax.grids.schedule import Grid, GridSchedule
 
-MODES = tuple(modes.PLANS)
+MODES = tuple(modes.TABLES)
 
 
 # Longer than other functions: it is the table of all that a schedule can be
@@ -38,6 +40,11 @@ def make_schedule(
   scale_lr: bool = True,
   ladder: Sequence[Any] = modes.LADDER,
   progressive: Sequence[Any] = modes.PROGRESSIVE,
+  table: Sequence[Mapping[str, Any]] = (),
+  clip_cost: Callable[[int, int, int], float] | None = None,
+  frames_multiple: int = 1,
+  side_multiple: int = 1,
+  seed: int = 0,
   stride_frames: int = 1,
   sampling: str = 'dense',
   jitter_px: Sequence[Any] | None = None,
@@ -62,7 +69,7 @@ def make_schedule(
     epochs: Length of the baseline, positive.
     num_train: Clips (videos) in an epoch.
     mode: One of `MODES`: 'none' (the baseline), 'short', 'long' or 'both'
-      cycles of the multigrid paper, 'ladder' or 'progressive'.
+      cycles of the multigrid paper, 'ladder', 'progressive' or 'table'.
     learning_rate: Rate of the full grid's batch, before decays.
     lr_steps: Epochs of the baseline at which the rate decays, increasing. With
       `lr_schedule='steps'`, each interval between them is one long cycle.
@@ -78,8 +85,8 @@ def make_schedule(
     base_batch: Clips per step that the rates (also `warmup_lr`, `end_lr` and
       those of `ladder`) are meant for: they are multiplied by `batch /
       base_batch`; 0: by nothing.
-    epoch_factor: Epochs of the run per epoch of the baseline, positive; 'none'
-      and 'ladder' do not use it.
+    epoch_factor: Epochs of the run per epoch of the baseline, positive; 'none',
+      'ladder' and rows of a table that say epochs or steps do not use it.
     long_factors: 'long', 'both': (frames factor, side factor) of each shape of
       a long cycle, coarse to fine; factors of the full grid in (0, 1], the
       last (1, 1).
@@ -89,12 +96,19 @@ def make_schedule(
       where `lr_schedule` is not 'steps'.
     fine_tune: 'long', 'both': whether the last interval is the fine-tuning
       phase, on the full grid; else it is one more long cycle.
-    scale_lr: 'long', 'both', 'progressive': whether the rate follows the batch
-      of the phase.
+    scale_lr: 'long', 'both', 'progressive', 'table': whether the rate follows
+      the batch of the phase; rows of a table can say otherwise.
     ladder: (frames factor in (0, 1], epochs, learning rate, schedule) of each
       rung; its schedule is written as `lr_schedule` and starts with the rung.
     progressive: (share of the epochs, frames factor, side factor) of each
       phase, in (0, 1].
+    table: 'table': a row for each phase, see mgjax/grids/rows.py. Another
+      schedule's `GridSchedule.table` is one.
+    clip_cost: 'table': from (T, H, W) to the cost of one clip, for rows whose
+      batch is 'equal_cost'.
+    frames_multiple: Frames of all grids are a multiple of it (of a tubelet).
+    side_multiple: Heights and widths are a multiple of it (of a patch).
+    seed: 'table': of random grids, in [0, 2^32).
     stride_frames: Frames of the video from one frame of a clip to the next.
     sampling: 'dense': clips of fewer frames may have a larger stride, up to
       the same time as those of the full grid; 'segments': frames are drawn
@@ -117,10 +131,10 @@ def make_schedule(
   """
   # What follows reads the arguments by their names: thirty of them, handed on
   # one by one, would be the length of this list again in every function.
-  return _make(modes.Arguments(**locals()))
+  return _make(checks.Arguments(**locals()))
 
 
-def _make(s: modes.Arguments) -> GridSchedule:
+def _make(s: checks.Arguments) -> GridSchedule:
   """See `make_schedule`, whose arguments `s` holds.
 
   Args:
@@ -134,18 +148,21 @@ def _make(s: modes.Arguments) -> GridSchedule:
   s.rate = LearningRate(
     s.learning_rate, s.lr_schedule, s.lr_steps, s.lr_gamma, s.end_lr
   )
-  plan = modes.PLANS[s.mode](s)
-  total_epochs = plan.phases[-1].end_epoch
+  rows = resolve(modes.TABLES[s.mode](s), s)
+  filled = table.fill(table.phases(rows, s), rows, s.num_train)
+  ends = [phase.end_epoch for phase in filled]
+  total_epochs = ends[-1]
+  policy = table.lr_at_epoch(rows, ends, s)
   # Rounding leaves some phases no epoch (Something-Something V2 has one): they
   # are not part of the run, so they need not be sound either.
-  starts = (0, *(phase.end_epoch for phase in plan.phases))
-  phases = [
-    phase
-    for start, phase in zip(starts, plan.phases, strict=False)
+  starts = (0, *ends)
+  kept = [
+    (i, phase)
+    for i, (start, phase) in enumerate(zip(starts, filled, strict=False), 1)
     if phase.end_epoch > start
   ]
   checks.require(
-    phases,
+    kept,
     f'`mode={s.mode!r}` with `epochs={s.epochs}` and `epoch_factor='
     f'{s.epoch_factor}` leaves no epoch to train; raise one.',
   )
@@ -154,31 +171,38 @@ def _make(s: modes.Arguments) -> GridSchedule:
     f'`warmup_epochs` is {s.warmup_epochs:g}, longer than the run of '
     f'{total_epochs:g} epochs; use at most that.',
   )
+  name = 'phase {} of {}' if s.mode != 'table' else '`table` row {2}'
+  phases = [
+    checks.checked_phase(
+      dataclasses.replace(phase, name=name.format(i, len(kept), row)),
+      rows[row - 1].get('group_clips', s.group_clips),
+      s,
+    )
+    for i, (row, phase) in enumerate(kept, start=1)
+  ]
   policy = learning_rates.with_warmup(
-    plan.lr_at_epoch, warmup_epochs=s.warmup_epochs, warmup_lr=s.warmup_lr
+    policy, warmup_epochs=s.warmup_epochs, warmup_lr=s.warmup_lr
   )
-  made = schedule.lay_out(
-    [
-      checks.checked_phase(phase, f'phase {i} of {len(phases)}', s)
-      for i, phase in enumerate(phases, start=1)
-    ],
+  made = GridSchedule(
+    schedule.without_empty(phases),
     num_train=s.num_train,
     lr_at_epoch=learning_rates.for_batch(policy, s.batch, s.base_batch),
+    table=rows,
+    baseline_epochs=table.baseline_epochs(rows, total_epochs, s),
   )
-  if s.mode == 'ladder':
-    checks.check_rates(made, 'ladder', ' '.join(rung[3] for rung in s.ladder))
-  else:
-    checks.check_rates(made, 'lr_schedule', s.lr_schedule)
+  checks.check_rates(
+    made, table.lr_argument(rows, s), table.schedule_texts(rows, s)
+  )
   return made
 
 
-def _check(s: modes.Arguments) -> None:
+def _check(s: checks.Arguments) -> None:
   """Refuses arguments that are wrong whatever the phases."""
   checks.check_numbers(
     s,
     'at least 1, a whole number',
     *('num_train', 'frames', 'stride_frames', 'height', 'width', 'batch'),
-    *('num_devices', 'micro_batches'),
+    *('num_devices', 'micro_batches', 'frames_multiple', 'side_multiple'),
   )
   checks.check_choice(s, 'mode', MODES)
   checks.check_choice(s, 'sampling', ('dense', 'segments'))
@@ -194,9 +218,9 @@ def _check(s: modes.Arguments) -> None:
   # A field of another mode may have any value: it does nothing.
   if s.mode == 'ladder':
     checks.check_ladder(s.ladder, s.lr_steps)
-  elif s.lr_schedule == 'steps':
+  elif s.lr_schedule == 'steps' and _reads_lr(s):
     checks.check_lr_steps(s.lr_steps, s.epochs)
-  if s.mode in ('short', 'long', 'both', 'progressive'):
+  if s.mode in ('short', 'long', 'both', 'progressive', 'table'):
     checks.check_numbers(s, 'positive', 'epoch_factor')
   if s.mode in ('short', 'both'):
     checks.check_short_factors(s.short_factors)
@@ -204,3 +228,11 @@ def _check(s: modes.Arguments) -> None:
     checks.check_long_cycle(s)
   if s.mode == 'progressive':
     checks.check_progressive(s.progressive)
+  checks.check_multiples(s)
+
+
+def _reads_lr(s: checks.Arguments) -> bool:
+  """Whether a row of the table has the run's learning rate."""
+  if s.mode != 'table':
+    return True
+  return any('lr' not in row for row in s.table if isinstance(row, Mapping))

@@ -1,0 +1,178 @@
+"""From the rows of a table to phases, their steps and their learning rate."""
+
+import bisect
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mgjax.grids import learning_rate
+from mgjax.grids.checks import Arguments
+from mgjax.grids.learning_rate import LearningRate, LrFunction, Real
+from mgjax.grids.schedule import Grid, Phase, steps_until
+
+# A row in numbers, see rows.py.
+Row = Mapping[str, Any]
+
+
+def phases(rows: Sequence[Row], s: Arguments) -> list[Phase]:
+  """Returns the phase of each row, without its steps and batch-norm groups.
+
+  Args:
+    rows: Resolved.
+    s: The arguments of `make_schedule`.
+  """
+  return [_phase(row, s) for row in rows]
+
+
+def _phase(row: Row, s: Arguments) -> Phase:
+  grids = row.get('random') or row['cycle']
+  weights = [grid['weight'] for grid in row.get('random', ())]
+  total = math.fsum(weights)
+  return Phase(
+    cycle=tuple(Grid(*(g[n] for n in Grid._fields)) for g in grids),
+    end_step=0,
+    end_epoch=row.get('end_epoch', 0),
+    lr_stage=row['lr_stage'],
+    lr_scale=row['lr_scale'],
+    stride_frames=tuple(row['stride_frames']),
+    jitter_px=tuple(tuple(grid['jitter_px']) for grid in grids),
+    bn_groups=(1,) * len(grids),
+    weights=tuple(weight / total for weight in weights),
+    seed=s.seed if weights else 0,
+    augment=tuple(sorted(row.get('augment', {}).items())),
+  )
+
+
+def lr_at_epoch(
+  rows: Sequence[Row], ends: Sequence[Real], s: Arguments
+) -> LrFunction:
+  """Returns the learning rate of the rows as a function of the run's epochs.
+
+  Args:
+    rows: Resolved.
+    ends: Epochs of the run at which they end.
+    s: The arguments of `make_schedule`, and `rate`, the run's own.
+  """
+  of_run = None
+  if any('lr' not in row for row in rows):
+    of_run = s.rate.over(s.epochs)
+    # The same number, divided and multiplied, may be another one.
+    if ends[-1] != s.epochs:
+      of_run = learning_rate.stretched(of_run, s.epochs, ends[-1])
+  starts = [0, *ends[:-1]]
+  policies = [
+    _own_lr(row, row.get('epochs', end - start), _name(i, s), s)
+    if 'lr' in row
+    else None
+    for i, (row, start, end) in enumerate(
+      zip(rows, starts, ends, strict=True), start=1
+    )
+  ]
+  scales = [row['lr_scale'] for row in rows]
+  between = list(ends[:-1])
+
+  def rate(epoch: Real) -> float:
+    i = bisect.bisect_right(between, epoch)
+    own = policies[i]
+    value = of_run(epoch) if own is None else own(epoch - starts[i])
+    return value * scales[i]
+
+  return rate
+
+
+def _name(number: int, s: Arguments) -> str:
+  """What an error calls the learning rate of a row."""
+  return (
+    f'ladder[{number - 1}]' if s.mode == 'ladder' else f'table row {number}'
+  )
+
+
+def _own_lr(row: Row, epochs: Real, name: str, s: Arguments) -> LrFunction:
+  """A row's own rate as a function of the epochs since it started."""
+  lr = row['lr']
+  if isinstance(lr, Mapping):
+    if 'rates' in lr:
+      rates, steps = lr['rates'], lr.get('lr_steps', ())
+      return lambda e: rates[bisect.bisect_right(steps, e)]
+    return LearningRate(
+      lr['base_lr'],
+      lr['schedule'],
+      lr.get('lr_steps', s.lr_steps),
+      lr.get('gamma', s.lr_gamma),
+      lr.get('end_lr', s.end_lr),
+      name=name,
+    ).over(epochs)
+  if isinstance(lr, Sequence):
+    return learning_rate.straight_lines(
+      [(share * epochs, rate) for share, rate in lr]
+    )
+  return lambda _: lr
+
+
+def schedule_texts(rows: Sequence[Row], s: Arguments) -> str:
+  """All schedules that rows name, for `checks.check_rates`."""
+  texts = [
+    row['lr']['schedule']
+    for row in rows
+    if isinstance(row.get('lr'), Mapping) and 'schedule' in row['lr']
+  ]
+  if any('lr' not in row for row in rows):
+    texts.append(s.lr_schedule)
+  return ' '.join(texts)
+
+
+def fill(
+  phases: Sequence[Phase], rows: Sequence[Row], num_train: int
+) -> list[Phase]:
+  """Gives the phases of rows their steps and end epochs, as `lay_out` does.
+
+  Args:
+    phases: Of the rows.
+    rows: In numbers. Epochs are counted from the planned end of the row before.
+    num_train: Clips in an epoch, at least 1.
+
+  Returns:
+    As many phases; some may have no step.
+  """
+  filled = []
+  step = clips = 0
+  end_epoch: Real = 0
+  for phase, row in zip(phases, rows, strict=True):
+    phase = dataclasses.replace(phase, start_step=step)
+    if 'steps' in row:
+      num_steps = row['steps']
+      end_epoch = (clips + phase.clips_in(num_steps)) / num_train
+    else:
+      end_epoch = row.get('end_epoch', end_epoch + row.get('epochs', 0))
+      num_steps = steps_until(phase, end_epoch, clips, num_train)
+    step += num_steps
+    clips += phase.clips_in(num_steps)
+    filled.append(
+      dataclasses.replace(phase, end_step=step, end_epoch=end_epoch)
+    )
+  return filled
+
+
+def baseline_epochs(
+  rows: Sequence[Row], total_epochs: Real, s: Arguments
+) -> Real:
+  """Epochs of the full grid alone that a table is compared with.
+
+  Args:
+    rows: In numbers.
+    total_epochs: Of the run.
+    s: The arguments of `make_schedule`.
+  """
+  said = [r['baseline_epochs'] for r in rows if 'baseline_epochs' in r]
+  if said:
+    return sum(said)
+  # Rates of the run are those of its baseline; else there is none but the run.
+  return s.epochs if any('lr' not in row for row in rows) else total_epochs
+
+
+def lr_argument(rows: Sequence[Row], s: Arguments) -> str:
+  """The argument that has the schedules of `schedule_texts`."""
+  if s.mode in ('ladder', 'table') and any('lr' in row for row in rows):
+    return s.mode
+  return 'lr_schedule'
