@@ -59,7 +59,7 @@ INSIDE = {
   ('planning.command', '_plan'): _NO_JAX,
   ('setup.planning', 'check_own_network'): _NO_JAX,
   ('setup.planning', 'estimate_memory'): _NO_JAX,
-  ('setup.planning', 'gmacs_per_clip'): _NO_JAX,
+  ('setup.clip_costs', 'gmacs_per_clip'): _NO_JAX,
   ('setup.planning', 'make_plan'): _NO_JAX,
   ('setup.planning', 'warn_of_memory'): _NO_JAX,
   ('setup.data', 'describe'): _NO_READER,

@@ -47,7 +47,7 @@ from mgjax import cli
 from mgjax.cli import ConfigError
 from mgjax.grids.schedule import Grid
 from mgjax.planning import plan, plan_text
-from mgjax.setup import grids, planning
+from mgjax.setup import clip_costs, grids, planning
 
 TABLE = record.STEP_TIMES
 
@@ -242,7 +242,7 @@ def times_table() -> tabulate.Table:
   rows = []
   for name, (entry, config) in _load().items():
     step_s, full = _step_s(entry), grids.full_grid(config)
-    gmacs = planning.gmacs_per_clip(config, step_s)
+    gmacs = clip_costs.gmacs_per_clip(config, step_s)
     for grid, seconds in step_s.items():
       macs = grid.batch * gmacs[grid] / (full.batch * gmacs[full])
       rows.append(

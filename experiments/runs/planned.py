@@ -9,7 +9,7 @@ from experiments.runs.run import Run
 from mgjax import cli
 from mgjax.cli import ConfigError
 from mgjax.planning import plan
-from mgjax.setup import planning
+from mgjax.setup import clip_costs
 
 
 class Planned(NamedTuple):
@@ -54,7 +54,7 @@ def training_gmacs(run: Run) -> float:
   config = cli.read_config(run.config, run.overrides)
   schedule = settings.schedule(config)
   if run.file == generated.FILE:
-    gmacs = planning.gmacs_per_clip(config, schedule.grids, schedule.phases)
+    gmacs = clip_costs.gmacs_per_clip(config, schedule.grids, schedule.phases)
     return 3 * plan.total_gmacs(schedule, gmacs)
   cost = costs.run_cost(schedule, run.model, config.model.num_classes)
   return 3 * cost.macs / 1e9

@@ -20,7 +20,7 @@ from experiments import tabulate
 from experiments.runs import generated, planned, settings
 from experiments.tables import measured
 from mgjax import cli
-from mgjax.setup import grids, planning
+from mgjax.setup import clip_costs, grids
 
 TABLE = 'moving_digits'
 _COLORS = {'none': '#555555', 'both': '#c8501e'}  # By grid.mode.
@@ -65,7 +65,7 @@ def _draw_sizes(axes: Any) -> None:
   for run in (baseline, multigrid):
     config = cli.read_config(run.config, run.overrides)
     schedule, full = settings.schedule(config), grids.full_grid(config)
-    gmacs = planning.gmacs_per_clip(config, schedule.grids)
+    gmacs = clip_costs.gmacs_per_clip(config, schedule.grids)
     color, x = _COLORS[run.grid], 0.0
     start_step = 0
     for phase in schedule.phases:

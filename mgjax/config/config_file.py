@@ -27,13 +27,18 @@ def recipes() -> dict[str, pathlib.Path]:
   A wheel has the checkout's folder configs/ inside the package, so that it is
   in nobody's way.
   """
+  return programs()
+
+
+def programs(folder: str = '') -> dict[str, pathlib.Path]:
+  """The Python programs of a folder of configs/, by name."""
   package = pathlib.Path(__file__).parent.parent
-  folder = package / 'configs'
-  if not folder.is_dir():
-    folder = package.parent / 'configs'
+  configs = package / 'configs'
+  if not configs.is_dir():
+    configs = package.parent / 'configs'
   return {
     path.stem: path
-    for path in sorted(folder.glob('*.py'))
+    for path in sorted((configs / folder).glob('*.py'))
     if not path.stem.startswith('_')
   }
 
@@ -86,16 +91,14 @@ def load(text: str) -> ml_collections.ConfigDict:
   path, *arguments = text.split(':', 1)
   path = _find(path)
   try:
-    if not path:
-      raise ValueError('it has no name')
-    source = pathlib.Path(path).read_bytes()
+    program = load_program(path)
   except (OSError, ValueError) as error:  # A zero byte is a ValueError.
     reason = getattr(error, 'strerror', None) or error
     raise ConfigError(
       f'--config={text}: cannot read the config file ({reason}); give an '
       f'existing one, or the name of a recipe: {", ".join(recipes())}.'
     ) from error
-  get_config = getattr(_module(path, source), 'get_config', None)
+  get_config = getattr(program, 'get_config', None)
   if not callable(get_config):
     raise ConfigError(
       f'{path}: there is no function get_config(), which returns the config; '
@@ -110,7 +113,7 @@ def load(text: str) -> ml_collections.ConfigDict:
       else f'--config={text}: get_config() needs arguments after the colon '
       f'({error}).'
     ) from error
-  with _explained(path):
+  with explained(path):
     config = get_config(*arguments)
   if config is None:
     raise ConfigError(
@@ -124,15 +127,24 @@ def load(text: str) -> ml_collections.ConfigDict:
   return config
 
 
-def _module(path: str, source: bytes) -> Any:
-  """Runs the file as a module."""
+def load_program(path: str) -> Any:
+  """Runs a config file, or that of a table, as a module.
+
+  Raises:
+    ConfigError: It fails; the message has the line.
+    OSError: It cannot be read.
+    ValueError: The path is none.
+  """
+  if not path:
+    raise ValueError('it has no name')
+  source = pathlib.Path(path).read_bytes()
   # As ml_collections names it.
   spec = importlib.util.spec_from_loader('config_config', None, origin=path)
   module = importlib.util.module_from_spec(spec)
   module.__file__ = path
   sys.modules[spec.name] = module  # Dataclasses look themselves up there.
   linecache.checkcache(path)
-  with _explained(path):
+  with explained(path):
     try:
       program = compile(source, path, 'exec', dont_inherit=True)
     except SyntaxError as error:
@@ -146,7 +158,7 @@ def _module(path: str, source: bytes) -> Any:
 
 
 @contextlib.contextmanager
-def _explained(path: str) -> Iterator[None]:
+def explained(path: str) -> Iterator[None]:
   """Says of what goes wrong inside in which line of the config file it does."""
   try:
     yield

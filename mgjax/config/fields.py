@@ -197,14 +197,15 @@ class _Optim:
 class _Grid:
   """How the shape of a batch changes over the training."""
 
-  # 'none', 'short', 'long', 'both', 'ladder' or 'progressive'.
+  # 'none', 'short', 'long', 'both', 'ladder', 'progressive' or 'table'.
   mode: str = setting('none')
   # Long cycle, coarse to fine: (frames factor, side factor) of the full grid.
   long_factors: tuple = setting(modes.LONG_FACTORS)
   # Short cycle: side factors of the full grid; the phase's own grid is last.
   short_factors: tuple = setting(modes.SHORT_FACTORS)
   # Epochs of the run per baseline epoch (modes short, long, both,
-  # progressive; 'none' and 'ladder' train for just the epochs they name).
+  # progressive, and rows of a table with shares; 'none' and 'ladder' train for
+  # just the epochs they name).
   epoch_factor: float = setting(1.5)
   # Long cycles before the fine-tuning phase where the learning rate has no
   # steps to align with (any schedule but 'steps').
@@ -213,13 +214,20 @@ class _Grid:
   # it is one more long cycle.
   fine_tune: bool = setting(True)
   # Whether the learning rate follows the batch of the phase (long, both,
-  # progressive), as the papers have it; else it is the baseline's.
+  # progressive, table), as the papers have it; else it is the baseline's.
   scale_lr: bool = setting(True)
   # 'ladder': (frames factor, epochs, learning rate, schedule) of each rung;
   # the schedule is written as in optim.schedule and restarts at every rung.
   ladder: tuple = setting(modes.LADDER)
   # 'progressive': (share of the epochs, frames factor, side factor).
   progressive: tuple = setting(modes.PROGRESSIVE)
+  # 'table': a row for each phase, dicts of the fields in mgjax/grids/rows.py;
+  # or the name of one of configs/schedules, or of a .json or .py file.
+  table: tuple = setting(())
+  # Frames of all grids are a multiple of it, such as a tubelet; 1: any number.
+  frames_multiple: int = setting(1, at_least(1))
+  # Heights and widths are a multiple of it, such as a patch; 1: any pixels.
+  side_multiple: int = setting(1, at_least(1))
 
 
 @dataclasses.dataclass

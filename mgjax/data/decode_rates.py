@@ -19,8 +19,8 @@ from mgjax.data.read_ahead import Workers
 from mgjax.data.stream import TrainStream
 from mgjax.grids.schedule import Grid, GridSchedule, Phase
 from mgjax.planning import step_seconds
+from mgjax.setup import clip_costs, grids, planning
 from mgjax.setup import data as data_setup
-from mgjax.setup import grids, planning
 
 
 class Draw(NamedTuple):
@@ -274,7 +274,7 @@ def main(values: flags.FlagValues) -> None:
   source = data_setup.source(config, 'train')
   schedule = grids.schedule(config, len(source))
   full = grids.full_grid(config)
-  gmacs = planning.gmacs_per_clip(config, {full, *schedule.grids})
+  gmacs = clip_costs.gmacs_per_clip(config, {full, *schedule.grids})
   step_s = step_seconds.step_seconds(values, gmacs, full, config.model.name)
   draws = dict.fromkeys(d for p in schedule.phases for d in draws_of(p))
   train_stream = data_setup.train_stream(config, schedule, source)

@@ -204,66 +204,82 @@ def checked_phase(phase: Phase, group_clips: int, s: Arguments) -> Phase:
   Source: section 3.4 of the paper: statistics are those of a fixed number of
     clips with respect to the long cycle, and grow inside the short cycle.
   """
-  base = phase.base
-  where = f'{phase.name} ({describe(base, s.full)})'
+  where = f'{phase.name} ({describe(phase.base, s.full)})'
   if group_clips:
-    groups = []
-    for grid in phase.cycle:
-      batch = grid.batch if s.group_by == 'step' else base.batch
-      require(
-        batch % group_clips == 0,
-        f'{where}: a batch of {batch} clips does not divide into groups of '
-        f'`group_clips={group_clips}`; change `batch`, or use a group size '
-        f'such as {math.gcd(batch, group_clips)}, or 0 for the whole batch.',
-      )
-      # Cycles of the papers are multiples of the base; a table's need not be.
-      require(
-        grid.batch % (batch // group_clips) == 0,
-        f'{where}: a batch of {grid.batch} clips does not divide into the '
-        f'{batch // group_clips} batch-norm groups of the phase; change its '
-        "batch, or use `group_by='step'`.",
-      )
-      groups.append(batch // group_clips)
-    phase = dataclasses.replace(phase, bn_groups=tuple(groups))
+    groups = _bn_groups(phase, group_clips, where, s)
+    phase = dataclasses.replace(phase, bn_groups=groups)
   for grid, groups in zip(phase.cycle, phase.bn_groups, strict=True):
-    crop = f'{grid.H}x{grid.W}'
-    require(
-      s.mode == 'table' or (grid.H <= base.H and grid.W <= base.W),
-      f'{where}: the short cycle has a crop of {crop}, larger than the '
-      f"phase's {base.H}x{base.W}; use smaller `short_factors` or larger side "
-      'factors in `long_factors`.',
-    )
-    require(
-      min(grid.H, grid.W) >= MIN_CROP_PX,
-      f'{where}: a crop of {crop} is too small; sides of {MIN_CROP_PX} pixels '
-      'or more are accepted. Use a larger `height` and `width`, or larger '
-      'factors.',
-    )
-    require(
-      grid.batch >= 1,
-      f'{where}: the grid {crop} gets a batch of 0 clips; change `batch` or '
-      'the factors.',
-    )
-    require(
-      grid.batch % s.num_devices == 0,
-      f'{where}: a batch of {grid.batch} clips does not divide among '
-      f'{s.num_devices} devices; use a `batch` that is a multiple of '
-      f'{s.num_devices}.',
-    )
-    # A part has whole groups, or else its statistics would be other ones.
-    require(
-      groups % s.micro_batches == 0,
-      f'{where}: the {groups} batch-norm groups of the grid {grid} do not '
-      f'divide into `micro_batches={s.micro_batches}` equal parts; use '
-      f'{_divisors(groups)} micro-batches, or another `group_clips`.',
-    )
-    require(
-      grid.batch % (s.micro_batches * s.num_devices) == 0,
-      f'{where}: the {grid.batch // s.micro_batches} clips of a micro-batch of '
-      f'the grid {grid} do not divide among {s.num_devices} devices; use fewer '
-      f'`micro_batches` than {s.micro_batches}.',
-    )
+    _check_grid(grid, groups, phase.base, where, s)
   return phase
+
+
+def _bn_groups(
+  phase: Phase, group_clips: int, where: str, s: Arguments
+) -> tuple[int, ...]:
+  """Batch-norm groups of each grid of a phase."""
+  found = []
+  for grid in phase.cycle:
+    batch = grid.batch if s.group_by == 'step' else phase.base.batch
+    require(
+      batch % group_clips == 0,
+      f'{where}: a batch of {batch} clips does not divide into groups of '
+      f'`group_clips={group_clips}`; change `batch`, or use a group size '
+      f'such as {math.gcd(batch, group_clips)}, or 0 for the whole batch.',
+    )
+    groups = batch // group_clips
+    # Cycles of the papers are multiples of the base; a table's need not be.
+    require(
+      not groups or grid.batch % groups == 0,
+      f'{where}: a batch of {grid.batch} clips does not divide into the '
+      f'{groups} batch-norm groups of the phase; change it, or use '
+      "`group_by='step'`.",
+    )
+    found.append(groups)
+  return tuple(found)
+
+
+def _check_grid(
+  grid: Grid, groups: int, base: Grid, where: str, s: Arguments
+) -> None:
+  """Refuses a grid that cannot be trained; see `checked_phase`."""
+  crop = f'{grid.H}x{grid.W}'
+  # Of a table, any grid may be the last one of its row.
+  require(
+    s.mode == 'table' or (grid.H <= base.H and grid.W <= base.W),
+    f'{where}: the short cycle has a crop of {crop}, larger than the '
+    f"phase's {base.H}x{base.W}; use smaller `short_factors` or larger side "
+    'factors in `long_factors`.',
+  )
+  require(
+    min(grid.H, grid.W) >= MIN_CROP_PX,
+    f'{where}: a crop of {crop} is too small; sides of {MIN_CROP_PX} pixels '
+    'or more are accepted. Use a larger `height` and `width`, or larger '
+    'factors.',
+  )
+  require(
+    grid.batch >= 1,
+    f'{where}: the grid {crop} gets a batch of 0 clips; change `batch` or '
+    'the factors.',
+  )
+  require(
+    grid.batch % s.num_devices == 0,
+    f'{where}: a batch of {grid.batch} clips does not divide among '
+    f'{s.num_devices} devices; use a `batch` that is a multiple of '
+    f'{s.num_devices}.',
+  )
+  # A part has whole groups, or else its statistics would be other ones.
+  require(
+    groups % s.micro_batches == 0,
+    f'{where}: the {groups} batch-norm groups of the grid {grid} do not '
+    f'divide into `micro_batches={s.micro_batches}` equal parts; use '
+    f'{_divisors(groups)} micro-batches, or another `group_clips`.',
+  )
+  require(
+    grid.batch % (s.micro_batches * s.num_devices) == 0,
+    f'{where}: the {grid.batch // s.micro_batches} clips of a micro-batch of '
+    f'the grid {grid} do not divide among {s.num_devices} devices; use fewer '
+    f'`micro_batches` than {s.micro_batches}.',
+  )
 
 
 def check_rates(schedule: GridSchedule, name: str, text: str) -> None:

@@ -16,8 +16,8 @@ from mgjax.errors import ConfigError
 from mgjax.grids import GridSchedule
 from mgjax.planning import plan as plan_lib
 from mgjax.planning import plan_budget, plan_text, step_seconds
+from mgjax.setup import clip_costs, grids, planning, run_checks, run_settings
 from mgjax.setup import data as data_setup
-from mgjax.setup import grids, planning, run_checks, run_settings
 
 _PICTURE = 'plan.png'  # What --format=png writes without --output.
 
@@ -136,7 +136,7 @@ def _budget(
   full = grids.full_grid(config)
   step_s = step_seconds.step_seconds(
     values,
-    planning.gmacs_per_clip(config, {full, *used}),
+    clip_costs.gmacs_per_clip(config, {full, *used}),
     full,
     config.model.name,
   )

@@ -61,6 +61,7 @@ def make_plan(
     'num_train_programs': len(schedule.grids),
     'memory': dict(memory),
     'phases': phases,
+    'table': list(schedule.table),
     'lr': _learning_rates(schedule),
     'baseline': baseline,
     'speedup': {

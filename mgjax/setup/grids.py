@@ -5,9 +5,10 @@ import re
 import ml_collections
 
 from mgjax import grids
-from mgjax.config import own
+from mgjax.config import own, schedule_files
 from mgjax.errors import ConfigError
 from mgjax.grids import Grid, GridSchedule
+from mgjax.setup import clip_costs
 from mgjax.setup import data as data_setup
 
 # Videos in the training set where the data is not at hand.
@@ -55,6 +56,9 @@ _FIELDS = {
   'scale_lr': 'grid.scale_lr',
   'ladder': 'grid.ladder',
   'progressive': 'grid.progressive',
+  'table': 'grid.table',
+  'frames_multiple': 'grid.frames_multiple',
+  'side_multiple': 'grid.side_multiple',
   'group_clips': 'norm.group_clips',
   'group_by': 'norm.group_by',
   'micro_batches': 'train.micro_batches',
@@ -76,16 +80,56 @@ def schedule(
     ConfigError: If the settings do not make a schedule that can be trained.
       The message names the phase or the field.
   """
+  config = with_table(config)
   values = {}
   for argument, field in _FIELDS.items():
     section, name = field.split('.')
     values[argument] = config[section][name]
   values['width'] = full_grid(config).W
   values['num_train'] = num_train
+
+  def clip_cost(T: int, H: int, W: int) -> float:
+    grid = Grid(T, H, W, 1)
+    return clip_costs.gmacs_per_clip(config, [grid])[grid]
+
   try:
-    return grids.make_schedule(**values, num_devices=num_devices)
+    return grids.make_schedule(
+      **values,
+      seed=config.seed,
+      clip_cost=clip_cost,
+      num_devices=num_devices,
+    )
   except ConfigError as error:
     raise ConfigError(_with_fields(str(error))) from error
+
+
+def with_table(
+  config: ml_collections.ConfigDict,
+) -> ml_collections.ConfigDict:
+  """The config with the rows of its table, where it names a file.
+
+  So a run keeps in its folder what it trained, not where it was read.
+
+  Args:
+    config: Not modified.
+
+  Raises:
+    ConfigError: There is no such table; or there is one, and another mode.
+  """
+  grid = config.grid
+  if grid.mode != 'table':
+    if grid.table:
+      raise ConfigError(
+        f'grid.table is set, but grid.mode is {grid.mode!r}, which does not '
+        "read it; set grid.mode='table', or leave grid.table out."
+      )
+    return config
+  rows = schedule_files.rows(
+    grid.table, full=full_grid(config), epochs=config.optim.total_epochs
+  )
+  config = config.copy_and_resolve_references()
+  config.grid.table = tuple(rows)
+  return config
 
 
 def full_grid(config: ml_collections.ConfigDict) -> Grid:

@@ -121,7 +121,7 @@ def make_job(
     ConfigError: The run cannot work.
   """
   # In the order of what it costs: seconds of tracing, then data, then weights.
-  config = data.with_classes(config)
+  config = grids.with_table(data.with_classes(config))
   mesh = parallel.make_mesh()
   _check_settings(config, mesh, speaks=peers.is_first)
   if (workdir / 'import.txt').exists():

@@ -14,6 +14,7 @@ from mgjax.config import own
 from mgjax.errors import ConfigError
 from mgjax.grids import Grid, GridSchedule, Phase
 from mgjax.planning import plan
+from mgjax.setup import clip_costs
 from mgjax.setup import grids as grids_setup
 
 
@@ -38,15 +39,11 @@ def make_plan(
   from mgjax.planning import memory
 
   full = grids_setup.full_grid(config)
-  # A ladder is compared with as many epochs of the full grid.
-  epochs = config.optim.total_epochs
-  if config.grid.mode == 'ladder':
-    epochs = sum(rung[1] for rung in config.grid.ladder)
   return plan.make_plan(
     schedule,
-    gmacs_per_clip(config, {full, *schedule.grids}, schedule.phases),
+    clip_costs.gmacs_per_clip(config, {full, *schedule.grids}, schedule.phases),
     full=full,
-    baseline_epochs=epochs,
+    baseline_epochs=schedule.baseline_epochs,
     names={
       'mode': config.grid.mode,
       'model': config.model.name,
@@ -59,28 +56,6 @@ def make_plan(
     ),
     size_source=size_source,
   )
-
-
-def gmacs_per_clip(
-  config: ml_collections.ConfigDict,
-  grids: Collection[Grid],
-  phases: Sequence[Phase] = (),
-) -> dict[Grid, float]:
-  """Returns 1e9 multiply-adds of one clip's forward pass for each grid.
-
-  Args:
-    config: See mgjax/config/fields.py; only the model is read.
-    grids: Any.
-    phases: Where the grids come from, for the message of an error.
-
-  Raises:
-    ConfigError: If the model cannot be built, or a grid is too small for it.
-      The message names the first phase that has the grid.
-  """
-  from mgjax.planning import macs
-  from mgjax.setup import network
-
-  return macs.gmacs_per_clip(network.model(config), grids, phases)
 
 
 def check_network(
@@ -104,7 +79,7 @@ def check_network(
     ConfigError: Says what is wrong with the network, and names the grid.
   """
   check_own_network(config, grids, trains=bool(phases))
-  gmacs_per_clip(config, grids, phases)
+  clip_costs.gmacs_per_clip(config, grids, phases)
 
 
 def check_own_network(

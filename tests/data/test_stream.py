@@ -33,6 +33,9 @@ def test_every_video_is_used_once_per_epoch_whatever_the_grids(
   tiny_config, source, mode
 ):
   tiny_config.grid.mode = mode
+  if mode == 'table':
+    grids_drawn = [{'side_factor': 1.0}, {'side_factor': 0.5, 'batch': 16}]
+    tiny_config.grid.table = ({'epochs': 4, 'random': grids_drawn},)
   clips = make_stream(tiny_config, source)
   order = [
     clips.order.example(clip)

@@ -40,6 +40,7 @@ KINETICS = {
   'stride_frames': 2,
   'jitter_px': (256, 320),
   'group_clips': 8,
+  'table': ({'share': 0.75, 'side_factor': 0.5}, {'share': 0.25}),
 }
 
 

@@ -16,7 +16,7 @@ from mgjax.cli import ConfigError
 from mgjax.config import fields as default
 from mgjax.models import slowfast
 from mgjax.planning import macs, plan, plan_picture, plan_text
-from mgjax.setup import grids, network, planning, run_settings
+from mgjax.setup import clip_costs, grids, network, planning, run_settings
 
 ROOT = pathlib.Path(__file__).parents[2]
 COST = json.loads(
@@ -92,7 +92,7 @@ def test_a_grid_that_the_model_refuses_names_its_phase(monkeypatch):
     with pytest.raises(ConfigError, match=message):
       planning.make_plan(config, dataclasses.replace(schedule, phases=phases))
   with pytest.raises(ConfigError, match='^grid 8x112x112: model: 8 frames'):
-    planning.gmacs_per_clip(config, schedule.grids)
+    clip_costs.gmacs_per_clip(config, schedule.grids)
 
 
 def test_multiply_adds_of_a_rectangle_are_those_of_its_area():

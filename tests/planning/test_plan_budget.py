@@ -13,7 +13,7 @@ from mgjax import plan as plan_flags
 from mgjax.cli import ConfigError
 from mgjax.planning import command, plan, plan_budget
 from mgjax.planning.plan_budget import Candidate
-from mgjax.setup import grids, planning
+from mgjax.setup import clip_costs, grids
 
 # 1e9 multiply-adds per second.
 RATE = 7800.0
@@ -33,7 +33,7 @@ def search(config, num_train, budget_hours, gmacs_per_s, full_only=False):
   modes, used = plan_budget.modes_and_grids(schedule_of, num_train)
   if full_only:
     modes = ['none']
-  gmacs = planning.gmacs_per_clip(config, {grids.full_grid(config), *used})
+  gmacs = clip_costs.gmacs_per_clip(config, {grids.full_grid(config), *used})
   return plan_budget.search(
     schedule_of,
     modes,
@@ -68,7 +68,7 @@ def test_every_mode_has_its_longest_schedule_that_fits(candidates):
       command.with_factor(config, mode, most.factor + step), 240_000
     )
     full = grids.full_grid(config)
-    gmacs = planning.gmacs_per_clip(config, {full, *longer.grids})
+    gmacs = clip_costs.gmacs_per_clip(config, {full, *longer.grids})
     step_s = {g: 3 * g.batch * cost / RATE for g, cost in gmacs.items()}
     assert plan.training_hours(longer, step_s) > 100
 
