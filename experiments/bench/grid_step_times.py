@@ -58,7 +58,7 @@ def _compiled_steps(
   """The training step of every grid of a schedule, and of the full grid."""
   # They take seconds to import, and bad flags need none of them.
   from mgjax.cpu import compilation
-  from mgjax.setup import programs
+  from mgjax.setup import augmentation, programs
 
   schedule = settings.schedule(config)
   baseline = config.copy_and_resolve_references()
@@ -69,9 +69,15 @@ def _compiled_steps(
     lowered = programs.lower_programs(config, s, composed, mesh, 0, set())
     for program, lower in lowered.items():
       if program.grid not in steps:
-        steps[program.grid] = compilation.compile_program(lower())
+        run = compilation.compile_program(lower())
+        strengths = augmentation.put_strengths(config, s, mesh, 0)
+        steps[program.grid] = _with_strengths(run, strengths)
         print(f'compiled {program.grid}', file=sys.stderr, flush=True)
   return steps
+
+
+def _with_strengths(run: Callable, strengths: dict) -> Callable:
+  return lambda *arguments: run(*arguments, strengths)
 
 
 def measure(

@@ -215,6 +215,11 @@ class GridSchedule:
     )
 
   @functools.cached_property
+  def strengths(self) -> tuple[str, ...]:
+    """Names of the strengths of augmentation that some phase sets."""
+    return tuple(sorted({name for p in self.phases for name, _ in p.augment}))
+
+  @functools.cached_property
   def num_steps(self) -> tuple[int, ...]:
     """Steps of each phase."""
     starts = (0, *self._end_steps)

@@ -26,7 +26,7 @@ from mgjax.run import (
 )
 from mgjax.run.checkpoint_manager import Checkpoints
 from mgjax.run.clock import Marks, Times
-from mgjax.setup import evaluation, grids, run_settings
+from mgjax.setup import augmentation, evaluation, grids, run_settings
 from mgjax.setup import programs as programs_setup
 from mgjax.setup.job import Job
 from mgjax.step import (
@@ -266,6 +266,8 @@ class Training:
     inputs = (
       programs.put_batch(job.mesh, batch),
       *programs.put_scalars(job.mesh, lr, groups),
+      self._rng,
+      augmentation.put_strengths(job.config, schedule, job.mesh, step),
     )
     called = time.perf_counter()
     self._doing = f'step {step + 1}'
@@ -273,7 +275,7 @@ class Training:
     with jax.profiler.StepTraceAnnotation('train', step_num=step):
       # Returns before the device is done: the next batch is put meanwhile. The
       # old state is donated, so that nothing may keep it.
-      self.state, values = program(self.state, *inputs, self._rng)
+      self.state, values = program(self.state, *inputs)
     self.done = step + 1
     # Noted at once, so that a checkpoint after a signal knows that the
     # evaluation of this step still lacks its statistics.

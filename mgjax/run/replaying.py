@@ -8,7 +8,7 @@ from etils import epath
 from mgjax.cpu import compilation
 from mgjax.hosts import parallel
 from mgjax.run import checkpoint, failure, run_folder
-from mgjax.setup import data, grids, job, planning, run_checks
+from mgjax.setup import augmentation, data, grids, job, planning, run_checks
 from mgjax.setup import programs as programs_setup
 from mgjax.setup.initial_weights import initial_variables
 from mgjax.step import programs, train_state
@@ -59,6 +59,7 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
       programs.put_batch(mesh, batch),
       *programs.put_scalars(mesh, schedule.lr(step), schedule.bn_groups(step)),
       rng,
+      augmentation.put_strengths(config, schedule, mesh, step),
     )
     values = {name: float(value) for name, value in metrics.items()}
     result['steps'].append({'step': step, **values})

@@ -93,7 +93,7 @@ def schedule(
     return clip_costs.gmacs_per_clip(config, [grid])[grid]
 
   try:
-    return grids.make_schedule(
+    made = grids.make_schedule(
       **values,
       seed=config.seed,
       clip_cost=clip_cost,
@@ -101,6 +101,19 @@ def schedule(
     )
   except ConfigError as error:
     raise ConfigError(_with_fields(str(error))) from error
+  if 'randaugment_magnitude' in made.strengths:
+    _check_randaugment(config)
+  return made
+
+
+def _check_randaugment(config: ml_collections.ConfigDict) -> None:
+  """Refuses the strength of operations that there are none of."""
+  if not config.augment.randaugment_ops:
+    raise ConfigError(
+      'grid.table: augment has randaugment_magnitude, which does nothing with '
+      'augment.randaugment_ops=0; set --config.augment.randaugment_ops=2, or '
+      'leave it out.'
+    )
 
 
 def with_table(
@@ -114,15 +127,10 @@ def with_table(
     config: Not modified.
 
   Raises:
-    ConfigError: There is no such table; or there is one, and another mode.
+    ConfigError: There is no such table.
   """
   grid = config.grid
   if grid.mode != 'table':
-    if grid.table:
-      raise ConfigError(
-        f'grid.table is set, but grid.mode is {grid.mode!r}, which does not '
-        "read it; set grid.mode='table', or leave grid.table out."
-      )
     return config
   rows = schedule_files.rows(
     grid.table, full=full_grid(config), epochs=config.optim.total_epochs

@@ -39,7 +39,7 @@ def lower_programs(
   replicated = parallel.replicated(mesh)
   # One jitted function for all grids: it is traced once for each.
   run_train_step = jax.jit(
-    make_train_step(config, network),
+    make_train_step(config, network, schedule),
     # The old state's memory is the new one's: two would not fit large networks.
     donate_argnums=0,
     out_shardings=replicated,
@@ -60,8 +60,10 @@ def lower_programs(
       program.grid, mesh, weighted_classes=num_weights
     )
     if program.kind == 'train':
+      strengths = {name: scalar(jnp.float32) for name in schedule.strengths}
       return run_train_step.lower(
-        network.abstract, batch, scalar(jnp.float32), scalar(jnp.int32), key
+        *(network.abstract, batch, scalar(jnp.float32), scalar(jnp.int32)),
+        *(key, strengths),
       )
     if program.kind == 'stats':
       return run_stats_step.lower(
@@ -86,9 +88,17 @@ def lower_programs(
 
 
 def make_train_step(
-  config: ml_collections.ConfigDict, network: Network
+  config: ml_collections.ConfigDict,
+  network: Network,
+  schedule: GridSchedule | None = None,
 ) -> Callable:
-  """The training step that the settings describe, not compiled."""
+  """The training step that the settings describe, not compiled.
+
+  Args:
+    config: The settings.
+    network: The network, its optimizer and state.
+    schedule: See `augmentation.augment`.
+  """
   return train_step.make_train_step(
     network.model,
     network.tx,
@@ -98,7 +108,7 @@ def make_train_step(
     ema_decay=config.optim.ema_decay,
     micro_batches=config.train.micro_batches,
     loss=config.optim.loss,
-    augment=augmentation.augment(config),
+    augment=augmentation.augment(config, schedule),
   )
 
 

@@ -24,6 +24,11 @@ def check(
   """
   check_evaluation(config, data, num_devices)
   check_norm(config)
+  if config.grid.table and config.grid.mode != 'table':
+    raise ConfigError(
+      f'grid.table is set, but grid.mode={config.grid.mode!r} does not read '
+      "it; set grid.mode='table', or leave grid.table out"
+    )
   if config.optim.label_smoothing and config.optim.loss == 'sigmoid':
     raise ConfigError(
       f'optim.label_smoothing={config.optim.label_smoothing} spreads one label '

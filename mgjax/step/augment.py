@@ -10,7 +10,7 @@ that are cut over devices stay there.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,10 @@ OPERATIONS = tuple(
 # Greatest strength (magnitude 10): degrees, slope, share of the side, distance
 # of a factor from 1.
 _ROTATE, _SHEAR, _TRANSLATE, _FACTOR = 30.0, 0.3, 150 / 331, 0.9
+
+
+# A number, or an argument of the program: see `make_augment`.
+Strength = float | Float[Array, '']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,30 +54,31 @@ class Augmentation:
   """
 
   randaugment_ops: int
-  randaugment_magnitude: float
-  brightness: float
-  contrast: float
-  saturation: float
-  hue: float
-  erase_probability: float
+  randaugment_magnitude: Strength
+  brightness: Strength
+  contrast: Strength
+  saturation: Strength
+  hue: Strength
+  erase_probability: Strength
   erase_area: tuple[float, float]
   erase_aspect: tuple[float, float]
-  mixup_alpha: float
-  cutmix_alpha: float
+  mixup_alpha: Strength
+  cutmix_alpha: Strength
 
 
 def make_augment(
   options: Augmentation, *, fill: tuple[float, float, float], num_classes: int
-) -> Callable[[dict, jax.Array], dict] | None:
-  """Returns augment(batch, rng) -> batch; None where all of it is off.
+) -> Callable[..., dict] | None:
+  """Returns augment(batch, rng, strengths) -> batch; None where it is all off.
 
   The batch has 'video' uint8 [B, T, H, W, 3] and 'label', int32 [B] or float32
   [B, K]; its other entries stay. Where clips are mixed the new label is float32
   [B, K], weights of the classes; they add up to what they did before mixing (1
-  for one label).
+  for one label). `strengths` has float32 [] for options that differ from step
+  to step; they are arguments, so that one program serves all of them.
 
   Args:
-    options: What is on.
+    options: What is on: of those in `strengths`, the greatest values.
     fill: RGB, 0..255, of holes and of what lies outside the picture.
     num_classes: K.
   """
@@ -94,24 +99,38 @@ def _augment(
   num_classes: int,
   batch: dict,
   rng: jax.Array,
+  strengths: Mapping[str, jax.Array] | None = None,
 ) -> dict:
   """See `make_augment`."""
+  # What is off in all steps has no code here, whatever is given for it.
+  given = {k: v for k, v in (strengths or {}).items() if getattr(options, k)}
+  options = dataclasses.replace(options, **given)
   # Always four, so that turning one thing on leaves the others' numbers.
   keys = jax.random.split(rng, 4)
   video = batch['video'].astype(jnp.float32)
   if options.randaugment_ops:
     video = rand_augment(video, keys[0], options, fill)
   video = colour_jitter(video, keys[1], options)
-  if options.erase_probability:
+  if _is_on(options.erase_probability):
     video = random_erase(video, keys[2], options, fill)
   batch = {**batch, 'video': video}
-  if options.mixup_alpha or options.cutmix_alpha:
+  if _is_on(options.mixup_alpha) or _is_on(options.cutmix_alpha):
     label = batch['label']
     if label.ndim == 1:
       label = jax.nn.one_hot(label, num_classes, dtype=jnp.float32)
     batch |= mix(video, label, keys[3], options)
   rounded = jnp.round(jnp.clip(batch['video'], 0, 255)).astype(jnp.uint8)
   return {**batch, 'video': rounded}
+
+
+def _is_on(strength: Strength) -> bool:
+  """Whether a strength is not 0, or may be another number in some step."""
+  return _is_given(strength) or strength != 0
+
+
+def _is_given(strength: Strength) -> bool:
+  """Whether a strength is an argument of the program."""
+  return isinstance(strength, jax.Array)
 
 
 def rand_augment(
@@ -215,12 +234,13 @@ def colour_jitter(
     (keys[1], options.contrast, pixels.adjust_contrast),
     (keys[2], options.saturation, pixels.adjust_saturation),
   ):
-    if width:
-      factor = jax.random.uniform(
-        key, batch, minval=max(0.0, 1 - width), maxval=1 + width
-      )
+    if _is_on(width):
+      # Python's where it is a number: a constant of the program.
+      least = 1 - width
+      least = jnp.maximum(0.0, least) if _is_given(width) else max(0.0, least)
+      factor = jax.random.uniform(key, batch, minval=least, maxval=1 + width)
       video = adjust(video, factor)
-  if options.hue:
+  if _is_on(options.hue):
     turns = jax.random.uniform(
       keys[3], batch, minval=-options.hue, maxval=options.hue
     )
@@ -297,14 +317,14 @@ def mix(
   """
   keys = jax.random.split(rng, 4)
   batch, _, height, width, _ = video.shape
-  beta = lambda key, a: jax.random.beta(key, a, a, (batch,))
+  mixup, cutmix = options.mixup_alpha, options.cutmix_alpha
   own = None
-  if options.mixup_alpha:
+  if _is_on(mixup):
     own = jnp.broadcast_to(
-      beta(keys[0], options.mixup_alpha)[:, None, None], (batch, height, width)
+      _own_share(keys[0], mixup, batch)[:, None, None], (batch, height, width)
     )
-  if options.cutmix_alpha:
-    cut = jnp.sqrt(1 - beta(keys[1], options.cutmix_alpha))
+  if _is_on(cutmix):
+    cut = jnp.sqrt(1 - _own_share(keys[1], cutmix, batch))
     size = jnp.array([[height], [width]])
     sides = jnp.round(cut * size)
     # The centre lies anywhere; what sticks out of the picture is cut off.
@@ -315,7 +335,8 @@ def mix(
     if own is None:
       own = own_cutmix
     else:
-      which = jax.random.bernoulli(keys[3], shape=(batch, 1, 1))
+      chance = _chance_of_mixup(mixup, cutmix)
+      which = jax.random.bernoulli(keys[3], chance, (batch, 1, 1))
       own = jnp.where(which, own, own_cutmix)
   # The neighbour, not a random clip: clips are shuffled already, and only one
   # clip moves between devices.
@@ -325,6 +346,25 @@ def mix(
     'video': own * video + (1 - own) * jnp.roll(video, 1, 0),
     'label': share * label + (1 - share) * jnp.roll(label, 1, 0),
   }
+
+
+def _own_share(key: jax.Array, alpha: Strength, batch: int) -> jax.Array:
+  """Draws Beta(alpha, alpha) for each clip; 1 where alpha is 0 in this step."""
+  if not _is_given(alpha):
+    return jax.random.beta(key, alpha, alpha, (batch,))
+  # The distribution has no value at 0; the least alpha that can be told from it
+  # gives 0 or 1, which is not "off".
+  drawn = jax.random.beta(key, *(jnp.maximum(alpha, 1e-3),) * 2, (batch,))
+  return jnp.where(alpha > 0, drawn, 1.0)
+
+
+def _chance_of_mixup(mixup: Strength, cutmix: Strength) -> Strength:
+  """Share of the clips that mixup mixes, where CutMix mixes the others."""
+  if not (_is_given(mixup) or _is_given(cutmix)):
+    return 0.5
+  only_one = jnp.where(jnp.asarray(mixup) > 0, 1.0, 0.0)
+  both = jnp.logical_and(jnp.asarray(mixup) > 0, jnp.asarray(cutmix) > 0)
+  return jnp.where(both, 0.5, only_one)
 
 
 def _rectangle(start, sides, height: int, width: int) -> jax.Array:

@@ -62,7 +62,9 @@ def make_train_step(
   micro_batches: int = 1,
   augment: Callable | None = None,
 ) -> Callable:
-  """Returns train_step(state, batch, lr, groups, rng) -> (state, metrics).
+  """Returns a function of the state, a batch and what its step says.
+
+  train_step(state, batch, lr, groups, rng, strengths) -> (state, metrics).
 
   Its arguments:
     state: TrainState.
@@ -72,6 +74,8 @@ def make_train_step(
     groups: int32 [], batch-norm groups; divides B.
     rng: Key of the run; the step's keys of dropout and augmentation are folded
       from it.
+    strengths: Of augmentation, float32 [] by name: those that change over the
+      run. Not given: none does.
 
   The metrics are float32 []: 'loss' (mean over the clips), 'top1' (share of
   clips whose likeliest class is right, see `losses.hits`), 'grad_norm' (before
@@ -93,7 +97,8 @@ def make_train_step(
     label_smoothing: See `losses.clip_losses`.
     ema_decay: See `optim.update_average`; 0: no average.
     micro_batches: M, parts of the batch that are computed one by one.
-    augment: From a batch and a key to a batch (step/augment.py); None: off.
+    augment: From a batch, a key and strengths to a batch (step/augment.py);
+      None: off.
   """
   gradients = _make_gradients(
     model, _make_inputs(model, mean, std), loss, label_smoothing
@@ -105,14 +110,14 @@ def make_train_step(
   if micro_batches > 1:
     differentiate = _accumulated(gradients, model, micro_batches)
 
-  def train_step(state, batch, lr, groups, rng):
+  def train_step(state, batch, lr, groups, rng, strengths=None):
     # The step is in the key, so that a resumed run draws what it would have
     # drawn, and nothing but the state has to be saved.
     dropout = jax.random.fold_in(rng, state.step)
     if augment is not None:
       # The whole batch, before it is cut; and another key than dropout's, which
       # stays that of a run without.
-      batch = augment(batch, jax.random.fold_in(dropout, 1))
+      batch = augment(batch, jax.random.fold_in(dropout, 1), strengths)
     # Sums over the batch cross the devices inside: the batch is sharded and the
     # parameters are not, so XLA adds the all-reduce by itself.
     grads, metrics, batch_stats = differentiate(state, batch, groups, dropout)

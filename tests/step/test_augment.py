@@ -293,3 +293,62 @@ def test_several_labels_keep_their_number_when_mixed():
   share = np.asarray(got['label'])
   np.testing.assert_allclose(share[0, :3], share[0, 0])
   assert 0 < share[0, 0] < 1 and not share[:, 3:].any()
+
+
+# Strengths that change from step to step.
+
+
+def varied(**greatest):
+  """A jitted augmentation that takes strengths, and a batch."""
+  run = augmentation.augment(make_config(**greatest))
+  return jax.jit(run), make_batch(batch=8)
+
+
+@pytest.mark.parametrize(
+  'name',
+  [*(n for n in EVERYTHING if 'rand' not in n), 'randaugment_magnitude'],
+)
+def test_a_given_strength_does_what_the_setting_does(name):
+  others = {'randaugment_ops': 1} if name == 'randaugment_magnitude' else {}
+  value = EVERYTHING.get(name, 5.0)
+  run, batch = varied(**{name: value}, **others)
+  want = run(batch, jax.random.key(1))
+  got = run(batch, jax.random.key(1), {name: jnp.float32(value)})
+  for key in ('video', 'label'):
+    np.testing.assert_allclose(
+      np.asarray(got[key], np.float32),
+      np.asarray(want[key], np.float32),
+      # A constant is rounded once more, or once less; pixels to integers.
+      atol=1 if key == 'video' else 1e-6,
+    )
+
+
+@pytest.mark.parametrize('name', [n for n in EVERYTHING if 'rand' not in n])
+def test_a_strength_of_zero_changes_nothing(name):
+  run, batch = varied(**{name: EVERYTHING[name]})
+  got = run(batch, jax.random.key(1), {name: jnp.float32(0)})
+  np.testing.assert_array_equal(got['video'], batch['video'])
+  label = np.asarray(got['label'])
+  if label.ndim == 2:
+    label = label.argmax(1)
+    np.testing.assert_array_equal(np.asarray(got['label']).max(1), 1)
+  np.testing.assert_array_equal(label, batch['label'])
+
+
+@pytest.mark.parametrize('off,on', [('mixup', 'cutmix'), ('cutmix', 'mixup')])
+def test_one_of_two_mixings_acts_alone_where_the_other_is_zero(off, on):
+  run, batch = varied(mixup_alpha=1.0, cutmix_alpha=1.0)
+  strengths = {
+    f'{off}_alpha': jnp.float32(0),
+    f'{on}_alpha': jnp.float32(1),
+  }
+  got = run(batch, jax.random.key(2), strengths)
+  # All clips are mixed by it, not half of them.
+  assert (np.asarray(got['label']).max(1) < 1).mean() > 0.8
+
+
+def test_one_program_serves_all_strengths():
+  run, batch = varied(mixup_alpha=1.0)
+  for value in (0.0, 0.3, 1.0):
+    run(batch, jax.random.key(0), {'mixup_alpha': jnp.float32(value)})
+  assert run._cache_size() == 1
