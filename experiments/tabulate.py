@@ -16,11 +16,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
+from absl import flags
 from matplotlib import figure
 
-from experiments.arguments import ArgumentParser
-from mgjax import files
-from mgjax.cli import guard
+from mgjax import cli, files
 
 
 class Table(NamedTuple):
@@ -101,30 +100,22 @@ def main(
   Returns:
     Its exit code.
   """
-  return guard(lambda: _write(make, picture))
 
+  def define_flags(values: flags.FlagValues) -> None:
+    text = 'Folder of the CSV files and pictures.'
+    cli.define_flag(values, 'out', str, 'runs/tables', text)
 
-def _write(
-  make: Callable[[], list[Table]],
-  picture: Callable[[pathlib.Path], None] | None,
-) -> None:
-  script = sys.modules[make.__module__]
-  name = script.__spec__.name.rpartition('.')[-1]
-  parser = ArgumentParser(
-    prog=f'python -m {script.__spec__.name}',
-    description=script.__doc__,
-  )
-  parser.add_argument(
-    '--out',
-    type=pathlib.Path,
-    default=pathlib.Path('runs/tables'),
-    help='folder of the CSV files and pictures (default: %(default)s)',
-  )
-  out = parser.parse_args().out
-  files.make_folder(out, f'--out={out}')
-  for table in make():
-    print(f'{table.name}\n\n{markdown(table)}\n')
-    print(f'wrote {write_csv(table, out)}', file=sys.stderr)
-  if picture is not None:
-    picture(out / f'{name}.png')
-    print(f'wrote {out / f"{name}.png"}', file=sys.stderr)
+  def write(values: flags.FlagValues) -> None:
+    out = pathlib.Path(values.out)
+    files.make_folder(out, f'--out={out}')
+    for table in make():
+      print(f'{table.name}\n\n{markdown(table)}\n')
+      print(f'wrote {write_csv(table, out)}', file=sys.stderr)
+    if picture is not None:
+      script = sys.modules[make.__module__].__spec__.name.rpartition('.')[-1]
+      picture(out / f'{script}.png')
+      print(f'wrote {out / f"{script}.png"}', file=sys.stderr)
+
+  # --help shows the text of the script, not of this module.
+  define_flags.__module__ = make.__module__
+  return cli.run(write, define_flags, takes_config=False)

@@ -29,6 +29,7 @@ if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -41,9 +42,9 @@ import av
 import cv2
 import ml_collections
 import numpy as np
+from absl import flags
 
 from experiments import tabulate
-from experiments.arguments import ArgumentParser
 from experiments.bench import kinetics_like
 from experiments.runs import record
 from mgjax import cli, environment, files
@@ -390,17 +391,16 @@ def _range(values: list[float]) -> str:
   return f'{min(values):.1f} to {max(values):.1f}'
 
 
-def main() -> None:
-  parser = ArgumentParser(description=__doc__)
-  parser.add_argument(
-    '--key_frames', type=int, default=_FFMPEG_INTERVAL, help='frames between'
-  )
-  parser.add_argument('--num_videos', type=int, default=6)
-  parser.add_argument('--num_clips', type=int, default=24, help='per grid')
-  args = parser.parse_args()
-  for flag, value in vars(args).items():
-    if value < 1:
-      parser.error(f'--{flag}={value}; give 1 or more')
+def define_flags(values: flags.FlagValues) -> None:
+  flag = functools.partial(cli.define_flag, values)
+  text = 'Frames from one key frame to the next.'
+  flag('key_frames', int, _FFMPEG_INTERVAL, text, 1)
+  flag('num_videos', int, 6, 'Videos that are generated.', 1)
+  flag('num_clips', int, 24, 'Clips per grid.', 1)
+
+
+def main(args: flags.FlagValues) -> None:
+  """Measures, and writes the record."""
   name = 'decode_speed'
   if args.key_frames != _FFMPEG_INTERVAL:
     name += f'_{args.key_frames}'
@@ -434,4 +434,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  sys.exit(cli.guard(main))
+  sys.exit(cli.run(main, define_flags, takes_config=False))

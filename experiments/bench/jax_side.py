@@ -1,6 +1,5 @@
 """mgjax's side of step_time.py: a training step, with its state and clips."""
 
-import argparse
 import time
 from typing import Any
 
@@ -8,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 
 from mgjax import models
 from mgjax.config import fields
@@ -54,7 +54,7 @@ class JaxSide:
   def __init__(
     self,
     name: str,
-    args: argparse.Namespace,
+    args: flags.FlagValues,
     *,
     frames: int,
     num_classes: int,

@@ -30,9 +30,9 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
-import argparse
 import contextlib
 import datetime
+import functools
 import json
 import os
 import pathlib
@@ -44,11 +44,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import flags
 
 from experiments import costs, tabulate
-from experiments.arguments import ArgumentParser
 from experiments.runs import record
 from mgjax import cli, environment, files
+from mgjax.cli import ConfigError
 
 EXPERIMENT = 'step_time'
 MODELS = {
@@ -79,60 +80,43 @@ _TORCH = {
 _LOSS_TOLERANCE = {'float32': 0.01, 'bfloat16': 0.05}
 
 
-def _parser() -> ArgumentParser:
-  summary, _, text = __doc__.partition('\n')
-  parser = ArgumentParser(
-    description=summary,
-    epilog=text,
+def define_flags(values: flags.FlagValues) -> None:
+  flag = functools.partial(cli.define_flag, values)
+  flag('torch_python', str, sys.executable, 'The Python that has PyTorch.')
+  for name, known, default in (
+    ('torch', _TORCH, ['default', 'channels_last']),
+    ('models', MODELS, list(MODELS)),
+  ):
+    text = f'Some of {",".join(known)}.'
+    flags.DEFINE_list(name, default, text, flag_values=values)
+    flags.register_validator(
+      name,
+      lambda names, known=known: set(names) <= set(known),
+      f'accepted are {", ".join(known)}',
+      flag_values=values,
+    )
+  flag('device', ('cpu', 'gpu'), 'cpu', 'Where the steps run.')
+  flag('dtype', ('float32', 'bfloat16'), 'float32', 'Type of the computation.')
+  flag('batch', int, 2, 'Clips.', 1)
+  text = 'Of a clip; four times as many for SlowFast, twice for bLVNet-TAM.'
+  flag('frames', int, 8, text, 1)
+  flag('crop_px', int, 112, 'Height and width.', 1)
+  flag('turns', int, 8, 'Timed turns of each side.', 1)
+  flag('turn_steps', int, 2, 'Steps of a turn.', 1)
+  text = (
+    "The machine's rate of matrix products in this type, for the share that a "
+    'step reaches.'
   )
-  names_of = lambda known: (
-    lambda text: [_accepted(name, known) for name in text.split(',')]
-  )
-  add = parser.add_argument
-  add('--torch_python', default=sys.executable, help='its interpreter')
-  add(
-    '--torch',
-    type=names_of(_TORCH),
-    default=['default', 'channels_last'],
-    help=f'of {",".join(_TORCH)}',
-  )
-  add(
-    '--models',
-    type=names_of(MODELS),
-    default=list(MODELS),
-    help=f'of {",".join(MODELS)}',
-  )
-  add('--device', choices=('cpu', 'gpu'), default='cpu')
-  add('--dtype', choices=('float32', 'bfloat16'), default='float32')
-  add('--batch', type=_positive, default=2, help='clips')
-  add(
-    '--frames',
-    type=_positive,
-    default=8,
-    help='of a clip; four times as many for SlowFast, twice for bLVNet-TAM',
-  )
-  add('--crop_px', type=_positive, default=112, help='height and width')
-  add('--turns', type=_positive, default=8, help='timed turns of each side')
-  add('--turn_steps', type=_positive, default=2, help='steps of a turn')
-  add(
-    '--peak_tflops',
-    type=float,
-    help="the machine's rate of matrix products in this type, for the share "
-    'that a step reaches',
-  )
-  add(
-    '--records',
-    type=pathlib.Path,
-    default=record.RECORDS / EXPERIMENT,
-    help='folder of the results',
-  )
-  return parser
+  flag('peak_tflops', float, None, text)
+  flag('records', str, str(record.RECORDS / EXPERIMENT), 'Folder of results.')
 
 
-def parse_flags(argv: list[str]) -> argparse.Namespace:
-  """Reads the command line; a bad one ends with exit code 2."""
-  parser = _parser()
-  args = parser.parse_args(argv)
+def prepare(args: flags.FlagValues) -> None:
+  """Finds PyTorch and the device, and sets JAX up for it.
+
+  Raises:
+    ConfigError: One is not there.
+  """
   try:
     subprocess.run(
       [args.torch_python, '-c', 'import torch'],
@@ -140,11 +124,11 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
       capture_output=True,
     )
   except (OSError, subprocess.CalledProcessError):
-    parser.error(
+    raise ConfigError(
       f'--torch_python={args.torch_python}: this interpreter cannot import '
       'torch; give one where experiments/bench/requirements-torch.txt is '
       'installed.'
-    )
+    ) from None
   import jax  # Bad flags need none of the second that it takes.
 
   from mgjax.cpu import allocator
@@ -156,23 +140,7 @@ def parse_flags(argv: list[str]) -> argparse.Namespace:
     jax.config.update('jax_platforms', 'cpu')
   allocator.keep()  # As training does.
   if jax.default_backend() != args.device:
-    parser.error(f'--device=gpu: JAX finds only {jax.devices()}.')
-  return args
-
-
-def _accepted(name: str, known: dict) -> str:
-  if name not in known:
-    raise argparse.ArgumentTypeError(
-      f'{name!r} is unknown; accepted are {", ".join(known)}.'
-    )
-  return name
-
-
-def _positive(text: str) -> int:
-  value = int(text)
-  if value < 1:
-    raise argparse.ArgumentTypeError(f'{text} is not 1 or more.')
-  return value
+    raise ConfigError(f'--device=gpu: JAX finds only {jax.devices()}.')
 
 
 def full_environment() -> dict[str, Any]:
@@ -213,7 +181,7 @@ def torch_worker(python: str) -> Iterator[Callable[[dict], dict]]:
 
 
 def _load_request(
-  name: str, args: argparse.Namespace, side: Any, clips: pathlib.Path
+  name: str, args: flags.FlagValues, side: Any, clips: pathlib.Path
 ) -> dict:
   """What a torch_worker is asked first: the same network on the same clips."""
   return {
@@ -250,7 +218,7 @@ class _Turns(NamedTuple):
 
 
 def _alternate(
-  sides: dict[str, Callable[[int], dict]], args: argparse.Namespace
+  sides: dict[str, Callable[[int], dict]], args: flags.FlagValues
 ) -> _Turns:
   """Lets the sides take turns.
 
@@ -275,7 +243,7 @@ def _alternate(
 
 
 def _entry(
-  name: str, args: argparse.Namespace, side: Any, loaded: dict, found: _Turns
+  name: str, args: flags.FlagValues, side: Any, loaded: dict, found: _Turns
 ) -> dict:
   """The record of a model.
 
@@ -318,7 +286,7 @@ def _entry(
   }
 
 
-def measure(name: str, args: argparse.Namespace) -> dict:
+def measure(name: str, args: flags.FlagValues) -> dict:
   """Times one model; returns its record.
 
   Raises:
@@ -465,18 +433,20 @@ def _circumstances(group: list[dict]) -> str:
   )
 
 
-def main(argv: list[str]) -> None:
-  args = parse_flags(argv)
-  files.make_folder(args.records, f'--records={args.records}')
+def main(args: flags.FlagValues) -> None:
+  """Times the networks that the flags name, and writes their records."""
+  prepare(args)
+  folder = pathlib.Path(args.records)
+  files.make_folder(folder, f'--records={folder}')
   results = []
   for name in args.models:
     result = measure(name, args)
     results.append(result)
-    path = args.records / f'{args.device}-{args.dtype}-{name}.json'
+    path = folder / f'{args.device}-{args.dtype}-{name}.json'
     path.write_text(json.dumps(result, indent=1) + '\n')
     print(f'{table([result])}\n', flush=True)
   print(table(results))
 
 
 if __name__ == '__main__':
-  sys.exit(cli.guard(lambda: main(sys.argv[1:])))
+  sys.exit(cli.run(main, define_flags, takes_config=False))

@@ -19,9 +19,9 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
-import argparse
 import concurrent.futures
 import contextlib
+import functools
 import itertools
 import os
 import shlex
@@ -29,10 +29,10 @@ import subprocess
 import sys
 import threading
 
+from absl import flags
 from etils import epath
 
 from experiments import tabulate
-from experiments.arguments import ArgumentParser
 from experiments.runs import catalogue, planned, record
 from experiments.runs.planned import Planned
 from mgjax import cli, environment, files
@@ -71,7 +71,7 @@ def total(runs: list[Planned], rate: float | None, device: str) -> str:
   return text
 
 
-def command(table: str, item: Planned, args: argparse.Namespace) -> str:
+def command(table: str, item: Planned, args: flags.FlagValues) -> str:
   """The command line that makes one record, on the machine that runs it."""
   name = item.record.split('/')[-1]
   return shlex.join(
@@ -88,7 +88,7 @@ def command(table: str, item: Planned, args: argparse.Namespace) -> str:
 
 
 def submit_line(
-  table: str, item: Planned, args: argparse.Namespace, rate: float | None
+  table: str, item: Planned, args: flags.FlagValues, rate: float | None
 ) -> str:
   """The command line that has a cluster run `command`."""
   line = command(table, item, args)
@@ -185,75 +185,51 @@ def run_here(runs: list[Planned], workdir: epath.Path, num_jobs: int) -> int:
   return 0
 
 
-def _parser() -> ArgumentParser:
-  parser = ArgumentParser(
-    prog='python -m experiments.runs.launch',
-    description=__doc__,
-  )
-  add = parser.add_argument
-  add('--table', required=True, choices=catalogue.RUNS, help='whose runs')
-  add('--seeds', type=int, default=1, help='seeds 0 to this - 1 (default 1)')
-  add('--only', help='of these, the run of this name: NAME-seedN')
-  add(
-    '--run',
-    choices=('list', 'local', 'slurm', 'tpu'),
-    default='list',
-    help='list them, run them here, or print submit commands',
-  )
-  add('--workdir', type=epath.Path, default=epath.Path('runs'))
-  add(
-    '--jobs',
-    type=int,
-    default=1,
-    help='local: runs at a time, each on a share of the CPUs (default 1)',
-  )
-  add('--init_from', help='config.init_from of all runs, with a new classifier')
-  rate = parser.add_mutually_exclusive_group()
-  rate.add_argument(
-    '--gmacs_per_s',
-    type=float,
-    help='1e9 multiply-adds per second in training, of all devices together',
-  )
-  rate.add_argument('--record', help='a record whose speed is taken')
-  add(
-    '--device',
-    default='',
-    help='hardware that --gmacs_per_s is about',
-  )
-  add(
-    '--gpus',
-    type=int,
-    default=8,
-    help='slurm: GPUs of a run, with 8 CPUs each (default 8)',
-  )
-  add('--tpu', default='mgjax', help='tpu: name of the slice (default mgjax)')
-  add('--zone', help="tpu: its zone (default: gcloud's)")
-  return parser
+def define_flags(values: flags.FlagValues) -> None:
+  flag = functools.partial(cli.define_flag, values)
+  flag('table', tuple(catalogue.RUNS), None, 'Whose runs.')
+  flags.mark_flag_as_required('table', flag_values=values)
+  flag('seeds', int, 1, 'Seeds 0 to this - 1.', 1)
+  flag('only', str, None, 'Of these, the run of this name: NAME-seedN.')
+  text = 'List them, run them here, or print submit commands.'
+  flag('run', ('list', 'local', 'slurm', 'tpu'), 'list', text)
+  flag('workdir', str, 'runs', 'Folder of all runs.')
+  text = 'local: runs at a time, each on a share of the CPUs.'
+  flag('jobs', int, 1, text, 1, environment.num_cpus())
+  text = 'config.init_from of all runs, with a new classifier.'
+  flag('init_from', str, None, text)
+  text = '1e9 multiply-adds per second in training, of all devices together.'
+  flag('gmacs_per_s', float, None, text, 1e-9)
+  flag('record', str, None, 'A record whose speed is taken instead.')
+  flag('device', str, '', 'Hardware that --gmacs_per_s is about.')
+  text = 'slurm: GPUs of a run, with 8 CPUs each.'
+  flag('gpus', int, 8, text, 1)
+  flag('tpu', str, 'mgjax', 'tpu: name of the slice.')
+  flag('zone', str, None, "tpu: its zone; by default gcloud's.")
 
 
-def _check(parser: ArgumentParser, args: argparse.Namespace) -> None:
-  """Ends with exit code 2 where flags contradict each other or the machine."""
-  num_cpus = environment.num_cpus()
-  if args.seeds < 1:
-    parser.error(f'--seeds={args.seeds}; give 1 or more')
-  if not 1 <= args.jobs <= num_cpus:
-    parser.error(
-      f'--jobs={args.jobs}; give 1 to {num_cpus}, the CPUs there are'
-    )
-  if args.run == 'tpu' and not files.is_remote(args.workdir):
-    parser.error(
+def _check(args: flags.FlagValues) -> None:
+  """Refuses flags that contradict each other.
+
+  Raises:
+    ConfigError: Some do.
+  """
+  if args.run == 'tpu' and not files.is_remote(epath.Path(args.workdir)):
+    raise ConfigError(
       f'--workdir={args.workdir}: the workers of a slice have disks of their '
       'own; give a bucket, gs://...'
     )
+  if args.gmacs_per_s is not None and args.record:
+    raise ConfigError('give one of --gmacs_per_s and --record')
   if args.device and args.record:
-    parser.error('--record names its own hardware; leave --device out')
-  if args.gmacs_per_s is not None and not args.gmacs_per_s > 0:
-    parser.error(f'--gmacs_per_s={args.gmacs_per_s:g}; give a positive rate')
+    raise ConfigError('--record names its own hardware; leave --device out')
   if args.device and args.gmacs_per_s is None:
-    parser.error(f'--device={args.device}: give its speed too, --gmacs_per_s')
+    raise ConfigError(
+      f'--device={args.device}: give its speed too, --gmacs_per_s'
+    )
 
 
-def _rate(args: argparse.Namespace) -> tuple[float | None, str]:
+def _rate(args: flags.FlagValues) -> tuple[float | None, str]:
   """1e9 multiply-adds per second of training, and the hardware it is about.
 
   Raises:
@@ -264,7 +240,7 @@ def _rate(args: argparse.Namespace) -> tuple[float | None, str]:
   return args.gmacs_per_s, args.device
 
 
-def _chosen(args: argparse.Namespace) -> list[Planned]:
+def _chosen(args: flags.FlagValues) -> list[Planned]:
   """The runs that the flags ask for and that have no record.
 
   Raises:
@@ -289,26 +265,28 @@ def _chosen(args: argparse.Namespace) -> list[Planned]:
   return [run for run in runs if run.record.split('/')[1] == args.only]
 
 
-def main(argv: list[str] | None = None) -> int:
-  parser = _parser()
-  args = parser.parse_args(argv)
-  _check(parser, args)
-  try:
-    rate, device = _rate(args)
-    runs = _chosen(args)
-    if args.run == 'local':
-      files.make_folder(args.workdir, f'--workdir={args.workdir}')
-      return run_here(runs, args.workdir, args.jobs)
-  except ConfigError as error:
-    parser.error(str(error))
-  if args.run == 'list':
+def main(args: flags.FlagValues) -> None:
+  """Lists, submits or makes the runs that the flags ask for.
+
+  Raises:
+    ConfigError: The flags cannot work.
+    SystemExit: A run failed; it has the run's exit code.
+  """
+  _check(args)
+  rate, device = _rate(args)
+  runs = _chosen(args)
+  if args.run == 'local':
+    workdir = epath.Path(args.workdir)
+    files.make_folder(workdir, f'--workdir={workdir}')
+    if code := run_here(runs, workdir, args.jobs):
+      sys.exit(code)  # The code of a run: 75 asks to start this again.
+  elif args.run == 'list':
     print(tabulate.markdown(listing(args.table, runs, rate, device)))
     print(f'\n{total(runs, rate, device)}')
   else:
     for item in runs:
       print(submit_line(args.table, item, args, rate))
-  return 0
 
 
 if __name__ == '__main__':
-  sys.exit(cli.guard(main))
+  sys.exit(cli.run(main, define_flags, takes_config=False))

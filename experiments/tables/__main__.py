@@ -8,7 +8,7 @@ if __name__ == '__main__':
 import sys
 
 from experiments.tables import readmes
-from mgjax.cli import guard
+from mgjax import cli
 
 if __name__ == '__main__':
-  sys.exit(guard(lambda: readmes.main(sys.argv[1:])))
+  sys.exit(cli.run(readmes.main, readmes.define_flags, takes_config=False))

@@ -14,8 +14,9 @@ import pathlib
 import re
 import sys
 
+from absl import flags
+
 from experiments import costs, tabulate
-from experiments.arguments import ArgumentParser
 from experiments.bench import decode_speed, grid_step_times, step_time
 from experiments.runs import catalogue, planned, record
 from experiments.tables import (
@@ -33,6 +34,7 @@ from experiments.tables import (
   published_accuracy,
   successors,
 )
+from mgjax import cli
 
 _ROOT = pathlib.Path(__file__).parents[2]
 README = _ROOT / 'README.md'
@@ -106,16 +108,29 @@ def _stale(path: pathlib.Path) -> str:
   return f'error: {name} is not what schedules and records say; run make tables'
 
 
-def main(argv: list[str]) -> int:
-  parser = ArgumentParser(
-    prog='python -m experiments.tables', description=__doc__
-  )
-  parser.add_argument(
-    '--check',
-    action='store_true',
-    help='write nothing; say what is not current',
-  )
-  args = parser.parse_args(argv)
+def define_flags(values: flags.FlagValues) -> None:
+  text = 'Write nothing; say what is not current.'
+  cli.define_flag(values, 'check', bool, False, text)
+
+
+def main(values: flags.FlagValues) -> None:
+  """Runs the command with its flags.
+
+  Raises:
+    SystemExit: Something is not current, or a record is not known.
+  """
+  sys.exit(write(check=values.check))
+
+
+def write(*, check: bool) -> int:
+  """Writes the tables and the picture.
+
+  Args:
+    check: Whether to say on stderr what is not current instead.
+
+  Returns:
+    The exit code.
+  """
   problems = [
     *record.problems(),
     *step_time.problems(),
@@ -131,7 +146,7 @@ def main(argv: list[str]) -> int:
   for path in READMES:
     old = path.read_text()
     new = with_tables(old)
-    if not args.check:
+    if not check:
       path.write_text(new)
     elif new != old:
       print(_stale(path), file=sys.stderr)
@@ -139,10 +154,10 @@ def main(argv: list[str]) -> int:
   # Another version of Matplotlib draws other bytes; the numbers count.
   drawn = PICTURE.read_text() if PICTURE.exists() else ''
   is_current = multigrid_accuracy.headline() in html.unescape(drawn)
-  if args.check and not is_current:
+  if check and not is_current:
     print(_stale(PICTURE), file=sys.stderr)
     status = 1
-  if not args.check:
+  if not check:
     if not is_current:
       multigrid_accuracy.picture(PICTURE)
     # What runs will cost is kept as well.

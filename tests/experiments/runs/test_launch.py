@@ -15,6 +15,14 @@ from mgjax.cli import ConfigError
 from mgjax.planning import macs
 from mgjax.setup import network
 
+
+def launched(argv):
+  """The exit code of the command."""
+  return cli.run(
+    launch.main, launch.define_flags, ['launch', *argv], takes_config=False
+  )
+
+
 DIGITS = 'configs/moving_digits.py:grid=none,seed=0'
 
 
@@ -27,7 +35,7 @@ def test_launch_lists_runs_without_record_and_their_hours(
       f'{table}/{name}-seed0', 'configs/moving_digits.py:grid=both,seed=0'
     )
   argv = [f'--table={table}', '--gmacs_per_s=1000', '--device=1 x H100']
-  assert launch.main(argv) == 0
+  assert launched(argv) == 0
   header, _, line, _, total = capsys.readouterr().out.splitlines()
   assert 'hours on 1 x H100' in header
   assert (
@@ -55,19 +63,19 @@ def test_a_records_speed_predicts_hours(records):
 
 def test_launch_prints_commands_for_clusters(records, capsys, no_counting):
   argv = ['--table=ssv2_accuracy', '--gmacs_per_s=100000', '--run=slurm']
-  assert launch.main(argv) == 0
+  assert launched(argv) == 0
   first = capsys.readouterr().out.splitlines()[0]
   assert first.startswith('sbatch --job-name=ssv2_accuracy-slowfast-none-seed0')
   assert re.search(r'--time=\d+', first)
   assert '--gpus=8 --cpus-per-task=64 --requeue' in first
   assert '--only=slowfast-none-seed0' in first and '--run=local' in first
   argv = ['--table=ssv2_accuracy', '--run=tpu', '--workdir=gs://b/runs']
-  assert launch.main([*argv, '--tpu=v4', '--zone=z', '--init_from=w']) == 0
+  assert launched([*argv, '--tpu=v4', '--zone=z', '--init_from=w']) == 0
   printed = capsys.readouterr().out
   assert 'tpu-vm ssh v4 --zone=z --worker=all' in printed
   assert '--init_from=w' in printed
   # A bucket's name stays whole, through two shells.
-  assert launch.main(argv) == 0
+  assert launched(argv) == 0
   line = capsys.readouterr().out.splitlines()[0]
   remote = shlex.split(line)[-1].removeprefix('--command=cd mgjax && ')
   assert shlex.split(remote) == [
@@ -97,7 +105,7 @@ def test_launch_starts_the_runs_that_have_no_record(
   )
   records('moving_digits/both-2-seed0', 'configs/moving_digits.py:seed=0')
   argv = ['--table=moving_digits', '--seeds=2', '--run=local']
-  assert launch.main([*argv, f'--workdir={tmp_path}']) == 0
+  assert launched([*argv, f'--workdir={tmp_path}']) == 0
   assert [name.split('/')[1] for name, *_ in started] == [
     *('none-seed0', 'both-1.5-seed0'),
     *('none-seed1', 'both-1.5-seed1', 'both-2-seed1'),
@@ -127,7 +135,7 @@ def test_runs_at_a_time_have_cpus_and_logs_of_their_own(
   monkeypatch.setattr(record, 'run', run)
   mine = os.sched_getaffinity(0)
   argv = ['--table=moving_digits', '--seeds=2', '--run=local', '--jobs=2']
-  assert launch.main([*argv, f'--workdir={tmp_path}']) == 0
+  assert launched([*argv, f'--workdir={tmp_path}']) == 0
   first, second = sorted(set(seen), key=min)
   assert first | second == mine and not first & second
   assert (len(seen), os.sched_getaffinity(0)) == (6, mine)
@@ -146,16 +154,25 @@ def test_a_run_that_fails_ends_launch_with_its_code(
 
   monkeypatch.setattr(record, 'run', run)
   argv = ['--table=frames_ladder', '--run=local']
-  assert launch.main(argv) == 75
+  with pytest.raises(SystemExit) as ended:
+    launched(argv)
+  assert ended.value.code == 75
   assert (
     'error: frames_ladder/32-seed0 ended with 75' in capsys.readouterr().err
   )
 
 
 @pytest.mark.parametrize(
-  'error', [ConfigError('no data'), KeyboardInterrupt(), OSError('full')]
+  'error,code',
+  [
+    (ConfigError('no data'), 2),
+    (KeyboardInterrupt(), 130),
+    (OSError(28, 'full'), 1),
+  ],
 )
-def test_whatever_ends_a_run_no_further_one_starts(records, monkeypatch, error):
+def test_whatever_ends_a_run_no_further_one_starts(
+  records, monkeypatch, error, code
+):
   started = []
 
   def run(name, *args, **kwargs):
@@ -169,20 +186,21 @@ def test_whatever_ends_a_run_no_further_one_starts(records, monkeypatch, error):
   as_completed = concurrent.futures.as_completed
   monkeypatch.setattr(concurrent.futures, 'as_completed', hears_late)
   monkeypatch.setattr(record, 'run', run)
-  ends = SystemExit if isinstance(error, ConfigError) else type(error)
-  with pytest.raises(ends):
-    launch.main(['--table=frames_ladder', '--run=local'])
+  assert launched(['--table=frames_ladder', '--run=local']) == code
   assert started == ['frames_ladder/32-seed0']
 
 
 @pytest.mark.parametrize(
   'argv,message',
   [
-    (['--table=nothing'], 'invalid choice'),
+    ([], '--table'),
+    (['--table=nothing'], '--table=nothing'),
+    (['--table=ssv2_accuracy', 'ssv2'], "unexpected argument 'ssv2'"),
+    (['--table=ssv2_accuracy', '--gmacs_per_s=1', '--record=y'], 'give one of'),
     (['--table=ssv2_accuracy', '--device=8 x H100'], 'give its speed too'),
     (['--table=ssv2_accuracy', '--device=x', '--record=y'], 'leave --device'),
     (['--table=ssv2_accuracy', '--seeds=0'], '--seeds=0'),
-    (['--table=ssv2_accuracy', '--jobs=0'], '--jobs=0; give 1 to'),
+    (['--table=ssv2_accuracy', '--jobs=0'], '--jobs=0: it must be from 1'),
     (['--table=ssv2_accuracy', '--gmacs_per_s=-1'], '--gmacs_per_s=-1'),
     (['--table=ssv2_accuracy', '--record=none/such'], 'none yet'),
     (['--table=ssv2_accuracy', '--only=x'], 'slowfast-none-seed0'),
@@ -192,7 +210,6 @@ def test_whatever_ends_a_run_no_further_one_starts(records, monkeypatch, error):
 def test_bad_arguments_of_launch_end_with_code_2(
   records, argv, message, capsys
 ):
-  with pytest.raises(SystemExit) as error:
-    launch.main(argv)
-  assert error.value.code == 2
-  assert message in capsys.readouterr().err
+  assert launched(argv) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert message in line

@@ -15,7 +15,7 @@ DIGITS = 'configs/moving_digits.py:grid=none,seed=0'
 
 
 def test_all_tables_are_current(no_counting, capsys):
-  assert readmes.main(['--check']) == 0, capsys.readouterr().err
+  assert readmes.write(check=True) == 0, capsys.readouterr().err
 
 
 def test_every_table_stands_in_a_readme():
@@ -34,7 +34,7 @@ def test_a_changed_number_is_noticed(monkeypatch, tmp_path, capsys):
   for module in (record, step_time, decode_speed):
     monkeypatch.setattr(module, 'problems', lambda: [])
   monkeypatch.setattr(catalogue, 'mismatches', lambda: [])
-  assert readmes.main(['--check']) == 1
+  assert readmes.write(check=True) == 1
   assert 'is not what schedules and records say' in capsys.readouterr().err
 
 
@@ -93,7 +93,7 @@ def test_the_tables_fail_on_a_record_that_is_not_known(
   records, change, message, capsys
 ):
   records('digits/a', DIGITS, change=change)
-  assert readmes.main(['--check']) == 1
+  assert readmes.write(check=True) == 1
   assert re.search(
     f'error: record digits/a: .*{message}', capsys.readouterr().err
   )
