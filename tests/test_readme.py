@@ -40,7 +40,9 @@ RUN = [block for block in BLOCKS if block.language == 'sh']
 PROGRAMS = [
   block
   for block in BLOCKS
-  if block.language == 'python' and block.page == 'README.md'
+  if block.language == 'python'
+  # The tutorial's are parts of the programs in examples.
+  and block.page != 'existing_training.md'
 ]
 
 
