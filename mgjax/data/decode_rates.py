@@ -130,10 +130,16 @@ def report(
   """
   phases = []
   for phase in schedule.phases:
-    num_clips = phase.clips_per_cycle
+    # Of a mean step.
+    num_clips = sum(
+      share * grid.batch
+      for share, grid in zip(phase.shares, phase.cycle, strict=True)
+    )
     decode_s = sum(
-      grid.batch / rates[draw]['all_workers']
-      for grid, draw in zip(phase.cycle, draws_of(phase), strict=True)
+      share * grid.batch / rates[draw]['all_workers']
+      for share, grid, draw in zip(
+        phase.shares, phase.cycle, draws_of(phase), strict=True
+      )
     )
     row = {
       'base': phase.base._asdict(),
@@ -141,9 +147,12 @@ def report(
       'clips_per_s': num_clips / decode_s,
     }
     if step_s:
-      device_s = sum(step_s[grid] for grid in phase.cycle)
+      device_s = sum(
+        share * step_s[grid]
+        for share, grid in zip(phase.shares, phase.cycle, strict=True)
+      )
       row |= {
-        'step_ms': 1e3 * device_s / len(phase.cycle),
+        'step_ms': 1e3 * device_s,
         'clips_per_s_needed': num_clips / device_s,
         'wait_fraction': max(0.0, 1 - device_s / decode_s),
         # Less a rounding error of the division.

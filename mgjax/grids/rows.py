@@ -266,18 +266,19 @@ class _Reader:
       'H': self._size(row, 'H', 'side_factor', s.side_multiple, where),
       'W': self._size(row, 'W', 'side_factor', s.side_multiple, where),
     }
-    batch = self._batch(row, Grid(*size.values(), full.batch), where)
-    jitter = row.get('jitter_px')
+    grid = Grid(size['T'], size['H'], size['W'], full.batch)
+    batch = self._batch(row, grid, where)
+    jitter, crop = row.get('jitter_px'), min(grid.H, grid.W)
     if jitter is None:
       jitter = sizes.jitter_range(s, size['H'], size['W'])
     elif (
       not checks.is_row(jitter, 2)
       or not all(map(checks.is_number, jitter))
-      or not min(size['H'], size['W']) <= jitter[0] <= jitter[1]
+      or not crop <= jitter[0] <= jitter[1]
     ):
       self._fail(
         f'jitter_px is {jitter!r}; it must be [least, greatest] short side, '
-        f'the least no smaller than the crop of {min(size["H"], sizes["W"])}',
+        f'the least no smaller than the crop of {crop}',
         where,
       )
     return {**size, 'batch': batch, 'jitter_px': list(jitter)}

@@ -126,6 +126,11 @@ class Phase:
     return np.arange(num_steps) % len(self.cycle)
 
   @property
+  def shares(self) -> tuple[float, ...]:
+    """Share of the steps, in the long run, that have each grid of `cycle`."""
+    return self.weights or (1 / len(self.cycle),) * len(self.cycle)
+
+  @property
   def clips_per_cycle(self) -> int:
     return sum(grid.batch for grid in self.cycle)
 

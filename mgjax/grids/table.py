@@ -69,16 +69,38 @@ def lr_at_epoch(
       zip(rows, starts, ends, strict=True), start=1
     )
   ]
-  scales = [row['lr_scale'] for row in rows]
-  between = list(ends[:-1])
+  return _RatesOfRows(
+    tuple(starts),
+    tuple(of_run if own is None else own for own in policies),
+    # A row's own rate starts with it, that of the run with the run.
+    tuple(
+      0 if own is None else start
+      for own, start in zip(policies, starts, strict=True)
+    ),
+    tuple(row['lr_scale'] for row in rows),
+  )
 
-  def rate(epoch: Real) -> float:
-    i = bisect.bisect_right(between, epoch)
-    own = policies[i]
-    value = of_run(epoch) if own is None else own(epoch - starts[i])
-    return value * scales[i]
 
-  return rate
+@dataclasses.dataclass(frozen=True)
+class _RatesOfRows:
+  """The learning rate of rows, by the epoch of the run.
+
+  Attributes:
+    starts: Epochs at which the rows start.
+    policies: The rate of each, before it is scaled.
+    origins: Epochs of the run at which the policies' own epochs are 0.
+    scales: What multiplies them.
+  """
+
+  starts: tuple[Real, ...]
+  policies: tuple[LrFunction, ...]
+  origins: tuple[Real, ...]
+  scales: tuple[float, ...]
+
+  def __call__(self, epoch: Real) -> float:
+    # Of rows that start together, all but the last have no epoch.
+    i = max(bisect.bisect_right(self.starts, epoch) - 1, 0)
+    return self.policies[i](epoch - self.origins[i]) * self.scales[i]
 
 
 def _name(number: int, s: Arguments) -> str:

@@ -49,6 +49,7 @@ def main(values: flags.FlagValues, *configs: str) -> None:
   planning.check_own_network(
     config, {*schedule.grids, grids.eval_grid(config)}, trains=True
   )
+  planning.warn_of_schedule(config, schedule)
   plan = _plan(values, config, schedule, size_source)
   if values.format != 'png':
     _write(values, plan, lambda: plan_text.table(plan))
@@ -132,7 +133,9 @@ def _budget(
   schedule_of = lambda mode, factor, videos: grids.schedule(
     with_factor(config, mode, factor), videos, num_devices=values.num_devices
   )
-  modes, used = plan_budget.modes_and_grids(schedule_of, num_train)
+  modes, used = plan_budget.modes_and_grids(
+    schedule_of, num_train, own=config.grid.mode
+  )
   full = grids.full_grid(config)
   step_s = step_seconds.step_seconds(
     values,
@@ -153,9 +156,17 @@ def _budget(
     num_train=num_train,
     budget_hours=values.budget_hours,
     lr_steps=config.optim.lr_steps if by_steps else (),
+    has_factor=_has_factor(config),
   )
   table = lambda: plan_budget.table(candidates, values.budget_hours)
   return [c._asdict() for c in candidates], table
+
+
+def _has_factor(config: ml_collections.ConfigDict) -> Callable[[str], bool]:
+  """Whether the epoch factor changes the length of a mode's schedule."""
+  rows = grids.with_table(config).grid.table
+  # Rows of a table that are no shares of the run have lengths of their own.
+  return lambda mode: mode != 'table' or all('share' in row for row in rows)
 
 
 def with_factor(
@@ -168,6 +179,8 @@ def with_factor(
   """
   config = config.copy_and_resolve_references()
   config.grid.mode = mode
+  if mode != 'table':
+    config.grid.table = ()
   if mode == 'none':
     scaled = lambda epochs: plan_budget.scaled_epochs(epochs, factor)
     config.optim.total_epochs = scaled(config.optim.total_epochs)

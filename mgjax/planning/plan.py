@@ -90,9 +90,37 @@ def _phase_row(
     'jitter_px': [list(jitter) for jitter in phase.jitter_px],
     'bn_groups': phase.bn_groups[-1],
     'bn_groups_cycle': list(phase.bn_groups),
+    **_draws(phase, num_steps, gmacs_per_clip),
+    'augment': dict(phase.augment),
     'steps': num_steps,
     'clips': sum(clips for _, clips in used),
     'gmacs': math.fsum(gmacs_per_clip[grid] * clips for grid, clips in used),
+  }
+
+
+def _draws(
+  phase: Phase, num_steps: int, gmacs_per_clip: Mapping[Grid, float]
+) -> dict[str, Any]:
+  """What is known of random grids: their draws, and what is expected of them.
+
+  The draws are a function of the step, so that what they come to is exact.
+  """
+  if not phase.weights:
+    return {}
+  pairs = list(zip(phase.cycle, phase.weights, strict=True))
+  # A grid that is never drawn has no program, and no cost that is asked for.
+  known = all(grid in gmacs_per_clip for grid in phase.cycle)
+  expected = {
+    'clips': num_steps * math.fsum(w * grid.batch for grid, w in pairs),
+    'gmacs': num_steps
+    * math.fsum(w * grid.batch * gmacs_per_clip[grid] for grid, w in pairs)
+    if known
+    else None,
+  }
+  return {
+    'weights': list(phase.weights),
+    'steps_cycle': phase.steps_of(num_steps),
+    'expected': expected,
   }
 
 
@@ -137,13 +165,14 @@ def uses(
   schedule: GridSchedule,
 ) -> Iterator[tuple[Phase, int, list[tuple[Grid, int]]]]:
   """Yields each phase, its steps, and the clips that each of its grids use."""
-  for i, phase in enumerate(schedule.phases):
-    num_steps = phase.end_step - schedule.start_step(i)
-    cycles_done, rest = divmod(num_steps, len(phase.cycle))
+  for phase, num_steps in zip(schedule.phases, schedule.num_steps, strict=True):
     used = [
-      (grid, grid.batch * (cycles_done + (position < rest)))
+      (grid, grid.batch * count)
       # A phase of one or two steps never reaches the end of its cycle.
-      for position, grid in enumerate(phase.cycle[:num_steps])
+      for grid, count in zip(
+        phase.cycle, phase.steps_of(num_steps), strict=True
+      )
+      if count
     ]
     yield phase, num_steps, used
 

@@ -45,15 +45,21 @@ def scaled_epochs(epochs: int | float, factor: float) -> int:
 
 
 def modes_and_grids(
-  schedule_of: ScheduleOf, num_train: int
+  schedule_of: ScheduleOf, num_train: int, *, own: str = 'none'
 ) -> tuple[list[str], set[Grid]]:
   """Returns the modes that there are, and all grids that they can have.
+
+  Args:
+    schedule_of: Makes the schedules.
+    num_train: Videos in an epoch.
+    own: The mode of the config; a table or progressive grids compete, too.
 
   Raises:
     ConfigError: There is no mode; it says why the last one cannot be.
   """
   modes, grids, reason = [], set(), None
-  for mode in MODES:
+  competing = (own,) if own in ('progressive', 'table') else ()
+  for mode in (*MODES, *competing):
     try:
       # With the most epochs and many videos, no phase is empty.
       longest = schedule_of(mode, _MOST / 100, max(num_train, 100_000))
@@ -75,6 +81,7 @@ def search(
   num_train: int,
   budget_hours: float,
   lr_steps: Sequence[int | float] = (),
+  has_factor: Callable[[str], bool] = lambda mode: True,
 ) -> list[Candidate]:
   """Finds what each mode can do in some hours.
 
@@ -85,6 +92,7 @@ def search(
     num_train: Videos in an epoch.
     budget_hours: Hours of training steps.
     lr_steps: Epochs at which the baseline's learning rate decays, if it does.
+    has_factor: Whether a mode has epoch factors; else it has one length only.
 
   Returns:
     For each mode the schedule with the most epochs that fits, if there is one,
@@ -111,6 +119,9 @@ def search(
 
   found = set()
   for mode in modes:
+    if not has_factor(mode):
+      found.add(candidate(mode, 100))
+      continue
     low, high = _LEAST, _MOST + 1  # The answer is in [low, high).
     while high - low > 1:
       middle = (low + high) // 2

@@ -1,6 +1,7 @@
 """Writes plans as text for people, in the paper's terms."""
 
 import difflib
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -32,6 +33,7 @@ def table(plan: dict[str, Any]) -> str:
     f'programs to compile: {plan["num_train_programs"]}, one for each grid',
     _memory_text(plan),
     *_time_text(plan),
+    *_random_text(plan),
     '',
     *aligned(
       [
@@ -77,6 +79,27 @@ def _time_text(plan: dict[str, Any]) -> list[str]:
   ]
 
 
+def _random_text(plan: dict[str, Any]) -> list[str]:
+  """Says what random grids come to, and what is expected of them."""
+  lines = []
+  for i, phase in enumerate(plan['phases'], start=1):
+    if 'weights' not in phase:
+      continue
+    drawn = ', '.join(
+      f'{Grid(**grid)}: {count:,} ({count / phase["steps"]:.1%} of the steps, '
+      f'{weight:.1%} expected)'
+      for grid, count, weight in zip(
+        phase['cycle'], phase['steps_cycle'], phase['weights'], strict=True
+      )
+    )
+    off = phase['clips'] / phase['expected']['clips'] - 1
+    lines.append(
+      f'random grids of phase {i}: {drawn}; {abs(off):.2%} '
+      f'{"more" if off >= 0 else "fewer"} clips than expected'
+    )
+  return lines
+
+
 def _cost_table(plan: dict[str, Any]) -> list[str]:
   base, speedup = plan['baseline'], plan['speedup']
   names = ('epochs', 'steps', 'clips', 'gmacs')
@@ -110,7 +133,7 @@ def _phase_rows(plan: dict[str, Any]) -> list[tuple[str, ...]]:
   start = 0
   for phase in plan['phases']:
     first, last = _lr_ends(plan, start, phase['end_epoch'])
-    short_cycle = [f'{g["batch"]} x {_side_text(g)}' for g in phase['cycle']]
+    short_cycle = [_cycle_text(phase, i) for i in range(len(phase['cycle']))]
     lows = dict.fromkeys(str(low) for low, _ in phase['jitter_px'])
     rows.append(
       (
@@ -129,6 +152,16 @@ def _phase_rows(plan: dict[str, Any]) -> list[tuple[str, ...]]:
     )
     start = phase['end_epoch']
   return rows
+
+
+def _cycle_text(phase: dict[str, Any], place: int) -> str:
+  """A grid of a phase: 128 x 158²; frames where they differ; its chance."""
+  grid = phase['cycle'][place]
+  frames = ''
+  if len({g['T'] for g in phase['cycle']}) > 1:
+    frames = f'{grid["T"]} x '
+  chance = f' {phase["weights"][place]:.0%}' if 'weights' in phase else ''
+  return f'{grid["batch"]} x {frames}{_side_text(grid)}{chance}'
 
 
 def _lr_ends(
@@ -213,8 +246,8 @@ def diff(
     b: The other one.
 
   Returns:
-    The fields, the costs side by side, and the phases. A phase that only the
-    first plan has is marked '-', one that only the second has '+'.
+    The fields, the costs side by side, the phases, and the rows of the tables.
+    What only the first plan has is marked '-', what only the second has '+'.
   """
   field_rows = [(name, *map(repr, values)) for name, values in fields.items()]
   lines = [
@@ -223,6 +256,8 @@ def diff(
     *aligned([('schedule', 'A', 'B', 'B / A'), *_cost_rows(a, b)], left=(0,)),
     '',
     *_phase_diff(a, b),
+    '',
+    *_table_diff(a, b),
   ]
   return '\n'.join(line.rstrip() for line in lines)
 
@@ -247,6 +282,39 @@ def _cost_rows(a: dict[str, Any], b: dict[str, Any]) -> list[tuple[str, ...]]:
     (name, write(one), write(other), f'{other / one:.3f}')
     for name, (one, other) in pairs.items()
   ]
+
+
+def _table_diff(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+  """The rows of two tables as JSON, those that differ marked."""
+  rows, others = ([_row_text(r) for r in plan['table']] for plan in (a, b))
+  if rows == others:
+    return ['the same table']
+  lines = ['table, row by row']
+  matcher = difflib.SequenceMatcher(None, rows, others, autojunk=False)
+  for _, start, end, other_start, other_end in matcher.get_opcodes():
+    same = rows[start:end] == others[other_start:other_end]
+    if same:
+      lines.append(f'  rows {start + 1} to {end}: the same')
+      continue
+    lines += [f'- {i + 1}: {rows[i]}' for i in range(start, end)]
+    lines += [f'+ {i + 1}: {others[i]}' for i in range(other_start, other_end)]
+  return lines
+
+
+def _row_text(row: dict[str, Any]) -> str:
+  """A row of a table: grids as 64 x 8 x 32², other fields as JSON."""
+  parts = []
+  for name, value in row.items():
+    if name in ('cycle', 'random'):
+      value = ' '.join(
+        f'{g["batch"]}x{g["T"]}x{g["H"]}x{g["W"]}'
+        + (f'*{g["weight"]:g}' if 'weight' in g else '')
+        for g in value
+      )
+      parts.append(f'{name} [{value}]')
+    else:
+      parts.append(f'{name} {json.dumps(value)}')
+  return ', '.join(parts)
 
 
 def _phase_diff(a: dict[str, Any], b: dict[str, Any]) -> list[str]:

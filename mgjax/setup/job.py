@@ -172,6 +172,7 @@ def _check_settings(
     config, grids.dataset_size(config)[0], num_devices=mesh.size
   )
   if speaks:
+    planning.warn_of_schedule(config, planned)
     planning.warn_of_memory(config, planned, num_devices=mesh.size)
   run_checks.check(config, data.describe(config), mesh.size)
   planning.check_network(config, planned.grids, planned.phases)

@@ -13,7 +13,7 @@ import ml_collections
 from mgjax.config import own
 from mgjax.errors import ConfigError
 from mgjax.grids import Grid, GridSchedule, Phase
-from mgjax.planning import plan
+from mgjax.planning import plan, schedule_warnings
 from mgjax.setup import clip_costs
 from mgjax.setup import grids as grids_setup
 
@@ -144,6 +144,22 @@ def estimate_memory(
     )
     for grid in schedule.grids
   }
+
+
+def warn_of_schedule(
+  config: ml_collections.ConfigDict, schedule: GridSchedule
+) -> None:
+  """Says on stderr, a line each, why a schedule may not work.
+
+  Args:
+    config: See mgjax/config/fields.py.
+    schedule: Its schedule.
+  """
+  full = grids_setup.full_grid(config)
+  for line in schedule_warnings.find(
+    schedule, full, optimizer=config.optim.name
+  ):
+    print(line, file=sys.stderr)
 
 
 def warn_of_memory(

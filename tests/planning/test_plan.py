@@ -324,7 +324,7 @@ def test_a_rectangle_is_named_by_both_sides():
 
 def test_two_equal_schedules_differ_in_nothing(digits):
   text = plan_text.diff({}, digits, digits)
-  assert text.endswith('the same phases')
+  assert text.endswith('the same phases\n\nthe same table')
   assert '1.000' in text and '\n-' not in text and '\n+' not in text
 
 
