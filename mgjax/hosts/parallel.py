@@ -58,6 +58,7 @@ def start(values: flags.FlagValues, settings: Mapping[str, str]) -> Peers:
       index,
       local_devices,
       initialization_timeout=values.start_timeout_s,
+      coordinator_bind_address=peers.bound,
     )
     find_devices()
     _try_collective(peers, timeout_s)

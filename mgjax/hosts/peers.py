@@ -10,6 +10,8 @@ Messages are lines of JSON.
 """
 
 import contextlib
+import errno
+import ipaddress
 import json
 import os
 import queue
@@ -18,8 +20,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.connection import wait
+from typing import Any
 
 from absl import flags
 
@@ -67,7 +70,7 @@ def _integer(text: str | None) -> int | None:
 _HELLO_S = 10.0
 _MAX_HELLO_BYTES = 2**20
 _MAX_UNHEARD = 64
-_ACCEPT_S = 0.1
+_RETRY_S = 0.1
 
 
 class Peers:
@@ -76,6 +79,8 @@ class Peers:
   Attributes:
     index: Number of this process.
     count: Number of processes.
+    bound: Where process 0 has listened, 'host:port', and JAX's service may;
+      None in the others.
   """
 
   def __init__(
@@ -83,6 +88,7 @@ class Peers:
     index: int = 0,
     connections: Mapping[int, '_Connection'] | None = None,
     count: int = 1,
+    bound: str | None = None,
   ):
     """Wraps open connections; without any, a process is alone.
 
@@ -91,9 +97,11 @@ class Peers:
       connections: By number of process; process 0 has one to each of the
         others, which have one to process 0.
       count: Number of processes.
+      bound: Where process 0 has listened.
     """
     self.index = index
     self.count = count
+    self.bound = bound
     self._connections = dict(connections or {})
     self._received = {i: queue.SimpleQueue() for i in self._connections}
     self._closed = False
@@ -140,9 +148,7 @@ class Peers:
       # closed connection says which, and ends this process in `_listen`.
       time.sleep(0.5)
       code = cli.report(error)
-      self._closed = True  # That the others end is no news from now on.
-      name = f'process {self.index} of {self.count} ({socket.gethostname()})'
-      self._tell({'ended': f'{name} ended: {error}', 'code': code})
+      self._tell_end(f'ended: {error}', code)
       end(code)
 
   def close(self) -> None:
@@ -156,10 +162,15 @@ class Peers:
     Args:
       number: Of the signal.
     """
-    self._closed = True
+    self._tell_end(
+      f'was stopped by {signal.Signals(number).name}',
+      stop_signal.exit_code(number),
+    )
+
+  def _tell_end(self, how: str, code: int) -> None:
+    self._closed = True  # That the others end is no news from now on.
     name = f'process {self.index} of {self.count} ({socket.gethostname()})'
-    text = f'{name} was stopped by {signal.Signals(number).name}'
-    self._tell({'ended': text, 'code': stop_signal.exit_code(number)})
+    self._tell({'ended': f'{name} {how}', 'code': code})
 
   def _tell(self, message: dict) -> None:
     for connection in self._connections.values():
@@ -203,6 +214,8 @@ def meet(
 ) -> Peers:
   """Waits until all processes are there and checks that they agree.
 
+  Nobody else gets in: one who cannot name all settings is refused.
+
   Args:
     address: 'host:port' of process 0; the port is free again afterwards.
     count: Number of processes.
@@ -211,62 +224,42 @@ def meet(
     timeout_s: Seconds to wait for the last process.
 
   Raises:
-    RunError: Processes are missing; they are named.
+    RunError: Processes are missing, and named; or process 0 cannot listen.
     ConfigError: A process was started with other settings.
   """
-  host, _, port = address.rpartition(':')
-  deadline = time.monotonic() + timeout_s
-  if index == 0:
-    return _gather(int(port), count, settings, timeout_s, deadline)
-  connection = _connect(host, int(port), count, timeout_s, deadline)
-  connection.send(
-    {
-      'index': index,
-      'count': count,
-      'host': socket.gethostname(),
-      # As process 0 will see it, tuples as lists.
-      'settings': dict(settings),
-    }
-  )
-  # Process 0 answers as late as at its own deadline.
-  answer = connection.receive(timeout_s + 10)
-  if answer is None:
-    connection.close()
-    raise RunError(f'process 0 of {count} ({address}) closed the connection')
-  if not _has_types(answer, missing=str, differs=str):
-    connection.close()
-    raise RunError(
-      f'another program answers at {address}; choose another port for process 0'
-    )
-  if answer['missing'] or answer['differs']:
-    connection.close()
-    _refuse(answer['missing'], answer['differs'])
-  connection.send({'ready': True})
-  return Peers(index, {0: connection}, count)
+  opened: list[_Connection] = []
+  try:
+    if index == 0:
+      return _gather(opened, address, count, dict(settings), timeout_s)
+    return _join(opened, address, count, index, dict(settings), timeout_s)
+  except BaseException:
+    for connection in opened:
+      connection.close()
+    raise
 
 
-def _gather(port, count, settings, timeout_s, deadline) -> Peers:
+def _gather(opened, address, count, settings, timeout_s) -> Peers:
   """Process 0's part of `meet`."""
+  settings = json.loads(json.dumps(settings))  # As they come from the others.
   connections: dict[int, _Connection] = {}
-  differs = ''
-  own = json.loads(json.dumps(dict(settings)))
-  with _listener(port) as server, _Hellos(server) as hellos:
-    while len(connections) < count - 1:
-      try:
-        connection, hello = hellos.get(max(deadline - time.monotonic(), 0.01))
-      except queue.Empty:
-        break
-      index, connection.host = hello['index'], hello['host']
+  differs = missing = ''
+  with (
+    _listening(address, timeout_s) as (servers, bound),
+    contextlib.closing(_hellos(servers, timeout_s)) as hellos,
+  ):
+    while len(connections) < count - 1 and (heard := next(hellos, None)):
+      connection, hello = heard
+      opened.append(connection)
+      index = hello['index']
       who = f'process {index} ({connection.host})'
       if hello['count'] != count:
         differs = f'{who} expects {hello["count"]} processes, process 0 {count}'
       elif index in connections or not 0 < index < count:
         differs = f'process number {index} was given twice'
       else:
-        differs = differs or _difference(who, own, hello['settings'])
+        differs = differs or _difference(who, settings, hello['settings'])
       connections[index] = connection
   absent = [str(i) for i in range(1, count) if i not in connections]
-  missing = ''
   if absent and not differs:
     present = [f'{i} ({c.host})' for i, c in sorted(connections.items())]
     missing = (
@@ -274,94 +267,153 @@ def _gather(port, count, settings, timeout_s, deadline) -> Peers:
       f'{timeout_s:g} s; present are 0 ({socket.gethostname()})'
       + ''.join(f', {p}' for p in present)
     )
-  for connection in connections.values():
+  # Nobody listens at the port by now: those who are answered find JAX there.
+  for connection in opened:
     with contextlib.suppress(OSError):
       connection.send({'missing': missing, 'differs': differs})
-  if missing or differs:
-    for connection in connections.values():
-      connection.close()
-    _refuse(missing, differs)
-  # The listening port is closed by now: JAX's service may have it.
-  for connection in connections.values():
-    connection.receive(10.0)
-  return Peers(0, connections, count)
+  _refuse(missing, differs)
+  return Peers(0, connections, count, bound)
 
 
-class _Hellos:
+def _join(opened, address, count, index, settings, timeout_s) -> Peers:
+  """The part of every other process in `meet`."""
+  place, first = _split(address), f'process 0 of {count}'
+  try:
+    connection = _insist(
+      lambda left_s: socket.create_connection(place, left_s), timeout_s
+    )
+  except OSError as error:
+    raise RunError(
+      f'{first} did not answer at {address} within {timeout_s:g} s ({error}); '
+      'was it started, and can this machine reach it?'
+    ) from error
+  opened.append(connection := _Connection(connection, place[0]))
+  hello = {'host': socket.gethostname(), 'settings': settings}
+  connection.send({'index': index, 'count': count, **hello})
+  # Process 0 answers as late as at its own deadline.
+  answer = connection.receive(timeout_s + 10)
+  if answer is None:
+    raise RunError(f'{first} ({address}) closed the connection')
+  if not _has_types(answer, missing=str, differs=str):
+    raise RunError(
+      f'another program answers at {address}; choose another port for process 0'
+    )
+  _refuse(answer['missing'], answer['differs'])
+  return Peers(index, {0: connection}, count)
+
+
+@contextlib.contextmanager
+def _listening(
+  address: str, timeout_s: float
+) -> Iterator[tuple[list[socket.socket], str]]:
+  """Listens where the others look for process 0, and only there if possible.
+
+  Yields:
+    Sockets, and their 'host:port' for JAX's service; '[::]' is everywhere.
+  """
+  # JAX's own variable, for those who know better.
+  address = os.environ.get('JAX_COORDINATOR_BIND_ADDRESS') or address
+  host, port = _split(address)
+  try:
+    places = _insist(lambda _: _resolve(host, port), timeout_s)
+  except OSError as error:
+    raise RunError(
+      f'process 0 does not find itself at {address} ({error}); give one of its '
+      'IP addresses, or a name that all machines can resolve'
+    ) from error
+  ips = [place[0] for _, place in places]
+  # Many a machine's name is 127.0.1.1 to itself (Debian), and to no other.
+  if host not in ('localhost', *ips) and any(
+    ipaddress.ip_address(ip).is_loopback for ip in ips
+  ):
+    places = []
+  with contextlib.ExitStack() as opened:
+    try:
+      servers = _create_servers(opened, places)
+      if not servers:
+        # Something passes on what comes to the address: a service of
+        # Kubernetes, a router (NAT). To which interface, nothing here can tell.
+        address = f'[::]:{port}'
+        servers = _create_servers(opened, _resolve(None, port))
+    except OSError as error:
+      raise RunError(
+        f'process 0 cannot listen at port {port}: {os.strerror(error.errno)}; '
+        'is an earlier run still alive? Otherwise choose another port'
+      ) from error
+    yield servers, address
+
+
+def _create_servers(opened, places) -> list[socket.socket]:
+  """Listens at those of the addresses that are this machine's."""
+  servers = []
+  for family, place in places:
+    try:
+      server = socket.create_server(place, family=family)
+    except OSError as error:
+      if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+        raise
+    else:
+      server.setblocking(False)
+      servers.append(opened.enter_context(server))
+  return servers
+
+
+def _hellos(
+  servers: Sequence[socket.socket], timeout_s: float
+) -> Iterator[tuple['_Connection', dict]]:
   """What the processes say that connect; whoever says anything else is ignored.
 
-  A port scanner may connect and say nothing, or any bytes, for ever: everyone
-  is heard in a thread of his own, and has the time and the length of a hello.
+  A port scanner may connect and say nothing, or any bytes, for ever: all are
+  heard side by side, and have the time and the length of a hello.
   """
-
-  def __init__(self, server: socket.socket):
-    self._server = server
-    self._found: queue.SimpleQueue = queue.SimpleQueue()
-    self._unheard: dict[_Connection, None] = {}  # In the order of arrival.
-    self._closed = False
-
-  def __enter__(self) -> '_Hellos':
-    self._server.settimeout(_ACCEPT_S)
-    self._thread = threading.Thread(target=self._accept, daemon=True)
-    self._thread.start()
-    return self
-
-  def __exit__(self, *unused) -> None:
-    """Closes the connections of all that nobody has asked for."""
-    self._closed = True
-    self._thread.join()  # Then the port is free.
-    late = []
-    with contextlib.suppress(queue.Empty):
-      while True:
-        late.append(self._found.get_nowait()[0])
-    for connection in (*self._unheard.copy(), *late):
+  deadline = time.monotonic() + timeout_s
+  # Since when, and what they have said; in the order in which they came.
+  unheard: dict[socket.socket, tuple[float, bytes]] = {}
+  try:
+    while (now := time.monotonic()) < deadline:
+      sockets = [*servers, *unheard]
+      for ready in wait(sockets, min(deadline - now, _RETRY_S)):
+        if ready in servers:
+          with contextlib.suppress(OSError):  # Gone again.
+            connection, _ = ready.accept()
+            connection.setblocking(False)
+            unheard[connection] = now, b''
+          continue
+        heard = b''
+        with contextlib.suppress(OSError):
+          heard = ready.recv(_MAX_HELLO_BYTES)
+        since, said = unheard[ready]
+        unheard[ready] = since, said = since, said + heard
+        if heard and b'\n' not in heard and len(said) < _MAX_HELLO_BYTES:
+          continue
+        del unheard[ready]
+        hello = _parse(said)
+        if _has_types(hello, index=int, count=int, host=str, settings=dict):
+          yield _Connection(ready, hello['host']), hello
+        else:
+          ready.close()
+      # A process of the run would have spoken by now.
+      late = [c for c, (since, _) in unheard.items() if now > since + _HELLO_S]
+      for connection in {*late, *list(unheard)[:-_MAX_UNHEARD]}:
+        del unheard[connection]
+        connection.close()
+  finally:
+    for connection in unheard:
       connection.close()
 
-  def get(self, timeout_s: float) -> tuple['_Connection', dict]:
-    """Returns the next one who belongs to the run.
 
-    Raises:
-      queue.Empty: Nobody has come in this time.
-    """
-    return self._found.get(timeout=timeout_s)
-
-  def _accept(self) -> None:
-    while not self._closed:
-      try:
-        accepted, _ = self._server.accept()
-        connection = _Connection(accepted)
-      except TimeoutError:
-        continue
-      except OSError:  # Gone again; or there are too many of them.
-        time.sleep(_ACCEPT_S)
-        continue
-      self._unheard[connection] = None
-      for oldest in list(self._unheard)[:-_MAX_UNHEARD]:
-        oldest.close()  # A process of a run would have spoken by now.
-      threading.Thread(
-        target=self._hear, args=(connection,), daemon=True
-      ).start()
-
-  def _hear(self, connection: '_Connection') -> None:
-    hello = connection.receive(_HELLO_S, max_bytes=_MAX_HELLO_BYTES)
-    self._unheard.pop(connection, None)
-    if self._closed or not _has_types(
-      hello, index=int, count=int, host=str, settings=dict
-    ):
-      connection.close()
-    else:
-      self._found.put((connection, hello))
-
-
-def _has_types(message: Any, **types: type) -> bool:
+def _has_types(message: dict | None, **types: type) -> bool:
   """Whether a message has these keys, with values of these types."""
-  return isinstance(message, dict) and all(
+  return message is not None and all(
     type(message.get(key)) is kind for key, kind in types.items()
   )
 
 
-def _refuse(missing: str, differs: str) -> NoReturn:
-  raise RunError(missing) if missing else ConfigError(differs)
+def _refuse(missing: str, differs: str) -> None:
+  if missing:
+    raise RunError(missing)
+  if differs:
+    raise ConfigError(differs)
 
 
 def _difference(who: str, ours: dict, theirs: dict) -> str:
@@ -375,88 +427,71 @@ def _difference(who: str, ours: dict, theirs: dict) -> str:
   return ''
 
 
-def _listener(port: int) -> socket.socket:
-  try:
-    if socket.has_dualstack_ipv6():
-      return socket.create_server(
-        ('', port), family=socket.AF_INET6, dualstack_ipv6=True
-      )
-    return socket.create_server(('', port))
-  except OSError as error:
-    raise RunError(
-      f'process 0 cannot listen at port {port}: {error.strerror}; is an '
-      'earlier run still alive? Otherwise choose another port'
-    ) from error
+def _split(address: str) -> tuple[str, int]:
+  """Host and port; the brackets of an IPv6 address are not part of it."""
+  host, _, port = address.rpartition(':')
+  return host.removeprefix('[').removesuffix(']'), int(port)
 
 
-def _connect(host, port, count, timeout_s, deadline) -> '_Connection':
+def _resolve(host: str | None, port: int) -> list[tuple]:
+  """Families and addresses of a name; None: those of all interfaces."""
+  found = socket.getaddrinfo(
+    host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+  )
+  return [(family, place) for family, *_, place in found]
+
+
+def _insist(attempt: Callable[[float], Any], timeout_s: float) -> Any:
+  """Repeats what the network refuses: it, or the other side, may come late.
+
+  Args:
+    attempt: Gets the seconds left.
+    timeout_s: After so long the error is raised.
+  """
+  deadline = time.monotonic() + timeout_s
   while True:
     try:
-      left = max(deadline - time.monotonic(), 0.01)
-      return _Connection(
-        socket.create_connection((host, port), timeout=left), host
-      )
-    except OSError as error:
+      return attempt(max(deadline - time.monotonic(), 0.01))
+    except OSError:
       if time.monotonic() > deadline:
-        raise RunError(
-          f'process 0 of {count} did not answer at {host}:{port} within '
-          f'{timeout_s:g} s ({error}); was it started, and can this machine '
-          'reach it?'
-        ) from error
-      time.sleep(0.2)
+        raise
+      time.sleep(_RETRY_S)
 
 
 class _Connection:
-  """Sends and receives lines of JSON."""
+  """Sends and receives lines of JSON: unlike pickles, they cannot do harm."""
 
-  def __init__(self, connection: socket.socket, host: str = ''):
+  def __init__(self, connection: socket.socket, host: str):
     self.host = host
     self._socket = connection
     self._lock = threading.Lock()
-    connection.settimeout(None)  # That of connecting.
-    # A machine that lost its power or network never closes a connection:
-    # after 10 + 4 * 5 silent seconds the kernel does.
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # A machine that lost its power or network never closes a connection: the
+    # kernel does after 30 s, silent ones or such in which something is unheard.
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (
       ('TCP_KEEPIDLE', 10),
       ('TCP_KEEPINTVL', 5),
       ('TCP_KEEPCNT', 4),
+      ('TCP_USER_TIMEOUT', 30_000),
     ):
       if hasattr(socket, option):  # Linux.
         number = getattr(socket, option)
         connection.setsockopt(socket.IPPROTO_TCP, number, value)
+    connection.settimeout(None)
     self._lines = connection.makefile('rb')
 
   def send(self, message: dict) -> None:
     with self._lock:
       self._socket.sendall(json.dumps(message).encode() + b'\n')
 
-  def receive(
-    self, timeout_s: float | None = None, *, max_bytes: int = -1
-  ) -> dict | None:
-    """Returns the next message, or None where there will be none.
-
-    Args:
-      timeout_s: Seconds that it may take; None: any.
-      max_bytes: What is longer is no message; -1: any length.
-    """
-    timer = None
-    if timeout_s is not None:
-      # Not a timeout of the socket, which a byte now and then would renew.
-      timer = threading.Timer(timeout_s, self.close)
-      timer.daemon = True
-      timer.start()
+  def receive(self, timeout_s: float | None = None) -> dict | None:
+    """Returns the next message, or None where there will be none in time."""
+    self._socket.settimeout(timeout_s)
     try:
-      line = self._lines.readline(max_bytes)
-      message = json.loads(line) if line.endswith(b'\n') else None
-    # Closed meanwhile; no JSON; or nested deeper than Python can read.
-    except (OSError, ValueError, RecursionError):
+      return _parse(self._lines.readline())
+    except (OSError, ValueError):  # Closed meanwhile.
       return None
-    finally:
-      if timer:
-        timer.cancel()
-    return message if isinstance(message, dict) else None
 
   def close(self) -> None:
     # Before the file: `readline` holds that, and ends with this.
@@ -465,6 +500,15 @@ class _Connection:
     with contextlib.suppress(OSError):
       self._lines.close()
     self._socket.close()
+
+
+def _parse(line: bytes) -> dict | None:
+  """Reads a message; None: it is none."""
+  try:
+    message = json.loads(line) if line.endswith(b'\n') else None
+  except (ValueError, RecursionError):  # Nested deeper than Python can read.
+    return None
+  return message if isinstance(message, dict) else None
 
 
 def end(code: int) -> None:
