@@ -54,8 +54,8 @@ WAYS = ('mgjax', 'jax 10', 'jax')
 STATES = ('sums', 'waits')
 
 _SETTLE_S = 1.0  # From the last 'ready' to the kill.
-_ALONE_S = 5.0  # So long after it nothing else is started.
-_SAID_CHARS = 1500
+_ALONE_S = 3.0  # So long after it nothing else is started.
+_SAID_CHARS = 400
 
 
 class Run:
@@ -80,9 +80,12 @@ class Run:
           )
         )
 
-  def lines(self) -> list[str]:
-    """The next line of each process."""
-    return [p.stdout.readline().strip() for p in self.processes]
+  def answers(self) -> list[list[str]]:
+    """The words that each process prints; none: it has ended."""
+    return [
+      next((s.split()[1:] for s in p.stdout if s.startswith('answer ')), [])
+      for p in self.processes
+    ]
 
   def said(self, index: int) -> str:
     return self._errors[index].read_text(errors='replace')
@@ -115,7 +118,7 @@ def kill(
     with alone:
       run = Run(pathlib.Path(folder), way, state, count)
       try:
-        if run.lines() != ['ready'] * count:
+        if not all(run.answers()):
           raise cli.RunError(f'{way}: {run.said(0)[-_SAID_CHARS:]}')
         time.sleep(_SETTLE_S)
         begin = time.monotonic()
@@ -138,7 +141,7 @@ def kill(
           'seconds': ended.get(i),
           'code': run.processes[i].returncode if i in ended else None,
           'names': names(run.said(i), victim),
-          'said': run.said(i)[-_SAID_CHARS:],
+          'said': run.said(i)[:_SAID_CHARS],
         }
         for i in range(count)
         if i != victim
@@ -162,8 +165,10 @@ def _ends(
 def names(said: str, victim: int) -> bool:
   """Whether somebody says which process it was that died."""
   ours = rf'process {victim} of \d+ \(.*\) has died'
-  # /job:jax_worker/replica:0/task:1
-  return bool(re.search(rf'{ours}|task:{victim}\b', said))
+  # JAX: 'The following tasks are unhealthy (stopped sending heartbeats):', and
+  # their numbers, one a line.
+  service = rf'heartbeats\):\n(?:\d+\n)*?{victim}\n'
+  return bool(re.search(f'{ours}|{service}', said))
 
 
 def exchange(way: str, count: int) -> dict[str, Any]:
@@ -171,7 +176,7 @@ def exchange(way: str, count: int) -> dict[str, Any]:
   with tempfile.TemporaryDirectory() as folder:
     run = Run(pathlib.Path(folder), way, 'exchange', count)
     try:
-      times = [float(ms) for ms in run.lines()[0].split()]
+      times = [float(ms) for ms in run.answers()[0]]
       for process in run.processes:
         process.wait(60)
     finally:

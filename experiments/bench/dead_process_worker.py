@@ -2,7 +2,7 @@
 
 python -m experiments.bench.dead_process_worker WAY STATE ADDRESS COUNT INDEX
 
-Prints 'ready' where all processes are in STATE; one of them is killed then.
+Answers 'ready' where all processes are in STATE; one of them is killed then.
 """
 
 import sys
@@ -48,7 +48,7 @@ def start(way: str, address: str, count: int, index: int) -> peers.Peers | None:
 
 def stay(state: str) -> None:
   """Does for ever what `dead_process` says of a state."""
-  print('ready', flush=True)
+  print('answer ready', flush=True)
   while state == 'sums':
     multihost_utils.process_allgather(0)
   while True:
@@ -91,7 +91,7 @@ def main(way: str, state: str, address: str, count: int, index: int) -> None:
   found = exchange_ms(
     joined.exchange if joined else service_exchange(count, index)
   )
-  print(*found, flush=True)
+  print('answer', *found, flush=True)
   if joined:
     joined.close()
   jax.distributed.shutdown()
