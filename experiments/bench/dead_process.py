@@ -220,7 +220,8 @@ def format_report(result: dict[str, Any]) -> str:
     f'`{result["command"]}`, commit {result["commit"][:12]}: '
     f'{result["repeats"]} times each. Seconds from SIGKILL to the end of the '
     'last other process: median (least to most). Then in how many of these '
-    'runs all others named the dead process, and what they ended with.\n\n'
+    'runs all others said which process had died, and what they ended with. '
+    '*jax* has a time-out of 100 s by default.\n\n'
     f'{machine["cpu"]}, {machine["num_cpus"]} cores, Python '
     f'{machine["python"]}, JAX {machine["jax"]}; load average '
     f'{machine["load"][0]:.1f}.\n\n'
@@ -253,7 +254,7 @@ def exchange_table(result: dict[str, Any]) -> tabulate.Table:
     _rows(
       result['exchanges'],
       ('count', 'way'),
-      lambda found: (_range([e['median_ms'] for e in found], digits=2),),
+      lambda found: (_range([e['median_ms'] for e in found]),),
     ),
   )
 
@@ -268,11 +269,11 @@ def _rows(
   return [(*map(str, group), *cells(found)) for group, found in groups.items()]
 
 
-def _range(values: list[float | None], digits: int = 1) -> str:
+def _range(values: list[float | None]) -> str:
   if None in values:
     return f'{values.count(None)} of {len(values)} did not end'
   middle, least, most = statistics.median(values), min(values), max(values)
-  return f'{middle:.{digits}f} ({least:.{digits}f} to {most:.{digits}f})'
+  return f'{middle:.2f} ({least:.2f} to {most:.2f})'
 
 
 def _ending(code: int | None) -> str:
