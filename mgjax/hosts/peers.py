@@ -6,10 +6,10 @@ collective that will never end, know who is gone.
 
 Why not JAX's coordination service alone, which starts at the same address: it
 takes a process for dead after a time-out, and aborts the others (SIGABRT).
-Measured with 2 and 3 processes, they lived on for 10 s at a time-out of 10 s,
-for 100 s at its default, and for 0.1 s with these connections. An exchange comes
-with every step, and took it 8 to 17 times as long. Nor can it say who is missing
-at the start. Source: experiments/records/dead_process.
+Measured with 2 and 3 processes, where another than 0 died: they lived on for
+10 s at a time-out of 10 s, 100 s at its default, 0.1 s with these connections.
+An exchange, which comes with every step, took it 8 to 17 times as long. Nor can
+it say who is missing at the start. Source: experiments/records/dead_process.
 
 Messages are lines of JSON.
 """
