@@ -58,13 +58,13 @@ def end_after_one_step() -> None:
 
 
 def write_bundles_slowly() -> None:
-  write = failure._write
+  write = failure.write
 
-  def write_slowly(*args):
+  def write_slowly(*args, **kwargs):
     time.sleep(3)
-    write(*args)
+    write(*args, **kwargs)
 
-  failure._write = write_slowly
+  failure.write = write_slowly
 
 
 def send_signal(number: int, at: int) -> None:

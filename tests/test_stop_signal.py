@@ -299,6 +299,32 @@ def test_a_command_hears_signals_from_its_start_on(command, number, code, name):
   assert stopped
 
 
+BUSY_WORKER = """if True:
+  import multiprocessing, time
+  from mgjax.data import child_process
+  # On a busy machine, a worker's thread that ends it may come late.
+  work = '''(
+    setattr(__import__('os'), '_exit', __import__('time').sleep),
+    __import__('os').write(1, b'ready' + bytes([10])),
+    __import__('time').sleep(0.5),
+    __import__('os').write(2, b'a worker speaks'),
+  )'''
+  child_process.before_start()
+  pool = multiprocessing.get_context('spawn').Pool(
+    1, initializer=child_process.start
+  )
+  pool.apply_async(eval, (work,))
+  time.sleep(60)
+"""
+
+
+def test_a_worker_in_the_middle_of_something_ends_before_it_can_speak():
+  process = script(BUSY_WORKER)
+  process.send_signal(signal.SIGINT)
+  _, said = process.communicate(timeout=60)
+  assert (process.returncode, said) == (130, 'stopped by Ctrl-C\n')
+
+
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_no_process_that_prepares_data_outlives_the_command_or_speaks(
   tmp_path, number

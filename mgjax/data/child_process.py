@@ -1,5 +1,6 @@
 """What a process does that works for another one."""
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -15,9 +16,25 @@ def before_start() -> None:
   A command blocks Ctrl-C for them (mgjax/stop_signal.py), but Python lets it
   through again when it starts the process that watches over shared memory.
   """
+  _end_with_this_process()
   if stop_signal.is_installed():
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+@functools.cache  # Once is enough.
+def _end_with_this_process() -> None:
+  """Kills the children before this process ends at once.
+
+  They would see it themselves (`start`), but maybe after they have tried to
+  send to it what they have made: that fails, with a traceback of theirs.
+  """
+
+  def kill() -> None:
+    for child in multiprocessing.active_children():
+      child.kill()
+
+  stop_signal.before_end(kill)
 
 
 def start() -> None:

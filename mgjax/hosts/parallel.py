@@ -18,7 +18,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mgjax.errors import ConfigError
-from mgjax.hosts.peers import Peers, end, meet
+from mgjax.hosts.meeting import meet
+from mgjax.hosts.peers import Peers, end
 
 # The mesh has one axis: clips of a batch.
 BATCH_AXIS = 'data'
@@ -58,6 +59,7 @@ def start(values: flags.FlagValues, settings: Mapping[str, str]) -> Peers:
       index,
       local_devices,
       initialization_timeout=values.start_timeout_s,
+      coordinator_bind_address=peers.bound,
     )
     find_devices()
     _try_collective(peers, timeout_s)
@@ -87,10 +89,7 @@ def _find_cluster(values: flags.FlagValues) -> tuple:
     return None, 1, 0, None
   if all(value is not None for value in given.values()):
     address, count, index = given.values()
-    if not address.rpartition(':')[2].isdigit():
-      raise ConfigError(
-        f"--coordinator_address={address!r} must have the form 'host:port'"
-      )
+    _check_address(address)
     if index >= count:
       raise ConfigError(
         f'--process_id={index} must be below --num_processes={count}'
@@ -108,6 +107,20 @@ def _find_cluster(values: flags.FlagValues) -> tuple:
     )
   )
   return address, count or 1, index, local
+
+
+def _check_address(address: str) -> None:
+  host, _, port = address.rpartition(':')
+  try:
+    host.encode('idna')  # As it is before a name is looked up.
+    if host and 0 < int(port) < 2**16:
+      return
+  except ValueError:
+    pass
+  raise ConfigError(
+    f"--coordinator_address={address!r} must have the form 'host:port', with a "
+    'port from 1 to 65535'
+  )
 
 
 def _try_collective(peers: Peers, timeout_s: float) -> None:

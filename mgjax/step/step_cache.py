@@ -9,6 +9,7 @@ that was not planned is an error, not a silent recompilation.
 returns.
 """
 
+import atexit
 import os
 import pathlib
 import threading
@@ -66,14 +67,16 @@ class StepCache(Generic[Key]):
     self._closed = False
     self._current = None
     compilation.options()  # Here: its trials are not a program's.
-    # A daemon: a compilation cannot be stopped, and a run that ends in the
-    # middle of one does not wait for it (`parallel.leave`).
+    # A daemon: a compilation cannot be stopped, and a command that ends in the
+    # middle of one does not wait for it (`parallel.leave`). Python's own way
+    # out does: XLA crashes where Python takes down what it works with.
     self._thread = threading.Thread(
       target=self._compile, args=(dict(programs),), name=_THREAD, daemon=True
     )
     # Before the start, so that a hit of the first program is not missed.
     jax.monitoring.register_event_listener(self._count_cache_hits)
     self._thread.start()
+    atexit.register(self._end)
 
   @classmethod
   def of_step(
@@ -163,8 +166,13 @@ class StepCache(Generic[Key]):
     # Before the thread is waited for: it stops after its current program.
     self._closed = True
     if wait:
-      self._thread.join()
+      self._end()
+      atexit.unregister(self._end)
     jax.monitoring.unregister_event_listener(self._count_cache_hits)
+
+  def _end(self) -> None:
+    self._closed = True
+    self._thread.join()
 
   def _compile(self, programs: dict[Key, Callable]) -> None:
     # One after the other: a compilation takes all cores, and what is needed

@@ -3,14 +3,16 @@
 import concurrent.futures
 import signal
 import socket
+import sys
 import threading
 import time
 
+import jax
 import pytest
 from absl import flags
 
 from mgjax.cli import ConfigError, RunError
-from mgjax.hosts import parallel, peers
+from mgjax.hosts import meeting, parallel, peers
 from mgjax.hosts.peers import Peers
 
 
@@ -26,7 +28,7 @@ def together(address, count, present=None, timeout_s=10.0, settings=None):
   pool = concurrent.futures.ThreadPoolExecutor(count)
   return {
     i: pool.submit(
-      peers.meet,
+      meeting.meet,
       address,
       count,
       i,
@@ -35,6 +37,18 @@ def together(address, count, present=None, timeout_s=10.0, settings=None):
     )
     for i in (range(count) if present is None else present)
   }
+
+
+def connect(address) -> socket.socket:
+  """Connects as soon as somebody listens."""
+  host, port = address.split(':')
+  deadline = time.monotonic() + 10
+  while True:
+    try:
+      return socket.create_connection((host, int(port)))
+    except OSError:
+      assert time.monotonic() < deadline
+      time.sleep(0.01)
 
 
 def close(group) -> None:
@@ -116,18 +130,6 @@ STRANGERS = [
 ]
 
 
-def connect(address) -> socket.socket:
-  """Connects as soon as somebody listens."""
-  host, port = address.split(':')
-  deadline = time.monotonic() + 10
-  while True:
-    try:
-      return socket.create_connection((host, int(port)))
-    except OSError:
-      assert time.monotonic() < deadline
-      time.sleep(0.01)
-
-
 @pytest.mark.parametrize('leaves', [True, False], ids=['leaves', 'stays'])
 def test_whatever_comes_to_the_port_a_run_starts(address, leaves):
   futures = together(address, 2, present=(0,), timeout_s=60.0)
@@ -142,14 +144,14 @@ def test_whatever_comes_to_the_port_a_run_starts(address, leaves):
   futures.update(together(address, 2, present=(1,), timeout_s=60.0))
   group = [f.result() for f in futures.values()]
   # None of those who stay silent is waited for.
-  assert time.monotonic() - began < peers._HELLO_S
+  assert time.monotonic() - began < meeting._HELLO_S
   for stranger in strangers:
     stranger.close()
   close(group)
 
 
 def test_more_silent_connections_than_are_kept_do_no_harm(address, monkeypatch):
-  monkeypatch.setattr(peers, '_MAX_UNHEARD', 3)
+  monkeypatch.setattr(meeting, '_MAX_UNHEARD', 3)
   futures = together(address, 2, present=(0,), timeout_s=60.0)
   strangers = [connect(address) for _ in range(8)]
   # The five oldest are closed.
@@ -163,7 +165,7 @@ def test_more_silent_connections_than_are_kept_do_no_harm(address, monkeypatch):
 
 
 def test_a_byte_now_and_then_is_no_hello(address, monkeypatch):
-  monkeypatch.setattr(peers, '_HELLO_S', 0.3)
+  monkeypatch.setattr(meeting, '_HELLO_S', 0.3)
   futures = together(address, 2, present=(0,), timeout_s=60.0)
   stranger = connect(address)
   with pytest.raises(OSError):
@@ -176,7 +178,7 @@ def test_a_byte_now_and_then_is_no_hello(address, monkeypatch):
 
 
 def test_a_line_without_end_is_cut_off(address, monkeypatch):
-  monkeypatch.setattr(peers, '_MAX_HELLO_BYTES', 1000)
+  monkeypatch.setattr(meeting, '_MAX_HELLO_BYTES', 1000)
   futures = together(address, 2, present=(0,), timeout_s=60.0)
   stranger = connect(address)
   with pytest.raises(OSError):
@@ -184,7 +186,7 @@ def test_a_line_without_end_is_cut_off(address, monkeypatch):
       stranger.sendall(b'x' * 1000)
       time.sleep(0.01)
   stranger.close()
-  monkeypatch.setattr(peers, '_MAX_HELLO_BYTES', 2**20)
+  monkeypatch.setattr(meeting, '_MAX_HELLO_BYTES', 2**20)
   futures.update(together(address, 2, present=(1,), timeout_s=60.0))
   close([f.result() for f in futures.values()])
 
@@ -198,6 +200,172 @@ def test_another_program_at_the_address_is_named(address):
     future.result()
   accepted.close()
   server.close()
+
+
+def test_a_number_given_twice_is_told_to_both(address):
+  # Nobody is number 3: process 0 hears all that come in this time.
+  futures = [
+    *together(address, 4, present=(0, 1, 2), timeout_s=3.0).values(),
+    *together(address, 4, present=(1,), timeout_s=3.0).values(),
+  ]
+  for future in futures:
+    with pytest.raises(ConfigError, match='process number 1 was given twice'):
+      future.result()
+
+
+# Where process 0 listens. Every address 127.x.y.z is one of this machine.
+
+linux = pytest.mark.skipif(sys.platform != 'linux', reason='has only 127.0.0.1')
+
+
+def is_heard(host: str, address: str) -> bool:
+  """Whether somebody listens there; process 0 is known to do, somewhere."""
+  try:
+    socket.create_connection((host, int(address.rpartition(':')[2]))).close()
+  except ConnectionRefusedError:
+    return False
+  return True
+
+
+def resolve_as(monkeypatch, *answers) -> None:
+  """Names resolve to these addresses, one call after the other; None: not."""
+  resolve = socket.getaddrinfo
+  left = list(answers)
+
+  def resolve_name(host, *args, **kwargs):
+    if host is None or host[0].isdigit():
+      return resolve(host, *args, **kwargs)
+    found = left.pop(0) if len(left) > 1 else left[0]
+    if found is None:
+      raise socket.gaierror(socket.EAI_NONAME, 'Name or service not known')
+    return resolve(found, *args, **kwargs)
+
+  monkeypatch.setattr(socket, 'getaddrinfo', resolve_name)
+
+
+@linux
+@pytest.mark.parametrize('host', ['localhost', '127.0.0.1'])
+def test_a_run_within_a_machine_is_not_reachable_from_others(address, host):
+  address = address.replace('localhost', host)
+  futures = together(address, 2, present=(0,))
+  connect(address.replace('localhost', '127.0.0.1')).close()
+  assert not is_heard('127.0.0.2', address)
+  futures.update(together(address, 2, present=(1,)))
+  first, second = (f.result() for f in futures.values())
+  assert (first.bound, second.bound) == (address, None)
+  close([first, second])
+
+
+@linux
+def test_a_machine_that_calls_itself_127_0_1_1_listens_to_others(
+  address, monkeypatch
+):
+  resolve_as(monkeypatch, '127.0.1.1')
+  address = address.replace('localhost', 'node1')
+  futures = together(address, 2, present=(0,))
+  connect(address).close()
+  assert is_heard('127.0.0.2', address)
+  futures.update(together(address, 2, present=(1,)))
+  group = [f.result() for f in futures.values()]
+  assert group[0].bound == address.replace('node1', '[::]')
+  close(group)
+
+
+def test_behind_an_address_of_another_machine_process_0_listens_everywhere(
+  address,
+):
+  service = address.replace('localhost', '192.0.2.254')  # Of no machine.
+  futures = together(service, 2, present=(0,))
+  futures.update(together(address, 2, present=(1,)))
+  group = [f.result() for f in futures.values()]
+  assert group[0].bound == address.replace('localhost', '[::]')
+  close(group)
+
+
+def test_jax_s_own_variable_says_where_process_0_listens(address, monkeypatch):
+  service = address.replace('localhost', '192.0.2.254')
+  monkeypatch.setenv('JAX_COORDINATOR_BIND_ADDRESS', address)
+  futures = together(service, 2, present=(0,))
+  futures.update(together(address, 2, present=(1,)))
+  group = [f.result() for f in futures.values()]
+  assert group[0].bound == address
+  close(group)
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason='has no IPv6')
+def test_an_address_of_ipv6_stands_in_brackets(address):
+  group = [
+    f.result()
+    for f in together(address.replace('localhost', '[::1]'), 2).values()
+  ]
+  close(group)
+
+
+def test_a_port_that_is_taken_is_named(address):
+  port = int(address.rpartition(':')[2])
+  with socket.create_server(('127.0.0.1', port)):
+    (future,) = together(address, 2, present=(0,)).values()
+    with pytest.raises(RunError) as caught:
+      future.result()
+  assert str(caught.value) == (
+    f'process 0 cannot listen at port {port}: Address already in use; is an '
+    'earlier run still alive? Otherwise choose another port'
+  )
+
+
+def test_a_name_that_does_not_resolve_is_named(address, monkeypatch):
+  resolve_as(monkeypatch, None)
+  address = address.replace('localhost', 'node1')
+  futures = together(address, 2, timeout_s=0.3)
+  with pytest.raises(RunError, match='does not find itself at node1:.* give'):
+    futures[0].result()
+  with pytest.raises(RunError, match='did not answer at node1:.*not known'):
+    futures[1].result()
+
+
+def test_a_name_may_resolve_only_after_a_while(address, monkeypatch):
+  resolve_as(monkeypatch, None, None, None, '127.0.0.1')
+  address = address.replace('localhost', 'node1')
+  close([f.result() for f in together(address, 2).values()])
+
+
+def test_jax_s_service_listens_where_process_0_did(monkeypatch, endings):
+  asked = {}
+
+  def initialize(*unused, **options):
+    asked.update(options)
+    raise RunError('enough')
+
+  met = Peers(0, {}, 2, 'localhost:1234')
+  monkeypatch.setattr(parallel, 'meet', lambda *unused, **options: met)
+  monkeypatch.setattr(jax.distributed, 'initialize', initialize)
+  monkeypatch.setattr(parallel, 'find_devices', list)
+  monkeypatch.setattr(parallel, '_try_collective', lambda *unused: None)
+  start(
+    '--coordinator_address=localhost:1234',
+    '--num_processes=2',
+    '--process_id=0',
+  )
+  assert endings == [1]
+  assert asked['coordinator_bind_address'] == 'localhost:1234'
+
+
+@linux
+def test_a_connection_over_which_nothing_is_heard_ends_after_30_seconds(
+  address,
+):
+  group = [f.result() for f in together(address, 2).values()]
+  for member in group:
+    (connection,) = member._connections.values()
+    # One that waits for an answer to what it has sent, and one that does not.
+    for option, value in (
+      (socket.TCP_USER_TIMEOUT, 30_000),
+      (socket.TCP_KEEPIDLE, 10),
+      (socket.TCP_KEEPINTVL, 5),
+    ):
+      set_to = connection._socket.getsockopt(socket.IPPROTO_TCP, option)
+      assert set_to == value
+  close(group)
 
 
 def test_a_process_that_a_signal_ends_at_once_ends_the_others(
@@ -334,6 +502,17 @@ def test_clusters_are_detected(monkeypatch, variables, host):
     (
       ['--coordinator_address=a', '--num_processes=2', '--process_id=1'],
       "'host:port'",
+    ),
+    *(
+      (
+        [
+          f'--coordinator_address={wrong}',
+          '--num_processes=2',
+          '--process_id=0',
+        ],
+        "'host:port', with a port from 1 to 65535",
+      )
+      for wrong in ('a..b:1', ':1', 'a:0', 'a:65536', 'a:x', '1234')
     ),
   ],
 )

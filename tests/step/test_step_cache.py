@@ -163,3 +163,31 @@ def test_only_programs_of_an_earlier_launch_count_as_read_from_disk(tmp_path):
   assert launch(3, 1) == 0
   assert launch(5, 1) == 0  # Other programs are there, such as trials.
   assert launch(5, 2) == 1
+
+
+PROGRAM_OF_ONES_OWN = """
+import sys, threading, time
+from mgjax.step.step_cache import StepCache
+begun = threading.Event()
+def slowly(name):
+  begun.set()
+  time.sleep(1)
+  print(name, flush=True)
+  raise ValueError
+cache = StepCache({n: lambda n=n: slowly(n) for n in ('first', 'second')})
+begun.wait()
+cache.close(wait=False)
+sys.exit(75)
+"""
+
+
+@pytest.mark.parametrize('closes', [True, False], ids=['closed', 'left open'])
+def test_a_program_that_ends_waits_for_the_compilation_under_way(closes):
+  # XLA crashes in it where Python takes down what it works with.
+  program = PROGRAM_OF_ONES_OWN
+  if not closes:
+    program = program.replace('cache.close(wait=False)', '')
+  ended = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True
+  )
+  assert (ended.returncode, ended.stdout) == (75, 'first\n'), ended.stderr
