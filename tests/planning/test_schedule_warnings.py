@@ -38,7 +38,7 @@ def test_few_videos_are_told_that_coarse_phases_have_few_steps():
   assert 'phase 1 of 13 has 9 step(s) of up to 1,024 clips' in found[0]
   assert "grid.mode='short'" in found[0]
   assert (
-    'a step of the grid 8x112x112 b2048 has 25 epochs of the 83' in found[1]
+    'a step of the grid 8x112x112 b1024 has 12 epochs of the 83' in found[1]
   )
   assert 'at most 20 clips' in found[1]
 
