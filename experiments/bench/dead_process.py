@@ -187,7 +187,7 @@ def exchange(way: str, count: int) -> dict[str, Any]:
 def measure(repeats: int, limit_s: float, jobs: int) -> dict[str, list]:
   """Runs everything; ways take turns, so that load meets all of them alike."""
   alone = threading.Lock()
-  cases = [
+  cases: list[Any] = [
     (way, state, count, victim)
     for _, state, count in itertools.product(range(repeats), STATES, (2, 3))
     for victim in (0, count - 1)
@@ -201,7 +201,7 @@ def measure(repeats: int, limit_s: float, jobs: int) -> dict[str, list]:
   deaths = []
   # Most of their time they wait, see `alone`.
   with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-    for death in pool.map(lambda c: kill(*c, limit_s, alone), cases):
+    for death in pool.map(lambda c: kill(*c, limit_s=limit_s, alone=alone), cases):
       deaths.append(death)
       print(
         f'{len(deaths)} of {len(cases)}: {death["way"]}, {death["state"]}: '

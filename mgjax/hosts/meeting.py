@@ -193,7 +193,8 @@ def _hellos(
   try:
     while (now := time.monotonic()) < deadline:
       sockets = [*servers, *unheard]
-      for ready in wait(sockets, min(deadline - now, _RETRY_S)):
+      found: list[Any] = wait(sockets, min(deadline - now, _RETRY_S))
+      for ready in found:
         if ready in servers:
           with contextlib.suppress(OSError):  # Gone again.
             connection, _ = ready.accept()
