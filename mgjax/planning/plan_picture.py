@@ -143,7 +143,7 @@ def _draw_panels(
     # A grid that a short phase never reaches needs no clips.
     used = [g for g in (Grid(**g) for g in cycle) if g in time_axis.rates]
     for axis, (*short, last) in (
-      (frames, [phase['base']['T']]),
+      (frames, [grid['T'] for grid in cycle]),
       (crop, [side(grid) for grid in cycle]),
       (batch, [grid['batch'] for grid in cycle]),
       (groups, phase['bn_groups_cycle']),
@@ -179,7 +179,8 @@ def _draw_panels(
   lr.yaxis.set_major_formatter('{x:g}')
   sides = sorted({side(grid) for phase in phases for grid in phase['cycle']})
   frames.set_ylim(0, None)
-  frames.set_yticks(sorted({phase['base']['T'] for phase in phases}))
+  lengths = {grid['T'] for phase in phases for grid in phase['cycle']}
+  frames.set_yticks(sorted(lengths))
   crop.set_ylim(0, max(sides) * 1.12)
   crop.set_yticks(sides)
 
@@ -226,8 +227,11 @@ def _decorate(
     name: {'color': colour, 'lw': 3.2}
     for name, colour in _shape_colours(plan).items()
   }
-  if any(len(phase['cycle']) > 1 for phase in phases):
-    entries['short cycle'] = {'color': _INK, 'lw': 1.1}
+  kinds = {'weights' in p for p in phases if len(p['cycle']) > 1}
+  if kinds:
+    names = {False: 'short cycle', True: 'random grids'}
+    name = ', '.join(names[kind] for kind in sorted(kinds))
+    entries[name] = {'color': _INK, 'lw': 1.1}
   entries['baseline'] = _BASELINE
   fig.legend(
     handles=[lines.Line2D([], [], label=n, **e) for n, e in entries.items()],
