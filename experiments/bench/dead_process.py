@@ -201,7 +201,9 @@ def measure(repeats: int, limit_s: float, jobs: int) -> dict[str, list]:
   deaths = []
   # Most of their time they wait, see `alone`.
   with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-    for death in pool.map(lambda c: kill(*c, limit_s=limit_s, alone=alone), cases):
+    for death in pool.map(
+      lambda c: kill(*c, limit_s=limit_s, alone=alone), cases
+    ):
       deaths.append(death)
       print(
         f'{len(deaths)} of {len(cases)}: {death["way"]}, {death["state"]}: '

@@ -1,7 +1,7 @@
 """Makes a schedule from numbers."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mgjax.grids import checks, modes, schedule, table
@@ -40,7 +40,7 @@ def make_schedule(
   scale_lr: bool = True,
   ladder: Sequence[Any] = modes.LADDER,
   progressive: Sequence[Any] = modes.PROGRESSIVE,
-  table: Sequence[Mapping[str, Any]] = (),
+  table: Any = (),
   clip_cost: Callable[[int, int, int], float] | None = None,
   frames_multiple: int = 1,
   side_multiple: int = 1,
@@ -149,6 +149,9 @@ def _make(s: checks.Arguments) -> GridSchedule:
     s.learning_rate, s.lr_schedule, s.lr_steps, s.lr_gamma, s.end_lr
   )
   rows = resolve(modes.TABLES[s.mode](s), s)
+  if s.mode == 'table' and s.lr_schedule == 'steps':
+    if any('lr' not in row for row in rows):
+      checks.check_lr_steps(s.lr_steps, s.epochs)
   filled = table.fill(table.phases(rows, s), rows, s.num_train)
   ends = [phase.end_epoch for phase in filled]
   total_epochs = ends[-1]
@@ -218,7 +221,7 @@ def _check(s: checks.Arguments) -> None:
   # A field of another mode may have any value: it does nothing.
   if s.mode == 'ladder':
     checks.check_ladder(s.ladder, s.lr_steps)
-  elif s.lr_schedule == 'steps' and _reads_lr(s):
+  elif s.mode != 'table' and s.lr_schedule == 'steps':
     checks.check_lr_steps(s.lr_steps, s.epochs)
   if s.mode in ('short', 'long', 'both', 'progressive', 'table'):
     checks.check_numbers(s, 'positive', 'epoch_factor')
@@ -229,10 +232,3 @@ def _check(s: checks.Arguments) -> None:
   if s.mode == 'progressive':
     checks.check_progressive(s.progressive)
   checks.check_multiples(s)
-
-
-def _reads_lr(s: checks.Arguments) -> bool:
-  """Whether a row of the table has the run's learning rate."""
-  if s.mode != 'table':
-    return True
-  return any('lr' not in row for row in s.table if isinstance(row, Mapping))

@@ -90,9 +90,7 @@ STRENGTHS = {
 }
 
 
-def resolve(
-  table: Sequence[Mapping[str, Any]], s: Arguments
-) -> tuple[dict, ...]:
+def resolve(table: Any, s: Arguments) -> tuple[dict, ...]:
   """Returns the rows with every size, batch, stride and scale as numbers.
 
   Resolved rows resolve to themselves.
