@@ -46,7 +46,8 @@ def _find_phase(size: tuple[int, ...], phases: Sequence[Phase]) -> str:
   for i, phase in enumerate(phases, start=1):
     for grid in phase.cycle:
       if grid[:3] == size:
-        return f'phase {i} of {len(phases)} (grid {grid})'
+        name = phase.name or f'phase {i} of {len(phases)}'
+        return f'{name} (grid {grid})'
   return ''
 
 

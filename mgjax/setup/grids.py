@@ -1,5 +1,6 @@
 """From the settings to grids and schedules. No JAX."""
 
+import dataclasses
 import re
 
 import ml_collections
@@ -103,7 +104,12 @@ def schedule(
     raise ConfigError(_with_fields(str(error))) from error
   if 'randaugment_magnitude' in made.strengths:
     _check_randaugment(config)
-  return made
+  # As the user knows them, for what is found out about them later.
+  phases = tuple(
+    dataclasses.replace(phase, name=_with_fields(phase.name))
+    for phase in made.phases
+  )
+  return dataclasses.replace(made, phases=phases)
 
 
 def _check_randaugment(config: ml_collections.ConfigDict) -> None:

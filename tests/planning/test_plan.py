@@ -86,7 +86,7 @@ def test_a_grid_that_the_model_refuses_names_its_phase(monkeypatch):
   # Clips of 8 frames come first, and again after those of 16 and 32.
   for phases, where in (
     (schedule.phases, 'phase 1 of 13'),
-    (schedule.phases[2:], 'phase 3 of 11'),
+    (schedule.phases[2:], 'phase 5 of 13'),
   ):
     message = rf'^{where} \(grid 8x112x112 b1024\): model: 8 frames leave none'
     with pytest.raises(ConfigError, match=message):
