@@ -11,7 +11,8 @@ from etils import epath
 
 from mgjax import files, stop_signal
 from mgjax.cpu import allocator
-from mgjax.data import sources, stream
+from mgjax.data import sources
+from mgjax.data.eval_stream import EvalStream
 from mgjax.errors import ConfigError
 from mgjax.evaluation import eval_picture, results, scoring
 from mgjax.hosts import parallel
@@ -108,7 +109,7 @@ def evaluate_checkpoint(
 
 @contextlib.contextmanager
 def _shown_progress(
-  eval_stream: stream.EvalStream,
+  eval_stream: EvalStream,
   partial: scoring.Partial,
   peers: Peers,
   stop: stop_signal.Listener | None,

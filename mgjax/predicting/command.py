@@ -10,7 +10,8 @@ from absl import flags
 from mgjax import files
 from mgjax.config import own
 from mgjax.cpu import allocator
-from mgjax.data import copies, stream
+from mgjax.data import copies
+from mgjax.data.eval_stream import EvalStream
 from mgjax.errors import ConfigError, RunError
 from mgjax.hosts import parallel
 from mgjax.predicting import output, video_files
@@ -54,7 +55,7 @@ def open_predictor(
     config, mesh, path, instead='--checkpoint={path}'
   )
 
-  def make_stream(paths: Sequence[pathlib.Path]) -> stream.EvalStream:
+  def make_stream(paths: Sequence[pathlib.Path]) -> EvalStream:
     source = video_files.VideoFiles(
       paths, looked.in_order, config.model.num_classes
     )

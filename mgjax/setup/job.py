@@ -11,7 +11,8 @@ import jax
 import ml_collections
 from etils import epath
 
-from mgjax.data import stream
+from mgjax.data.eval_stream import EvalStream
+from mgjax.data.stream import TrainStream
 from mgjax.errors import ConfigError
 from mgjax.grids import GridSchedule
 from mgjax.hosts import parallel
@@ -46,7 +47,7 @@ class Composition:
   config: ml_collections.ConfigDict
   mesh: jax.sharding.Mesh
   schedule: GridSchedule
-  train_stream: stream.TrainStream
+  train_stream: TrainStream
   network: Network
 
 
@@ -95,7 +96,7 @@ class Job(Composition):
 
   workdir: epath.Path
   peers: Peers
-  eval_stream: stream.EvalStream
+  eval_stream: EvalStream
   eval_steps: set[int]
   plan: dict
   initial: dict
