@@ -9,7 +9,7 @@ from absl import flags
 
 from mgjax import files
 from mgjax.config import own
-from mgjax.cpu import allocator
+from mgjax.cpu import allocator, compilation
 from mgjax.data import copies
 from mgjax.data.eval_stream import EvalStream
 from mgjax.errors import ConfigError, RunError
@@ -51,7 +51,7 @@ def open_predictor(
   batch = min(config.eval.batch_size, num_clips)
   config = config.copy_and_resolve_references()
   config.eval.batch_size = -(-batch // mesh.size) * mesh.size
-  model, state, program = evaluation.load(
+  model, state = evaluation.load(
     config, mesh, path, instead='--checkpoint={path}'
   )
 
@@ -67,7 +67,9 @@ def open_predictor(
     model=model,
     state=state,
     mesh=mesh,
-    program=program,
+    program=compilation.compile_program(
+      evaluation.lower_eval_step(config, model, mesh, state)
+    ),
     make_stream=make_stream,
     ensemble=config.eval.ensemble,
     mean=config.data.mean,
