@@ -9,7 +9,7 @@ any thread, on any host.
 import dataclasses
 import functools
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import numpy as np
 
@@ -217,6 +217,32 @@ class TrainStream:
       stride_frames=phase.stride_frames,
       jitter_px=phase.jitter_px[position],
     )
+
+  def ids(self, step: int, replaced: Container[str]) -> list[str]:
+    """Names the videos of the whole batch of `step`; none is decoded.
+
+    Args:
+      step: In [0, schedule.total_steps).
+      replaced: Names of the videos that cannot be decoded, at least those
+        that were drawn for this batch.
+
+    Returns:
+      'ids' of all shards' batches, in their order.
+    """
+    first = self.schedule.clips_before(step)
+    return [
+      self._shown(clip, replaced)
+      for clip in range(first, first + self.schedule(step).batch)
+    ]
+
+  def _shown(self, clip: int, replaced: Container[str]) -> str:
+    """The id of the video that a clip shows: see `clip`."""
+    name = self.source.name_of(self.order.example(clip))
+    for attempt in range(1, _MAX_ATTEMPTS):
+      if name not in replaced:
+        break
+      name = self.source.name_of(self.order.replacement(clip, attempt))
+    return name
 
   def base_batch(self, step: int, number: int) -> dict:
     """Makes batch `number` of those for the batch-norm statistics at `step`.

@@ -367,12 +367,11 @@ class Training:
   def _fail(self, what: str, step: int) -> None:
     """Ends the run at a step that went wrong: see `failure.fail`."""
     job = self._job
-    # A function of the step, so no step has to keep or send the names.
-    ids = job.peers.exchange(job.train_stream.batch(step)['ids'])
     failure.fail(
       what,
       step=step,
-      ids=list(itertools.chain(*ids)),
+      # A function of the step, so no step has to keep or send the names.
+      ids=job.train_stream.ids(step, self.bad_videos),
       schedule=job.schedule,
       settings=run_settings.as_text(job.config),
       workdir=job.workdir,

@@ -150,6 +150,24 @@ def test_a_bad_video_is_replaced_by_the_same_other_one_every_time(
     np.testing.assert_array_equal(first['video'][i], healthy['video'][i])
 
 
+def test_the_videos_of_a_step_are_named_without_decoding_them(
+  tiny_config, source, monkeypatch
+):
+  order = make_stream(tiny_config, source).order
+  # The first clip's, and what would have replaced it.
+  bad = {order.example(0), order.replacement(0, 1), order.example(70)}
+  clips = make_stream(tiny_config, Damaged(source, bad))
+  batches = [clips.batch(step) for step in range(3)]
+  replaced = {name for batch in batches for name, _ in batch['skipped']}
+  assert replaced == {source[i].id for i in bad}
+  half = make_stream(tiny_config, Damaged(source, bad), shard=1, num_shards=2)
+  monkeypatch.delattr(Example, 'open')
+  for step, batch in enumerate(batches):
+    assert clips.ids(step, replaced) == batch['ids']
+    assert half.ids(step, replaced) == batch['ids']
+  assert clips.ids(0, set()) != batches[0]['ids']
+
+
 def test_a_source_without_good_videos_is_an_error(tiny_config, source):
   damaged = make_stream(tiny_config, Damaged(source, set(range(len(source)))))
   with pytest.raises(RunError, match='could not be decoded'):
