@@ -27,6 +27,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
+from mgjax.config.network_options import NormOptions
+
 
 def group_matrix(
   batch: int, groups: int | Int[Array, '']
@@ -79,8 +81,8 @@ def grouped_batch_norm(
   *,
   scale: Float[Array, ' C'] | float = 1.0,
   bias: Float[Array, ' C'] | float = 0.0,
-  momentum: float = 0.9,
-  eps: float = 1e-5,
+  momentum: float = NormOptions.norm_momentum,
+  eps: float = NormOptions.norm_eps,
   channel_axis: int = -1,
   axis_name: str | None = None,
 ) -> tuple[Float[Array, '...'], RunningStatistics]:
@@ -165,8 +167,10 @@ def _batch_moments(clip_mean, clip_var):
 
 def _next_running(running, mean, var, count, keep):
   """Running statistics after a batch of these (biased) moments."""
+  # A count that is an argument of a program is no Python number.
+  maximum = jnp.maximum if isinstance(count, jax.Array) else max
   # Running variances are unbiased, as in torch; Flax stores biased ones.
-  unbiased = var * (count / max(count - 1, 1))
+  unbiased = var * (count / maximum(count - 1, 1))
   return RunningStatistics(
     keep * running.mean + (1 - keep) * mean,
     keep * running.var + (1 - keep) * unbiased,
@@ -300,10 +304,10 @@ class BatchNorm(nn.Module):
     group means, not between their running averages.
   """
 
-  momentum: float = 0.9
-  eps: float = 1e-5
+  momentum: float = NormOptions.norm_momentum
+  eps: float = NormOptions.norm_eps
   zero_init: bool = False
-  frozen: str = ''
+  frozen: str = NormOptions.norm_frozen
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -405,11 +409,10 @@ def update_statistics(
 
   def update(old, moment, batch):
     count = len(moments) * moment['count'].astype(old['var'].dtype)
-    unbiased = batch['var'] * (count / jnp.maximum(count - 1, 1))
-    return {
-      'mean': momentum * old['mean'] + (1 - momentum) * batch['mean'],
-      'var': momentum * old['var'] + (1 - momentum) * unbiased,
-    }
+    running = RunningStatistics(**old)
+    return _next_running(
+      running, batch['mean'], batch['var'], count, momentum
+    )._asdict()
 
   return _update_layers(update, batch_stats, moments[0], whole)
 

@@ -28,7 +28,7 @@ from mgjax.setup import (
   run_settings,
 )
 from mgjax.setup.initial_weights import initial_variables
-from mgjax.setup.network import Network
+from mgjax.setup.network import Trainable
 from mgjax.step.programs import evaluation_steps
 
 
@@ -48,7 +48,7 @@ class Composition:
   mesh: jax.sharding.Mesh
   schedule: GridSchedule
   train_stream: TrainStream
-  network: Network
+  network: Trainable
 
 
 def compose(
