@@ -42,6 +42,7 @@ class Views:
   crop_hw: tuple[int, int]
 
 
+# Nothing of it changes: threads share it, and worker processes have copies.
 @dataclasses.dataclass(frozen=True)
 class EvalStream:
   """Makes the evaluation batches: every view of every video, once.
@@ -73,6 +74,7 @@ class EvalStream:
 
   @property
   def num_batches(self) -> int:
+    # Rounded up: the last batch is padded, as no video may be left out.
     return math.ceil(len(self.source) * self.views_per_video / self.batch_size)
 
   def batch(self, number: int) -> dict:
@@ -97,6 +99,8 @@ class EvalStream:
     first = number * self.batch_size + self.shard * share
     num_items = len(self.source) * self.views_per_video
     crops, labels, index, lost, failed = [], [], [], [], []
+    # Of the crop before. A batch may begin in the middle of a view, which its
+    # neighbour then decodes as well: no batch needs another one.
     view = None
     for item in range(first, first + share):
       # Padding repeats the last item, which costs no other decode.
@@ -104,6 +108,7 @@ class EvalStream:
       # Consecutive crops, and all padding, are cut from the same frames.
       if view is None or view['number'] != view_number:
         view = self._view(view_number)
+        # Padding is no loss: the host that has the view itself counts it.
         if view['error'] and item < num_items:
           failed.append((view['id'], view['error']))
       crops.append(self._crop(view['frames'], crop))
@@ -135,13 +140,18 @@ class EvalStream:
     # For damaged records: it does not count, but needs the others' shape.
     label = np.zeros(num_classes, np.float32) if self.source.has_actions else 0
     try:
+      # A copy must have the pixels of the crop, too: resized frames are no
+      # smaller.
       example = self.source.read(
         index, short_px=max(views.short_side_px, *views.crop_hw)
       )
       label = example.label
+      # Of the whole video, whatever the views show, as in the source of
+      # `union_labels`: scores are those of the video.
       if label is None:
         label = union_labels(example.actions, num_classes)
       with example.open() as video:
+        # Of the original, where a smaller copy is read: as in training.
         form = example.form or video.form
         frames = sampling.view_frames(
           form.num_frames,
@@ -184,13 +194,17 @@ class EvalStream:
       crop=crop,
       num_crops=self.views.num_crops,
     )
+    # A black view of a lost video has just the size of a crop: offsets are 0.
     pixels = frames[:, y : y + height, x : x + width]
+    # Here and not on the device: the evaluation program knows of no flips.
     if sampling.is_mirrored(crop, self.views.num_crops):
       return pixels[:, :, ::-1]
     return pixels
 
   def batches(self, first: int = 0) -> Iterator[dict]:
     """Yields all batches from `first` on, in order, decoded ahead."""
+    # Not all from 0: an evaluation that was killed has the scores of the
+    # others.
     return read_ahead.read_ahead(
       self.batch,
       range(first, self.num_batches),

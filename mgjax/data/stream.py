@@ -21,13 +21,16 @@ from mgjax.data.sources import Example, Source, stack_labels, union_labels
 from mgjax.errors import RunError
 from mgjax.grids.schedule import Grid, GridSchedule
 
-# Videos that are tried for a clip before the data set counts as unusable.
+# Videos that are tried for a clip before the data set counts as unusable. Where
+# one in a hundred is damaged, the default of data.max_bad_fraction, ten in a
+# row are no accident: that has a probability of 1e-20.
 _MAX_ATTEMPTS = 10
 
 # What the random numbers of a clip, in [0, 1), decide. They are drawn at once
 # and each has its place, so that no choice shifts the numbers of the others.
 # Trained runs depend on these places: never renumber them.
 _SCALE, _ROW, _COLUMN, _FLIP = 0, 1, 2, 3
+# 4 and 5 are free.
 _FRAMES = slice(6, None)  # Stride, start, and one for each segment.
 _NUM_UNIFORMS = 8  # And one for each of the T segments.
 
@@ -54,6 +57,7 @@ class ClipSettings:
   multi_hot: bool
 
 
+# Nothing of it changes: threads share it, and worker processes have copies.
 @dataclasses.dataclass(frozen=True)
 class TrainStream:
   """Makes the training batch of any step.
@@ -76,6 +80,8 @@ class TrainStream:
   workers: Workers
 
   def __post_init__(self):
+    # An order of fewer videos would leave the rest out, and nobody would see
+    # it.
     if self.order.num_examples != len(self.source):
       raise ValueError(
         f'an order of {self.order.num_examples} examples cannot be that of '
@@ -107,7 +113,8 @@ class TrainStream:
     Raises:
       RunError: Replacements could not be decoded either.
     """
-    # All before the video is opened: a replacement gets the same numbers.
+    # All before the video is opened: a replacement gets the same numbers, and
+    # what a video turns out to be shifts none of them.
     uniforms = self.order.generator(clip).random(_NUM_UNIFORMS + grid.T)
     short_px = sampling.short_side(
       jitter_px, inverse=self.settings.jitter_inverse, uniform=uniforms[_SCALE]
@@ -122,6 +129,7 @@ class TrainStream:
       except DecodeError as error:  # Of the record, or of what is in it.
         # Replaced, not left out: shapes are fixed, and a batch with a clip
         # less would be another program.
+        # By the source: a record that cannot be read has no id to tell.
         skipped.append((self.source.name_of(index), str(error)))
         index = self.order.replacement(clip, attempt)
         continue
@@ -145,7 +153,8 @@ class TrainStream:
     uniforms: np.ndarray,
   ) -> dict:
     """'video', 'label' and 'id' of a clip that is cut out of video `index`."""
-    # The crop of a wide grid can need a larger short side than is drawn.
+    # How large a copy must be. The crop of a wide grid can need a larger short
+    # side than is drawn.
     needed_px = max(short_px, grid.H, grid.W)
     example = self.source.read(index, short_px=needed_px)
     with example.open() as video:
@@ -172,6 +181,7 @@ class TrainStream:
         grid.W,
       )
       return {
+        # Decodes no other frames, and resizes no more than the crop of them.
         'video': video.frames(frames, height, width, crop),
         'label': self._label(example, frames, form.fps),
         'id': example.id,
@@ -181,6 +191,7 @@ class TrainStream:
     """The label of a clip: a number, or float32 [K]."""
     if not self.settings.multi_hot:
       return example.label
+    # Weights and no list of numbers: all labels of a batch have one shape.
     num_classes = len(self.source.label_names)
     if example.label is not None:
       return np.eye(num_classes, dtype=np.float32)[example.label]
@@ -210,6 +221,8 @@ class TrainStream:
         be read.
     """
     phase = self.schedule.phase(step)
+    # Strides belong to the phase, whose number of frames they make up for;
+    # resized sides to the place in the short cycle, whose crop they fit.
     position = self.schedule.cycle_index(step)
     return self.clips_from(
       self.schedule.clips_before(step),
@@ -237,6 +250,7 @@ class TrainStream:
 
   def _shown(self, clip: int, replaced: Container[str]) -> str:
     """The id of the video that a clip shows: see `clip`."""
+    # The walk that `clip` takes, by what it has found damaged before.
     name = self.source.name_of(self.order.example(clip))
     for attempt in range(1, _MAX_ATTEMPTS):
       if name not in replaced:
@@ -328,6 +342,8 @@ def checksum(numbers: range, ids: list[str]) -> int:
   Returns:
     An integer in [0, 2**32).
   """
+  # CRC-32: Python's own hash of a text is another one in every process. The
+  # clip is in it, since a sum does not know an order.
   pairs = zip(numbers, ids, strict=True)
   return sum(zlib.crc32(f'{clip} {name}'.encode()) for clip, name in pairs) % (
     2**32

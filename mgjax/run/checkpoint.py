@@ -46,7 +46,8 @@ def steps(workdir: epath.PathLike) -> list[int]:
 
 
 def _steps_in(folder: epath.Path) -> list[int]:
-  # A checkpoint gets its name, the step, only once it is complete.
+  # A checkpoint gets its name, the step, only once it is complete. Its parts
+  # are looked for, as a folder of the user's may have a number for a name.
   names = [path.parent.name for path in folder.glob('*/state')]
   return sorted(int(name) for name in names if name.isdigit())
 
@@ -68,6 +69,7 @@ def find(
     ConfigError: There is none.
   """
   folder = epath.Path(folder)
+  # Given by itself: its own name is its step, and `step` says nothing.
   if (folder / 'state').is_dir():
     return folder
   found = steps(folder)
@@ -112,6 +114,8 @@ def read_record(path: epath.PathLike) -> dict:
   file = epath.Path(path) / 'progress' / 'metadata'
   with _reading(path):
     record = json.loads(file.read_text())
+    # Either of the two says that it is of the newer kind: a flipped bit in one
+    # name must not make an old record of it, of which less is checked.
     # Records had no checksum of their own when the state had one as a whole.
     if 'arrays' in record or 'record_crc32' in record:
       if record.get('record_crc32') != _record_crc32(record):
@@ -130,10 +134,13 @@ def checksum(state: Any) -> int:
 
 
 def _add_crc32(crc: int, array: Any) -> int:
+  # CRC-32: what is looked for are flipped bits, not forgers. As bytes, since
+  # zlib takes no bfloat16.
   return zlib.crc32(np.ascontiguousarray(array).view(np.uint8), crc)
 
 
 def _record_crc32(record: dict) -> int:
+  # Of the contents and not of the file, whose spaces Orbax chooses.
   rest = {k: v for k, v in record.items() if k != 'record_crc32'}
   return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
@@ -179,6 +186,8 @@ def restore(
     DamagedError: It is damaged.
   """
   path = epath.Path(path)
+  # Small, and it says what the rest must be: whatever can be refused by it is
+  # refused before gigabytes are read.
   record = read_record(path)
   noted = record.get('arrays')
   # A wrong setting is not damage: this run must not go on from the one before.
@@ -232,6 +241,8 @@ def load_variables(
   try:
     return _load_variables(path, abstract, head)
   except DamagedError as error:
+    # The user chose this one, or the newest: another one would give other
+    # scores, so it is named and not taken.
     advice = 'There is none before it that can be used'
     others = _steps_in(path.parent) if path.name.isdigit() else []
     # Tried, not only listed: an error must not name one that is damaged, too.
@@ -248,6 +259,7 @@ def load_variables(
 def _load_variables(path: epath.Path, abstract: dict, head: bool) -> dict:
   """Reads variables without looking for another checkpoint."""
   is_head = lambda name: name.split('/')[1] == models.HEAD
+  # Left out of what is asked for, so that other classes are no mismatch.
   if not head:
     params = {k: v for k, v in abstract['params'].items() if k != models.HEAD}
     abstract = abstract | {'params': params}
@@ -274,6 +286,7 @@ def _load_variables(path: epath.Path, abstract: dict, head: bool) -> dict:
   )
   if noted:
     _check_arrays(found, noted, path)
+  # Said and not refused: old runs stay of use.
   elif jax.process_index() == 0:
     print(
       f'{path} was written before every array had a checksum: what is read of '
@@ -303,6 +316,8 @@ def _read(path: epath.Path, parts: Mapping[str, Any]) -> dict:
   # Orbax has something else in the place of a tree without leaves.
   filled = {name: t for name, t in parts.items() if jax.tree.leaves(t)}
   with _reading(path):
+    # By name and not as a TrainState: an evaluation has no optimizer, whose
+    # state has a tree of its own.
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
       found = checkpointer.restore(
         (path / 'state').resolve(),
@@ -315,6 +330,7 @@ def _read(path: epath.Path, parts: Mapping[str, Any]) -> dict:
           partial_restore=True,
         ),
       )
+    # Trees without leaves come back as they were asked for.
     return {**parts, **jax.tree.map(np.asarray, found)}
 
 
@@ -323,7 +339,8 @@ def _placed(array: np.ndarray, wanted: jax.ShapeDtypeStruct):
   array = array.astype(wanted.dtype, copy=False)
   if wanted.sharding is None:
     return array
-  # Not device_put: it compares the arrays between the processes first.
+  # Not device_put: it compares the arrays between the processes first. Every
+  # process has read all of it, and hands each device its part.
   return jax.make_array_from_callback(
     array.shape, wanted.sharding, lambda index: array[index]
   )
@@ -395,6 +412,7 @@ def _check_numbers(variables: dict, path: epath.PathLike) -> None:
   for name, array in by_path(variables).items():
     if not np.isfinite(array).all():
       raise ConfigError(f'{path}: {name} holds NaN or infinite numbers')
+    # Its root would be NaN, which a ReLU may hide.
     is_variance = name.startswith('batch_stats/') and name.endswith('/var')
     if is_variance and (array < 0).any():
       raise ConfigError(
@@ -410,6 +428,7 @@ def _reading(path: epath.PathLike) -> Iterator[None]:
   """Makes whatever goes wrong inside a DamagedError that names a checkpoint."""
   try:
     yield
+  # Of our own: they say what is wrong, and whether it is damage.
   except (ConfigError, RunError):
     raise
   # Orbax, TensorStore, JSON and the file system have many errors for this.
@@ -435,11 +454,14 @@ def hush() -> None:
   print it once more, or that their loop has ended, each with a traceback, and
   some of them after the error was raised.
   """
+  # Once (the cache), and for the rest of the process: nobody can say when the
+  # last of them has been freed.
   previous = sys.unraisablehook
 
   def hook(unraisable) -> None:
     if 'Event loop is closed' in str(unraisable.exc_value):
       return
+    # Only these: whatever else cannot be raised may be a bug of ours.
     if not inspect.iscoroutine(unraisable.object):
       previous(unraisable)
 
