@@ -29,11 +29,7 @@ from mgjax.run.clock import Marks, Times
 from mgjax.setup import augmentation, evaluation, grids, run_settings
 from mgjax.setup import programs as programs_setup
 from mgjax.setup.job import Job
-from mgjax.step import (
-  programs,
-  step_cache,
-  train_state,
-)
+from mgjax.step import programs, step_cache, train_state
 from mgjax.step.step_cache import Program
 
 POLL_S = 1.0  # So often a run that waits for a program looks for a signal.
@@ -294,8 +290,37 @@ class Training:
       self.done in job.eval_steps
       and programs_setup.statistics_batches(job.config) > 0
     )
-    # While the device computes. What one process has noticed, all act on after
-    # the same step; a collective of theirs would otherwise hang.
+    # While the device computes.
+    seen = self._exchange(batch, late)
+    self._clock.dispatched(
+      values,
+      Marks(asked_batch, got_batch, got_program, called),
+      # A sum: the same whichever process has which clips of the batch, so that
+      # runs on other numbers of hosts can be compared.
+      self._log.reporter(
+        step, lr, groups, sum(s['ids_crc32'] for s in seen) % 2**32
+      ),
+    )
+    # A write that failed in the background is news now, not at the next one.
+    self._checkpoints.check()
+    # Last, when the clock knows of the step: `run` waits for it and saves.
+    if signals := [s['signal'] for s in seen if s['signal']]:
+      raise stop_signal.Stopped(signals[0])
+    return seen[0]['late']
+
+  def _exchange(self, batch: dict, late: bool) -> list[dict]:
+    """Tells all processes what each has noticed, and notes damaged videos.
+
+    Args:
+      batch: Of the step, as `TrainStream.batch` makes it.
+      late: Whether this process finds that a checkpoint is due.
+
+    Returns:
+      Of each process, 'ids_crc32', 'skipped', 'late' and 'signal'.
+    """
+    job = self._job
+    # What one process has noticed, all act on after the same step; a collective
+    # of theirs would otherwise hang.
     seen = job.peers.exchange(
       {
         'ids_crc32': batch['ids_crc32'],
@@ -311,20 +336,7 @@ class Training:
       num_train=len(job.train_stream.source),
       max_fraction=job.config.data.max_bad_fraction,
     )
-    # A sum: the same whichever process has which clips of the batch, so that
-    # runs on other numbers of hosts can be compared.
-    ids_crc32 = sum(s['ids_crc32'] for s in seen) % 2**32
-    self._clock.dispatched(
-      values,
-      Marks(asked_batch, got_batch, got_program, called),
-      self._log.reporter(step, lr, groups, ids_crc32),
-    )
-    # A write that failed in the background is news now, not at the next one.
-    self._checkpoints.check()
-    # Last, when the clock knows of the step: `run` waits for it and saves.
-    if signals := [s['signal'] for s in seen if s['signal']]:
-      raise stop_signal.Stopped(signals[0])
-    return seen[0]['late']
+    return seen
 
   def _program(self, kind: str, grid: Grid) -> Callable:
     """Returns a program once all processes have it."""
