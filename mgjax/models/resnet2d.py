@@ -103,7 +103,7 @@ class ResNet(head.VideoNetwork, network_options.OnFrames):
       self.depth, self.blocks, network_options.FRAME_BLOCKS
     )
     strides = self.temporal_strides
-    if strides and (len(strides) != len(blocks) or not set(strides) <= {1, 2}):
+    if strides and len(strides) != len(blocks):
       raise ValueError(
         f'temporal_strides is {tuple(strides)}; it must be a 1 or 2 for each '
         f'of the {len(blocks)} stages, or ().'

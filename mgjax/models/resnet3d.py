@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mgjax.config import network_options
+from mgjax.config.setting import is_window
 from mgjax.models import conv, head, norm
 from mgjax.models.head import ClipIndex, Window
 from mgjax.models.nonlocal_block import NonLocalBlock
@@ -228,8 +229,8 @@ def nonlocal_options(
     ValueError: If a block or its stage does not exist, a group number is not
       positive, or the windows are not one per stage.
   """
-  windows = [pool] * len(blocks) if _is_window(pool) else list(pool)
-  if len(windows) != len(blocks) or not all(map(_is_window, windows)):
+  windows = [pool] * len(blocks) if is_window(pool) else list(pool)
+  if len(windows) != len(blocks) or not all(map(is_window, windows)):
     raise ValueError(
       f'non-local pools {tuple(pool)} must be one window of frames, rows and '
       f'columns, such as (1, 2, 2), or one for each of the {len(blocks)} '
@@ -258,12 +259,6 @@ def nonlocal_options(
       pool_window=tuple(windows[stage]),
     ),
   }
-
-
-def _is_window(value: Any) -> bool:
-  return isinstance(value, Sequence) and (
-    len(value) == 3 and all(isinstance(n, int) and n >= 1 for n in value)
-  )
 
 
 class ResNet3D(head.VideoNetwork, network_options.OnePathway):
