@@ -139,6 +139,7 @@ class TrainStream:
         'flip': bool(self.settings.flip and uniforms[_FLIP] < 0.5),
         'skipped': skipped,
       }
+    # All of them with their reasons: one cause is likely to be behind them.
     raise RunError(
       f'{_MAX_ATTEMPTS} videos in a row could not be decoded '
       f'(clip {clip}): {"; ".join(map(": ".join, skipped))}'
@@ -170,7 +171,8 @@ class TrainStream:
         target_fps=self.settings.target_fps,
         uniforms=uniforms[_FRAMES],
       )
-      # Not `needed_px`: the copy must not change what is seen of the picture.
+      # The drawn size. Not `needed_px`: the copy must not change what is seen
+      # of the picture.
       height, width = sampling.resized_hw(
         form.height, form.width, short_px=short_px, at_least=grid[1:3]
       )
@@ -294,6 +296,7 @@ class TrainStream:
     Returns:
       What `batch` returns.
     """
+    # Of this host alone: no host decodes what another one shows.
     numbers = self.order.share(first, grid.batch)
     # One by one: threads make whole batches, and none waits for another.
     clips = [self.clip(number, grid, **ranges) for number in numbers]

@@ -202,6 +202,7 @@ def clip_moments(
 
 def _clip_moments_forward(x):
   mean, var = clip_moments(x)
+  # x costs nothing more: `_normalize` keeps it, too, for the scale's gradient.
   return (mean, var), (x, mean)
 
 
@@ -215,6 +216,7 @@ def _clip_moments_backward(residuals, cotangents):
   factor = by_var * (2 / count)
   shift = by_mean / count - mean * factor
   gradient = x * _like(factor, x) + _like(shift, x)
+  # Computed in float32 at least; JAX wants the type of x.
   return (gradient.astype(x.dtype),)
 
 
@@ -360,7 +362,8 @@ class BatchNorm(nn.Module):
       # Biased, with a count: several batches can be put together later.
       self.put_variable('batch_moments', 'mean', mean)
       self.put_variable('batch_moments', 'var', var)
-      # Numbers per channel.
+      # Numbers per channel. An array, as all that a program returns. Above 2^24
+      # float32 rounds it, by less than the digits of an unbiased variance.
       self.put_variable(
         'batch_moments', 'count', jnp.asarray(count, jnp.float32)
       )

@@ -33,6 +33,7 @@ VARIABLES = ('params', 'batch_stats')
 _OLD_CHECKSUM = 'crc32'
 
 
+# No ConfigError: nothing is wrong with the settings, so the exit code is 1.
 class DamagedError(RunError):
   """A checkpoint that cannot be read, or does not hold what was written."""
 
@@ -147,6 +148,8 @@ def _record_crc32(record: dict) -> int:
 
 def _describe(tree: Any) -> dict[str, dict]:
   """Returns what a record has of the arrays of a tree."""
+  # Each by itself: who reads the weights checks them without the optimizer's
+  # state, which may be twice as large.
   return {
     path: {
       'dtype': str(array.dtype),
@@ -203,6 +206,7 @@ def restore(
   # byte.
   if noted:
     _check_arrays(state, noted, path)
+  # Of all bytes together, so that only who reads all of them can check it.
   elif checksum(state) != record[_OLD_CHECKSUM]:
     raise DamagedError(
       f'{path} is damaged: its contents do not have the checksum that was '
@@ -244,6 +248,7 @@ def load_variables(
     # The user chose this one, or the newest: another one would give other
     # scores, so it is named and not taken.
     advice = 'There is none before it that can be used'
+    # Imported weights have no step, and no others beside them.
     others = _steps_in(path.parent) if path.name.isdigit() else []
     # Tried, not only listed: an error must not name one that is damaged, too.
     for step in reversed([s for s in others if s < int(path.name)]):
@@ -312,7 +317,7 @@ def _read(path: epath.Path, parts: Mapping[str, Any]) -> dict:
   Raises:
     DamagedError: They cannot be read.
   """
-  hush()
+  hush()  # A read that fails leaves coroutines behind.
   # Orbax has something else in the place of a tree without leaves.
   filled = {name: t for name, t in parts.items() if jax.tree.leaves(t)}
   with _reading(path):
@@ -336,6 +341,7 @@ def _read(path: epath.Path, parts: Mapping[str, Any]) -> dict:
 
 def _placed(array: np.ndarray, wanted: jax.ShapeDtypeStruct):
   """Returns an array in the wanted type, on the wanted devices if any."""
+  # A checkpoint may have another precision than is wanted.
   array = array.astype(wanted.dtype, copy=False)
   if wanted.sharding is None:
     return array
@@ -350,6 +356,7 @@ def _old(path: epath.Path) -> dict[str, tuple[int, ...]]:
   """Returns shapes of a network by path, where the record has none."""
   handler = ocp.PyTreeCheckpointHandler()
   tree = handler.metadata((path / 'state').resolve()).tree
+  # Of the optimizer's state nothing is read, so nothing of it can differ.
   parts = {name: tree.get(name) for name in (*VARIABLES, 'ema')}
   # Where there is no average, Orbax has something else in the dict's place.
   parts = {k: v for k, v in parts.items() if isinstance(v, dict)}

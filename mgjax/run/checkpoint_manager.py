@@ -179,6 +179,7 @@ class Checkpoints:
       yield
     # Disks, object stores, TensorStore and Orbax have an error each.
     except Exception as error:
+      # What the user can count on, now that this one is lost.
       kept = [f'step {step}' for step in self.steps()[-1:]] or ['the beginning']
       raise NotWrittenError(
         f'a checkpoint could not be written to {self.directory} '
@@ -203,8 +204,9 @@ class Checkpoints:
       RunError: There are checkpoints, and none of them can be read. They stay
         where they are.
     """
-    # Moved only once a good one is found: where all are damaged, as with a disk
-    # that cannot be read, nothing is touched.
+    # From the newest on: one that is damaged costs the steps since the one
+    # before, and no more. Moved only once a good one is found: where all are
+    # damaged, as with a disk that cannot be read, nothing is touched.
     damaged: dict[int, str] = {}
     for step in reversed(self.steps()):
       try:
@@ -248,7 +250,7 @@ class Checkpoints:
         number = len(list(folder.iterdir()))
         (self.directory / str(step)).rename(folder / f'{number}-step-{step}')
     self._peers.exchange(None)  # Moved before anyone looks again.
-    self._manager.reload()
+    self._manager.reload()  # Orbax has listed them when it was opened.
 
   def __enter__(self) -> 'Checkpoints':
     return self
