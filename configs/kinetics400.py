@@ -41,8 +41,8 @@ Differs: PySlowFast tests its multigrid models at 224 pixels and its baselines
 
 import ml_collections
 
-from mgjax.cli import ConfigError
 from mgjax.config import arguments, fields, rules
+from mgjax.errors import ConfigError
 from mgjax.recipes import published, segments
 
 _RECIPES = ('steps', 'cosine')

@@ -17,8 +17,8 @@ Arguments after the colon:
 
 import ml_collections
 
-from mgjax.cli import ConfigError
 from mgjax.config import arguments, fields
+from mgjax.errors import ConfigError
 
 _MODELS = ('slowfast', 'slow', 'tsn', 'tsm', 'tam', 'blvnet_tam')
 _FRAMES = (2, 4, 8, 16, 32)

@@ -32,8 +32,8 @@ import sys
 from absl import flags
 
 from mgjax import cli
-from mgjax.cli import ConfigError
 from mgjax.config import config_file, saved
+from mgjax.errors import ConfigError
 from mgjax.weights import pyslowfast_cfg, torch_files
 
 # Frameworks that weights can be written for.

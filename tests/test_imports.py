@@ -164,6 +164,34 @@ def test_imports_go_down(module):
   assert not up
 
 
+def made(tree: ast.Module) -> set[str]:
+  """Names that a module itself defines at its top."""
+  found = set()
+  for node in tree.body:
+    if isinstance(node, ast.ClassDef | ast.FunctionDef):
+      found.add(node.name)
+    elif isinstance(node, ast.Assign | ast.AnnAssign):
+      targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+      names = (n for target in targets for n in ast.walk(target))
+      found |= {name.id for name in names if isinstance(name, ast.Name)}
+  return found
+
+
+@pytest.mark.parametrize('module', modules())
+def test_a_name_is_imported_from_where_it_is_made(module):
+  """Or from a package, whose `__init__` says what the room offers."""
+  elsewhere = set()
+  for node in imports(modules()[module]):
+    if not isinstance(node, ast.ImportFrom):
+      continue
+    package, _, other = node.module.partition('.')
+    is_package = (PACKAGE / other.replace('.', '/')).is_dir()
+    if package == 'mgjax' and not is_package:
+      names = {alias.name for alias in node.names}
+      elsewhere |= names - made(modules()[other])
+  assert not elsewhere
+
+
 def test_there_is_no_circle_among_the_modules():
   # A module may import itself by name, for what is pickled.
   graph = {n: imported(tree) - {n} for n, tree in modules().items() if n}

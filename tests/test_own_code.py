@@ -24,6 +24,7 @@ from mgjax.hosts import parallel
 from mgjax.predicting import command as predicting_command
 from mgjax.setup import data as data_setup
 from mgjax.setup import grids, network, planning, programs
+from mgjax.weights import checks
 
 ROOT = pathlib.Path(__file__).parents[1]
 NETS = """
@@ -103,6 +104,17 @@ class DropsByClip(nn.Module):
     x = nn.Dense(64)(video.mean((1, 2, 3)))
     x = mgjax.Dropout(0.5)(x, clip_index, deterministic=deterministic)
     return nn.Dense(self.num_classes)(x)
+
+
+class Remat(nn.Module):
+  num_classes: int
+  remat: bool = False
+
+  @nn.compact
+  def __call__(self, video, same_group=None):
+    layer = nn.remat(mgjax.BatchNorm) if self.remat else mgjax.BatchNorm
+    x = layer(name='norm')(video, same_group)
+    return nn.Dense(self.num_classes)(x.mean((1, 2, 3)))
 
 
 class Classless(nn.Module):
@@ -362,6 +374,17 @@ def test_micro_batches_have_masks_of_their_own(package, name, same):
   # With masks of its own each part has another loss than with those of the
   # whole; with the same masks, all is as in the whole.
   assert (abs(losses[0] - losses[1]) < 1e-6) == same
+
+
+def test_features_inside_of_what_is_computed_again_are_looked_at(package):
+  model = network.model(with_network('Remat', {'train.remat': 'block'}))
+  assert model.net.remat
+  video = jax.numpy.zeros((1, 2, 8, 8, 3))
+  variables = model.init(jax.random.key(0), video)
+  checks.check_features(model, variables, 2, 'weights')
+  variables['params']['norm']['scale'] = np.full(3, np.inf, np.float32)
+  with pytest.raises(ConfigError, match='those of norm are NaN or infinite'):
+    checks.check_features(model, variables, 2, 'weights')
 
 
 def test_its_parameters_have_no_other_level_than_its_own(package):

@@ -1041,6 +1041,7 @@ FLAGS = [
   Row('no such format', 'predict', '--format=xml v.mp4', ('--format', 'xml')),
   Row('no such speed', 'plan', '--device=abacus', ('device',)),
   Row('two speeds', 'plan', '--step_ms=1 --gmacs_per_s=1', ('--step_ms',)),
+  Row('steps of no number', 'plan', '--step_ms=nan', ('--step_ms',)),
   Row('steps in no time', 'plan', '--step_ms=0', ('--step_ms',)),
   Row('hours that are none', 'plan', '--budget_hours=nan', ('--budget_hours',)),
   Row('no clips', 'data.bench', '--num_clips=0', ('--num_clips',)),

@@ -12,18 +12,20 @@ grids/checks.py, the data set's in setup/run_checks.py.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
 import ml_collections
 
 from mgjax.config import network_options, own
-from mgjax.config.network_options import Fields
+from mgjax.config.network_options import GIVEN, Fields
 from mgjax.config.sections import Model, NamedSection, fill
 from mgjax.config.setting import (
   POSITIVE,
   Accepted,
   at_least,
+  like,
   numbers,
   one_of,
   optional,
@@ -31,7 +33,13 @@ from mgjax.config.setting import (
   within,
 )
 from mgjax.errors import FieldError
-from mgjax.grids import modes
+from mgjax.grids import make_schedule
+
+# Defaults of what a schedule is made from stand in grids/make.py.
+_SCHEDULE = {
+  name: parameter.default
+  for name, parameter in inspect.signature(make_schedule).parameters.items()
+}
 
 # Of `data`: how a machine feeds itself. No result depends on them.
 MACHINE_DATA_FIELDS = (
@@ -153,11 +161,11 @@ class _Optim:
   # cross-entropy of every class, any number of labels per video.
   loss: str = setting('softmax', one_of('softmax', 'sigmoid'))
   # Learning rate of the full grid's batch.
-  base_lr: float = setting(0.1, at_least(0))
+  base_lr: float = setting(_SCHEDULE['learning_rate'], at_least(0))
   # Clips per step that the learning rates of this section and of grid.ladder
   # are meant for: all of them, warmup_lr and end_lr included, are multiplied
   # by data.batch_size / base_batch. 0: they are those of data.batch_size.
-  base_batch: int = setting(0, at_least(0))
+  base_batch: int = setting(_SCHEDULE['base_batch'], at_least(0))
   momentum: float = setting(0.9, within('[0, 1)'))  # sgd, lars.
   nesterov: bool = setting(True)  # sgd, lars.
   # adamw, lamb: decay of the mean of gradients.
@@ -180,12 +188,13 @@ class _Optim:
   # 'steps', 'cosine' or 'constant'; or a call of an optax schedule whose
   # count is baseline epochs, such as
   # 'optax.linear_schedule(init_value=0.1, end_value=0.0, transition_steps=20)'.
-  schedule: str = setting('steps')
+  schedule: str = setting(_SCHEDULE['lr_schedule'])
   # Baseline epochs at which 'steps' decays.
   lr_steps: tuple = setting((94, 154, 196))
-  gamma: float = setting(0.1, within('(0, 1]'))  # Factor of each decay.
+  # Factor of each decay.
+  gamma: float = setting(_SCHEDULE['lr_gamma'], within('(0, 1]'))
   # 'cosine': learning rate at the end.
-  end_lr: float = setting(0.0, at_least(0))
+  end_lr: float = setting(_SCHEDULE['end_lr'], at_least(0))
   total_epochs: int = setting(239)  # Epochs of the baseline.
   # Linear warm-up, in epochs of the run itself (multigrid does not stretch
   # it), from warmup_lr to the schedule's value at its end.
@@ -200,34 +209,34 @@ class _Grid:
   # 'none', 'short', 'long', 'both', 'ladder', 'progressive' or 'table'.
   mode: str = setting('none')
   # Long cycle, coarse to fine: (frames factor, side factor) of the full grid.
-  long_factors: tuple = setting(modes.LONG_FACTORS)
+  long_factors: tuple = setting(_SCHEDULE['long_factors'])
   # Short cycle: side factors of the full grid; the phase's own grid is last.
-  short_factors: tuple = setting(modes.SHORT_FACTORS)
+  short_factors: tuple = setting(_SCHEDULE['short_factors'])
   # Epochs of the run per baseline epoch (modes short, long, both,
   # progressive, and rows of a table with shares; 'none' and 'ladder' train for
   # just the epochs they name).
-  epoch_factor: float = setting(1.5)
+  epoch_factor: float = setting(_SCHEDULE['epoch_factor'])
   # Long cycles before the fine-tuning phase where the learning rate has no
   # steps to align with (any schedule but 'steps').
-  num_long_cycles: int = setting(3)
+  num_long_cycles: int = setting(_SCHEDULE['num_long_cycles'])
   # Whether the last interval is the fine-tuning phase, on the full grid; else
   # it is one more long cycle.
-  fine_tune: bool = setting(True)
+  fine_tune: bool = setting(_SCHEDULE['fine_tune'])
   # Whether the learning rate follows the batch of the phase (long, both,
   # progressive, table), as the papers have it; else it is the baseline's.
-  scale_lr: bool = setting(True)
+  scale_lr: bool = setting(_SCHEDULE['scale_lr'])
   # 'ladder': (frames factor, epochs, learning rate, schedule) of each rung;
   # the schedule is written as in optim.schedule and restarts at every rung.
-  ladder: tuple = setting(modes.LADDER)
+  ladder: tuple = setting(_SCHEDULE['ladder'])
   # 'progressive': (share of the epochs, frames factor, side factor).
-  progressive: tuple = setting(modes.PROGRESSIVE)
+  progressive: tuple = setting(_SCHEDULE['progressive'])
   # 'table': a row for each phase, dicts of the fields in mgjax/grids/rows.py;
   # or the name of one of configs/schedules, or of a .json or .py file.
-  table: tuple = setting(())
+  table: tuple = setting(_SCHEDULE['table'])
   # Frames of all grids are a multiple of it, such as a tubelet; 1: any number.
-  frames_multiple: int = setting(1, at_least(1))
+  frames_multiple: int = setting(_SCHEDULE['frames_multiple'], at_least(1))
   # Heights and widths are a multiple of it, such as a patch; 1: any pixels.
-  side_multiple: int = setting(1, at_least(1))
+  side_multiple: int = setting(_SCHEDULE['side_multiple'], at_least(1))
 
 
 @dataclasses.dataclass
@@ -239,17 +248,17 @@ class _Norm:
   group_clips: int = setting(8)
   # 'phase': the number of groups is the phase's (groups grow inside a short
   # cycle, as in the paper); 'step': every group has group_clips clips.
-  group_by: str = setting('phase')
+  group_by: str = setting(_SCHEDULE['group_by'])
   # Share of the old running statistics a step keeps.
-  momentum: float = setting(0.9, within('[0, 1]'))
-  eps: float = setting(1e-5, POSITIVE)
+  momentum: float = like(GIVEN['norm_momentum'])
+  eps: float = like(GIVEN['norm_eps'])  # Added to variances.
   # Training batches at the phase's base grid from which the statistics are
   # estimated afresh before an evaluation; 0: keep the running ones.
   precise_batches: int = setting(200, at_least(0))
   # Batch norms that keep the statistics, scales and biases of init_from: 'all',
   # 'but_first' (all but the first of each pathway: TSN's "partial batch norm"),
   # or '', none. For fine-tuning on batches too small for statistics.
-  frozen: str = setting('', one_of('', 'all', 'but_first'))
+  frozen: str = like(GIVEN['norm_frozen'])
 
 
 @dataclasses.dataclass

@@ -6,12 +6,14 @@ refused before.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from mgjax.config import own
 from mgjax.config.setting import (
   INTEGERS,
   INTEGERS_OF_STAGES,
+  POSITIVE,
   Accepted,
   accepted,
   at_least,
@@ -25,13 +27,31 @@ from mgjax.config.setting import (
 )
 from mgjax.errors import FieldError
 
+# Blocks of each stage, by depth. PySlowFast's networks of one and two pathways:
+PATHWAY_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+# ResNets on frames, and the 3-D ones of IBM's benchmark: torchvision's.
+FRAME_BLOCKS = {
+  18: (2, 2, 2, 2),
+  34: (3, 4, 6, 3),
+  50: (3, 4, 6, 3),
+  101: (3, 4, 23, 3),
+  152: (3, 8, 36, 3),
+}
+# Big-little networks: of depth 101, stages 2 and 3 differ from a plain ResNet's
+# 4 and 23.
+BIG_LITTLE_BLOCKS = {
+  50: (3, 4, 6, 3),
+  101: (4, 8, 18, 3),
+  152: (5, 12, 30, 3),
+}
 
-def _depths(*depths: int) -> Accepted:
-  text = one_of(*depths).text
+
+def _depths(blocks: Mapping[int, tuple[int, ...]]) -> Accepted:
+  text = one_of(*blocks).text
   return Accepted(
     f'{text} (`blocks` replaces the number of the blocks, not the kind of '
     'block that a depth has)',
-    lambda v: v in depths,
+    lambda v: v in blocks,
   )
 
 
@@ -51,7 +71,7 @@ class NetworkOptions:
 class ResNet(NetworkOptions):
   """Of all residual networks."""
 
-  depth: int = setting(50, _depths(50, 101))
+  depth: int = setting(50, _depths(PATHWAY_BLOCKS))
   # Blocks of each of one to four stages, such as (1, 1, 1, 1); (): those of
   # `depth`.
   blocks: tuple[int, ...] = setting((), INTEGERS)
@@ -122,7 +142,7 @@ class OnFrames(ResNet):
   """ResNets on sampled frames, and those of IBM's benchmark."""
 
   # Those below 50 have basic blocks.
-  depth: int = setting(50, _depths(18, 34, 50, 101, 152))
+  depth: int = setting(50, _depths(FRAME_BLOCKS))
   # Temporal stride, 1 or 2, at the entrance of every stage, such as
   # (1, 2, 2, 2); (): no stride. In I3D-ResNet and S3D-ResNet it is the stride
   # of a convolution, else a pool.
@@ -180,7 +200,7 @@ class TAM(TSN):
 class BLResNet(ResNet):
   """Big-little network."""
 
-  depth: int = setting(50, _depths(50, 101, 152))
+  depth: int = setting(50, _depths(BIG_LITTLE_BLOCKS))
   # Channels of the big branch per channel of the little one.
   bl_alpha: int = setting(2, at_least(1))
   # Blocks of a stage per block of its little branch, about.
@@ -211,10 +231,32 @@ NETWORKS: dict[str, type[NetworkOptions]] = {
 }
 
 
-# What the trainer gives every network besides its options; one of the user's
-# own only where its class has an argument of this name. All its others are
-# options: config.model.options.
-GIVEN = ('norm_momentum', 'norm_eps', 'norm_frozen', 'remat')
+@dataclasses.dataclass(kw_only=True)
+class NormOptions:
+  """What config.norm says of every batch norm."""
+
+  # Share of the running statistics that a step keeps.
+  norm_momentum: float = setting(0.9, within('[0, 1]'))
+  # Added to variances.
+  norm_eps: float = setting(1e-5, POSITIVE)
+  # Batch norms that are the same in training as in evaluation: 'all',
+  # 'but_first' (all but the first of each pathway) or '', none.
+  norm_frozen: str = setting('', one_of('', 'all', 'but_first'))
+
+
+@dataclasses.dataclass(kw_only=True)
+class Given(NormOptions):
+  """What the trainer gives every network besides its options.
+
+  One of the user's own gets it only where its class has an argument of the
+  name. All other arguments of such a class are options: config.model.options.
+  """
+
+  # Whether the backward pass computes the inside of residual blocks again.
+  remat: bool = setting(False)
+
+
+GIVEN = {field.name: field for field in dataclasses.fields(Given)}
 
 
 class Fields(NamedTuple):

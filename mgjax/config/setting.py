@@ -55,6 +55,11 @@ def declare(
   return dataclasses.fields(dataclasses.make_dataclass('Section', declared))[0]
 
 
+def like(field: dataclasses.Field) -> Any:
+  """Declares a field with the default and the accepted values of another."""
+  return setting(field.default, accepted(field))
+
+
 def as_tuples(value: Any) -> Any:
   """Lists, also nested ones, as tuples: JSON has lists only."""
   if isinstance(value, list | tuple):

@@ -172,6 +172,12 @@ def union_labels(
   return labels
 
 
+def stack_labels(labels: list) -> np.ndarray:
+  """Labels of a batch: int32 [b], or float32 [b, K] where they are vectors."""
+  dtype = np.float32 if np.ndim(labels[0]) else np.int32
+  return np.array(labels, dtype)
+
+
 def open_source(
   data_dir: epath.PathLike, name: str, split: str, *, copies: bool = True
 ) -> Source:

@@ -1,17 +1,15 @@
-"""Batches as a pure function of the step: no iterator state, exact resume.
+"""Training batches, each a function of its step: exact resume.
 
-Training takes its clips from the endless order of mgjax/data/order.py. Which
-frames of a video a clip has, at what scale, from where and whether mirrored,
-is drawn by a generator keyed by (seed, clip number); so any batch can be made
-by itself, in any thread, on any host. Evaluation shows every view of every
-video once, in the order of the source.
+Clips come from the endless order of mgjax/data/order.py. Which frames of a
+video a clip has, at what scale, from where and whether mirrored, is drawn by a
+generator keyed by (seed, clip number); so any batch can be made by itself, in
+any thread, on any host.
 """
 
 import dataclasses
 import functools
-import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import numpy as np
 
@@ -19,17 +17,20 @@ from mgjax.data import read_ahead, sampling
 from mgjax.data.decode import Crop, DecodeError
 from mgjax.data.order import Order
 from mgjax.data.read_ahead import Workers
-from mgjax.data.sources import Example, Source, union_labels
+from mgjax.data.sources import Example, Source, stack_labels, union_labels
 from mgjax.errors import RunError
 from mgjax.grids.schedule import Grid, GridSchedule
 
-# Videos that are tried for a clip before the data set counts as unusable.
+# Videos that are tried for a clip before the data set counts as unusable. Where
+# one in a hundred is damaged, the default of data.max_bad_fraction, ten in a
+# row are no accident: that has a probability of 1e-20.
 _MAX_ATTEMPTS = 10
 
 # What the random numbers of a clip, in [0, 1), decide. They are drawn at once
 # and each has its place, so that no choice shifts the numbers of the others.
 # Trained runs depend on these places: never renumber them.
 _SCALE, _ROW, _COLUMN, _FLIP = 0, 1, 2, 3
+# 4 and 5 are free.
 _FRAMES = slice(6, None)  # Stride, start, and one for each segment.
 _NUM_UNIFORMS = 8  # And one for each of the T segments.
 
@@ -56,6 +57,7 @@ class ClipSettings:
   multi_hot: bool
 
 
+# Nothing of it changes: threads share it, and worker processes have copies.
 @dataclasses.dataclass(frozen=True)
 class TrainStream:
   """Makes the training batch of any step.
@@ -78,6 +80,8 @@ class TrainStream:
   workers: Workers
 
   def __post_init__(self):
+    # An order of fewer videos would leave the rest out, and nobody would see
+    # it.
     if self.order.num_examples != len(self.source):
       raise ValueError(
         f'an order of {self.order.num_examples} examples cannot be that of '
@@ -109,7 +113,8 @@ class TrainStream:
     Raises:
       RunError: Replacements could not be decoded either.
     """
-    # All before the video is opened: a replacement gets the same numbers.
+    # All before the video is opened: a replacement gets the same numbers, and
+    # what a video turns out to be shifts none of them.
     uniforms = self.order.generator(clip).random(_NUM_UNIFORMS + grid.T)
     short_px = sampling.short_side(
       jitter_px, inverse=self.settings.jitter_inverse, uniform=uniforms[_SCALE]
@@ -124,6 +129,7 @@ class TrainStream:
       except DecodeError as error:  # Of the record, or of what is in it.
         # Replaced, not left out: shapes are fixed, and a batch with a clip
         # less would be another program.
+        # By the source: a record that cannot be read has no id to tell.
         skipped.append((self.source.name_of(index), str(error)))
         index = self.order.replacement(clip, attempt)
         continue
@@ -133,6 +139,7 @@ class TrainStream:
         'flip': bool(self.settings.flip and uniforms[_FLIP] < 0.5),
         'skipped': skipped,
       }
+    # All of them with their reasons: one cause is likely to be behind them.
     raise RunError(
       f'{_MAX_ATTEMPTS} videos in a row could not be decoded '
       f'(clip {clip}): {"; ".join(map(": ".join, skipped))}'
@@ -147,7 +154,8 @@ class TrainStream:
     uniforms: np.ndarray,
   ) -> dict:
     """'video', 'label' and 'id' of a clip that is cut out of video `index`."""
-    # The crop of a wide grid can need a larger short side than is drawn.
+    # How large a copy must be. The crop of a wide grid can need a larger short
+    # side than is drawn.
     needed_px = max(short_px, grid.H, grid.W)
     example = self.source.read(index, short_px=needed_px)
     with example.open() as video:
@@ -163,7 +171,8 @@ class TrainStream:
         target_fps=self.settings.target_fps,
         uniforms=uniforms[_FRAMES],
       )
-      # Not `needed_px`: the copy must not change what is seen of the picture.
+      # The drawn size. Not `needed_px`: the copy must not change what is seen
+      # of the picture.
       height, width = sampling.resized_hw(
         form.height, form.width, short_px=short_px, at_least=grid[1:3]
       )
@@ -174,6 +183,7 @@ class TrainStream:
         grid.W,
       )
       return {
+        # Decodes no other frames, and resizes no more than the crop of them.
         'video': video.frames(frames, height, width, crop),
         'label': self._label(example, frames, form.fps),
         'id': example.id,
@@ -183,6 +193,7 @@ class TrainStream:
     """The label of a clip: a number, or float32 [K]."""
     if not self.settings.multi_hot:
       return example.label
+    # Weights and no list of numbers: all labels of a batch have one shape.
     num_classes = len(self.source.label_names)
     if example.label is not None:
       return np.eye(num_classes, dtype=np.float32)[example.label]
@@ -212,6 +223,8 @@ class TrainStream:
         be read.
     """
     phase = self.schedule.phase(step)
+    # Strides belong to the phase, whose number of frames they make up for;
+    # resized sides to the place in the short cycle, whose crop they fit.
     position = self.schedule.cycle_index(step)
     return self.clips_from(
       self.schedule.clips_before(step),
@@ -219,6 +232,33 @@ class TrainStream:
       stride_frames=phase.stride_frames,
       jitter_px=phase.jitter_px[position],
     )
+
+  def ids(self, step: int, replaced: Container[str]) -> list[str]:
+    """Names the videos of the whole batch of `step`; none is decoded.
+
+    Args:
+      step: In [0, schedule.total_steps).
+      replaced: Names of the videos that cannot be decoded, at least those
+        that were drawn for this batch.
+
+    Returns:
+      'ids' of all shards' batches, in their order.
+    """
+    first = self.schedule.clips_before(step)
+    return [
+      self._shown(clip, replaced)
+      for clip in range(first, first + self.schedule(step).batch)
+    ]
+
+  def _shown(self, clip: int, replaced: Container[str]) -> str:
+    """The id of the video that a clip shows: see `clip`."""
+    # The walk that `clip` takes, by what it has found damaged before.
+    name = self.source.name_of(self.order.example(clip))
+    for attempt in range(1, _MAX_ATTEMPTS):
+      if name not in replaced:
+        break
+      name = self.source.name_of(self.order.replacement(clip, attempt))
+    return name
 
   def base_batch(self, step: int, number: int) -> dict:
     """Makes batch `number` of those for the batch-norm statistics at `step`.
@@ -256,6 +296,7 @@ class TrainStream:
     Returns:
       What `batch` returns.
     """
+    # Of this host alone: no host decodes what another one shows.
     numbers = self.order.share(first, grid.batch)
     # One by one: threads make whole batches, and none waits for another.
     clips = [self.clip(number, grid, **ranges) for number in numbers]
@@ -263,7 +304,7 @@ class TrainStream:
     return {
       # uint8: a quarter of the bytes to copy to the device, which normalises.
       'video': np.stack([clip['video'] for clip in clips]),
-      'label': _stack_labels([clip['label'] for clip in clips]),
+      'label': stack_labels([clip['label'] for clip in clips]),
       'flip': np.array([clip['flip'] for clip in clips], bool),
       'ids': ids,
       'ids_crc32': checksum(numbers, ids),
@@ -304,196 +345,9 @@ def checksum(numbers: range, ids: list[str]) -> int:
   Returns:
     An integer in [0, 2**32).
   """
+  # CRC-32: Python's own hash of a text is another one in every process. The
+  # clip is in it, since a sum does not know an order.
   pairs = zip(numbers, ids, strict=True)
   return sum(zlib.crc32(f'{clip} {name}'.encode()) for clip, name in pairs) % (
     2**32
   )
-
-
-@dataclasses.dataclass(frozen=True)
-class Views:
-  """Which clips of a video are evaluated: num_views in time, crops of each.
-
-  Attributes:
-    num_views: Clips that are spread over a video, at least 1.
-    num_crops: Crops of each, 1, 3, 5 or 10 (`sampling.crop_offsets`).
-    num_frames: T.
-    stride_frames: Frames from one sampled frame to the next.
-    sampling: See `ClipSettings`.
-    target_fps: See `ClipSettings`.
-    short_side_px: Short side to which frames are resized before the crop.
-    crop_hw: Height and width of the crop, in pixels; where it does not fit
-      into the resized frame, the frame is resized so that it does.
-  """
-
-  num_views: int
-  num_crops: int
-  num_frames: int
-  stride_frames: int
-  sampling: str
-  target_fps: float
-  short_side_px: int
-  crop_hw: tuple[int, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalStream:
-  """Makes the evaluation batches: every view of every video, once.
-
-  Item i is crop i % num_crops of view i // num_crops % num_views of video
-  i // (num_crops * num_views). The last batch is padded with copies of the
-  last item that have weight 0: one shape, one program.
-
-  Attributes:
-    source: The videos.
-    views: What is shown of each.
-    batch_size: Clips of a batch over all hosts, a multiple of num_shards.
-    workers: Who makes batches ahead of their use.
-    shard: This host's number among those that share every batch.
-    num_shards: Number of these hosts.
-  """
-
-  source: Source
-  views: Views
-  batch_size: int
-  workers: Workers
-  shard: int = 0
-  num_shards: int = 1
-
-  @property
-  def views_per_video(self) -> int:
-    """Clips that are scored of each video."""
-    return self.views.num_views * self.views.num_crops
-
-  @property
-  def num_batches(self) -> int:
-    return math.ceil(len(self.source) * self.views_per_video / self.batch_size)
-
-  def batch(self, number: int) -> dict:
-    """Makes this host's share of batch `number`.
-
-    Args:
-      number: In [0, num_batches).
-
-    Returns:
-      'video' uint8 [b, T, H, W, 3], RGB; 'label' int32 [b], or float32 [b, K]
-      where videos have actions; 'weight' float32 [b]: 1 for a view that
-      counts, 0 for padding and for videos that cannot be decoded; 'index'
-      int64 [b], the video's place in the source; 'lost' bool [b], views that
-      cannot be decoded, without padding; 'failed', (id, reason) of those.
-      b is batch_size / num_shards.
-
-    Raises:
-      RunError: The disk cannot be read.
-    """
-    # Hosts share batches, not videos: all run the same number of programs.
-    share = self.batch_size // self.num_shards
-    first = number * self.batch_size + self.shard * share
-    num_items = len(self.source) * self.views_per_video
-    crops, labels, index, lost, failed = [], [], [], [], []
-    view = None
-    for item in range(first, first + share):
-      # Padding repeats the last item, which costs no other decode.
-      view_number, crop = divmod(min(item, num_items - 1), self.views.num_crops)
-      # Consecutive crops, and all padding, are cut from the same frames.
-      if view is None or view['number'] != view_number:
-        view = self._view(view_number)
-        if view['error'] and item < num_items:
-          failed.append((view['id'], view['error']))
-      crops.append(self._crop(view['frames'], crop))
-      labels.append(view['label'])
-      index.append(view_number // self.views.num_views)
-      lost.append(view['error'] is not None and item < num_items)
-    # A weight and not a mask of another shape: one program for all batches.
-    counts = np.arange(first, first + share) < num_items
-    return {
-      'video': np.stack(crops),
-      'label': _stack_labels(labels),
-      'weight': (counts & ~np.array(lost)).astype(np.float32),
-      'index': np.array(index, np.int64),
-      'lost': np.array(lost),
-      'failed': failed,
-    }
-
-  def _view(self, number: int) -> dict:
-    """Decodes view number % num_views of video number // num_views.
-
-    Returns:
-      'number'; 'frames' uint8 [T, h, w, 3], resized and not yet cropped;
-      'label', 0 where the video cannot be read; 'id'; and 'error', None or why
-      it cannot be read or decoded.
-    """
-    views = self.views
-    index, view = divmod(number, views.num_views)
-    num_classes = len(self.source.label_names)
-    # For damaged records: it does not count, but needs the others' shape.
-    label = np.zeros(num_classes, np.float32) if self.source.has_actions else 0
-    try:
-      example = self.source.read(
-        index, short_px=max(views.short_side_px, *views.crop_hw)
-      )
-      label = example.label
-      if label is None:
-        label = union_labels(example.actions, num_classes)
-      with example.open() as video:
-        form = example.form or video.form
-        frames = sampling.view_frames(
-          form.num_frames,
-          form.fps,
-          num_frames=views.num_frames,
-          stride_frames=views.stride_frames,
-          sampling=views.sampling,
-          target_fps=views.target_fps,
-          view=view,
-          num_views=views.num_views,
-        )
-        height, width = sampling.resized_hw(
-          form.height,
-          form.width,
-          short_px=views.short_side_px,
-          at_least=views.crop_hw,
-        )
-        name, error = example.id, None
-        # Not cropped here: the crops of a view share its frames.
-        pixels = video.frames(frames, height, width)
-    except DecodeError as error_of_video:  # Of the record, or of what is in it.
-      # Not replaced, as in training: another video's score would be wrong. A
-      # black view fills its place, since the shape of a batch is fixed.
-      pixels = np.zeros((views.num_frames, *views.crop_hw, 3), np.uint8)
-      name, error = self.source.name_of(index), str(error_of_video)
-    return {
-      'number': number,
-      'label': label,
-      'id': name,
-      'frames': pixels,
-      'error': error,
-    }
-
-  def _crop(self, frames: np.ndarray, crop: int) -> np.ndarray:
-    """Cuts crop number `crop` out of the frames of a view."""
-    height, width = self.views.crop_hw
-    y, x = sampling.crop_offsets(
-      *frames.shape[1:3],
-      crop_hw=(height, width),
-      crop=crop,
-      num_crops=self.views.num_crops,
-    )
-    pixels = frames[:, y : y + height, x : x + width]
-    if sampling.is_mirrored(crop, self.views.num_crops):
-      return pixels[:, :, ::-1]
-    return pixels
-
-  def batches(self, first: int = 0) -> Iterator[dict]:
-    """Yields all batches from `first` on, in order, decoded ahead."""
-    return read_ahead.read_ahead(
-      self.batch,
-      range(first, self.num_batches),
-      self.workers,
-      name='evaluation batch',
-    )
-
-
-def _stack_labels(labels: list) -> np.ndarray:
-  """Labels of a batch: int32 [b], or float32 [b, K] where they are vectors."""
-  dtype = np.float32 if np.ndim(labels[0]) else np.int32
-  return np.array(labels, dtype)

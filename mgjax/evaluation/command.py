@@ -10,8 +10,9 @@ from absl import flags
 from etils import epath
 
 from mgjax import files, stop_signal
-from mgjax.cpu import allocator
-from mgjax.data import sources, stream
+from mgjax.cpu import allocator, compilation
+from mgjax.data import sources
+from mgjax.data.eval_stream import EvalStream
 from mgjax.errors import ConfigError
 from mgjax.evaluation import eval_picture, results, scoring
 from mgjax.hosts import parallel
@@ -70,15 +71,17 @@ def evaluate_checkpoint(
       workdir / results.FILE, os.fspath(workdir / results.FILE)
     )
   path = checkpoint.find(workdir, '--workdir', step)
-  model, state, program = evaluation.load(
-    config, mesh, path, instead='--step={step}'
-  )
+  model, state = evaluation.load(config, mesh, path, instead='--step={step}')
   state = state.replace(step=int(path.name))
   checks.check_features(
     model,
     {'params': state.params, 'batch_stats': state.batch_stats},
     config.data.num_frames,
     path,
+  )
+  # After what is cheap to refuse: a large network compiles for minutes.
+  program = compilation.compile_program(
+    evaluation.lower_eval_step(config, model, mesh, state)
   )
   key = evaluation.partial_key(config, state, source)
   partial = scoring.Partial(workdir, key, config.eval.save_every_s)
@@ -108,7 +111,7 @@ def evaluate_checkpoint(
 
 @contextlib.contextmanager
 def _shown_progress(
-  eval_stream: stream.EvalStream,
+  eval_stream: EvalStream,
   partial: scoring.Partial,
   peers: Peers,
   stop: stop_signal.Listener | None,

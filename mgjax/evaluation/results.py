@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from mgjax import files
-from mgjax.data import stream
+from mgjax.data.eval_stream import EvalStream
 from mgjax.errors import RunError
 from mgjax.evaluation import accuracy, scoring
 from mgjax.step.train_state import TrainState
@@ -32,7 +32,7 @@ _MAX_LOST_PRINTED = 5
 def evaluate(
   program: Callable,
   state: TrainState,
-  eval_stream: stream.EvalStream,
+  eval_stream: EvalStream,
   mesh: jax.sharding.Mesh,
   **options,
 ) -> dict:
@@ -102,9 +102,7 @@ def evaluate(
   }
 
 
-def _check_counts(
-  scored: scoring.Scores, eval_stream: stream.EvalStream
-) -> None:
+def _check_counts(scored: scoring.Scores, eval_stream: EvalStream) -> None:
   """Raises RuntimeError where a view was not scored exactly once: a bug."""
   wrong = np.flatnonzero(
     scored.views + scored.lost != eval_stream.views_per_video

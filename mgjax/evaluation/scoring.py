@@ -13,7 +13,8 @@ from etils import epath
 from jaxtyping import Bool, Float, Int
 
 from mgjax import files, stop_signal
-from mgjax.data import sources, stream
+from mgjax.data import sources
+from mgjax.data.eval_stream import EvalStream
 from mgjax.errors import RunError
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
@@ -113,7 +114,7 @@ class Partial:
 def score(
   program,
   state: TrainState,
-  eval_stream: stream.EvalStream,
+  eval_stream: EvalStream,
   mesh: jax.sharding.Mesh,
   *,
   ensemble: str,

@@ -21,9 +21,6 @@ from mgjax.config import network_options
 from mgjax.models import conv, head, resnet2d, resnet3d, temporal
 from mgjax.models.head import ClipIndex
 
-# Of depth 101, stages 2 and 3 differ from a plain ResNet's 4 and 23.
-BLOCKS = {50: (3, 4, 6, 3), 101: (4, 8, 18, 3), 152: (5, 12, 30, 3)}
-
 # Of H and W, in the block that follows the sum of the branches.
 _FUSION_STRIDES = (2, 2, 1)
 
@@ -188,7 +185,7 @@ class BigLittleStage(nn.Module):
     return _distribute(x, self.pairs)
 
 
-class BLVNet(head.Network, network_options.BLVNetTAM):
+class BLVNet(head.VideoNetwork, network_options.BLVNetTAM):
   """Big-little network on frames or on pairs of frames.
 
   With pairs, a clip of an odd number of frames is completed by its last frame,
@@ -204,7 +201,9 @@ class BLVNet(head.Network, network_options.BLVNetTAM):
 
   def __post_init__(self):
     super().__post_init__()
-    resnet3d.stage_blocks(self.depth, self.blocks, BLOCKS)
+    resnet3d.stage_blocks(
+      self.depth, self.blocks, network_options.BIG_LITTLE_BLOCKS
+    )
     if self.width < self.bl_alpha:
       raise ValueError(
         f'bl_alpha {self.bl_alpha} leaves no channels of width {self.width}.'
@@ -255,7 +254,9 @@ class BLVNet(head.Network, network_options.BLVNetTAM):
       aggregation = functools.partial(
         temporal.TemporalAggregation, self.tam_frames, dtype=self.dtype
       )
-    blocks = resnet3d.stage_blocks(self.depth, self.blocks, BLOCKS)
+    blocks = resnet3d.stage_blocks(
+      self.depth, self.blocks, network_options.BIG_LITTLE_BLOCKS
+    )
     x = video.astype(self.dtype)
     if self.pairs and x.shape[1] % 2:
       x = jnp.concatenate([x, x[:, -1:]], axis=1)

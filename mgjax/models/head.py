@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from mgjax.config import network_options
 from mgjax.config.setting import accepted
 from mgjax.models.dropout import Dropout
 
@@ -27,23 +28,12 @@ _STD_OF_CLIPS = 0.01
 _STD_OF_FRAMES = 0.001
 
 
-class Network(nn.Module, kw_only=True):
+class VideoNetwork(nn.Module, network_options.Given, kw_only=True):
   """What every network has besides its options (config/network_options.py).
-
-  Attributes:
-    norm_momentum: Share of the running statistics that a step keeps.
-    norm_eps: Added to variances.
-    norm_frozen: See `norm.is_frozen`.
-    remat: Whether the backward pass computes residual blocks again.
 
   Raises:
     ValueError: An option has a value that is not accepted.
   """
-
-  norm_momentum: float = 0.9
-  norm_eps: float = 1e-5
-  norm_frozen: str = ''
-  remat: bool = False
 
   def __post_init__(self):
     super().__post_init__()
@@ -53,7 +43,7 @@ class Network(nn.Module, kw_only=True):
       if rule and field.name != 'dtype' and not rule.has(value):
         raise ValueError(f'{field.name} is {value!r}; it must be {rule.text}.')
 
-  def changed(self, **options: Any) -> 'Network':
+  def changed(self, **options: Any) -> 'VideoNetwork':
     """The same network with other options.
 
     Args:

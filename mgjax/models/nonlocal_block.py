@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from mgjax.config import network_options
 from mgjax.models import conv, norm
 
 MODES = ('softmax', 'dot_product')
@@ -54,7 +55,7 @@ class Projection(nn.Module):
     return x + bias.astype(x.dtype)
 
 
-class NonLocalBlock(nn.Module):
+class NonLocalBlock(nn.Module, network_options.NormOptions):
   """x + norm(out(weights(theta(x), phi(pooled x)) g(pooled x))).
 
   The block starts as the identity. Its parameters do not depend on the grid.
@@ -68,18 +69,12 @@ class NonLocalBlock(nn.Module):
       gcd(groups, T).
     pool_window: Windows (frames, rows, columns) of the max-pool in front of
       phi and g; (1, 1, 1) for none.
-    norm_momentum: Share of the running statistics that a step keeps.
-    norm_eps: Added to variances.
-    norm_frozen: See `norm.is_frozen`.
     dtype: Compute type; affinities are computed in float32 at least.
   """
 
   mode: str
   groups: int = 1
   pool_window: tuple[int, int, int] = (1, 2, 2)
-  norm_momentum: float = 0.9
-  norm_eps: float = 1e-5
-  norm_frozen: str = ''
   dtype: Any = jnp.float32
 
   @nn.compact

@@ -27,6 +27,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
+from mgjax.config.network_options import NormOptions
+
 
 def group_matrix(
   batch: int, groups: int | Int[Array, '']
@@ -53,9 +55,11 @@ def group_matrix(
       f'{groups} batch-norm groups do not divide a batch of {batch} clips; '
       f'use a divisor of {batch}.'
     )
-  # Interleaved, as in the reference.
+  # Interleaved, as in the reference. Clips m, m + M, ... are then whole groups
+  # wherever M divides their number, which makes M micro-batches exact.
   group = jnp.arange(batch) % groups
-  # A comparison and no scatter: B is at most a few hundred.
+  # A matrix and no reshape to [groups, B / groups, C]: the number of groups is
+  # a value, and no shape may depend on it. B is at most a few hundred.
   same = group[:, None] == group[None, :]
   return same.astype(jnp.float32)
 
@@ -79,8 +83,8 @@ def grouped_batch_norm(
   *,
   scale: Float[Array, ' C'] | float = 1.0,
   bias: Float[Array, ' C'] | float = 0.0,
-  momentum: float = 0.9,
-  eps: float = 1e-5,
+  momentum: float = NormOptions.norm_momentum,
+  eps: float = NormOptions.norm_eps,
   channel_axis: int = -1,
   axis_name: str | None = None,
 ) -> tuple[Float[Array, '...'], RunningStatistics]:
@@ -118,6 +122,7 @@ def grouped_batch_norm(
     x, channel_axis = x[None], channel_axis % x.ndim + 1
   # The compiler chooses the layout, so this need not be a copy.
   moved = jnp.moveaxis(x, channel_axis, -1)
+  # A plain pair too: that is what a layer of another framework keeps.
   running = RunningStatistics(*running)
   if same_group is None:
     mean, var = running.mean[None], running.var[None]
@@ -137,7 +142,8 @@ def grouped_batch_norm(
       # Every example computes the moments of all groups, and takes its own.
       own = lax.axis_index(axis_name)
       mean, var = mean[own][None], var[own][None]
-    # Numbers of a channel in the whole batch.
+    # Numbers of a channel in the whole batch; a Python number, since shapes are
+    # known when the step is traced.
     count = clip_mean.shape[0] * (moved[0].size // moved.shape[-1])
     batch_mean, batch_var = _batch_moments(clip_mean, clip_var)
     running = _next_running(running, batch_mean, batch_var, count, momentum)
@@ -149,7 +155,8 @@ def grouped_batch_norm(
 def _normalize(x, mean, var, scale, bias, eps):
   """Normalises by the mean and variance of each clip (or one for all)."""
   # Folded to [B, C] first: the large tensor gets one multiply-add instead of
-  # four operations.
+  # four operations. Statistics are float32 at least, and so is the result: it
+  # is rounded once, by the caller.
   factor = scale * lax.rsqrt(var + eps)
   shift = bias - mean * factor
   return x * _like(factor, x) + _like(shift, x)
@@ -159,20 +166,26 @@ def _batch_moments(clip_mean, clip_var):
   """Mean and biased variance of the whole batch, without a gradient."""
   # Running statistics are no part of the loss: nothing is kept for them.
   clip_mean, clip_var = lax.stop_gradient((clip_mean, clip_var))
+  # Clips of a batch are equally large, so that plain means are those of all its
+  # numbers. The variance is that inside of clips plus that between them.
   mean = clip_mean.mean(0)
   return mean, (clip_var + jnp.square(clip_mean - mean)).mean(0)
 
 
 def _next_running(running, mean, var, count, keep):
   """Running statistics after a batch of these (biased) moments."""
+  # A count that is an argument of a program is no Python number.
+  maximum = jnp.maximum if isinstance(count, jax.Array) else max
   # Running variances are unbiased, as in torch; Flax stores biased ones.
-  unbiased = var * (count / max(count - 1, 1))
+  unbiased = var * (count / maximum(count - 1, 1))
   return RunningStatistics(
     keep * running.mean + (1 - keep) * mean,
     keep * running.var + (1 - keep) * unbiased,
   )
 
 
+# Over T, H and W of a clip alone. A device has whole clips, so that it
+# exchanges nothing here.
 @jax.custom_vjp
 def clip_moments(
   x: Float[Array, 'B *N C'],
@@ -189,6 +202,7 @@ def clip_moments(
 
 def _clip_moments_forward(x):
   mean, var = clip_moments(x)
+  # x costs nothing more: `_normalize` keeps it, too, for the scale's gradient.
   return (mean, var), (x, mean)
 
 
@@ -202,6 +216,7 @@ def _clip_moments_backward(residuals, cotangents):
   factor = by_var * (2 / count)
   shift = by_mean / count - mean * factor
   gradient = x * _like(factor, x) + _like(shift, x)
+  # Computed in float32 at least; JAX wants the type of x.
   return (gradient.astype(x.dtype),)
 
 
@@ -249,6 +264,9 @@ def is_frozen(path: Sequence[str], frozen: str) -> bool:
   Source: Wang et al. 2016 (arXiv:1608.00859), section 3.2 ("partial BN");
     mit-han-lab/temporal-shift-module, ops/models.py, TSN.train.
   """
+  # Names are all that tells them apart: stem/layer/norm, or
+  # slow_stem/layer/norm and fast_stem/layer/norm. The path of a layer by itself
+  # has one.
   *_, stem, layer, _ = ('', '', *path)
   is_first = stem.endswith('stem') and layer == 'layer'
   return frozen == 'all' or (frozen == 'but_first' and not is_first)
@@ -300,10 +318,10 @@ class BatchNorm(nn.Module):
     group means, not between their running averages.
   """
 
-  momentum: float = 0.9
-  eps: float = 1e-5
+  momentum: float = NormOptions.norm_momentum
+  eps: float = NormOptions.norm_eps
   zero_init: bool = False
-  frozen: str = ''
+  frozen: str = NormOptions.norm_frozen
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -317,6 +335,8 @@ class BatchNorm(nn.Module):
     init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
     scale = self.param('scale', init, (c,))
     bias = self.param('bias', nn.initializers.zeros, (c,))
+    # Of the whole batch, [C]: with one of each group, their number would be a
+    # shape, and a checkpoint would fit one phase only.
     running_mean = self.variable('batch_stats', 'mean', jnp.zeros, (c,))
     running_var = self.variable('batch_stats', 'var', jnp.ones, (c,))
     # `self.path` first exists inside apply, so this cannot be a field.
@@ -342,10 +362,13 @@ class BatchNorm(nn.Module):
       # Biased, with a count: several batches can be put together later.
       self.put_variable('batch_moments', 'mean', mean)
       self.put_variable('batch_moments', 'var', var)
-      # Numbers per channel.
+      # Numbers per channel. An array, as all that a program returns. Above 2^24
+      # float32 rounds it, by less than the digits of an unbiased variance.
       self.put_variable(
         'batch_moments', 'count', jnp.asarray(count, jnp.float32)
       )
+    # Not where moments alone are asked for: statistics that are estimated from
+    # several batches replace the running ones when all are there.
     if self.is_mutable_collection('batch_stats'):
       running = RunningStatistics(running_mean.value, running_var.value)
       running_mean.value, running_var.value = _next_running(
@@ -369,6 +392,8 @@ def combine_statistics(moments: Sequence[PyTree]) -> PyTree:
   if not moments:
     raise ValueError('No batch statistics to combine; give at least one batch.')
 
+  # Batches are equal, so they need no weights. Biased, the variance of the
+  # population, as in the source; running variances are unbiased.
   def combine(*layers):
     means = jnp.stack([layer['mean'] for layer in layers])
     variances = jnp.stack([layer['var'] for layer in layers])
@@ -401,15 +426,18 @@ def update_statistics(
     moments: 'batch_moments' of each part of the batch.
     momentum: Share of the old running statistics that the step keeps.
   """
+  # First those of the whole batch, then one step of the running ones: a step
+  # for each part would keep momentum^parts of the old.
   whole = combine_statistics(moments)
 
   def update(old, moment, batch):
+    # Parts are equal. In the statistics' type: a ratio of float32 numbers would
+    # cost a float64 program its digits.
     count = len(moments) * moment['count'].astype(old['var'].dtype)
-    unbiased = batch['var'] * (count / jnp.maximum(count - 1, 1))
-    return {
-      'mean': momentum * old['mean'] + (1 - momentum) * batch['mean'],
-      'var': momentum * old['var'] + (1 - momentum) * unbiased,
-    }
+    running = RunningStatistics(**old)
+    return _next_running(
+      running, batch['mean'], batch['var'], count, momentum
+    )._asdict()
 
   return _update_layers(update, batch_stats, moments[0], whole)
 
@@ -419,6 +447,7 @@ def _update_layers(update, batch_stats: Mapping, *moments: Mapping) -> dict:
   if _is_layer(batch_stats):
     return update(batch_stats, *moments)
   return {
+    # Frozen layers have none, nor has a module all of whose layers are frozen.
     name: _update_layers(update, old, *(tree[name] for tree in moments))
     if name in moments[0]
     else old
@@ -428,4 +457,5 @@ def _update_layers(update, batch_stats: Mapping, *moments: Mapping) -> dict:
 
 def _is_layer(node: Mapping) -> bool:
   """Whether a node of a tree of moments is those of one batch norm."""
+  # A module may have the name 'mean': its node has other nodes in it.
   return 'mean' in node and not isinstance(node['mean'], Mapping)

@@ -3,7 +3,6 @@
 What such a class must be is written down in docs/own_code.md.
 """
 
-import dataclasses
 import inspect
 from collections.abc import Collection
 from typing import Any
@@ -14,10 +13,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mgjax.config import own
-from mgjax.models.head import ClipIndex, Network
+from mgjax.config.network_options import GIVEN
+from mgjax.models.head import ClipIndex, VideoNetwork
+
+# What the trainer calls a network with besides the video.
+_ARGUMENTS = ('same_group', 'deterministic', 'clip_index')
 
 
-class OwnNetwork(Network):
+class OwnNetwork(VideoNetwork):
   """Calls a module with those of the trainer's arguments that it takes.
 
   It adds nothing to the module's variables.
@@ -51,14 +54,11 @@ class OwnNetwork(Network):
     """
     if deterministic is None:
       deterministic = same_group is None
-    given = {
-      'same_group': same_group,
-      'deterministic': deterministic,
-      'clip_index': clip_index,
-    }
+    given = (same_group, deterministic, clip_index)
+    arguments = dict(zip(_ARGUMENTS, given, strict=True))
     return self.net(
       video.astype(self.dtype),
-      **{name: given[name] for name in given if name in self._takes},
+      **{k: v for k, v in arguments.items() if k in self._takes},
     )
 
   @property
@@ -66,7 +66,7 @@ class OwnNetwork(Network):
     """Names of the arguments that the module is called with."""
     takes = inspect.signature(type(self.net).__call__).parameters
     if any(p.kind == p.VAR_KEYWORD for p in takes.values()):
-      return ('same_group', 'deterministic', 'clip_index')
+      return _ARGUMENTS
     return takes
 
   def changed(self, **options: Any) -> 'OwnNetwork':
@@ -112,7 +112,7 @@ def build(name: str, options: dict[str, Any]) -> OwnNetwork:
     raise ValueError(
       f'{name} makes a {type(net).__name__}; it must be a flax.linen.Module.'
     )
-  common = {field.name for field in dataclasses.fields(Network)} | {'dtype'}
+  common = (*GIVEN, 'dtype')
   return OwnNetwork(
     net=net, **{k: v for k, v in options.items() if k in common}
   )
@@ -132,7 +132,7 @@ def _check_given(options: dict[str, Any], takes: Collection[str]) -> None:
     ('norm_momentum', 'norm.momentum'),
     ('norm_eps', 'norm.eps'),
   ):
-    default = getattr(Network, name)
+    default = GIVEN[name].default
     if options.get(name, default) != default and name not in takes:
       raise ValueError(
         f'it has no argument `{name}`, so that {field} does nothing; add the '

@@ -17,14 +17,6 @@ from mgjax.config import network_options
 from mgjax.models import conv, head, resnet3d, temporal
 from mgjax.models.head import ClipIndex
 
-BLOCKS = {
-  18: (2, 2, 2, 2),
-  34: (3, 4, 6, 3),
-  50: (3, 4, 6, 3),
-  101: (3, 4, 23, 3),
-  152: (3, 8, 36, 3),
-}
-
 
 class LayerShape(NamedTuple):
   """One layer of a residual branch."""
@@ -96,7 +88,7 @@ class Stage(nn.Module):
     return x
 
 
-class ResNet(head.Network, network_options.OnFrames):
+class ResNet(head.VideoNetwork, network_options.OnFrames):
   """ResNet-18 to -152; subclasses say what happens in time.
 
   Source: IBM/action-recognition-pytorch 67cc96f, whose `without_t_stride=False`
@@ -107,9 +99,11 @@ class ResNet(head.Network, network_options.OnFrames):
 
   def __post_init__(self):
     super().__post_init__()
-    blocks = resnet3d.stage_blocks(self.depth, self.blocks, BLOCKS)
+    blocks = resnet3d.stage_blocks(
+      self.depth, self.blocks, network_options.FRAME_BLOCKS
+    )
     strides = self.temporal_strides
-    if strides and (len(strides) != len(blocks) or not set(strides) <= {1, 2}):
+    if strides and len(strides) != len(blocks):
       raise ValueError(
         f'temporal_strides is {tuple(strides)}; it must be a 1 or 2 for each '
         f'of the {len(blocks)} stages, or ().'
@@ -162,7 +156,9 @@ class ResNet(head.Network, network_options.OnFrames):
       clip_index: Their numbers in the batch, for `Dropout`; None: 0, 1, 2, ...
     """
     layer = functools.partial(resnet3d.Layer, **resnet3d.layer_options(self))
-    blocks = resnet3d.stage_blocks(self.depth, self.blocks, BLOCKS)
+    blocks = resnet3d.stage_blocks(
+      self.depth, self.blocks, network_options.FRAME_BLOCKS
+    )
     x = video.astype(self.dtype)
     x = resnet3d.Stem(self.width, self.stem_kernel, layer, name='stem')(
       x, same_group

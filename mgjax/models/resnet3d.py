@@ -3,8 +3,8 @@
 The parts (stem, stages) are also those of SlowFast.
 """
 
+import dataclasses
 import functools
-import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,13 +13,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mgjax.config import network_options
+from mgjax.config.setting import is_window
 from mgjax.models import conv, head, norm
 from mgjax.models.head import ClipIndex, Window
 from mgjax.models.nonlocal_block import NonLocalBlock
 
-SameGroup = Float[Array, 'B B'] | None
+_NORM_OPTIONS = [
+  field.name for field in dataclasses.fields(network_options.NormOptions)
+]
 
-BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+SameGroup = Float[Array, 'B B'] | None
 
 # Temporal kernels of the first convolution of each block, per stage; the
 # pattern of a stage repeats over its blocks. Source: PySlowFast 287ec00,
@@ -36,7 +39,7 @@ STEM_KERNELS = {'c2d': 1, 'i3d': 5, 'slow': 1, 'fast': 5}
 def stage_blocks(
   depth: int,
   blocks: Sequence[int],
-  known: Mapping[int, tuple[int, ...]] = types.MappingProxyType(BLOCKS),
+  known: Mapping[int, tuple[int, ...]] = network_options.PATHWAY_BLOCKS,
 ) -> tuple[int, ...]:
   """Blocks of each stage: `blocks`, or those `known` for `depth`."""
   if not blocks and depth in known:
@@ -70,13 +73,10 @@ def maybe_remat(block: type[nn.Module], remat: bool) -> type[nn.Module]:
 
 def layer_options(network: nn.Module) -> dict[str, Any]:
   """What all layers of a network take from its attributes."""
-  return {
-    name: getattr(network, name)
-    for name in ('norm_momentum', 'norm_eps', 'norm_frozen', 'dtype')
-  }
+  return {name: getattr(network, name) for name in (*_NORM_OPTIONS, 'dtype')}
 
 
-class Layer(nn.Module):
+class Layer(nn.Module, network_options.NormOptions):
   """Convolution, batch norm and, where asked, ReLU."""
 
   features: int
@@ -85,9 +85,6 @@ class Layer(nn.Module):
   depthwise: bool = False  # See `conv.Conv`.
   relu: bool = True
   zero_init: bool = False  # Of the batch norm's scale.
-  norm_momentum: float = 0.9
-  norm_eps: float = 1e-5
-  norm_frozen: str = ''
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -232,8 +229,8 @@ def nonlocal_options(
     ValueError: If a block or its stage does not exist, a group number is not
       positive, or the windows are not one per stage.
   """
-  windows = [pool] * len(blocks) if _is_window(pool) else list(pool)
-  if len(windows) != len(blocks) or not all(map(_is_window, windows)):
+  windows = [pool] * len(blocks) if is_window(pool) else list(pool)
+  if len(windows) != len(blocks) or not all(map(is_window, windows)):
     raise ValueError(
       f'non-local pools {tuple(pool)} must be one window of frames, rows and '
       f'columns, such as (1, 2, 2), or one for each of the {len(blocks)} '
@@ -264,13 +261,7 @@ def nonlocal_options(
   }
 
 
-def _is_window(value: Any) -> bool:
-  return isinstance(value, Sequence) and (
-    len(value) == 3 and all(isinstance(n, int) and n >= 1 for n in value)
-  )
-
-
-class ResNet3D(head.Network, network_options.OnePathway):
+class ResNet3D(head.VideoNetwork, network_options.OnePathway):
   """Network of one pathway.
 
   Attributes:

@@ -32,7 +32,7 @@ def slow_frames(num_frames: int, alpha: int) -> np.ndarray:
   return np.arange(num_slow) * (num_frames - 1) // max(num_slow - 1, 1)
 
 
-class SlowFast(head.Network, network_options.SlowFast):
+class SlowFast(head.VideoNetwork, network_options.SlowFast):
   """Two-pathway network."""
 
   def __post_init__(self):

@@ -10,6 +10,7 @@ All but --workdir give one rate of multiply-adds, which is taken for every
 grid; a backward pass counts as two forward passes.
 """
 
+import functools
 import math
 import pathlib
 import statistics
@@ -18,7 +19,7 @@ from typing import Any
 
 from absl import flags
 
-from mgjax import files
+from mgjax import cli, files
 from mgjax.errors import ConfigError
 from mgjax.grids import Grid
 from mgjax.run import run_folder
@@ -29,17 +30,13 @@ NAMES = '--workdir, --step_ms or --gmacs_per_s'
 
 def define_flags(values: flags.FlagValues) -> None:
   """Defines the flags that say how long steps take."""
-  flags.DEFINE_string(
-    'workdir',
-    None,
-    'Folder of a run or of a record, or file of recorded step times.',
-    flag_values=values,
-  )
-  for name, what in (
-    ('step_ms', 'Milliseconds of a step of the full grid.'),
-    ('gmacs_per_s', '1e9 multiply-adds per second in training.'),
-  ):
-    flags.DEFINE_float(name, None, what, lower_bound=1e-9, flag_values=values)
+  flag = functools.partial(cli.define_flag, values)
+  text = 'Folder of a run or of a record, or file of recorded step times.'
+  flag('workdir', str, None, text)
+  text = 'Milliseconds of a step of the full grid.'
+  flag('step_ms', float, None, text, least=1e-9)
+  text = '1e9 multiply-adds per second in training.'
+  flag('gmacs_per_s', float, None, text, least=1e-9)
 
 
 def step_seconds(

@@ -9,8 +9,9 @@ from absl import flags
 
 from mgjax import files
 from mgjax.config import own
-from mgjax.cpu import allocator
-from mgjax.data import copies, stream
+from mgjax.cpu import allocator, compilation
+from mgjax.data import copies
+from mgjax.data.eval_stream import EvalStream
 from mgjax.errors import ConfigError, RunError
 from mgjax.hosts import parallel
 from mgjax.predicting import output, video_files
@@ -50,11 +51,11 @@ def open_predictor(
   batch = min(config.eval.batch_size, num_clips)
   config = config.copy_and_resolve_references()
   config.eval.batch_size = -(-batch // mesh.size) * mesh.size
-  model, state, program = evaluation.load(
+  model, state = evaluation.load(
     config, mesh, path, instead='--checkpoint={path}'
   )
 
-  def make_stream(paths: Sequence[pathlib.Path]) -> stream.EvalStream:
+  def make_stream(paths: Sequence[pathlib.Path]) -> EvalStream:
     source = video_files.VideoFiles(
       paths, looked.in_order, config.model.num_classes
     )
@@ -66,7 +67,9 @@ def open_predictor(
     model=model,
     state=state,
     mesh=mesh,
-    program=program,
+    program=compilation.compile_program(
+      evaluation.lower_eval_step(config, model, mesh, state)
+    ),
     make_stream=make_stream,
     ensemble=config.eval.ensemble,
     mean=config.data.mean,

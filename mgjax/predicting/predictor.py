@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from mgjax.data import stream
+from mgjax.data.eval_stream import EvalStream
 from mgjax.errors import ConfigError
 from mgjax.evaluation import scoring
 from mgjax.hosts import parallel
@@ -57,7 +57,7 @@ class Predictor:
   state: TrainState
   mesh: jax.sharding.Mesh
   program: Callable
-  make_stream: Callable[[Sequence[pathlib.Path]], stream.EvalStream]
+  make_stream: Callable[[Sequence[pathlib.Path]], EvalStream]
   ensemble: str
   mean: tuple[float, ...]
   std: tuple[float, ...]

@@ -7,8 +7,8 @@ import re
 
 import ml_collections
 
-from mgjax.cli import ConfigError
 from mgjax.config import arguments, fields
+from mgjax.errors import ConfigError
 from mgjax.recipes import segments
 
 ARCHITECTURES = ('slowfast', 'slow', 'i3d', 'c2d')

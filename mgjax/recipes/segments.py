@@ -12,7 +12,7 @@ Differs: The references start from ImageNet weights. They crop one of four
 
 import ml_collections
 
-from mgjax.cli import ConfigError
+from mgjax.errors import ConfigError
 
 # Family -> (frames, what stands before the depth, depths).
 FAMILIES = {

@@ -33,6 +33,7 @@ VARIABLES = ('params', 'batch_stats')
 _OLD_CHECKSUM = 'crc32'
 
 
+# No ConfigError: nothing is wrong with the settings, so the exit code is 1.
 class DamagedError(RunError):
   """A checkpoint that cannot be read, or does not hold what was written."""
 
@@ -46,7 +47,8 @@ def steps(workdir: epath.PathLike) -> list[int]:
 
 
 def _steps_in(folder: epath.Path) -> list[int]:
-  # A checkpoint gets its name, the step, only once it is complete.
+  # A checkpoint gets its name, the step, only once it is complete. Its parts
+  # are looked for, as a folder of the user's may have a number for a name.
   names = [path.parent.name for path in folder.glob('*/state')]
   return sorted(int(name) for name in names if name.isdigit())
 
@@ -68,6 +70,7 @@ def find(
     ConfigError: There is none.
   """
   folder = epath.Path(folder)
+  # Given by itself: its own name is its step, and `step` says nothing.
   if (folder / 'state').is_dir():
     return folder
   found = steps(folder)
@@ -112,6 +115,8 @@ def read_record(path: epath.PathLike) -> dict:
   file = epath.Path(path) / 'progress' / 'metadata'
   with _reading(path):
     record = json.loads(file.read_text())
+    # Either of the two says that it is of the newer kind: a flipped bit in one
+    # name must not make an old record of it, of which less is checked.
     # Records had no checksum of their own when the state had one as a whole.
     if 'arrays' in record or 'record_crc32' in record:
       if record.get('record_crc32') != _record_crc32(record):
@@ -130,16 +135,21 @@ def checksum(state: Any) -> int:
 
 
 def _add_crc32(crc: int, array: Any) -> int:
+  # CRC-32: what is looked for are flipped bits, not forgers. As bytes, since
+  # zlib takes no bfloat16.
   return zlib.crc32(np.ascontiguousarray(array).view(np.uint8), crc)
 
 
 def _record_crc32(record: dict) -> int:
+  # Of the contents and not of the file, whose spaces Orbax chooses.
   rest = {k: v for k, v in record.items() if k != 'record_crc32'}
   return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 def _describe(tree: Any) -> dict[str, dict]:
   """Returns what a record has of the arrays of a tree."""
+  # Each by itself: who reads the weights checks them without the optimizer's
+  # state, which may be twice as large.
   return {
     path: {
       'dtype': str(array.dtype),
@@ -179,6 +189,8 @@ def restore(
     DamagedError: It is damaged.
   """
   path = epath.Path(path)
+  # Small, and it says what the rest must be: whatever can be refused by it is
+  # refused before gigabytes are read.
   record = read_record(path)
   noted = record.get('arrays')
   # A wrong setting is not damage: this run must not go on from the one before.
@@ -194,6 +206,7 @@ def restore(
   # byte.
   if noted:
     _check_arrays(state, noted, path)
+  # Of all bytes together, so that only who reads all of them can check it.
   elif checksum(state) != record[_OLD_CHECKSUM]:
     raise DamagedError(
       f'{path} is damaged: its contents do not have the checksum that was '
@@ -232,7 +245,10 @@ def load_variables(
   try:
     return _load_variables(path, abstract, head)
   except DamagedError as error:
+    # The user chose this one, or the newest: another one would give other
+    # scores, so it is named and not taken.
     advice = 'There is none before it that can be used'
+    # Imported weights have no step, and no others beside them.
     others = _steps_in(path.parent) if path.name.isdigit() else []
     # Tried, not only listed: an error must not name one that is damaged, too.
     for step in reversed([s for s in others if s < int(path.name)]):
@@ -248,6 +264,7 @@ def load_variables(
 def _load_variables(path: epath.Path, abstract: dict, head: bool) -> dict:
   """Reads variables without looking for another checkpoint."""
   is_head = lambda name: name.split('/')[1] == models.HEAD
+  # Left out of what is asked for, so that other classes are no mismatch.
   if not head:
     params = {k: v for k, v in abstract['params'].items() if k != models.HEAD}
     abstract = abstract | {'params': params}
@@ -274,6 +291,7 @@ def _load_variables(path: epath.Path, abstract: dict, head: bool) -> dict:
   )
   if noted:
     _check_arrays(found, noted, path)
+  # Said and not refused: old runs stay of use.
   elif jax.process_index() == 0:
     print(
       f'{path} was written before every array had a checksum: what is read of '
@@ -299,10 +317,12 @@ def _read(path: epath.Path, parts: Mapping[str, Any]) -> dict:
   Raises:
     DamagedError: They cannot be read.
   """
-  hush()
+  hush()  # A read that fails leaves coroutines behind.
   # Orbax has something else in the place of a tree without leaves.
   filled = {name: t for name, t in parts.items() if jax.tree.leaves(t)}
   with _reading(path):
+    # By name and not as a TrainState: an evaluation has no optimizer, whose
+    # state has a tree of its own.
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
       found = checkpointer.restore(
         (path / 'state').resolve(),
@@ -315,15 +335,18 @@ def _read(path: epath.Path, parts: Mapping[str, Any]) -> dict:
           partial_restore=True,
         ),
       )
+    # Trees without leaves come back as they were asked for.
     return {**parts, **jax.tree.map(np.asarray, found)}
 
 
 def _placed(array: np.ndarray, wanted: jax.ShapeDtypeStruct):
   """Returns an array in the wanted type, on the wanted devices if any."""
+  # A checkpoint may have another precision than is wanted.
   array = array.astype(wanted.dtype, copy=False)
   if wanted.sharding is None:
     return array
-  # Not device_put: it compares the arrays between the processes first.
+  # Not device_put: it compares the arrays between the processes first. Every
+  # process has read all of it, and hands each device its part.
   return jax.make_array_from_callback(
     array.shape, wanted.sharding, lambda index: array[index]
   )
@@ -333,6 +356,7 @@ def _old(path: epath.Path) -> dict[str, tuple[int, ...]]:
   """Returns shapes of a network by path, where the record has none."""
   handler = ocp.PyTreeCheckpointHandler()
   tree = handler.metadata((path / 'state').resolve()).tree
+  # Of the optimizer's state nothing is read, so nothing of it can differ.
   parts = {name: tree.get(name) for name in (*VARIABLES, 'ema')}
   # Where there is no average, Orbax has something else in the dict's place.
   parts = {k: v for k, v in parts.items() if isinstance(v, dict)}
@@ -395,6 +419,7 @@ def _check_numbers(variables: dict, path: epath.PathLike) -> None:
   for name, array in by_path(variables).items():
     if not np.isfinite(array).all():
       raise ConfigError(f'{path}: {name} holds NaN or infinite numbers')
+    # Its root would be NaN, which a ReLU may hide.
     is_variance = name.startswith('batch_stats/') and name.endswith('/var')
     if is_variance and (array < 0).any():
       raise ConfigError(
@@ -410,6 +435,7 @@ def _reading(path: epath.PathLike) -> Iterator[None]:
   """Makes whatever goes wrong inside a DamagedError that names a checkpoint."""
   try:
     yield
+  # Of our own: they say what is wrong, and whether it is damage.
   except (ConfigError, RunError):
     raise
   # Orbax, TensorStore, JSON and the file system have many errors for this.
@@ -435,11 +461,14 @@ def hush() -> None:
   print it once more, or that their loop has ended, each with a traceback, and
   some of them after the error was raised.
   """
+  # Once (the cache), and for the rest of the process: nobody can say when the
+  # last of them has been freed.
   previous = sys.unraisablehook
 
   def hook(unraisable) -> None:
     if 'Event loop is closed' in str(unraisable.exc_value):
       return
+    # Only these: whatever else cannot be raised may be a bug of ours.
     if not inspect.iscoroutine(unraisable.object):
       previous(unraisable)
 

@@ -46,12 +46,15 @@ class _NewestAndBest(checkpoint_managers.PreservationPolicy):
   scores: dict[int, float]
 
   def should_preserve(self, checkpoints: Sequence, *, context) -> list[bool]:
+    # Asked before each save. The scores are those of `Checkpoints`, which grow
+    # with every evaluation.
     del context
     steps = [info.step for info in checkpoints]
     scored = [step for step in steps if step in self.scores]
     # Of equal ones the later is kept.
     ranked = sorted(scored, key=lambda step: (self.scores[step], step))
     newest, best = self.keep.newest, self.keep.best
+    # Not ranked[-best:], which with best=0 would be all of them.
     kept = {*steps[-newest:], *ranked[len(ranked) - best :]}
     return [step in kept for step in steps]
 
@@ -83,6 +86,7 @@ class Checkpoints:
       keep: Which of them stay when more are written.
       peers: The processes of the run.
     """
+    # Before Orbax starts its threads, which may fail at any time.
     checkpoint.hush()
     self.scores: dict[int, float] = {}
     self._peers = peers or Peers()
@@ -122,11 +126,13 @@ class Checkpoints:
     Raises:
       RunError: This checkpoint or the one before could not be written.
     """
-    # A resumed run comes by steps that it has written before.
+    # A resumed run comes by steps that it has written before. A run is a
+    # function of its step, so the one that is there will do.
     exists = step in self._manager.all_steps()
     if exists and not replace:
       return
     # Of what is in memory now: a file that is read must be just this.
+    # Scores too: the next launch must know which of them are the best.
     record = checkpoint.make_record(
       state,
       {**progress, 'scores': {str(k): v for k, v in self.scores.items()}},
@@ -134,8 +140,10 @@ class Checkpoints:
     # Not at the same time as the one before: Orbax waits for that here, so an
     # error of its write comes up here, too.
     with self._writing():
+      # Orbax writes no step twice.
       if exists:
         self._manager.delete(step)
+      # Returns once the state is copied: the next step may donate it.
       self._manager.save(
         step,
         args=ocp.args.Composite(
@@ -162,7 +170,6 @@ class Checkpoints:
   def close(self) -> None:
     """Waits as `wait` does, and lets go of the folder."""
     with self._writing():
-      self._manager.wait_until_finished()
       self._manager.close()
 
   @contextlib.contextmanager
@@ -170,7 +177,9 @@ class Checkpoints:
     """Makes whatever fails inside a NotWrittenError."""
     try:
       yield
+    # Disks, object stores, TensorStore and Orbax have an error each.
     except Exception as error:
+      # What the user can count on, now that this one is lost.
       kept = [f'step {step}' for step in self.steps()[-1:]] or ['the beginning']
       raise NotWrittenError(
         f'a checkpoint could not be written to {self.directory} '
@@ -195,8 +204,9 @@ class Checkpoints:
       RunError: There are checkpoints, and none of them can be read. They stay
         where they are.
     """
-    # Moved only once a good one is found: where all are damaged, as with a disk
-    # that cannot be read, nothing is touched.
+    # From the newest on: one that is damaged costs the steps since the one
+    # before, and no more. Moved only once a good one is found: where all are
+    # damaged, as with a disk that cannot be read, nothing is touched.
     damaged: dict[int, str] = {}
     for step in reversed(self.steps()):
       try:
@@ -210,6 +220,8 @@ class Checkpoints:
       problems = [text for text in self._peers.exchange(problem) if text]
       if not problems:
         self._put_aside(damaged)
+        # Of this checkpoint: those of later ones, which are lost, are not
+        # known.
         scores = progress['scores'].items()
         self.scores.update({int(k): v for k, v in scores})
         return state, progress, step
@@ -224,6 +236,8 @@ class Checkpoints:
   def _put_aside(self, damaged: dict[int, str]) -> None:
     if not damaged:
       return
+    # Or else the run would find it when it comes to the same step, and not
+    # write a good one.
     folder = self._workdir / 'damaged'
     if self._peers.is_first:
       folder.mkdir(parents=True, exist_ok=True)
@@ -236,7 +250,7 @@ class Checkpoints:
         number = len(list(folder.iterdir()))
         (self.directory / str(step)).rename(folder / f'{number}-step-{step}')
     self._peers.exchange(None)  # Moved before anyone looks again.
-    self._manager.reload()
+    self._manager.reload()  # Orbax has listed them when it was opened.
 
   def __enter__(self) -> 'Checkpoints':
     return self
@@ -245,6 +259,8 @@ class Checkpoints:
     try:
       self.close()
     except RunError as error:
+      # The run is done, or was stopped by a signal: it must not end as if its
+      # last checkpoint were there.
       if exc_type is None or exc_type is SystemExit:
         raise
       # What ended the run is the news. This came on top of it, if it is not the

@@ -147,6 +147,9 @@ def main(values: flags.FlagValues) -> None:
       overrides = config_flags.get_override_values(flag)
       print(
         run_summary.tell(
-          summary, values.workdir, flag.config_filename, overrides
+          summary,
+          values.workdir,
+          config_flags.get_config_filename(flag),
+          overrides,
         )
       )

@@ -29,11 +29,7 @@ from mgjax.run.clock import Marks, Times
 from mgjax.setup import augmentation, evaluation, grids, run_settings
 from mgjax.setup import programs as programs_setup
 from mgjax.setup.job import Job
-from mgjax.step import (
-  programs,
-  step_cache,
-  train_state,
-)
+from mgjax.step import programs, step_cache, train_state
 from mgjax.step.step_cache import Program
 
 POLL_S = 1.0  # So often a run that waits for a program looks for a signal.
@@ -88,7 +84,8 @@ class Training:
     self._rng = parallel.make_key(job.mesh, job.config.seed)
     restored = self._restore()
     self._first_step = self.done
-    self._doing = ''  # What a signal's first answer names; see `_waits_for`.
+    # What a signal's first answer names, in another thread: see `_waits_for`.
+    self._doing = ''
     self._result = None  # Of the newest evaluation.
     # Before the state is made: the first programs compile meanwhile. Those that
     # only steps before `done` need are left out.
@@ -104,7 +101,8 @@ class Training:
       )
     )
     stack.callback(self._programs.close)
-    # Programs that all processes have: see `_program`.
+    # Programs that all processes have: see `_program`. Only those are kept
+    # here, since what one process has says nothing of the others.
     self._ready = set()
     self._writer, self._trace, self._bar, self._clock, self._log = (
       outputs.open_all(
@@ -133,7 +131,8 @@ class Training:
         f'{self._checkpoints.directory} has a checkpoint of step {self.done}, '
         f'but with these settings the run ends at step {total_steps}'
       )
-    # Checkpoints of earlier versions lack some of the counters.
+    # Of the whole run: its hours do not begin anew with a launch. Checkpoints
+    # of earlier versions lack some of the counters.
     self.times = Times(**saved.get('times', {}))
     self.bad_videos = saved.get('bad_videos', {})
     # Whether the batch-norm statistics of the evaluation after this step are
@@ -154,6 +153,8 @@ class Training:
     """
     try:
       # A run that stopped between a checkpoint and its evaluation owes that.
+      # One that stopped right after it evaluates again, and gets the same
+      # numbers.
       if self.done in self._job.eval_steps:
         if self._statistics_due:
           self._take_statistics()
@@ -175,6 +176,7 @@ class Training:
       # A compilation may take minutes, and whoever sent the signal may kill.
       self._programs.close(wait=False)
       sys.exit(stop_signal.exit_code(stopped.args[0]))
+    # A trace of the last steps has not been closed by a step after it.
     if said := self._trace.close():
       self._bar.say(said)
     return began
@@ -234,6 +236,8 @@ class Training:
         self._take_statistics()
       # Before the evaluation, which takes long: a kill then costs no step.
       self._save()
+      # From here and not from its beginning: where a disk is slower than
+      # checkpoint_every_s, a run would do nothing but save.
       last_save = time.monotonic()
       if at_evaluation:
         self._evaluate()
@@ -254,6 +258,8 @@ class Training:
     """
     job, schedule = self._job, self._job.schedule
     grid = schedule(step)
+    # The batch first, then the program: the clock counts a wait for the program
+    # from when the batch was there (`Marks`).
     asked_batch = time.perf_counter()
     batch = next(batches)
     got_batch = time.perf_counter()
@@ -276,6 +282,7 @@ class Training:
       # Returns before the device is done: the next batch is put meanwhile. The
       # old state is donated, so that nothing may keep it.
       self.state, values = program(self.state, *inputs)
+    # With the state, before anything can raise: they are saved together.
     self.done = step + 1
     # Noted at once, so that a checkpoint after a signal knows that the
     # evaluation of this step still lacks its statistics.
@@ -283,8 +290,37 @@ class Training:
       self.done in job.eval_steps
       and programs_setup.statistics_batches(job.config) > 0
     )
-    # While the device computes. What one process has noticed, all act on after
-    # the same step; a collective of theirs would otherwise hang.
+    # While the device computes.
+    seen = self._exchange(batch, late)
+    self._clock.dispatched(
+      values,
+      Marks(asked_batch, got_batch, got_program, called),
+      # A sum: the same whichever process has which clips of the batch, so that
+      # runs on other numbers of hosts can be compared.
+      self._log.reporter(
+        step, lr, groups, sum(s['ids_crc32'] for s in seen) % 2**32
+      ),
+    )
+    # A write that failed in the background is news now, not at the next one.
+    self._checkpoints.check()
+    # Last, when the clock knows of the step: `run` waits for it and saves.
+    if signals := [s['signal'] for s in seen if s['signal']]:
+      raise stop_signal.Stopped(signals[0])
+    return seen[0]['late']
+
+  def _exchange(self, batch: dict, late: bool) -> list[dict]:
+    """Tells all processes what each has noticed, and notes damaged videos.
+
+    Args:
+      batch: Of the step, as `TrainStream.batch` makes it.
+      late: Whether this process finds that a checkpoint is due.
+
+    Returns:
+      Of each process, 'ids_crc32', 'skipped', 'late' and 'signal'.
+    """
+    job = self._job
+    # What one process has noticed, all act on after the same step; a collective
+    # of theirs would otherwise hang.
     seen = job.peers.exchange(
       {
         'ids_crc32': batch['ids_crc32'],
@@ -293,24 +329,14 @@ class Training:
         'signal': self._stop.received,
       }
     )
+    # Of all processes' clips, so that too many end all of them at this step.
     bad_videos.note(
       self.bad_videos,
       itertools.chain(*(s['skipped'] for s in seen)),
       num_train=len(job.train_stream.source),
       max_fraction=job.config.data.max_bad_fraction,
     )
-    # A sum: the same whichever process has which clips of the batch.
-    ids_crc32 = sum(s['ids_crc32'] for s in seen) % 2**32
-    self._clock.dispatched(
-      values,
-      Marks(asked_batch, got_batch, got_program, called),
-      self._log.reporter(step, lr, groups, ids_crc32),
-    )
-    # A write that failed in the background is news now, not at the next one.
-    self._checkpoints.check()
-    if signals := [s['signal'] for s in seen if s['signal']]:
-      raise stop_signal.Stopped(signals[0])
-    return seen[0]['late']
+    return seen
 
   def _program(self, kind: str, grid: Grid) -> Callable:
     """Returns a program once all processes have it."""
@@ -328,7 +354,8 @@ class Training:
       timeout_s = 0.0 if self._stop.received else POLL_S
       there = self._programs.wait(program, timeout_s)
       # A step is a collective: who runs it alone waits inside of XLA, where no
-      # signal is heard.
+      # signal is heard. Asked until all have the program, and never again: not
+      # once a step.
       if all(self._job.peers.exchange(there)):
         self._ready.add(program)
       else:
@@ -351,8 +378,10 @@ class Training:
     self._stop.defer(self._waits_for)
     # What the loss of the next step would show, but that comes too late: the
     # good checkpoints would be gone by then.
+    # Every process has all of the state, so all of them find the same.
     if not train_state.is_finite(self.state):
       self._fail('The state', self.done - 1)
+    # What the host counts; the state has what the device computes.
     progress = {
       'times': vars(self.times),
       'bad_videos': self.bad_videos,
@@ -367,12 +396,11 @@ class Training:
   def _fail(self, what: str, step: int) -> None:
     """Ends the run at a step that went wrong: see `failure.fail`."""
     job = self._job
-    # A function of the step, so no step has to keep or send the names.
-    ids = job.peers.exchange(job.train_stream.batch(step)['ids'])
     failure.fail(
       what,
       step=step,
-      ids=list(itertools.chain(*ids)),
+      # A function of the step, so no step has to keep or send the names.
+      ids=job.train_stream.ids(step, self.bad_videos),
       schedule=job.schedule,
       settings=run_settings.as_text(job.config),
       workdir=job.workdir,
@@ -405,10 +433,13 @@ class Training:
       moments.append(program(self.state, batch, groups, self._rng))
       # Nothing is lost: the checkpoint says that statistics are due.
       self._stop.check(job.peers)
+    # Of all batches together: averaged while they come, as running statistics
+    # are, they would favour the last ones.
     statistics = norm.replace_statistics(
       self.state.batch_stats, norm.combine_statistics(moments)
     )
     self.state = self.state.replace(
+      # Laid out as the programs were compiled for: they take nothing else.
       batch_stats=jax.device_put(statistics, parallel.replicated(job.mesh))
     )
     self._statistics_due = False
@@ -428,6 +459,7 @@ class Training:
       self._doing = f'batch {number + 1} of the evaluation'
       self._stop.defer(self._waits_for)
       self._bar.update(step, f'evaluation {number}/{total}')
+      # After the last batch only the result is missing: it is written first.
       if number < total:
         self._stop.check(job.peers)
 
@@ -443,6 +475,9 @@ class Training:
     )
     self._result = result
     self.times.eval_s += time.perf_counter() - begin
+    # What decides which checkpoints are the best. Where videos have several
+    # labels it is the mean average precision: the likeliest one says little.
+    # Saved with the next checkpoint; until then a new launch evaluates again.
     self._checkpoints.scores[step] = result.get('map', result['top1'])
     self._log.write_evaluation(step, result)
     self._bar.say(
@@ -451,5 +486,6 @@ class Training:
     )
     if job.peers.is_first:
       results.write(job.workdir, {'step': step, **result})
+      # Only now: a kill before goes on with the batches that are not scored.
       partial.remove()
       self._writer.picture('confusion', eval_picture.confusion(result), step)

@@ -48,7 +48,7 @@ def open_all(
     profile_step: First step of a trace; None: no trace.
   """
   schedule, config, is_first = job.schedule, job.config, job.peers.is_first
-  writer = writers.NoWriter()
+  writer: writers.Writer | writers.NoWriter = writers.NoWriter()
   # One process writes: all have the same numbers, and one folder.
   if is_first:
     writer = writers.Writer(job.workdir, done, wandb=wandb)

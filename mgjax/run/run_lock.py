@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from mgjax import files, stop_signal
-from mgjax.cli import ConfigError, RunError
+from mgjax.errors import ConfigError, RunError
 from mgjax.run import checkpoint
 
 NAME = 'run.lock'

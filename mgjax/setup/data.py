@@ -21,9 +21,10 @@ from mgjax.grids.schedule import GridSchedule
 from mgjax.setup import run_checks
 
 if TYPE_CHECKING:
+  from mgjax.data.eval_stream import EvalStream
   from mgjax.data.read_ahead import Workers
   from mgjax.data.sources import Source
-  from mgjax.data.stream import EvalStream, TrainStream
+  from mgjax.data.stream import TrainStream
 
 
 def data_dir(config: ml_collections.ConfigDict) -> epath.Path:
@@ -196,7 +197,7 @@ def eval_stream(
   Raises:
     ConfigError: The crops do not suit the data set.
   """
-  from mgjax.data.stream import EvalStream, Views
+  from mgjax.data.eval_stream import EvalStream, Views
 
   run_checks.check_crops(config)
   data, evaluation = config.data, config.eval

@@ -12,7 +12,6 @@ from etils import epath
 
 from mgjax import models
 from mgjax.config import fields
-from mgjax.cpu import compilation
 from mgjax.data import sources
 from mgjax.errors import ConfigError
 from mgjax.hosts import parallel
@@ -64,8 +63,8 @@ def load(
   path: epath.Path,
   *,
   instead: str,
-) -> tuple[nn.Module, TrainState, jax.stages.Compiled]:
-  """Reads a checkpoint and compiles the program that scores with it.
+) -> tuple[nn.Module, TrainState]:
+  """Reads the network of a checkpoint.
 
   Args:
     config: The configuration.
@@ -76,7 +75,7 @@ def load(
 
   Returns:
     The network; its state, with the variables of the checkpoint and no
-    optimizer; the program.
+    optimizer.
 
   Raises:
     ConfigError: The checkpoint is of another network.
@@ -94,9 +93,7 @@ def load(
   )
   wanted = {name: getattr(abstract, name) for name in checkpoint.VARIABLES}
   variables = checkpoint.load_variables(path, wanted, instead=instead)
-  state = abstract.replace(**variables)
-  lowered = lower_eval_step(config, model, mesh, state)
-  return model, state, compilation.compile_program(lowered)
+  return model, abstract.replace(**variables)
 
 
 def lower_eval_step(

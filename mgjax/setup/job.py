@@ -11,7 +11,8 @@ import jax
 import ml_collections
 from etils import epath
 
-from mgjax.data import stream
+from mgjax.data.eval_stream import EvalStream
+from mgjax.data.stream import TrainStream
 from mgjax.errors import ConfigError
 from mgjax.grids import GridSchedule
 from mgjax.hosts import parallel
@@ -27,7 +28,7 @@ from mgjax.setup import (
   run_settings,
 )
 from mgjax.setup.initial_weights import initial_variables
-from mgjax.setup.network import Network
+from mgjax.setup.network import Trainable
 from mgjax.step.programs import evaluation_steps
 
 
@@ -46,8 +47,8 @@ class Composition:
   config: ml_collections.ConfigDict
   mesh: jax.sharding.Mesh
   schedule: GridSchedule
-  train_stream: stream.TrainStream
-  network: Network
+  train_stream: TrainStream
+  network: Trainable
 
 
 def compose(
@@ -95,7 +96,7 @@ class Job(Composition):
 
   workdir: epath.Path
   peers: Peers
-  eval_stream: stream.EvalStream
+  eval_stream: EvalStream
   eval_steps: set[int]
   plan: dict
   initial: dict

@@ -21,8 +21,8 @@ from mgjax.step.train_state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
-  """What is trained, and what with.
+class Trainable:
+  """A network with its optimizer, and the state of the two.
 
   Attributes:
     model: The network.
@@ -39,7 +39,7 @@ class Network:
 
 def compose(
   config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
-) -> Network:
+) -> Trainable:
   """Makes the network, the optimizer and the shapes of the state of a run.
 
   Args:
@@ -51,7 +51,7 @@ def compose(
   """
   module, tx = model(config), optimizer(config)
   make_state = state_maker(config, module, tx)
-  return Network(
+  return Trainable(
     model=module,
     tx=tx,
     make_state=make_state,

@@ -9,7 +9,7 @@ import ml_collections
 from mgjax.grids.schedule import GridSchedule
 from mgjax.hosts import parallel
 from mgjax.setup import augmentation, evaluation, grids
-from mgjax.setup.network import Network
+from mgjax.setup.network import Trainable
 from mgjax.step import programs, train_step
 from mgjax.step.step_cache import Program
 
@@ -17,7 +17,7 @@ from mgjax.step.step_cache import Program
 def lower_programs(
   config: ml_collections.ConfigDict,
   schedule: GridSchedule,
-  network: Network,
+  network: Trainable,
   mesh: jax.sharding.Mesh,
   first_step: int,
   eval_steps: Collection[int],
@@ -89,7 +89,7 @@ def lower_programs(
 
 def make_train_step(
   config: ml_collections.ConfigDict,
-  network: Network,
+  network: Trainable,
   schedule: GridSchedule | None = None,
 ) -> Callable:
   """The training step that the settings describe, not compiled.

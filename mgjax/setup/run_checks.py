@@ -5,8 +5,8 @@
 
 import ml_collections
 
-from mgjax.cli import ConfigError
 from mgjax.data.description import Description
+from mgjax.errors import ConfigError
 
 
 def check(

@@ -9,9 +9,8 @@ import ml_collections
 import numpy as np
 
 from mgjax import models
-from mgjax.config import fields, rules
+from mgjax.config import fields, network_options, rules
 from mgjax.errors import ConfigError
-from mgjax.models import resnet3d
 from mgjax.setup import network
 from mgjax.weights import inference, matching, pyslowfast_cfg
 from mgjax.weights.contents import File
@@ -92,7 +91,7 @@ def _effect(config: ml_collections.ConfigDict, field: str) -> Any:
   if field in ('data.mean', 'data.std'):
     return tuple(round(float(number), 6) for number in value)
   if field == 'model.depth' or field == 'model.num_temporal':
-    known = resnet3d.BLOCKS.get(model.depth, ())
+    known = network_options.PATHWAY_BLOCKS.get(model.depth, ())
     blocks = tuple(model.blocks or known)
     if field == 'model.depth':
       return blocks or model.depth

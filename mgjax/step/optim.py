@@ -20,7 +20,7 @@ def make_optimizer(
   eps: float,
   trust_coefficient: float,
   clip_norm: float,
-  frozen: str = '',
+  frozen: str,
 ) -> optax.GradientTransformation:
   """Makes an optimizer at learning rate 1.
 

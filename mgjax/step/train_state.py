@@ -12,8 +12,7 @@ import optax
 from mgjax.hosts import parallel
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
   """Everything that a checkpoint holds. Its tree is the same at every grid.
 
   Attributes:

@@ -14,8 +14,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from mgjax.cli import ConfigError
 from mgjax.cpu import compilation
+from mgjax.errors import ConfigError
 from mgjax.models import norm
 from mgjax.weights.tensors import Tensor
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from flax import traverse_util
 
-from mgjax.models import blvnet, resnet2d, resnet3d
+from mgjax.config import network_options
+from mgjax.models import resnet3d
 from mgjax.weights import naming
 from mgjax.weights.naming import Path
 from mgjax.weights.tensors import Tensor
@@ -185,15 +186,15 @@ def _blocks(kernels, prefix: str, model: str) -> tuple[int, ...]:
 
 def _depth(kernels, blocks: tuple[int, ...], model: str) -> dict[str, Any]:
   """The depth that has these blocks, or the blocks."""
-  known = resnet3d.BLOCKS
+  known = network_options.PATHWAY_BLOCKS
   if model in _BIG_LITTLE:
-    known = blvnet.BLOCKS
+    known = network_options.BIG_LITTLE_BLOCKS
   elif model in _ON_SEGMENTS:
     # Basic blocks have two convolutions.
     is_basic = not any(path[-1] == 'c' for path in kernels)
     known = {
       depth: counts
-      for depth, counts in resnet2d.BLOCKS.items()
+      for depth, counts in network_options.FRAME_BLOCKS.items()
       if (depth < 50) == is_basic
     }
   depths = [depth for depth, counts in known.items() if counts == blocks]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import yaml
 
-from mgjax.cli import ConfigError
+from mgjax.errors import ConfigError
 
 NETWORKS = ('slowfast', 'slow', 'i3d', 'c2d')
 _MAX_CHARACTERS = 2**20  # Of a configuration; real ones have 2^14.

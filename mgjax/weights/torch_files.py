@@ -193,15 +193,15 @@ def save(path: pathlib.Path, content: Mapping[str, Any]) -> None:
   """
   storages = []
   structure = b'\x80\x02' + _opcodes(content, storages) + b'.'
-  content = io.BytesIO()
-  with zipfile.ZipFile(content, 'w') as archive:
+  file = io.BytesIO()
+  with zipfile.ZipFile(file, 'w') as archive:
     archive.writestr('archive/data.pkl', structure)
     archive.writestr('archive/byteorder', 'little')
     for key, array in enumerate(storages):
       # Fixed dates, so that equal weights make equal files.
       archive.writestr(zipfile.ZipInfo(f'archive/data/{key}'), array.tobytes())
     archive.writestr('archive/version', '3\n')
-  files.write_bytes(path, content.getvalue())
+  files.write_bytes(path, file.getvalue())
 
 
 def _opcodes(value: Any, storages: list[np.ndarray]) -> bytes:

@@ -231,6 +231,9 @@ class Unpickler(pickle._Unpickler):
   """
 
   dispatch = dict(pickle._Unpickler.dispatch)
+  # `load` sets them; no type says so.
+  read: Callable[[int], bytes]
+  append: Callable[[Any], None]
 
   def __init__(
     self,

@@ -15,7 +15,7 @@ from mgjax.cli import RunError
 from mgjax.data import read_ahead, sources
 from mgjax.setup import data as data_setup
 from mgjax.setup import grids
-from tests.data.test_stream import Few
+from tests.data.fake_sources import Few
 
 
 @pytest.fixture

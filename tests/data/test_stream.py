@@ -1,6 +1,5 @@
 """A batch is a function of its step; an epoch uses every video once."""
 
-import collections
 import contextlib
 import dataclasses
 import multiprocessing
@@ -8,13 +7,14 @@ import multiprocessing
 import numpy as np
 import pytest
 
-from mgjax.cli import ConfigError, RunError
+from mgjax.cli import RunError
 from mgjax.data import sources
 from mgjax.data.order import Order
 from mgjax.data.sources import Example, TimedLabel
 from mgjax.grids import MODES
 from mgjax.setup import data as data_setup
 from mgjax.setup import grids
+from tests.data.fake_sources import Acted, Damaged
 from tests.data.test_decode import in_new_process, resident_mib
 
 
@@ -135,23 +135,6 @@ def test_wide_crops_are_wide(tiny_config, source):
   assert clips.batch(step)['video'].shape[2:4] == (32, 48)
 
 
-class Damaged(sources.Source):
-  """A source in which some videos cannot be decoded."""
-
-  def __init__(self, source: sources.Source, bad: set[int]):
-    self.source = source
-    self.bad = bad
-    self.label_names = source.label_names
-    self.has_actions = source.has_actions
-
-  def __len__(self):
-    return len(self.source)
-
-  def __getitem__(self, index) -> Example:
-    example = self.source[index]
-    return example._replace(video=b'junk') if index in self.bad else example
-
-
 def test_a_bad_video_is_replaced_by_the_same_other_one_every_time(
   tiny_config, source
 ):
@@ -165,6 +148,24 @@ def test_a_bad_video_is_replaced_by_the_same_other_one_every_time(
   healthy = clips.batch(0)
   for i in (0, 1, 2, 4):
     np.testing.assert_array_equal(first['video'][i], healthy['video'][i])
+
+
+def test_the_videos_of_a_step_are_named_without_decoding_them(
+  tiny_config, source, monkeypatch
+):
+  order = make_stream(tiny_config, source).order
+  # The first clip's, and what would have replaced it.
+  bad = {order.example(0), order.replacement(0, 1), order.example(70)}
+  clips = make_stream(tiny_config, Damaged(source, bad))
+  batches = [clips.batch(step) for step in range(3)]
+  replaced = {name for batch in batches for name, _ in batch['skipped']}
+  assert replaced == {source[i].id for i in bad}
+  half = make_stream(tiny_config, Damaged(source, bad), shard=1, num_shards=2)
+  monkeypatch.delattr(Example, 'open')
+  for step, batch in enumerate(batches):
+    assert clips.ids(step, replaced) == batch['ids']
+    assert half.ids(step, replaced) == batch['ids']
+  assert clips.ids(0, set()) != batches[0]['ids']
 
 
 def test_a_source_without_good_videos_is_an_error(tiny_config, source):
@@ -192,82 +193,6 @@ def test_an_unexpected_error_in_a_worker_ends_the_run(tiny_config, source):
   assert len(next(batches)['ids']) == first_batch
   with pytest.raises(ZeroDivisionError, match=f'example {bad}'):
     next(batches)
-
-
-@pytest.mark.parametrize('batch_size', [1, 7, 64, 100])
-def test_evaluation_shows_every_view_once_whatever_the_batch_size(
-  tiny_config, batch_size
-):
-  tiny_config.eval.num_views = 2
-  tiny_config.eval.num_crops = 3
-  validation = data_setup.source(tiny_config, 'validation')
-  few = Few(validation, 5)
-  views = data_setup.eval_stream(tiny_config, few, batch_size=batch_size)
-  seen = collections.Counter()
-  pixels = []
-  for batch in views.batches():
-    assert batch['video'].shape == (batch_size, 8, 32, 32, 3)
-    for i, weight in enumerate(batch['weight']):
-      seen[int(batch['index'][i])] += int(weight)
-      if weight:
-        pixels.append(batch['video'][i])
-  assert seen == {i: 6 for i in range(5)}
-  alone = data_setup.eval_stream(tiny_config, few, batch_size=1)
-  for i in (0, 11, 29):
-    np.testing.assert_array_equal(alone.batch(i)['video'][0], pixels[i])
-
-
-class Few(sources.Source):
-  """The first examples of a source."""
-
-  def __init__(self, source: sources.Source, count: int):
-    self.source = source
-    self.count = count
-    self.label_names = source.label_names
-    self.has_actions = source.has_actions
-
-  def __len__(self):
-    return self.count
-
-  def __getitem__(self, index):
-    return self.source[index]
-
-
-def test_evaluation_reports_bad_videos_and_does_not_replace_them(tiny_config):
-  validation = data_setup.source(tiny_config, 'validation')
-  views = data_setup.eval_stream(
-    tiny_config, Damaged(Few(validation, 4), {2}), batch_size=4
-  )
-  batch = views.batch(0)
-  assert batch['weight'].tolist() == [1, 1, 0, 1]
-  ((name, reason),) = batch['failed']
-  assert name == validation[2].id and reason
-  assert batch['lost'].tolist() == [False, False, True, False]
-
-
-@pytest.mark.parametrize('num_crops', [5, 10])
-def test_corner_crops_cut_the_resized_frames(tiny_config, num_crops):
-  tiny_config.data.flip = True
-  tiny_config.eval.num_crops = num_crops
-  tiny_config.eval.short_side_px = 40
-  few = Few(data_setup.source(tiny_config, 'validation'), 1)
-  views = data_setup.eval_stream(tiny_config, few, batch_size=num_crops)
-  clips = views.batch(0)['video']
-  tiny_config.eval.update({'num_crops': 1, 'crop_px': 40})
-  views = data_setup.eval_stream(tiny_config, few, batch_size=1)
-  whole = views.batch(0)['video'][0]
-  corners = [(0, 0), (0, 8), (8, 0), (8, 8), (4, 4)]
-  for i, clip in enumerate(clips):
-    y, x = corners[i % 5]
-    want = whole[:, y : y + 32, x : x + 32]
-    np.testing.assert_array_equal(clip, want[:, :, ::-1] if i >= 5 else want)
-
-
-def test_mirrored_crops_are_refused_where_labels_have_a_direction(tiny_config):
-  tiny_config.eval.num_crops = 10
-  source = data_setup.source(tiny_config, 'validation')
-  with pytest.raises(ConfigError, match='data.flip=False'):
-    data_setup.eval_stream(tiny_config, source, batch_size=1)
 
 
 # Videos with any number of labels.
@@ -304,24 +229,6 @@ def test_a_video_has_the_labels_of_all_its_actions():
   assert np.flatnonzero(sources.union_labels(ACTIONS, 7)).tolist() == [0, 2, 5]
 
 
-class Acted(sources.Source):
-  """A source whose videos have two actions, one in each half of 3 s."""
-
-  def __init__(self, source: sources.Source):
-    self.source = source
-    self.label_names = source.label_names
-    self.has_actions = True
-    self.manifest_sha256 = None
-
-  def __len__(self):
-    return len(self.source)
-
-  def __getitem__(self, index) -> Example:
-    example = self.source[index]
-    actions = (TimedLabel(example.label, 0, 0.5), TimedLabel(0, 0.3, 99))
-    return example._replace(label=None, actions=actions)
-
-
 def test_batches_of_videos_with_actions_have_vectors_of_labels(
   tiny_config, source
 ):
@@ -330,12 +237,6 @@ def test_batches_of_videos_with_actions_have_vectors_of_labels(
   label = clips.batch(0)['label']
   assert label.shape == (len(clips.batch(0)['video']), 16)
   assert label.dtype == np.float32 and set(np.unique(label)) == {0, 1}
-  # Every clip reaches the second action, not every clip starts in the first.
-  validation = Acted(data_setup.source(tiny_config, 'validation'))
-  views = data_setup.eval_stream(tiny_config, validation, batch_size=4).batch(0)
-  true = [validation.source[i].label for i in range(4)]
-  assert (views['label'].sum(1) == [1 if t == 0 else 2 for t in true]).all()
-  assert views['label'][np.arange(4), true].all()
 
 
 def test_a_single_label_becomes_a_vector_for_the_sigmoid_loss(

@@ -8,7 +8,7 @@ import pytest
 
 from mgjax import models
 from mgjax.cli import RunError
-from mgjax.data import stream
+from mgjax.data.eval_stream import EvalStream
 from mgjax.evaluation import results, scoring
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
@@ -17,7 +17,7 @@ from mgjax.setup import evaluation, network
 from mgjax.step import train_state
 from mgjax.step.train_state import TrainState
 from tests import speck
-from tests.data.test_stream import Acted, Damaged, Few
+from tests.data.fake_sources import Acted, Damaged, Few
 
 # Views and ensembles, with a program in the place of a network.
 
@@ -118,7 +118,7 @@ def test_a_video_that_cannot_be_decoded_is_counted_and_named(views):
 
 def damage_view(monkeypatch, bad_clips):
   """Makes view clip % 3 of video clip // 3 undecodable, for some clips."""
-  view = stream.EvalStream._view
+  view = EvalStream._view
 
   def damaged(self, clip):
     result = view(self, clip)
@@ -126,7 +126,7 @@ def damage_view(monkeypatch, bad_clips):
       result['error'] = f'cut off at {clip % 3}'
     return result
 
-  monkeypatch.setattr(stream.EvalStream, '_view', damaged)
+  monkeypatch.setattr(EvalStream, '_view', damaged)
 
 
 def test_lost_views_are_counted_and_told_with_the_reason(
@@ -193,9 +193,9 @@ def test_no_file_gets_a_number_that_is_none(tmp_path):
 
 
 def test_a_view_that_is_scored_twice_is_an_error(views, monkeypatch):
-  once = stream.EvalStream.batch
+  once = EvalStream.batch
   monkeypatch.setattr(
-    stream.EvalStream, 'batch', lambda self, i: once(self, max(i, 2))
+    EvalStream, 'batch', lambda self, i: once(self, max(i, 2))
   )
   with pytest.raises(RuntimeError, match='videos were not scored 9 times'):
     run(*views)

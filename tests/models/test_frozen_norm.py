@@ -155,6 +155,11 @@ def test_the_first_layer_is_that_of_every_pathway_of_every_network(name):
   assert len(marks) > len(stems)
 
 
+def test_a_word_that_freezes_nothing_is_refused():
+  with pytest.raises(ValueError, match="norm_frozen is 'first'; it must be"):
+    build(norm_frozen='first')
+
+
 @pytest.mark.parametrize('name', ['sgd', 'adamw', 'lars', 'lamb'])
 def test_every_optimizer_leaves_frozen_parameters_alone(name):
   """Though they have gradients, and a momentum of an earlier time."""

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mgjax import models
-from mgjax.config import fields
-from mgjax.models import norm, resnet3d, slowfast
+from mgjax.config import fields, network_options
+from mgjax.models import norm, slowfast
 from mgjax.models.head import Head
 from mgjax.setup import network
 from tests.data.test_sampling import GOLDEN
@@ -263,7 +263,7 @@ def test_temporal_kernels_follow_the_architecture():
     return [
       [
         params[f'res{stage}'][f'block{i}']['a']['conv']['kernel'].shape[0]
-        for i in range(resnet3d.BLOCKS[50][stage - 2])
+        for i in range(network_options.PATHWAY_BLOCKS[50][stage - 2])
       ]
       for stage in (2, 3, 4, 5)
     ]

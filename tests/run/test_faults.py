@@ -25,7 +25,8 @@ import pytest
 from mgjax import cli, evaluate, files, stop_signal, train
 from mgjax.cli import ConfigError, RunError
 from mgjax.cpu import allocator
-from mgjax.data import stream
+from mgjax.data.eval_stream import EvalStream
+from mgjax.data.stream import TrainStream
 from mgjax.evaluation import command as evaluation
 from mgjax.evaluation import scoring
 from mgjax.hosts import parallel
@@ -360,7 +361,7 @@ def test_sigterm_stops_a_run_whatever_it_is_doing(
     if doing == 'evaluation':
       patch.setattr(scoring.Partial, 'save_sometimes', score_batch)
     if doing == 'statistics':
-      patch.setattr(stream.TrainStream, 'base_batches', base_batches)
+      patch.setattr(TrainStream, 'base_batches', base_batches)
     if doing == 'compilation':
       patch.setattr(setup_programs, 'lower_programs', lower_programs)
       patch.setattr(step_cache.StepCache, 'wait', wait)
@@ -418,9 +419,9 @@ def test_an_evaluation_that_a_signal_stops_goes_on_where_it_was(
   assert 'Stopped; the same command goes on with the next batch.' in said
   assert (workdir / 'eval.partial.npz').exists()
   made = []
-  batches = stream.EvalStream.batches
+  batches = EvalStream.batches
   monkeypatch.setattr(
-    stream.EvalStream,
+    EvalStream,
     'batches',
     lambda self, first=0: made.append(first) or batches(self, first),
   )

@@ -10,6 +10,7 @@ from mgjax.cli import ConfigError
 from mgjax.evaluation import command as evaluation
 from mgjax.run import checkpoint, launch
 from mgjax.run.checkpoint_manager import Checkpoints, Keep
+from mgjax.setup import evaluation as evaluation_setup
 from mgjax.setup import initial_weights
 from mgjax.step import train_state
 from tests.models import test_frozen_norm as frozen
@@ -152,8 +153,8 @@ def test_fine_tuning_keeps_the_statistics_that_it_started_from(
     ('params/res3/block0/c/norm/scale', 3e38, 'features: those of res3/block0'),
   ],
 )
-def test_scores_come_from_finite_features(
-  config, tmp_path, path, number, words
+def test_features_that_are_not_finite_are_refused_before_scoring_is_compiled(
+  config, tmp_path, monkeypatch, path, number, words
 ):
   variables = initialised(config, tmp_path)
   node = variables = jax.tree.map(np.array, variables)
@@ -167,6 +168,7 @@ def test_scores_come_from_finite_features(
   )
   checkpoints.save(state, 0, {'times': {}, 'bad_videos': {}})
   checkpoints.close()
+  monkeypatch.delattr(evaluation_setup, 'lower_eval_step')
   with pytest.raises(ConfigError, match=words):
     evaluation.evaluate_checkpoint(
       config, folder, None, allow_config_change=True

@@ -21,7 +21,7 @@ from mgjax.run.run_summary import tell
 from mgjax.setup import data as data_setup
 from mgjax.setup import grids
 from mgjax.step import programs
-from tests.data.test_stream import Acted
+from tests.data.fake_sources import Acted
 
 GRIDS = 8
 

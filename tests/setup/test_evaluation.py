@@ -14,7 +14,7 @@ from mgjax.setup import data as data_setup
 from mgjax.setup import evaluation, network
 from mgjax.step import train_step
 from mgjax.step.train_state import TrainState
-from tests.data.test_stream import Few
+from tests.data.fake_sources import Few
 
 
 def small_config(head):

@@ -1,5 +1,7 @@
 """Optimizers, averages and losses against their formulas, in float64."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from configs import moving_digits
 from mgjax.cli import ConfigError
 from mgjax.config import fields as default
+from mgjax.config.setting import accepted
 from mgjax.setup import grids, network, run_checks
 from mgjax.step import losses, optim
 
@@ -129,6 +132,17 @@ def test_a_gradient_below_the_bound_is_left_alone():
   _, _, bounded = trajectory(clip_norm=100.0)
   _, _, free = trajectory(clip_norm=0.0)
   assert_close(bounded, free)
+
+
+def test_every_optimizer_that_settings_can_name_is_there():
+  config = default.base()
+  (section,) = (d for p, _, d in default.sections(config) if p == 'optim.')
+  (rule,) = (accepted(field) for field in section if field.name == 'name')
+  names = re.findall(r"'(\w+)'", rule.text)
+  assert len(names) > 1
+  for name in names:
+    config.optim.name = name
+    network.optimizer(config).init({'kernel': jnp.ones(3)})
 
 
 def test_the_average_of_the_weights_forgets_the_first_ones_early():
