@@ -91,6 +91,8 @@ class Checkpoints:
     self.scores: dict[int, float] = {}
     self._peers = peers or Peers()
     self._workdir = epath.Path(workdir)
+    # Before Orbax lists what there is.
+    self._take_back()
     self._manager = ocp.CheckpointManager(
       (self._workdir / 'checkpoints').resolve(),
       options=ocp.CheckpointManagerOptions(
@@ -142,7 +144,7 @@ class Checkpoints:
     with self._writing():
       # Orbax writes no step twice.
       if exists:
-        self._manager.delete(step)
+        self._set_aside(step)
       # Returns once the state is copied: the next step may donate it.
       self._manager.save(
         step,
@@ -151,6 +153,35 @@ class Checkpoints:
           progress=ocp.args.JsonSave(record),
         ),
       )
+      if exists:
+        self._manager.wait_until_finished()
+        self._take_back()
+
+  @property
+  def _aside(self) -> epath.Path:
+    return self._workdir / 'replaced'
+
+  def _set_aside(self, step: int) -> None:
+    """Moves a checkpoint away whose successor is about to be written.
+
+    Not deleted: it may be the only one, and a kill may come in between.
+    """
+    self._manager.wait_until_finished()  # It may be under way itself.
+    if self._peers.is_first:
+      self._aside.mkdir(parents=True, exist_ok=True)
+      (self.directory / str(step)).rename(self._aside / str(step))
+    self._peers.exchange(None)  # Moved before anyone looks again.
+    self._manager.reload()  # Orbax has listed them when it was opened.
+
+  def _take_back(self) -> None:
+    """Ends a replacement: the new checkpoint stays, or else the old one."""
+    if self._peers.is_first and self._aside.exists():
+      for old in self._aside.iterdir():
+        # Complete ones alone have this name.
+        if not (self._workdir / 'checkpoints' / old.name).exists():
+          old.rename(self._workdir / 'checkpoints' / old.name)
+      self._aside.rmtree()
+    self._peers.exchange(None)
 
   def check(self) -> None:
     """Raises RunError where a write in the background has failed."""

@@ -279,3 +279,45 @@ def test_every_reader_of_weights_names_its_way_to_the_one_before(
 
 def variables_of_dict(tree: dict) -> dict:
   return {name: tree[name] for name in checkpoint.VARIABLES}
+
+
+@pytest.mark.parametrize('when', ['before', 'after'])
+def test_a_kill_while_a_checkpoint_is_replaced_loses_neither(
+  tmp_path, monkeypatch, when
+):
+  """The only checkpoint: it is there again, or its successor is."""
+  keep = Keep(newest=1, best=0)
+  progress = {'times': {}, 'bad_videos': {}}
+  with Checkpoints(tmp_path, keep) as checkpoints:
+    checkpoints.save(make_state(1), 4, progress)
+
+  class Killed(BaseException):
+    """As a signal would, nothing catches it."""
+
+  checkpoints = Checkpoints(tmp_path, keep)
+  save = checkpoints._manager.save
+
+  def killed(*args, **kwargs):
+    if when == 'after':
+      save(*args, **kwargs)
+      checkpoints._manager.wait_until_finished()
+    raise Killed
+
+  monkeypatch.setattr(checkpoints._manager, 'save', killed)
+  with pytest.raises(Killed):
+    checkpoints.save(make_state(2), 4, progress, replace=True)
+  checkpoints.close()
+  with Checkpoints(tmp_path, keep) as again:
+    state, _, step = again.restore_newest(abstract_of(make_state()))
+  assert step == 4 and not (tmp_path / 'replaced').exists()
+  assert same(state, make_state(1 if when == 'before' else 2))
+
+
+def test_a_replaced_checkpoint_leaves_nothing_behind(tmp_path):
+  keep = Keep(newest=1, best=0)
+  progress = {'times': {}, 'bad_videos': {}}
+  with Checkpoints(tmp_path, keep) as checkpoints:
+    checkpoints.save(make_state(1), 4, progress)
+    checkpoints.save(make_state(2), 4, progress, replace=True)
+  assert same(restore(tmp_path / 'checkpoints' / '4')[0], make_state(2))
+  assert [p.name for p in tmp_path.iterdir()] == ['checkpoints']
