@@ -1,0 +1,105 @@
+"""configs/schedules: every table against the numbers of its source.
+
+What a method's authors have (sides, batches, steps, rates) is written down here
+from their code or paper, or their rule is applied step by step; nothing comes
+from the tables' own formulas.
+"""
+
+import collections
+import json
+import pathlib
+import random
+import subprocess
+import sys
+
+import pytest
+
+from mgjax.config import schedule_files
+from mgjax.errors import ConfigError
+from mgjax.grids import MODES, Grid, make_schedule
+from tests.config.test_configs import NAMES, get_config, schedule_of
+
+ROOT = pathlib.Path(__file__).parents[2]
+TABLES = sorted(schedule_files.schedules())
+
+
+def make(table, full, *, epochs=100, num_train=10_000, **numbers):
+  """The schedule of a shipped table, for a full grid of any numbers."""
+  full = Grid(*full)
+  return make_schedule(
+    **dict(zip(('frames', 'height', 'width', 'batch'), full, strict=True)),
+    epochs=epochs,
+    num_train=num_train,
+    mode='table',
+    table=schedule_files.rows((table,), full=full, epochs=epochs),
+    **{'lr_schedule': 'constant', **numbers},
+  )
+
+
+def grids_of(schedule):
+  """The grids of each phase."""
+  return [list(phase.cycle) for phase in schedule.phases]
+
+
+def drawn(schedule):
+  """How many steps have each grid, counted one by one."""
+  return collections.Counter(map(schedule, range(schedule.total_steps)))
+
+
+def chi_square(counts, probabilities):
+  """Pearson's statistic of counts, by key, against probabilities."""
+  assert set(counts) <= set(probabilities)
+  total = sum(counts.values())
+  return sum(
+    (counts[key] - total * p) ** 2 / (total * p)
+    for key, p in probabilities.items()
+  )
+
+
+# What chi_square exceeds once in a thousand times, by degrees of freedom.
+RARE = {3: 16.27, 4: 18.47, 6: 22.46, 34: 65.25}
+
+
+def test_fastdinov2_has_the_steps_of_imagenet_100():
+  # 50,000 images, 40 a step: the checkpoint that the second part starts from is
+  # model_0187499, after 150 of 200 epochs.
+  s = make('fastdinov2', (1, 224, 224, 40), epochs=200, num_train=50_000)
+  assert grids_of(s) == [[(1, 112, 112, 40)], [(1, 224, 224, 40)]]
+  assert s.num_steps == (187_500, 62_500)
+
+
+def test_fastdinov2_has_the_rates_of_its_authors():
+  s = make('fastdinov2', (1, 224, 224, 40), epochs=200, num_train=50_000)
+  # 0.004 x sqrt(40 / 1024), after ten epochs; half a cosine over 190, cut after
+  # 140 of them; then ten and forty epochs.
+  for epoch, rate in (
+    (0, 0.0),
+    (5, 3.952847e-4),
+    (10, 7.905694e-4),
+    (105, 3.957847e-4),
+    (149, 1.332432e-4),
+    (150, 0.0),
+    (160, 7.905694e-4),
+    (180, 3.957847e-4),
+  ):
+    assert s.lr(epoch * 1250) == pytest.approx(rate, rel=1e-4, abs=1e-9)
+  assert s.lr(s.total_steps - 1) == pytest.approx(1e-6, rel=1e-3)
+
+
+def test_fastdinov2_can_halve_the_batch_with_the_root_of_its_rate():
+  s = make(
+    'fastdinov2:first_batch=2',
+    (1, 224, 224, 512),
+    epochs=200,
+    num_train=1_280_000,
+  )
+  assert [phase.base.batch for phase in s.phases] == [1024, 512]
+  assert s.num_steps == (187_500, 125_000)
+  assert s.lr(12_500) == pytest.approx(0.004)
+  assert s.lr(187_500 + 25_000) == pytest.approx(0.0028284, rel=1e-4)
+
+
+@pytest.mark.parametrize('table', ['fastdinov2', 'vjepa2'])
+def test_a_table_can_leave_the_learning_rate_to_the_config(table):
+  s = make(f'{table}:rates=run', (64, 384, 384, 8), learning_rate=0.3)
+  assert {s.lr(step) for step in range(0, s.total_steps, 1000)} == {0.3}
