@@ -103,3 +103,38 @@ def test_fastdinov2_can_halve_the_batch_with_the_root_of_its_rate():
 def test_a_table_can_leave_the_learning_rate_to_the_config(table):
   s = make(f'{table}:rates=run', (64, 384, 384, 8), learning_rate=0.3)
   assert {s.lr(step) for step in range(0, s.total_steps, 1000)} == {0.3}
+
+
+VJEPA2 = (64, 384, 384, 3072)
+
+
+def test_vjepa2_has_the_steps_and_tokens_of_its_settings():
+  s = make('vjepa2', VJEPA2, frames_multiple=2, side_multiple=16)
+  assert grids_of(s) == [[(16, 256, 256, 3072)], [(64, 384, 384, 3072)]]
+  assert s.num_steps == (240_000, 12_000)
+  assert [
+    (grid.T // 2) * (grid.H // 16) * (grid.W // 16) for grid in s.grids
+  ] == [2048, 18_432]
+  assert [phase.stride_frames for phase in s.phases] == [(1, 1), (1, 1)]
+
+
+def test_vjepa2_has_the_rates_of_its_settings():
+  s = make('vjepa2', VJEPA2)
+  for step, rate in (
+    (0, 1e-4),
+    (6_000, 3.125e-4),
+    (12_000, 5.25e-4),
+    (120_000, 5.25e-4),
+    (239_999, 5.25e-4),
+    (240_000, 5.25e-4),
+    (246_000, 2.63e-4),
+    (251_999, 1.0436667e-6),
+  ):
+    assert s.lr(step) == pytest.approx(rate, rel=1e-6)
+
+
+def test_vjepa2_as_released_ends_before_its_fall_does():
+  s = make('vjepa2:ipe_scale=1.25', VJEPA2)
+  # 12,000 of 15,000 steps.
+  assert s.lr(246_000) == pytest.approx(3.154e-4, rel=1e-6)
+  assert s.lr(251_999) == pytest.approx(1.0583493e-4, rel=1e-6)
