@@ -138,3 +138,34 @@ def test_vjepa2_as_released_ends_before_its_fall_does():
   # 12,000 of 15,000 steps.
   assert s.lr(246_000) == pytest.approx(3.154e-4, rel=1e-6)
   assert s.lr(251_999) == pytest.approx(1.0583493e-4, rel=1e-6)
+
+
+def test_efficientnetv2_s_has_the_sides_of_its_stages():
+  s = make('efficientnetv2', (1, 300, 300, 4096), epochs=350)
+  assert [grid.H for grid in s.grids] == [171, 214, 257, 300]
+  assert {grid.batch for grid in s.grids} == {4096}
+  assert [phase.end_epoch for phase in s.phases] == [87, 175, 262, 350]
+
+
+def test_efficientnetv2_has_the_augmentation_of_each_stage():
+  s = make('efficientnetv2', (1, 300, 300, 8))
+  magnitudes = [dict(p.augment)['randaugment_magnitude'] for p in s.phases]
+  assert magnitudes == pytest.approx([5, 6.666667, 8.333333, 10])
+  # M, but for the magnitude.
+  s = make('efficientnetv2:mixup=0.2,cutmix=0.2', (1, 384, 384, 8))
+  assert [grid.H for grid in s.grids] == [192, 256, 320, 384]
+  for name in ('mixup_alpha', 'cutmix_alpha'):
+    alphas = [dict(phase.augment)[name] for phase in s.phases]
+    assert alphas == pytest.approx([0, 0.0666667, 0.1333333, 0.2])
+
+
+def test_efficientnetv2_starts_from_half_of_a_small_side():
+  s = make('efficientnetv2', (1, 128, 128, 8))
+  assert [grid.H for grid in s.grids] == [80, 96, 112, 128]
+
+
+def test_efficientnetv2_names_a_magnitude_that_is_too_large():
+  with pytest.raises(
+    ConfigError, match='row 3, augment: randaugment_magnitude is 11.6'
+  ):
+    make('efficientnetv2:ram=15', (1, 384, 384, 8))
