@@ -169,3 +169,53 @@ def test_efficientnetv2_names_a_magnitude_that_is_too_large():
     ConfigError, match='row 3, augment: randaugment_magnitude is 11.6'
   ):
     make('efficientnetv2:ram=15', (1, 384, 384, 8))
+
+
+def composer_width(p, width, inc):
+  """The rule of the reference, for a share of training done."""
+  r = 0.0 if p < 0.5 else min((p - 0.5) / (1 - 0.2 - 0.5), 1)
+  return round(width * (0.5 + 0.5 * r) / inc) * inc
+
+
+@pytest.mark.parametrize('width', [224, 96])
+@pytest.mark.parametrize('inc', [4, 16, 32])
+def test_progressive_resizing_has_the_reference_s_width_at_every_step(
+  inc, width
+):
+  # A prime number: no step lies where the width changes.
+  s = make(
+    f'progressive_resizing:inc={inc}',
+    (4, width, width, 1),
+    epochs=1,
+    num_train=9973,
+  )
+  assert s.total_steps == 9973
+  for step in range(s.total_steps):
+    assert s(step).W == composer_width(step / 9973, width, inc)
+
+
+def test_progressive_resizing_has_29_grids_at_224_pixels():
+  s = make('progressive_resizing', (4, 224, 224, 10))
+  assert [grid.W for grid in s.grids] == list(range(112, 228, 4))
+  assert {grid.batch for grid in s.grids} == {10}
+  steps = s.total_steps
+  assert [s(int(p * steps)).W for p in (0, 0.5, 0.65, 0.8)] == [
+    *(112, 112, 168, 224),
+  ]
+  assert s(steps - 1).W == 224
+
+
+def test_progressive_resizing_has_fewer_grids_with_larger_steps():
+  widths = {
+    inc: [
+      grid.W
+      for grid in make(
+        f'progressive_resizing:inc={inc}', (4, 224, 224, 10)
+      ).grids
+    ]
+    for inc in (16, 32)
+  }
+  assert widths == {
+    16: [112, 128, 144, 160, 176, 192, 208, 224],
+    32: [128, 160, 192, 224],
+  }
