@@ -219,3 +219,15 @@ def test_progressive_resizing_has_fewer_grids_with_larger_steps():
     16: [112, 128, 144, 160, 176, 192, 208, 224],
     32: [128, 160, 192, 224],
   }
+
+
+def test_naflex_has_the_batches_and_probabilities_of_timm():
+  s = make('naflex', (2, 512, 512, 16), seed=3)
+  # 128, 256, 576, 784 and 1,024 tokens; 128 have room for 11 x 11.
+  sides = {176: 128, 256: 64, 384: 24, 448: 16, 512: 16}
+  assert grids_of(s) == [[(2, n, n, batch) for n, batch in sides.items()]]
+  counts = collections.Counter(
+    {grid.H: n for grid, n in drawn(s).items()},
+  )
+  assert counts.total() == s.total_steps > 15_000
+  assert chi_square(counts, dict.fromkeys(sides, 1 / 5)) < RARE[4]
