@@ -231,3 +231,38 @@ def test_naflex_has_the_batches_and_probabilities_of_timm():
   )
   assert counts.total() == s.total_steps > 15_000
   assert chi_square(counts, dict.fromkeys(sides, 1 / 5)) < RARE[4]
+
+
+# Of a GPU: 64 images at 224 pixels.
+MIX_AND_MATCH = {
+  224: {
+    **{128: (2 / 15, 196), 160: (2 / 15, 125), 192: (2 / 15, 87)},
+    **{224: (1 / 5, 64), 256: (2 / 15, 49), 288: (2 / 15, 39)},
+    320: (2 / 15, 31),
+  },
+  144: {96: (0.2, 348), 128: (0.6, 196), 224: (0.1, 64), 256: (0.1, 49)},
+}
+
+
+@pytest.mark.parametrize('regime', MIX_AND_MATCH)
+def test_mix_and_match_has_the_sizes_and_batches_of_its_authors(regime):
+  want = MIX_AND_MATCH[regime]
+  side = max(want)
+  table = f'mix_and_match:regime={regime},base=64'
+  s = make(table, (1, side, side, 31), num_train=30_000)
+  assert grids_of(s) == [[(1, n, n, batch) for n, (_, batch) in want.items()]]
+  # The shares are those of the images, of which a step takes a batch.
+  per_step = {n: share / batch for n, (share, batch) in want.items()}
+  counts = collections.Counter({grid.H: n for grid, n in drawn(s).items()})
+  assert counts.total() > 18_000
+  probabilities = {n: p / sum(per_step.values()) for n, p in per_step.items()}
+  assert chi_square(counts, probabilities) < RARE[len(want) - 1]
+  for n, (share, batch) in want.items():
+    assert counts[n] * batch / s.total_clips == pytest.approx(share, rel=0.05)
+
+
+def test_mix_and_match_rounds_batches_to_a_multiple():
+  s = make('mix_and_match:multiple=8', (8, 224, 224, 64), group_clips=8)
+  assert [grid.batch for grid in s.phases[0].cycle] == [
+    *(400, 256, 176, 128, 96, 80, 64),
+  ]
