@@ -266,3 +266,58 @@ def test_mix_and_match_rounds_batches_to_a_multiple():
   assert [grid.batch for grid in s.phases[0].cycle] == [
     *(400, 256, 176, 128, 96, 80, 64),
   ]
+
+
+# {(side, frames): images or videos of a GPU}.
+OPEN_SORA = {
+  (1024, 1): 7,
+  (768, 1): 13,
+  (256, 1): 45,
+  **{(256, t): 12 for t in (5, 9, 13, 17, 21, 25, 29, 33)},
+  **{(256, t): 6 for t in (37, 41, 45, 49, 53, 57, 61, 65)},
+  **{(256, t): 4 for t in (69, 73, 77, 81, 85, 89, 93, 97)},
+  **{(256, t): 3 for t in (101, 105, 109, 113, 117, 121, 125, 129)},
+}
+
+
+def test_open_sora_has_the_buckets_of_its_settings():
+  s = make('open_sora', (129, 1024, 1024, 3))
+  (cycle,) = grids_of(s)
+  assert {(grid.H, grid.T): grid.batch for grid in cycle} == OPEN_SORA
+  assert len(cycle) == 35
+  # Eight GPUs.
+  s = make('open_sora', (129, 1024, 1024, 24))
+  assert {(g.H, g.T): g.batch for g in s.phases[0].cycle} == {
+    bucket: 8 * batch for bucket, batch in OPEN_SORA.items()
+  }
+
+
+def test_open_sora_draws_buckets_as_lengths_of_equal_frequency_fill_them():
+  s = make('open_sora', (129, 1024, 1024, 3), num_train=2500)
+  # An image is kept at 1024 pixels one time in two, else at 768 likewise.
+  shares = {bucket: 1 / 33 for bucket in OPEN_SORA} | {
+    (1024, 1): 1 / 33 / 2,
+    (768, 1): 1 / 33 / 4,
+    (256, 1): 1 / 33 / 4,
+  }
+  assert sum(shares.values()) == pytest.approx(1)
+  per_step = {bucket: p / OPEN_SORA[bucket] for bucket, p in shares.items()}
+  total = sum(per_step.values())
+  probabilities = {bucket: p / total for bucket, p in per_step.items()}
+  counts = collections.Counter(
+    {(grid.H, grid.T): n for grid, n in drawn(s).items()}
+  )
+  assert counts.total() > 25_000
+  assert chi_square(counts, probabilities) < RARE[34]
+
+
+def test_open_sora_without_images_has_the_videos_only():
+  s = make('open_sora:images=0', (129, 1024, 1024, 3))
+  assert sorted((grid.H, grid.T) for grid in s.phases[0].cycle) == [
+    (256, t) for t in range(5, 130, 4)
+  ]
+
+
+def test_open_sora_has_a_frame_at_least_of_a_short_full_grid():
+  s = make('open_sora', (16, 224, 224, 8))
+  assert {grid.T for grid in s.phases[0].cycle} == set(range(1, 17))
