@@ -321,3 +321,21 @@ def test_open_sora_without_images_has_the_videos_only():
 def test_open_sora_has_a_frame_at_least_of_a_short_full_grid():
   s = make('open_sora', (16, 224, 224, 8))
   assert {grid.T for grid in s.phases[0].cycle} == set(range(1, 17))
+
+
+def test_tpt_grows_the_frames_and_trains_on_half_of_them():
+  s = make('tpt', (16, 224, 224, 10), epochs=800)
+  assert grids_of(s) == [[(t, 224, 224, 10)] for t in (4, 8, 16)]
+  assert [phase.end_epoch for phase in s.phases] == [400, 600, 800]
+  frames = sum(
+    steps * phase.base.T
+    for steps, phase in zip(s.num_steps, s.phases, strict=True)
+  )
+  assert frames / (s.total_steps * 16) == 0.5
+
+
+def test_tpt_can_leave_a_stage_out():
+  s = make('tpt:quarter=0.0,half=0.6', (16, 224, 224, 10))
+  assert [(phase.base.T, phase.end_epoch) for phase in s.phases] == [
+    *((8, 60), (16, 100)),
+  ]
