@@ -339,3 +339,41 @@ def test_tpt_can_leave_a_stage_out():
   assert [(phase.base.T, phase.end_epoch) for phase in s.phases] == [
     *((8, 60), (16, 100)),
   ]
+
+
+def assert_same(one, other):
+  """Asserts that two schedules do the same, rates to the last bit."""
+  assert one.phases == other.phases
+  assert one.grids == other.grids
+  assert one.baseline_epochs == other.baseline_epochs
+  steps = [*range(0, one.total_steps, one.total_steps // 500 + 1)]
+  steps += [phase.end_step - 1 for phase in one.phases]
+  assert [one.lr(step) for step in steps] == [other.lr(step) for step in steps]
+  for step in steps:
+    assert one.clips_before(step) == other.clips_before(step)
+
+
+def tabled(config, table):
+  """The config with a table instead of its mode."""
+  config = config.copy_and_resolve_references()
+  config.grid.mode = 'table'
+  config.grid.table = table
+  return config
+
+
+@pytest.mark.parametrize('arg', ['lr=0.005,schedule=steps', ''])
+def test_blvnet_tam_is_the_table_of_the_mode_ladder(arg):
+  config = get_config('kinetics400', 'grid=ladder,model=blvnet_tam_50')
+  if not arg:
+    config.grid.ladder = ((0.5, 50, 0.01, 'cosine'), (1, 25, 0.01, 'cosine'))
+  table = f'blvnet_tam:{arg}' if arg else 'blvnet_tam'
+  assert_same(schedule_of(config), schedule_of(tabled(config, (table,))))
+
+
+def test_blvnet_tam_has_the_epochs_of_the_paper():
+  s = make('blvnet_tam', (48, 224, 224, 64))
+  assert grids_of(s) == [[(t, 224, 224, 64)] for t in (16, 32, 48)]
+  assert [phase.end_epoch for phase in s.phases] == [50, 75, 100]
+  for i in range(3):
+    assert s.lr(s.start_step(i)) == pytest.approx(0.01)
+    assert s.lr(s.start_step(i) + s.num_steps[i] - 1) < 1e-6
