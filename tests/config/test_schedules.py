@@ -377,3 +377,19 @@ def test_blvnet_tam_has_the_epochs_of_the_paper():
   for i in range(3):
     assert s.lr(s.start_step(i)) == pytest.approx(0.01)
     assert s.lr(s.start_step(i) + s.num_steps[i] - 1) < 1e-6
+
+
+@pytest.mark.parametrize('mode', ['none', 'short', 'long', 'both'])
+@pytest.mark.parametrize(
+  'name,decays', [('kinetics400', '94-154-196'), ('ssv2', '14-18')]
+)
+def test_multigrid_is_the_table_of_its_modes(name, decays, mode):
+  config = get_config(name, f'grid={mode}')
+  lr = config.optim.base_lr
+  table = f'multigrid:mode={mode},decays={decays},lr={lr}'
+  assert_same(schedule_of(config), schedule_of(tabled(config, (table,))))
+
+
+def test_multigrid_has_the_decays_of_kinetics_if_none_are_given():
+  config = get_config('kinetics400', 'grid=both')
+  assert_same(schedule_of(config), schedule_of(tabled(config, ('multigrid',))))
