@@ -393,3 +393,187 @@ def test_multigrid_is_the_table_of_its_modes(name, decays, mode):
 def test_multigrid_has_the_decays_of_kinetics_if_none_are_given():
   config = get_config('kinetics400', 'grid=both')
   assert_same(schedule_of(config), schedule_of(tabled(config, ('multigrid',))))
+
+
+# Of every shipped table: full grid and arguments that it works with.
+WORKING = {
+  'blvnet_tam': ('', (32, 224, 224, 64)),
+  'mix_and_match': (':multiple=8', (8, 224, 224, 64)),
+  'vjepa2': (':steps=3000,cooldown=600', (64, 384, 384, 64)),
+}
+
+
+def shipped(name, **numbers):
+  arg, full = WORKING.get(name, ('', (16, 224, 224, 64)))
+  return make(name + arg, full, **{'num_train': 1500, **numbers})
+
+
+def step_of(schedule, step):
+  """All that a step is."""
+  return (
+    schedule(step),
+    schedule.clips_before(step),
+    schedule.lr(step),
+    schedule.place(step),
+    schedule.bn_groups(step),
+  )
+
+
+@pytest.mark.parametrize('name', TABLES)
+def test_a_step_by_itself_is_that_of_the_whole_schedule(name):
+  s = shipped(name)
+  # One after the other, clips counted by hand.
+  clips, sequential = 0, []
+  for step in range(s.total_steps):
+    assert s.clips_before(step) == clips
+    clips += s(step).batch
+    if step < 500:
+      sequential.append(step_of(s, step))
+  assert s.clips_before(s.total_steps) == s.total_clips == clips
+  # In any order, each the first that its schedule is asked for.
+  generator = random.Random(0)
+  for step in generator.sample(range(500), 5):
+    assert step_of(shipped(name), step) == sequential[step]
+
+
+@pytest.mark.parametrize('name', TABLES)
+def test_a_run_that_resumes_has_the_steps_that_it_would_have_had(name):
+  before, after = shipped(name), shipped(name)
+  middle = before.total_steps // 2
+  to_come = range(middle, before.total_steps)
+  first_uses = {}
+  for step in range(before.total_steps):
+    grid = before(step)
+    if step in to_come:
+      first_uses.setdefault(grid, step)
+  assert list(after.first_uses(middle).items()) == list(first_uses.items())
+  for step in to_come[:50]:
+    assert step_of(after, step) == step_of(before, step)
+
+
+def some_steps():
+  schedules = map(shipped, TABLES)
+  return [[step_of(s, i) for i in range(0, 300, 7)] for s in schedules]
+
+
+def test_every_process_has_the_same_steps():
+  script = (
+    f'import sys; sys.path.insert(0, {str(ROOT)!r})\n'
+    'from tests.config import test_schedules as t; print(t.some_steps())'
+  )
+  other = subprocess.run(
+    [sys.executable, '-c', script],
+    env={'PYTHONHASHSEED': '1', 'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert other.stdout.strip() == str(some_steps())
+
+
+@pytest.mark.parametrize('name', ['naflex', 'mix_and_match', 'open_sora'])
+def test_another_seed_draws_other_grids(name):
+  one, other = shipped(name, seed=1), shipped(name, seed=2)
+  assert one.grids != other.grids or drawn(one) != drawn(other)
+  steps = range(500)
+  assert [one(s)[:3] for s in steps] != [other(s)[:3] for s in steps]
+
+
+# What a plan prints, read again.
+
+
+@pytest.fixture
+def read_again(tmp_path):
+  def read(config, schedule):
+    """The schedule of the JSON file with a schedule's table."""
+    path = tmp_path / 'plan.json'
+    # A plan is an object, `table` among others.
+    path.write_text(json.dumps({'mode': '', 'table': list(schedule.table)}))
+    return schedule_of(tabled(config, (str(path),)))
+
+  return read
+
+
+@pytest.mark.parametrize('mode', [mode for mode in MODES if mode != 'table'])
+@pytest.mark.parametrize('name', NAMES)
+def test_the_table_of_every_mode_read_again_is_the_same_schedule(
+  name, mode, read_again
+):
+  config = get_config(name, f'grid={mode}')
+  schedule = schedule_of(config)
+  assert_same(schedule, read_again(config, schedule))
+
+
+@pytest.mark.parametrize('mode', ['short', 'both', 'progressive'])
+@pytest.mark.parametrize('policy', ['cosine', 'constant'])
+def test_tables_of_other_learning_rates_read_again_are_the_same(
+  policy, mode, read_again
+):
+  config = get_config('kinetics400', f'grid={mode}')
+  config.optim.schedule = policy
+  config.optim.base_batch = 32
+  schedule = schedule_of(config)
+  assert_same(schedule, read_again(config, schedule))
+
+
+@pytest.mark.parametrize('name', TABLES)
+def test_every_shipped_table_read_again_is_the_same_schedule(name, read_again):
+  recipe = 'grid=none,model=blvnet_tam_50' if name == 'blvnet_tam' else ''
+  config = get_config('kinetics400', recipe)
+  config.norm.group_clips = 0
+  # Rows may have rates of their own, and the run is then short.
+  config.optim.warmup_epochs = 0.0
+  config = tabled(config, (name,))
+  schedule = schedule_of(config)
+  assert schedule.total_steps > 100
+  assert_same(schedule, read_again(config, schedule))
+
+
+@pytest.mark.parametrize('name', TABLES)
+def test_every_shipped_table_works_for_a_small_full_grid(name):
+  frames = 32 if name == 'blvnet_tam' else 16
+  try:
+    s = make(name, (frames, 64, 64, 16), epochs=8, num_train=1000)
+  except ConfigError as error:
+    # One of the grids has sides of a quarter, or less.
+    assert name == 'open_sora' or 'too small' in str(error)
+  else:
+    assert s.total_steps > 0
+
+
+@pytest.mark.parametrize('name', TABLES)
+def test_an_argument_that_a_table_has_not_is_refused_in_a_line(name):
+  with pytest.raises(ConfigError, match="'colour=red' is unknown") as error:
+    make(f'{name}:colour=red', (32, 224, 224, 64))
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'table,words',
+  [
+    ('vjepa2:rates=mine', 'rates is published or run'),
+    ('vjepa2:ipe_scale=0.5', 'ipe_scale is 1 or more'),
+    ('efficientnetv2:stages=0', 'stages is 1 or more'),
+    ('progressive_resizing:delay=0.9', 'at most 1 together'),
+    ('progressive_resizing:s0=0.0', 's0 is in'),
+    ('fastdinov2:first_batch=0', 'first_batch is 1 or more'),
+    ('naflex:divisor=0', 'divisor is 1 or more'),
+    ('mix_and_match:regime=100', 'regime is 224 or 144'),
+    ('open_sora:images=1.5', 'images is in'),
+    ('tpt:quarter=0.9', 'at most 1 together'),
+    ('multigrid:mode=all', 'none, short, long, both'),
+    ('multigrid:decays=a-b', 'decays are epochs'),
+    ('vjepa2:steps=many', "steps='many' is not of type int"),
+    ('vjepa2:ipe_scale=nan', 'ipe_scale is 1 or more'),
+  ],
+)
+def test_a_wrong_argument_of_a_table_is_named(table, words):
+  with pytest.raises(ConfigError, match=words):
+    make(table, (32, 224, 224, 64))
+
+
+@pytest.mark.parametrize('name', TABLES)
+def test_every_table_says_its_source_and_how_it_is_planned(name):
+  text = schedule_files.schedules()[name].read_text().split('"""')[1]
+  for words in ('Reported: ', 'Source: ', 'Differs: ', 'mgjax.plan'):
+    assert f'\n{words}' in text or f'-m {words}' in text
