@@ -25,7 +25,8 @@ Reported: nothing of training time.
 Source: hpcaitech/Open-Sora 7ad6a96, configs/diffusion/train/stage1.py (the
   buckets), opensora/datasets/bucket.py (the choice).
 Differs: who draws, as above. The aspect ratio is the full grid's; there, each
-  bucket has several, of about the same area. A shorter video repeats its frames.
+  bucket has several, of about the same area. A shorter video repeats its
+  frames.
 """
 
 from mgjax.config import arguments
