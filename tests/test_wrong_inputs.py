@@ -1309,16 +1309,6 @@ TABLES = [
       ),
     )
   ),
-  # What no table knows, the network does.
-  Row(
-    'table: frames that the network does not take',
-    'plan',
-    '--config=kinetics400:grid=table --config.grid.table=t.json '
-    '--config.optim.warmup_epochs=0.0',
-    ('1x224x224', 'frames'),
-    files={'t.json': '[{"epochs": 1, "T": 1}]'},
-    base=False,
-  ),
 ]
 ROWS += FLAGS + CONFIG_FILES + TABLES
 

@@ -1,12 +1,12 @@
 """EfficientNetV2: sides and augmentation grow in equal stages.
 
 python -m mgjax.plan --config=kinetics400:grid=table \\
-  --config.grid.table=efficientnetv2
+  --config.grid.table=efficientnetv2 --config.augment.randaugment_ops=2
 
 At the full side of 300 pixels, S has the sides 171, 214, 257, 300. The batch
 stays. A stage has a stronger augmentation than the one before: the magnitude of
 RandAugment goes from 5 to `ram`, the alphas of mixup and CutMix from 0 to
-theirs. That takes a config that has them: augment.randaugment_ops=2, for one.
+theirs. RandAugment itself is the config's: augment.randaugment_ops=2.
 
 Arguments, those of S: ram=10, mixup=0.0, cutmix=0.0, stages=4, and ibase=128,
 the side before the first stage; half of the full side where that is no larger.

@@ -68,7 +68,7 @@ def _find(name: str) -> pathlib.Path:
   )
 
 
-def _read_json(path: pathlib.Path) -> list[Mapping[str, Any]]:
+def _read_json(path: pathlib.Path) -> list[Any]:
   found = files.read_json(path, dict | list)
   if isinstance(found, Mapping):
     found = found.get('table')

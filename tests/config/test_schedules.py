@@ -523,6 +523,7 @@ def test_every_shipped_table_read_again_is_the_same_schedule(name, read_again):
   config.norm.group_clips = 0
   # Rows may have rates of their own, and the run is then short.
   config.optim.warmup_epochs = 0.0
+  config.augment.randaugment_ops = 2
   config = tabled(config, (name,))
   schedule = schedule_of(config)
   assert schedule.total_steps > 100
