@@ -60,7 +60,7 @@ _LENGTHS = ('share', 'epochs', 'steps', 'end_epoch')
 _GRID_FIELDS = (
   *('T', 'H', 'W', 'frames_factor', 'side_factor', 'batch', 'jitter_px'),
 )
-_FIELDS = (
+FIELDS = (
   *_LENGTHS,
   *_GRID_FIELDS,
   *('cycle', 'random', 'lr', 'lr_scale', 'lr_stage', 'stride_frames'),
@@ -110,7 +110,7 @@ def resolve(table: Any, s: Arguments) -> tuple[dict, ...]:
   checks.require(
     isinstance(table, Sequence) and not isinstance(table, str) and table,
     f'`table` is {table!r}; it must be rows, at least one, each of the fields '
-    f'{", ".join(_FIELDS)}.',
+    f'{", ".join(FIELDS)}.',
   )
   rows = [
     _Reader(row, f'`table` row {i}', s).resolved(i)
@@ -153,7 +153,7 @@ class _Reader:
     self._where = where
     self._s = s
     self._row = row
-    self._check_names(row, _FIELDS, where)
+    self._check_names(row, FIELDS, where)
 
   def resolved(self, number: int) -> dict[str, Any]:
     """The row in numbers; `number` is its place in the table, from 1."""
