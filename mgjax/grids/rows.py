@@ -71,7 +71,7 @@ _SCALES = ('linear', 'sqrt', 'none')
 _STRIDES = ('fixed', 'same_span', 'between')
 # The step counter of a training has 32 bits.
 _MOST_STEPS = 2**31 - 1
-# More are a slip; what is drawn or summed overflows at some point.
+# More are a slip, and overflow at some point.
 _MOST_EPOCHS = 1_000_000
 _MOST_WEIGHT = 1_000_000_000
 
@@ -417,8 +417,8 @@ class _Reader:
   def _check_schedule(self, lr: Mapping) -> None:
     """Refuses a schedule of the row's own whose numbers are none."""
     where = f'{self._where}, lr'
-    self._number('base_lr', 0, row=lr, where=where)
-    self._number('end_lr', 0, row=lr, where=where)
+    for name in ('base_lr', 'end_lr'):
+      self._number(name, 0, row=lr, where=where)
     self._number('gamma', 1, positive=True, row=lr, where=where)
     schedule, steps = lr['schedule'], lr.get('lr_steps', ())
     if not isinstance(schedule, str):
@@ -428,9 +428,7 @@ class _Reader:
         where,
       )
     if schedule == 'steps' and not _are_decays(steps):
-      self._fail(
-        f'lr_steps is {steps!r}; it must be increasing epochs of the row', where
-      )
+      self._fail(f'lr_steps is {steps!r}; they are epochs that increase', where)
 
   def _augment(self) -> dict[str, float]:
     given, where = self._row['augment'], f'{self._where}, augment'
