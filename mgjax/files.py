@@ -8,6 +8,7 @@ import os
 import pathlib
 import socket
 import tempfile
+import types
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -173,12 +174,12 @@ def decode(content: bytes, where: str) -> str:
   return text
 
 
-def read_json(path: epath.PathLike, kind: type = dict) -> Any:
+def read_json(path: epath.PathLike, kind: type | types.UnionType = dict) -> Any:
   """Reads a JSON file.
 
   Args:
     path: The file.
-    kind: What it must hold: dict or list.
+    kind: What it must hold: dict, list, or either (dict | list).
 
   Raises:
     ConfigError: It cannot be read, is not JSON (a name twice in one object
@@ -187,7 +188,9 @@ def read_json(path: epath.PathLike, kind: type = dict) -> Any:
   return parse_json(read_text(path), os.fspath(path), kind)
 
 
-def parse_json(text: str, where: str, kind: type = dict) -> Any:
+def parse_json(
+  text: str, where: str, kind: type | types.UnionType = dict
+) -> Any:
   """Reads JSON.
 
   Args:
@@ -212,9 +215,10 @@ def parse_json(text: str, where: str, kind: type = dict) -> Any:
     raise ConfigError(f'{where} is not JSON: {error}.') from error
   if not isinstance(content, kind):
     names = {dict: 'an object, {...}', list: 'a list, [...]'}
+    kinds = [name for k, name in names.items() if issubclass(k, kind)]
     raise ConfigError(
       f'{where} holds a JSON {type(content).__name__}; it must be '
-      f'{names[kind]}.'
+      f'{" or ".join(kinds)}.'
     )
   return content
 

@@ -4,6 +4,8 @@ import ast
 import pathlib
 import re
 
+from mgjax.grids import rows
+
 ROOT = pathlib.Path(__file__).parent.parent
 TUTORIAL = (ROOT / 'docs' / 'existing_training.md').read_text()
 PROSE = re.sub(r'^```.*?^```$', '', TUTORIAL, flags=re.M | re.S)
@@ -70,3 +72,19 @@ def test_the_links_of_the_tutorial_lead_somewhere():
       assert target[1:] in headings
     else:
       assert (ROOT / 'docs' / target).exists()
+
+
+SCHEDULES = (ROOT / 'docs' / 'schedules.md').read_text()
+
+
+def test_every_shipped_schedule_is_on_the_page_with_its_command():
+  shipped = {path.stem for path in ROOT.glob('configs/schedules/*.py')}
+  assert set(re.findall(r'^\| `(\w+)` \| .*https:', SCHEDULES, re.M)) == shipped
+  commands = re.findall(r'grid\.table=(\w+)', SCHEDULES)
+  assert shipped <= set(commands)
+
+
+def test_every_field_of_a_row_is_on_the_page():
+  fields = re.findall(r'^\| (`\w+`[^|]*) \|', SCHEDULES, re.M)
+  named = set(re.findall(r'`(\w+)`', ' '.join(fields)))
+  assert named >= set(rows.FIELDS)

@@ -88,7 +88,10 @@ def test_the_wheel_holds_the_package_and_the_recipes_only(wheel):
     names = {name for name in file.namelist() if '.dist-info/' not in name}
   here = {
     str(path.relative_to(ROOT)) for path in (ROOT / 'mgjax').rglob('*.py')
-  } | {f'mgjax/configs/{path.name}' for path in ROOT.glob('configs/*.py')}
+  } | {
+    f'mgjax/{path.relative_to(ROOT)}'
+    for path in (ROOT / 'configs').rglob('*.py')
+  }
   assert names == here
 
 
@@ -98,13 +101,14 @@ def test_an_installed_mgjax_says_its_version_and_where_its_fields_are(
   script = """
 import importlib.metadata, pathlib
 import mgjax
-from mgjax.config import config_file
+from mgjax.config import config_file, schedule_files
 print(mgjax.__file__)
 print(mgjax.__version__, importlib.metadata.version('mgjax'))
 print(pathlib.Path(config_file.fields_path()).is_file())
 print(*config_file.recipes())
+print(*schedule_files.schedules())
 """
-  where, versions, fields, recipes = run(
+  where, versions, fields, recipes, schedules = run(
     [python, '-c', script], cwd=elsewhere
   ).splitlines()
   assert pathlib.Path(where).is_relative_to(python.parent.parent)
@@ -113,6 +117,9 @@ print(*config_file.recipes())
   assert recipes.split() == sorted(
     path.stem for path in ROOT.glob('configs/[a-z]*.py')
   )
+  assert schedules.split() == sorted(
+    path.stem for path in ROOT.glob('configs/schedules/*.py')
+  )
 
 
 def test_an_installed_mgjax_plans_and_trains_beside_another_configs(
@@ -120,6 +127,8 @@ def test_an_installed_mgjax_plans_and_trains_beside_another_configs(
 ):
   plan = [python, '-m', 'mgjax.plan', '--config=kinetics400:grid=both']
   assert 'kinetics400, slowfast, grid.mode=both' in run(plan, cwd=elsewhere)
+  table = ['--config=kinetics400:grid=table', '--config.grid.table=tpt']
+  assert 'grid.mode=table' in run([*plan[:3], *table], cwd=elsewhere)
   # On one grid: three programs to compile instead of ten.
   recipe = 'moving_digits:size=tiny,grid=none'
   train = [python, '-m', 'mgjax.train', f'--config={recipe}']

@@ -1137,7 +1137,180 @@ CONFIG_FILES = [
     )
   ),
 ]
-ROWS += FLAGS + CONFIG_FILES
+
+
+def table(name: str, content: object, *words: str, args: str = '') -> Row:
+  """A wrong table of a schedule, as text or as the rows of t.json."""
+  text = content if isinstance(content, str) else json.dumps(content)
+  command = f'--config.grid.mode=table --config.grid.table=t.json {args}'
+  return Row(f'table: {name}', 'plan', command, words, files={'t.json': text})
+
+
+def row(name: str, *words: str, **fields) -> Row:
+  """A wrong second row of a table, which has 16 clips of 2 x 32²."""
+  rows = [{'epochs': 1}, {'epochs': 1, **fields}]
+  return table(name, rows, 'grid.table row 2', *words)
+
+
+def draw(name: str, *words: str, **fields) -> Row:
+  """A wrong second grid of a table's random ones."""
+  return row(name, 'random 2', *words, random=[{}, fields])
+
+
+TABLES = [
+  row('an unknown field', "'epoch'", 'lr_scale', epoch=3),
+  row('two lengths', 'epochs and steps', steps=3),
+  table('no length', [{'T': 2}], 'grid.table row 1', 'no length', 'end_epoch'),
+  table(
+    'shares that do not sum to 1', [{'share': 0.3}] * 3, 'grid.table', '0.9'
+  ),
+  table(
+    'a share among epochs',
+    [{'share': 1}, {'epochs': 1}],
+    'grid.table row 2',
+    'share is missing',
+  ),
+  table(
+    'a row that ends before the one before',
+    [{'end_epoch': 3}, {'end_epoch': 2}],
+    'grid.table row 2',
+    'end_epoch is 2',
+  ),
+  table('epochs that are none', [{'epochs': 0}], 'row 1', 'epochs is 0'),
+  table('no epoch at all', [{'end_epoch': 0}], 'no epoch'),
+  table('NaN', '[{"epochs": NaN}]', 'row 1', 'epochs is nan'),
+  table('an endless row', '[{"epochs": Infinity}]', 'row 1', 'epochs is inf'),
+  table('epochs beyond counting', [{'epochs': 1e300}], 'epochs is 1e+300'),
+  table('steps beyond counting', [{'steps': 10**12}], 'row 1', 'steps is'),
+  table('half a step', [{'steps': 1.5}], 'row 1', 'steps is 1.5'),
+  row('text for frames', "T is 'x'", T='x'),
+  row('truth for frames', 'T is True', T=True),
+  row('more frames than there are', 'T is 99', 'at most 2', T=99),
+  row('a larger side than the full one', 'H is 64', 'at most 32', H=64),
+  row('a size twice', 'T and frames_factor', T=1, frames_factor=0.5),
+  row('a factor above 1', 'side_factor is 2', side_factor=2),
+  row('a factor that leaves nothing', 'side_factor=0.001', side_factor=0.001),
+  row('a crop that is too small', 'crop of 8x8', side_factor=0.25),
+  row('no clips', 'batch is 0', batch=0),
+  row('text for clips', "batch is 'most'", 'equal_voxels', batch='most'),
+  row('a list for clips', 'batch is [8]', batch=[8]),
+  row('clips that do not divide', 'batch of 6', batch=6, group_clips=4),
+  row('groups that are none', 'group_clips is -1', group_clips=-1),
+  row('no grids', 'random is []', random=[]),
+  row('a number for grids', 'cycle is 3', cycle=3),
+  row('a number for a grid', 'cycle 1', 'it is 3', cycle=[3]),
+  row('a cycle in a cycle', 'cycle 1', "'cycle'", cycle=[{'cycle': [{}]}]),
+  row('turns and draws', 'cycle and random', cycle=[{}], random=[{}]),
+  draw('a weight of zero', 'weight is 0', weight=0),
+  draw('a weight below zero', 'weight is -1', weight=-1),
+  draw('a weight beyond summing', 'weight is 1e+308', weight=1e308),
+  draw('a batch that is none', 'batch is -8', batch=-8),
+  draw('a length of a grid', "'epochs'", epochs=1),
+  row('a weight of a turn', 'cycle 1', "'weight'", cycle=[{'weight': 1}]),
+  row('text for a rate', "lr is 'x'", lr='x'),
+  row('a rate below zero', 'lr is -1', lr=-1),
+  row('a line that stops', 'lr is [[0, 1], [0.5, 1]]', lr=[[0, 1], [0.5, 1]]),
+  row('too few rates', 'lr_steps', lr={'rates': [1], 'lr_steps': [1]}),
+  row('no such schedule', "lr: schedule is 'wave'", lr={'schedule': 'wave'}),
+  row(
+    'decays that are none',
+    "lr: lr_steps is 'abc'",
+    lr={'schedule': 'steps', 'lr_steps': 'abc'},
+  ),
+  row('a fall by text', "gamma is 'x'", lr={'schedule': 'steps', 'gamma': 'x'}),
+  row('an unknown part of a rate', "'peak'", lr={'rates': [1], 'peak': 1}),
+  row('no such scale', "lr_scale is 'cube'", 'sqrt', lr_scale='cube'),
+  row('no stride', 'stride_frames is 0', 'same_span', stride_frames=0),
+  row('a stride that shrinks', 'stride_frames is [3, 1]', stride_frames=[3, 1]),
+  row('a resized side below the crop', 'jitter_px', '32', jitter_px=[8, 40]),
+  row('an unknown strength', 'augment', "'mixup'", augment={'mixup': 1}),
+  row('too strong', 'augment', 'hue is 2', augment={'hue': 2}),
+  table('a row that is a number', [3], 'grid.table row 1', 'it is 3'),
+  table('a row that is rows', [[{'epochs': 1}]], 'grid.table row 1', 'dict'),
+  table('no rows', [], 'table'),
+  table('an object without rows', {'mode': 'both'}, 't.json', "'table'"),
+  table('rows that are none', {'table': 3}, 't.json', "'table'"),
+  table('text', '"vjepa2"', 't.json', 'object', 'list'),
+  table('half a JSON', '[{"epochs": ', 't.json', 'JSON'),
+  table('a field twice', '[{"epochs": 1, "epochs": 2}]', "'epochs'", 'twice'),
+  table('deep JSON', DEEP, 't.json', 'brackets'),
+  table(
+    'a multiple that a row is not of',
+    [{'epochs': 1, 'H': 30, 'W': 32}],
+    'H is 30',
+    'multiple of 16',
+    args='--config.grid.side_multiple=16',
+  ),
+  table(
+    'clips that devices do not divide',
+    [{'epochs': 1, 'batch': 9}],
+    'grid.table row 1',
+    'batch of 9',
+    '2 devices',
+    args='--num_devices=2 --config.norm.group_clips=0',
+  ),
+  *(
+    Row(
+      f'table: {name}',
+      'plan',
+      f'--config.grid.mode=table {args}',
+      words,
+      files=files,
+    )
+    for name, args, words, files in (
+      ('none', '', ('grid.table is empty', 'vjepa2'), {}),
+      (
+        'no such file',
+        '--config.grid.table=no.json',
+        ('grid.table=no.json', 'neither'),
+        {},
+      ),
+      (
+        'no such name',
+        '--config.grid.table=vjepa3',
+        ('grid.table=vjepa3', "'vjepa2'"),
+        {},
+      ),
+      (
+        'a name without end',
+        f'--config.grid.table={300 * "a"}.json',
+        ('neither',),
+        {},
+      ),
+      (
+        'a folder',
+        '--config.grid.table=t.json',
+        ('grid.table=t.json',),
+        {'t.json/x': 'x'},
+      ),
+      (
+        'no such argument',
+        '--config.grid.table=vjepa2:colour=red',
+        ("'colour=red'",),
+        {},
+      ),
+      (
+        'a program without a table',
+        '--config.grid.table=t.py',
+        ('t.py', 'get_table'),
+        {'t.py': 'x = 1\n'},
+      ),
+      (
+        'a program that fails',
+        '--config.grid.table=t.py',
+        ('t.py:2', 'ZeroDivisionError'),
+        {'t.py': 'def get_table(full, epochs):\n  return [1 / 0]\n'},
+      ),
+      (
+        'a program of no rows',
+        '--config.grid.table=t.py',
+        ('t.py', 'rows'),
+        {'t.py': 'def get_table(full, epochs):\n  return 3\n'},
+      ),
+    )
+  ),
+]
+ROWS += FLAGS + CONFIG_FILES + TABLES
 
 
 @pytest.fixture(scope='module')

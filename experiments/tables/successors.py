@@ -2,7 +2,7 @@
 
 python -m experiments.tables.successors
 
-Each method's sequence of grids is a value of config.grid, here applied to
+Each method's sequence of grids is a table of configs/schedules, here applied to
 SlowFast-R50 (the ladder: to bLVNet-TAM-50), beside the savings that its
 authors report for their own networks. Only the grids are reproduced: none of
 the methods' other parts, and none of their accuracies.
@@ -33,85 +33,59 @@ _KINETICS = 'configs/kinetics400.py'
 
 class _Method(NamedTuple):
   name: str
-  here: str  # What is done here, in words.
-  config: str
+  table: str  # What grid.table names.
   overrides: tuple[str, ...] = ()
   model: str = 'slowfast'
 
 
-def _growing_sides(start: float, share: float, num_stages: int) -> tuple:
-  """Rows of grid.progressive: sides grow in equal stages, then stay full."""
-  rows = []
-  for i in range(num_stages):
-    side = start + (1 - start) * (i + 0.5) / num_stages
-    rows.append((share / num_stages, 1, side))
-  return (*rows, (1 - share, 1, 1))
+# Grids with any batch that the methods' own rules give.
+_NO_GROUPS = '--config.norm.group_clips=0'
 
 
 def methods() -> list[_Method]:
-  progressive = f'{_KINETICS}:grid=progressive'
-  one_epoch_each = '--config.grid.epoch_factor=1.0'
-  # Steps, not epochs, are known of V-JEPA 2; its batch does not change.
-  late = 12 / 252
   return [
-    _Method('multigrid', 'grid=both', f'{_KINETICS}:grid=both'),
-    _Method(
-      'progressive resizing (Composer)',
-      'progressive, sixteen stages, then full',
-      progressive,
-      (
-        one_epoch_each,
-        f'--config.grid.progressive={_growing_sides(0.5, 0.8, 16)}',
-      ),
-    ),
+    _Method('multigrid', 'multigrid'),
+    _Method('progressive resizing (Composer)', 'progressive_resizing'),
     _Method(
       'progressive learning (EfficientNetV2-S)',
-      'progressive, four stages; regularisation stays',
-      progressive,
+      'efficientnetv2',
       (
-        one_epoch_each,
-        '--config.grid.progressive='
-        f'{tuple((0.25, 1, side / 300) for side in (171, 214, 257, 300))}',
+        '--config.augment.randaugment_ops=2',
+        '--config.data.crop_px=300',
+        '--config.data.jitter_px=(343, 429)',
       ),
     ),
     _Method(
       'two phases (V-JEPA 2)',
-      'progressive, 16 x 256² then 64 x 384²',
-      progressive,
+      'vjepa2',
       (
-        one_epoch_each,
         '--config.data.num_frames=64',
         '--config.data.crop_px=384',
         '--config.data.jitter_px=(440, 550)',
-        f'--config.grid.progressive={((1 - late, 0.25, 2 / 3), (late, 1, 1))}',
       ),
     ),
-    _Method(
-      'two phases (FastDINOv2)',
-      'progressive, 112² then 224²',
-      progressive,
-      (
-        one_epoch_each,
-        f'--config.grid.progressive={((0.75, 1, 0.5), (0.25, 1, 1))}',
-      ),
-    ),
-    _Method(
-      'random sizes (Mix & Match)',
-      'short, 112², 158², 224² in turn instead of at random',
-      f'{_KINETICS}:grid=short',
-      (one_epoch_each,),
-    ),
+    _Method('growing clips (TPT)', 'tpt'),
+    _Method('two phases (FastDINOv2)', 'fastdinov2'),
+    _Method('random sizes (Mix & Match)', 'mix_and_match', (_NO_GROUPS,)),
+    _Method('random tokens (NaFlex)', 'naflex', (_NO_GROUPS,)),
     _Method(
       'frames ladder (bLVNet-TAM)',
-      'ladder',
-      f'{_KINETICS}:grid=ladder,model=blvnet_tam_50',
+      'blvnet_tam:lr=0.005',
       model='blvnet_tam_50',
     ),
   ]
 
 
 def _config(method: _Method) -> ml_collections.ConfigDict:
-  return cli.read_config(method.config, method.overrides)
+  return cli.read_config(
+    f'{_KINETICS}:grid=table,model={method.model}',
+    (
+      f"--config.grid.table=('{method.table}',)",
+      # A table of a few epochs has no room for the recipe's warm-up.
+      '--config.optim.warmup_epochs=0.0',
+      *method.overrides,
+    ),
+  )
 
 
 def make() -> list[tabulate.Table]:
@@ -121,10 +95,8 @@ def make() -> list[tabulate.Table]:
     num_classes = config.model.num_classes
     schedule, full = settings.schedule(config), grids.full_grid(config)
     run = costs.run_cost(schedule, method.model, num_classes)
-    # The baseline: as many epochs on the full grid, multigrid's own excepted.
-    epochs = schedule.total_epochs
-    if config.grid.mode == 'both':
-      epochs = config.optim.total_epochs
+    # What the table stands for, on the full grid.
+    epochs = schedule.baseline_epochs
     steps = math.ceil(epochs * schedule.num_train / full.batch)
     clips = steps * full.batch
     full_macs = costs.cost(method.model, num_classes, *full[:3]).macs
@@ -136,7 +108,7 @@ def make() -> list[tabulate.Table]:
       (
         method.name,
         published['recipe'].value,
-        method.here,
+        f'`{method.table}`',
         str(len(schedule.grids)),
         f'{steps / run.steps:.2f}',
         f'{clips * math.prod(full[:3]) / run.pixels:.2f}',
@@ -152,7 +124,7 @@ def make() -> list[tabulate.Table]:
       (
         'method',
         'recipe [published]',
-        'schedule here',
+        'grid.table',
         'programs [computed]',
         'step ratio [computed]',
         'T x H x W ratio [computed]',
@@ -178,8 +150,8 @@ def picture(path: pathlib.Path) -> None:
       start = 0
       for phase in schedule.phases:
         clips = collections.Counter()
-        for grid in phase.cycle:
-          clips[grid[:3]] += grid.batch
+        for grid, share in zip(phase.cycle, phase.shares, strict=True):
+          clips[grid[:3]] += grid.batch * share
         for size, number in clips.items():
           axes.hlines(
             math.prod(size) / math.prod(full[:3]),

@@ -7,6 +7,7 @@ the baseline. What comes after a colon, as after that of a config, is its third
 argument.
 """
 
+import contextlib
 import inspect
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ def schedules() -> dict[str, pathlib.Path]:
 
 def rows(
   table: Sequence[Any], *, full: Grid, epochs: int | float
-) -> Sequence[Mapping[str, Any]]:
+) -> Sequence[Any]:
   """The rows of a table.
 
   Args:
@@ -54,11 +55,12 @@ def rows(
 
 def _find(name: str) -> pathlib.Path:
   known = schedules()
-  if name in known and not pathlib.Path(name).exists():
-    return known[name]
   path = pathlib.Path(name)
-  if path.suffix in ('.json', '.py') and path.is_file():
-    return path
+  with contextlib.suppress(OSError):  # Of a name that is too long, say.
+    if name in known and not path.exists():
+      return known[name]
+    if path.suffix in ('.json', '.py') and path.is_file():
+      return path
   raise ConfigError(
     f'grid.table={name}: there is neither a table of that name nor a .json or '
     f'.py file.{config_file.did_you_mean(name, known)} The tables are '
@@ -66,8 +68,8 @@ def _find(name: str) -> pathlib.Path:
   )
 
 
-def _read_json(path: pathlib.Path) -> list[Mapping[str, Any]]:
-  found = files.read_json(path)
+def _read_json(path: pathlib.Path) -> list[Any]:
+  found = files.read_json(path, dict | list)
   if isinstance(found, Mapping):
     found = found.get('table')
   if not isinstance(found, list):
@@ -84,7 +86,7 @@ def _run(
   full: Grid,
   epochs: int | float,
   arguments: list[str],
-) -> Sequence[Mapping[str, Any]]:
+) -> Sequence[Any]:
   """The rows that a Python program returns."""
   program = config_file.load_program(str(path))
   get_table = getattr(program, 'get_table', None)

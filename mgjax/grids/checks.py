@@ -282,6 +282,16 @@ def _check_grid(
   )
 
 
+def check_ends(ends: Sequence[Real], s: Arguments) -> None:
+  """Refuses rows of a table that end before those that come before them."""
+  for i, (start, end) in enumerate(itertools.pairwise(ends), start=2):
+    require(
+      s.mode != 'table' or end >= start,
+      f'`table` row {i}: end_epoch is {end:g}, before row {i - 1} ends at '
+      f'epoch {start:g}; it must be no less than that.',
+    )
+
+
 def check_rates(schedule: GridSchedule, name: str, text: str) -> None:
   """Refuses learning rates that are negative or not finite.
 
@@ -307,8 +317,8 @@ def check_rates(schedule: GridSchedule, name: str, text: str) -> None:
 
 
 def _divisors(number: int) -> str:
-  """Lists the divisors: '1, 2 or 4'."""
-  found = [str(d) for d in range(1, number + 1) if number % d == 0]
+  """Lists the divisors, but for very large ones: '1, 2 or 4'."""
+  found = [str(d) for d in range(1, min(number, 1000) + 1) if number % d == 0]
   return ' or '.join(filter(None, (', '.join(found[:-1]), found[-1])))
 
 

@@ -159,6 +159,7 @@ def _make(s: checks.Arguments) -> GridSchedule:
   # Rounding leaves some phases no epoch (Something-Something V2 has one): they
   # are not part of the run, so they need not be sound either.
   starts = (0, *ends)
+  checks.check_ends(ends, s)
   kept = [
     (i, phase)
     for i, (start, phase) in enumerate(zip(starts, filled, strict=False), 1)

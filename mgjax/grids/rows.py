@@ -60,7 +60,7 @@ _LENGTHS = ('share', 'epochs', 'steps', 'end_epoch')
 _GRID_FIELDS = (
   *('T', 'H', 'W', 'frames_factor', 'side_factor', 'batch', 'jitter_px'),
 )
-_FIELDS = (
+FIELDS = (
   *_LENGTHS,
   *_GRID_FIELDS,
   *('cycle', 'random', 'lr', 'lr_scale', 'lr_stage', 'stride_frames'),
@@ -69,6 +69,11 @@ _FIELDS = (
 _BATCHES = ('equal_voxels', 'equal_cost', 'constant')
 _SCALES = ('linear', 'sqrt', 'none')
 _STRIDES = ('fixed', 'same_span', 'between')
+# The step counter of a training has 32 bits.
+_MOST_STEPS = 2**31 - 1
+# More are a slip, and overflow at some point.
+_MOST_EPOCHS = 1_000_000
+_MOST_WEIGHT = 1_000_000_000
 
 # What a row may say of `lr` in a dict, by the field that tells its form.
 _LR_FIELDS = {
@@ -105,7 +110,7 @@ def resolve(table: Any, s: Arguments) -> tuple[dict, ...]:
   checks.require(
     isinstance(table, Sequence) and not isinstance(table, str) and table,
     f'`table` is {table!r}; it must be rows, at least one, each of the fields '
-    f'{", ".join(_FIELDS)}.',
+    f'{", ".join(FIELDS)}.',
   )
   rows = [
     _Reader(row, f'`table` row {i}', s).resolved(i)
@@ -148,7 +153,7 @@ class _Reader:
     self._where = where
     self._s = s
     self._row = row
-    self._check_names(row, _FIELDS, where)
+    self._check_names(row, FIELDS, where)
 
   def resolved(self, number: int) -> dict[str, Any]:
     """The row in numbers; `number` is its place in the table, from 1."""
@@ -210,7 +215,7 @@ class _Reader:
     if not good:
       what = 'a whole number' if whole else 'a number'
       above = f'above {least}' if positive else f'of {least} or more'
-      limit = '' if most == math.inf else f', at most {most:g}'
+      limit = '' if most == math.inf else f', at most {most:,}'
       self._fail(
         f'{name} is {value!r}; it must be {what} {above}{limit}', where
       )
@@ -225,11 +230,11 @@ class _Reader:
       )
     name = given[0]
     if name == 'steps':
-      self._number(name, 0, least=1, whole=True)
+      self._number(name, 0, least=1, most=_MOST_STEPS, whole=True)
     elif name == 'share':
       self._number(name, 0, most=1, positive=True)
     else:  # Rounding leaves rows of some modes no epoch.
-      self._number(name, 0, positive=name == 'epochs')
+      self._number(name, 0, most=_MOST_EPOCHS, positive=name == 'epochs')
     return name
 
   def _grids(self) -> tuple[str, list[dict]]:
@@ -252,7 +257,7 @@ class _Reader:
       found.append(self._grid(_inherited(own, grid), where))
       if weighted:
         found[-1]['weight'] = self._number(
-          'weight', 1, positive=True, row=grid, where=where
+          'weight', 1, most=_MOST_WEIGHT, positive=True, row=grid, where=where
         )
     return kind, found
 
@@ -399,8 +404,7 @@ class _Reader:
         refuse()
       if form == 'schedule':
         lr = {'base_lr': self._s.learning_rate, **lr}
-        if not (_is_rate(lr['base_lr']) and isinstance(lr['schedule'], str)):
-          refuse()
+        self._check_schedule(lr)
       return _as_lists(lr)
     if isinstance(lr, Sequence) and not isinstance(lr, str):
       if not _are_points(lr):
@@ -409,6 +413,22 @@ class _Reader:
     if not _is_rate(lr):
       refuse()
     return lr
+
+  def _check_schedule(self, lr: Mapping) -> None:
+    """Refuses a schedule of the row's own whose numbers are none."""
+    where = f'{self._where}, lr'
+    for name in ('base_lr', 'end_lr'):
+      self._number(name, 0, row=lr, where=where)
+    self._number('gamma', 1, positive=True, row=lr, where=where)
+    schedule, steps = lr['schedule'], lr.get('lr_steps', ())
+    if not isinstance(schedule, str):
+      self._fail(
+        f"schedule is {schedule!r}; it must be written as the run's, such as "
+        "'cosine'",
+        where,
+      )
+    if schedule == 'steps' and not _are_decays(steps):
+      self._fail(f'lr_steps is {steps!r}; they are epochs that increase', where)
 
   def _augment(self) -> dict[str, float]:
     given, where = self._row['augment'], f'{self._where}, augment'
@@ -457,6 +477,14 @@ def _are_rates(lr: Mapping) -> bool:
   return (
     len(rates) == len(steps) + 1
     and all(map(_is_rate, rates))
+    and _are_decays(steps)
+  )
+
+
+def _are_decays(steps: Any) -> bool:
+  """Whether a value is epochs of a row, which do not decrease."""
+  return (
+    isinstance(steps, list | tuple)
     and all(checks.is_number(e) and e >= 0 for e in steps)
     and list(steps) == sorted(steps)
   )

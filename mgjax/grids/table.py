@@ -106,7 +106,9 @@ class _RatesOfRows:
 def _name(number: int, s: Arguments) -> str:
   """What an error calls the learning rate of a row."""
   return (
-    f'ladder[{number - 1}]' if s.mode == 'ladder' else f'table row {number}'
+    f'ladder[{number - 1}]'
+    if s.mode == 'ladder'
+    else f'table row {number}, lr: schedule'
   )
 
 

@@ -310,7 +310,10 @@ def test_the_table_of_a_mode_is_its_schedule(mode, lr):
     ({'epochs': 1, 'lr': -1}, 'row 2: lr is -1; it must be'),
     ({'epochs': 1, 'lr': [[0, 1], [0.5, 1]]}, 'row 2: lr is'),
     ({'epochs': 1, 'lr': {'base_lr': 1}}, 'row 2: lr is'),
-    ({'epochs': 1, 'lr': {'schedule': 'cosines'}}, r'`table row 2` is'),
+    (
+      {'epochs': 1, 'lr': {'schedule': 'cosines'}},
+      r'`table row 2, lr: schedule` is',
+    ),
     ({'epochs': 1, 'lr': {'rates': [1], 'gamma': 2}}, "no field 'gamma'"),
     ({'epochs': 1, 'lr_scale': 'cubic'}, "row 2: lr_scale is 'cubic'"),
     ({'epochs': 1, 'stride_frames': [3, 2]}, 'row 2: stride_frames is'),

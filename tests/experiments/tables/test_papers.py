@@ -303,8 +303,8 @@ def test_successors_save_what_their_grids_say():
   ratio = {
     name: float(row['T x H x W ratio [computed]']) for name, row in rows.items()
   }
-  # 1 / (0.8 x mean of u² over [0.5, 1] + 0.2), to whole pixels.
-  closed_form = 1 / (0.8 * 7 / 12 + 0.2)
+  # Half of the side, then the mean of u² over [0.5, 1], then all of it.
+  closed_form = 1 / (0.5 / 4 + 0.3 * 7 / 12 + 0.2)
   assert ratio['progressive resizing (Composer)'] == pytest.approx(
     closed_form, abs=0.01
   )
@@ -313,6 +313,7 @@ def test_successors_save_what_their_grids_say():
     4 / sum((side / 300) ** 2 for side in sides), abs=0.01
   )
   assert ratio['two phases (FastDINOv2)'] == pytest.approx(16 / 7, abs=0.01)
+  assert ratio['growing clips (TPT)'] == pytest.approx(2, abs=0.01)
   assert ratio['frames ladder (bLVNet-TAM)'] == pytest.approx(1.5, abs=0.005)
   # A clip of the second phase has 9 times the tokens of one of the first.
   assert ratio['two phases (V-JEPA 2)'] == pytest.approx(
