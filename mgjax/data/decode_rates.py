@@ -7,7 +7,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -130,16 +130,15 @@ def report(
   """
   phases = []
   for phase in schedule.phases:
-    # Of a mean step.
-    num_clips = sum(
-      share * grid.batch
-      for share, grid in zip(phase.shares, phase.cycle, strict=True)
-    )
-    decode_s = sum(
-      share * grid.batch / rates[draw]['all_workers']
-      for share, grid, draw in zip(
-        phase.shares, phase.cycle, draws_of(phase), strict=True
-      )
+    draws = draws_of(phase)
+    # All of a mean step.
+    num_clips = _mean(phase, [grid.batch for grid in phase.cycle])
+    decode_s = _mean(
+      phase,
+      [
+        grid.batch / rates[draw]['all_workers']
+        for grid, draw in zip(phase.cycle, draws, strict=True)
+      ],
     )
     row = {
       'base': phase.base._asdict(),
@@ -147,10 +146,7 @@ def report(
       'clips_per_s': num_clips / decode_s,
     }
     if step_s:
-      device_s = sum(
-        share * step_s[grid]
-        for share, grid in zip(phase.shares, phase.cycle, strict=True)
-      )
+      device_s = _mean(phase, [step_s[grid] for grid in phase.cycle])
       row |= {
         'step_ms': 1e3 * device_s,
         'clips_per_s_needed': num_clips / device_s,
@@ -179,6 +175,13 @@ def report(
       needed, workers, num_cpus, data.partition('/')[0], short_px, bool(copies)
     )
   return result
+
+
+def _mean(phase: Phase, values: Sequence[int | float]) -> float:
+  """Mean over the steps of a phase of a value that each grid has."""
+  return math.fsum(
+    share * value for share, value in zip(phase.shares, values, strict=True)
+  )
 
 
 def _advice(
