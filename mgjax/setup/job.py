@@ -152,6 +152,8 @@ def make_job(
     parts.train_stream.source.label_names,
   )
   peers.exchange(None)  # All have looked before the first one writes.
+  if peers.is_first:  # Last: what is refused needs no advice.
+    planning.warn_of_schedule(config, parts.schedule)
   return Job(
     **vars(parts),
     workdir=workdir,
@@ -173,7 +175,6 @@ def _check_settings(
     config, grids.dataset_size(config)[0], num_devices=mesh.size
   )
   if speaks:
-    planning.warn_of_schedule(config, planned)
     planning.warn_of_memory(config, planned, num_devices=mesh.size)
   run_checks.check(config, data.describe(config), mesh.size)
   planning.check_network(config, planned.grids, planned.phases)
