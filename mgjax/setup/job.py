@@ -26,6 +26,7 @@ from mgjax.setup import (
   planning,
   run_checks,
   run_settings,
+  wall_time,
 )
 from mgjax.setup.initial_weights import initial_variables
 from mgjax.setup.network import Trainable
@@ -124,12 +125,15 @@ def make_job(
   # In the order of what it costs: seconds of tracing, then data, then weights.
   config = grids.with_table(data.with_classes(config))
   mesh = parallel.make_mesh()
-  _check_settings(config, mesh, speaks=peers.is_first)
+  planned = _check_settings(config, mesh, speaks=peers.is_first)
   if (workdir / 'import.txt').exists():
     raise ConfigError(
       f'--workdir={workdir} holds imported weights, not a run; use another '
       f'folder, and --config.init_from={workdir} to start from them'
     )
+  expected = {}
+  if peers.is_first:
+    expected = wall_time.foresee(config, planned, mesh, workdir)
   parts = compose(config, mesh, peers)
   # Opened now, or else what is wrong with it shows at the first evaluation.
   eval_source = data.source(config, config.eval.split)
@@ -158,7 +162,8 @@ def make_job(
     peers=peers,
     eval_stream=eval_stream,
     eval_steps=eval_steps,
-    plan=planning.make_plan(config, parts.schedule, num_devices=mesh.size),
+    plan=planning.make_plan(config, parts.schedule, num_devices=mesh.size)
+    | expected,
     initial=initial,
     changes=changes,
   )
@@ -166,8 +171,8 @@ def make_job(
 
 def _check_settings(
   config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, *, speaks: bool
-) -> None:
-  """Refuses what can be refused before data is opened."""
+) -> GridSchedule:
+  """Refuses what can be refused before data is opened; returns the schedule."""
   # The size of the data set is enough for batches.
   planned = grids.schedule(
     config, grids.dataset_size(config)[0], num_devices=mesh.size
@@ -178,6 +183,7 @@ def _check_settings(
   run_checks.check(config, data.describe(config), mesh.size)
   planning.check_network(config, planned.grids, planned.phases)
   planning.check_network(config, [grids.eval_grid(config)])
+  return planned
 
 
 def _check_disk(
