@@ -127,7 +127,7 @@ def costs(
   if not known:
     return None
   run_s = {key: known[key] for key in programs if key in known}
-  inferred = frozenset(programs) - run_s.keys()
+  inferred = frozenset(key for key in programs if key not in run_s)
   if inferred:
     run_s |= _inferred_runs(known, inferred, gmacs_per_clip)
   seconds = {key: measured.programs.get(key, Seconds()) for key in programs}

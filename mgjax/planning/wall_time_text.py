@@ -6,24 +6,26 @@ from typing import Any
 from mgjax.planning import wall_time
 from mgjax.progress import duration
 
-UNKNOWN = (
-  'wall time: nothing of this network is measured on this machine; '
-  'plan --compile measures it, and so does every training'
-)
-
 
 def block(plan: Mapping[str, Any]) -> list[str]:
   """Returns the lines of a plan about wall time.
 
   Args:
-    plan: With 'wall_time', that of `wall_time.as_json`; None: not known.
+    plan: Of `plan.make_plan`, with 'wall_time': that of `wall_time.as_json`,
+      or None where it is not known.
   """
   if 'wall_time' not in plan:
     return []
   found = plan['wall_time']
   if found is None:
     # With seconds of steps that the user knows, the plan has hours.
-    return [] if 'time' in plan else [UNKNOWN]
+    if 'time' in plan:
+      return []
+    return [
+      'wall time: nothing of this network is measured on '
+      f'{plan["memory"]["num_devices"]} device(s) of this machine; plan '
+      '--compile measures it, and so does every training'
+    ]
   lines = [
     '',
     f'wall time on {found["num_devices"]} x {found["device"]}, without waits '
