@@ -19,7 +19,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mgjax import environment, files
@@ -234,6 +234,21 @@ def find(
     and device in (None, network.where.device)
   ]
   return found[-1] if found else None
+
+
+def load_share(networks: Iterable[Network]) -> float | None:
+  """Median of loading a program over compiling it; None: unknown.
+
+  Args:
+    networks: Of which programs were both compiled and loaded.
+  """
+  found = [
+    s.load_s / s.compile_s
+    for network in networks
+    for s in network.programs.values()
+    if s.load_s and s.compile_s
+  ]
+  return statistics.median(found) if found else None
 
 
 def add(file: pathlib.Path, new: Network) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from mgjax.grids import Grid, GridSchedule, Phase
-from mgjax.planning.measured import Key, Network, Seconds
+from mgjax.planning.measured import Key, Network, Seconds, load_share
 from mgjax.progress import duration
 
 # What a breakdown consists of; their sum is the total.
@@ -103,6 +103,7 @@ def costs(
   gmacs_per_clip: Callable[[Collection[Grid]], Mapping[Grid, float]],
   *,
   built_as: str,
+  other_load_share: float | None = None,
   step_s: Mapping[Grid, float] | None = None,
 ) -> Costs | None:
   """Completes what was measured.
@@ -117,6 +118,9 @@ def costs(
     gmacs_per_clip: From grids to 1e9 multiply-adds of a clip's forward pass;
       asked only where something was not measured.
     built_as: Hash of the settings of these programs: see `Seconds.built_as`.
+    other_load_share: `load_share` of other networks, for programs that were
+      compiled and never loaded where no program of this one was; None: their
+      loading counts like their compilation.
     step_s: Seconds of a training step by grid, in place of those measured.
 
   Returns:
@@ -135,14 +139,9 @@ def costs(
   on_disk = frozenset(
     key for key, s in seconds.items() if s.built_as == built_as
   )
-  # Of a program that was compiled and never loaded.
-  share = _median(
-    s.load_s / s.compile_s
-    for s in measured.programs.values()
-    if s.load_s and s.compile_s
-  )
+  share = load_share([measured]) or other_load_share or 1.0
   compile_s = {
-    key: (seconds[key].load_s or min(share or 1.0, 1.0) * cold)
+    key: (seconds[key].load_s or min(share, 1.0) * cold)
     if key in on_disk
     else cold
     for key, cold in cold_s.items()

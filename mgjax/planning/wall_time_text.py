@@ -88,7 +88,7 @@ def _sources(found: Mapping[str, Any]) -> list[str]:
     + ('' if _all(programs, key) else f'; inferred: {_inferred(programs, key)}')
     for what, key in (
       ('runs', 'run_is_measured'),
-      ('compilation', 'compile_is_measured'),
+      ('compilation, or loading,', 'compile_is_measured'),
     )
   ]
   on_disk = sum(program['on_disk'] for program in programs)

@@ -163,8 +163,9 @@ def plan(
   Returns:
     The breakdowns; None where nothing is known of its network here.
   """
+  networks = measured.read(_file())
   found = measured.find(
-    measured.read(_file()),
+    networks,
     settings_hash(config, schedule),
     importlib.metadata.version('jax'),
     num_devices,
@@ -178,6 +179,7 @@ def plan(
     {key for work in works.values() for key in work.programs},
     lambda wanted: clip_costs.gmacs_per_clip(config, wanted),
     built_as=programs_hash(config, schedule),
+    other_load_share=measured.load_share(networks),
     step_s=step_s,
   )
   if costs is None:

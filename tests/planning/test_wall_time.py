@@ -207,6 +207,8 @@ def test_a_program_on_disk_that_was_never_read_takes_the_share_of_others():
   assert found.inferred_compile == {B}
   never = measured({B: Seconds(2.0, False, 20.0, None, 'now')})
   assert complete(never, [B]).compile_s == {B: 20.0}
+  others = complete(never, [B], other_load_share=0.25)
+  assert others.compile_s == {B: 5.0}
 
 
 def test_compilation_that_was_never_seen_is_called_unknown():
