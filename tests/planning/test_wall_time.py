@@ -1,6 +1,7 @@
 """Wall time, from schedules and seconds: cases that were worked out by hand."""
 
 import dataclasses
+import pathlib
 
 import pytest
 
@@ -329,6 +330,34 @@ def test_the_plan_says_what_is_measured_and_what_inferred():
   assert 'not known, and not in it: checkpoints, evaluation' in text
   assert found['advice'] == '' and found['modes'] == {}
   assert 'the baseline' in wall_time_text.line(found)
+
+
+def test_the_page_on_plans_shows_what_they_say():
+  def of(*seconds):
+    parts = dict(zip(wall_time.PARTS, seconds, strict=True))
+    found = {f'{name}_s': float(s) for name, s in parts.items()}
+    return {**found, 'total_s': float(sum(seconds)), 'cold_compilation_s': 0.0}
+
+  both, none = of(514, 662, 5, 22, 2), of(440, 81, 5, 22, 2)
+  modes = {'both': both, 'none': none, 'short': of(440, 200, 5, 22, 2)}
+  program = {
+    'run_is_measured': True,
+    'compile_is_measured': True,
+    'on_disk': False,
+  }
+  found = {
+    'device': 'cpu',
+    'num_devices': 1,
+    'measured': '2026-11-30T12:00:00+00:00',
+    'run': both,
+    'baseline': none,
+    'advice': wall_time.advice('both', modes),
+    'unknown': [],
+    'programs': 10 * [program],
+  }
+  lines = wall_time_text.block({'wall_time': found})
+  page = pathlib.Path(__file__).parents[2] / 'docs/planning.md'
+  assert '\n'.join(['```text', *lines[1:], '```']) in page.read_text()
 
 
 def test_an_unknown_network_is_told_what_to_run():
