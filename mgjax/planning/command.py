@@ -129,7 +129,7 @@ def _plan(
     sizes = compiled.measure(config, schedule, num_devices=num_devices)
     memory_plan['compiled_bytes'] = [sizes[grid] for grid in schedule.grids]
     if not memory_plan['device_bytes']:
-      memory_plan['device_bytes'] = memory.device_bytes(0)
+      memory_plan['device_bytes'] = memory.device_bytes(0.0)
   plan['wall_time'] = wall_time.plan(
     config, schedule, num_devices=num_devices, step_s=step_s
   )

@@ -117,12 +117,11 @@ def _compile(
   quiet: bool = False,
 ) -> StepCache[Program]:
   """Compiles programs one after the other; says which unless it is quiet."""
-  cache = StepCache(lowered)
-  for program in lowered:
-    if not quiet:
-      print(f'compiling {program}', file=sys.stderr)
-    cache[program]  # Waits.
-  cache.close()
+  with StepCache(lowered) as cache:
+    for program in lowered:
+      if not quiet:
+        print(f'compiling {program}', file=sys.stderr)
+      cache[program]  # Waits.
   return cache
 
 

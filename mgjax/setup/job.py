@@ -125,15 +125,12 @@ def make_job(
   # In the order of what it costs: seconds of tracing, then data, then weights.
   config = grids.with_table(data.with_classes(config))
   mesh = parallel.make_mesh()
-  planned = _check_settings(config, mesh, speaks=peers.is_first)
+  _check_settings(config, mesh, speaks=peers.is_first)
   if (workdir / 'import.txt').exists():
     raise ConfigError(
       f'--workdir={workdir} holds imported weights, not a run; use another '
       f'folder, and --config.init_from={workdir} to start from them'
     )
-  expected = {}
-  if peers.is_first:
-    expected = wall_time.foresee(config, planned, mesh, workdir)
   parts = compose(config, mesh, peers)
   # Opened now, or else what is wrong with it shows at the first evaluation.
   eval_source = data.source(config, config.eval.split)
@@ -156,14 +153,17 @@ def make_job(
     parts.train_stream.source.label_names,
   )
   peers.exchange(None)  # All have looked before the first one writes.
+  plan = planning.make_plan(config, parts.schedule, num_devices=mesh.size)
+  # Last: what is refused is refused in one line.
+  if peers.is_first:
+    plan |= wall_time.foresee(config, parts.schedule, mesh, workdir)
   return Job(
     **vars(parts),
     workdir=workdir,
     peers=peers,
     eval_stream=eval_stream,
     eval_steps=eval_steps,
-    plan=planning.make_plan(config, parts.schedule, num_devices=mesh.size)
-    | expected,
+    plan=plan,
     initial=initial,
     changes=changes,
   )
@@ -171,8 +171,8 @@ def make_job(
 
 def _check_settings(
   config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, *, speaks: bool
-) -> GridSchedule:
-  """Refuses what can be refused before data is opened; returns the schedule."""
+) -> None:
+  """Refuses what can be refused before data is opened."""
   # The size of the data set is enough for batches.
   planned = grids.schedule(
     config, grids.dataset_size(config)[0], num_devices=mesh.size
@@ -183,7 +183,6 @@ def _check_settings(
   run_checks.check(config, data.describe(config), mesh.size)
   planning.check_network(config, planned.grids, planned.phases)
   planning.check_network(config, [grids.eval_grid(config)])
-  return planned
 
 
 def _check_disk(

@@ -204,7 +204,11 @@ def _works(
     epochs=epochs,
     num_train=schedule.num_train,
   )
-  works = {'run': _work(config, schedule), 'baseline': _work(config, base)}
+  num_batches = _evaluation_batches(config)
+  works = {
+    'run': _work(config, schedule, num_batches),
+    'baseline': _work(config, base, num_batches),
+  }
   mode = config.grid.mode
   for other in MODES if mode in MODES else ():
     if other == mode:
@@ -216,14 +220,25 @@ def _works(
       works[other] = _work(
         changed,
         grids.schedule(changed, schedule.num_train, num_devices=num_devices),
+        num_batches,
       )
     except ConfigError:
       pass  # Too short for the warm-up of this mode, for instance.
   return works
 
 
+def _evaluation_batches(config: ml_collections.ConfigDict) -> int:
+  """Batches of an evaluation; 0 where the data set is not here to say."""
+  data = data_setup.describe(config)
+  num_videos = data.splits.get(config.eval.split, 0) if data else 0
+  num_views = config.eval.num_views * config.eval.num_crops
+  return math.ceil(num_videos * num_views / config.eval.batch_size)
+
+
 def _work(
-  config: ml_collections.ConfigDict, schedule: GridSchedule
+  config: ml_collections.ConfigDict,
+  schedule: GridSchedule,
+  evaluation_batches: int,
 ) -> wall_time.Work:
   """What a run with this schedule does."""
   from mgjax.setup import programs as programs_setup
@@ -232,9 +247,6 @@ def _work(
   eval_grid = grids.eval_grid(config)
   eval_steps = programs.evaluation_steps(schedule, config.eval.every)
   num_statistics = programs_setup.statistics_batches(config)
-  data = data_setup.describe(config)
-  num_videos = data.splits.get(config.eval.split, 0) if data else 0
-  num_views = config.eval.num_views * config.eval.num_crops
   return wall_time.Work(
     schedule=schedule,
     programs=programs.first_uses(
@@ -247,7 +259,7 @@ def _work(
     eval_steps=eval_steps,
     eval_grid=eval_grid,
     statistics_batches=num_statistics,
-    evaluation_batches=math.ceil(num_videos * num_views / eval_grid.batch),
+    evaluation_batches=evaluation_batches,
     checkpoint_every_steps=config.train.checkpoint_every_steps,
     checkpoint_every_s=config.train.checkpoint_every_s,
   )

@@ -3,8 +3,9 @@
 import dataclasses
 import errno
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -120,7 +121,8 @@ def test_the_file_that_the_next_test_damages_is_good(file):
     *('{"format": 1}', '{"format": 1, "networks": [1]}'),
     *(content(run_s=-1.0), content(run_s='x'), content(kind='test')),
     *(content(T=0), content(H=1.5), content(compile_s=True)),
-    *(content(run_s=float('nan')), content(built_as=None)),
+    *(content(run_s=float('nan')), content(run_s=float('inf'))),
+    *(content(built_as=None), content(contended=0)),
   ],
 )
 def test_a_damaged_or_foreign_file_is_ignored_in_one_line(file, capsys, text):
@@ -155,22 +157,23 @@ def test_a_disk_that_is_read_only_is_one_line(file, monkeypatch, capsys):
   assert measured.read(file) == [network(run_s=1.0)]
 
 
-def _add_some(file, number):
-  for i in range(10):
-    where = WHERE._replace(settings=f'{number}-{i}')
-    measured.add(file, network(where, run_s=1.0))
+ADD_SOME = """
+import pathlib, sys
+from tests.planning.test_measured import WHERE, measured, network
+
+for i in range(10):
+  where = WHERE._replace(settings=f'{sys.argv[2]}-{i}')
+  measured.add(pathlib.Path(sys.argv[1]), network(where, run_s=1.0))
+"""
 
 
 def test_what_two_processes_add_at_once_is_all_there(file):
-  context = multiprocessing.get_context('fork')
   processes = [
-    context.Process(target=_add_some, args=(file, n)) for n in range(2)
+    subprocess.Popen([sys.executable, '-c', ADD_SOME, str(file), str(n)])
+    for n in range(2)
   ]
   for process in processes:
-    process.start()
-  for process in processes:
-    process.join()
-    assert process.exitcode == 0
+    assert process.wait() == 0
   found = {network.where.settings for network in measured.read(file)}
   assert found == {f'{n}-{i}' for n in range(2) for i in range(10)}
   # Nothing of them stays but the file and its lock.
