@@ -313,8 +313,10 @@ def _network(entry: Any) -> Network:
     ValueError, KeyError, TypeError: It is none.
   """
   where = Where(
-    *(_typed(entry[name], str) for name in ('settings', 'jax', 'device')),
-    _typed(entry['num_devices'], int),
+    settings=_typed(entry['settings'], str),
+    jax=_typed(entry['jax'], str),
+    device=_typed(entry['device'], str),
+    num_devices=_typed(entry['num_devices'], int),
   )
   programs = {}
   for line in entry['programs']:
