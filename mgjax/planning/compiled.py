@@ -19,7 +19,7 @@ from mgjax.hosts import parallel
 from mgjax.planning import made_up, measured, memory, wall_time
 from mgjax.setup import augmentation, grids, network, programs
 from mgjax.setup import wall_time as wall_time_setup
-from mgjax.setup.network import Network
+from mgjax.setup.network import Trainable
 from mgjax.step import programs as step_programs
 from mgjax.step import step_cache
 from mgjax.step.step_cache import Program, StepCache
@@ -90,7 +90,7 @@ def num_bytes(executable: Any) -> int:
 def _lowered(
   config: ml_collections.ConfigDict,
   schedule: GridSchedule,
-  composed: Network,
+  composed: Trainable,
   mesh: jax.sharding.Mesh,
 ) -> dict[Program, Callable[[], jax.stages.Lowered]]:
   """Functions that lower the programs of a run and the step of its baseline."""
@@ -128,7 +128,7 @@ def _compile(
 def _time_all(
   config: ml_collections.ConfigDict,
   schedule: GridSchedule,
-  composed: Network,
+  composed: Trainable,
   mesh: jax.sharding.Mesh,
   executables: Mapping[Program, Any],
 ) -> measured.Collected:

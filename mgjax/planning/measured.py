@@ -19,7 +19,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from mgjax import environment, files
@@ -122,21 +122,6 @@ class Collected:
   def add(self, key: Key, seconds: float, *, contended: bool = False) -> None:
     """Notes a run of a program; see `Seconds`."""
     self._runs[key, contended].append(seconds)
-
-  def noting(
-    self,
-    key: Key,
-    contended: bool,
-    report: Callable[[dict, float], None] | None = None,
-  ) -> Callable[[dict, float], None]:
-    """A function of a step's results and seconds that notes and passes on."""
-
-    def note(values: dict, seconds: float) -> None:
-      self.add(key, seconds, contended=contended)
-      if report:
-        report(values, seconds)
-
-    return note
 
   def add_checkpoint(self, seconds: float) -> None:
     """Notes a hold-up by a checkpoint."""

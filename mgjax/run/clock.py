@@ -38,6 +38,14 @@ class Times:
   eval_data_s: float = 0.0
   eval_compile_s: float = 0.0
 
+  def add_evaluation(
+    self, total_s: float, compile_s: float, data_s: float
+  ) -> None:
+    """Adds an evaluation, or its statistics, and what of it was waiting."""
+    self.eval_s += total_s
+    self.eval_compile_s += compile_s
+    self.eval_data_s += data_s
+
   @property
   def breakdown(self) -> dict[str, float]:
     """The run's time by what it was for: parts, and 'total_s', their sum.

@@ -28,7 +28,7 @@ from mgjax.run import (
 )
 from mgjax.run.checkpoint_manager import Checkpoints
 from mgjax.run.clock import Marks, Times
-from mgjax.setup import augmentation, evaluation, grids, run_settings, wall_time
+from mgjax.setup import augmentation, evaluation, grids, run_settings
 from mgjax.setup import programs as programs_setup
 from mgjax.setup.job import Job
 from mgjax.step import programs, train_state
@@ -443,9 +443,7 @@ class Training:
     )
     self._statistics_due = False
     total_s = time.perf_counter() - begin
-    self.times.eval_s += total_s
-    self.times.eval_compile_s += waited_s
-    self.times.eval_data_s += spent.data_s
+    self.times.add_evaluation(total_s, waited_s, spent.data_s)
     self.times.statistics_s += total_s - waited_s - spent.data_s
 
   def _evaluate(self) -> None:
@@ -483,9 +481,8 @@ class Training:
       peers=job.peers,
     )
     self._result = result
-    self.times.eval_s += time.perf_counter() - begin
-    self.times.eval_compile_s += waited_s
-    self.times.eval_data_s += timed.data_s
+    total_s = time.perf_counter() - begin
+    self.times.add_evaluation(total_s, waited_s, timed.data_s)
     # What decides which checkpoints are the best. Where videos have several
     # labels it is the mean average precision: the likeliest one says little.
     # Saved with the next checkpoint; until then a new launch evaluates again.

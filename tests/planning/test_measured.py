@@ -68,14 +68,6 @@ def test_a_median_is_that_of_undisturbed_runs_without_the_first():
   assert collected.checkpoint_s == 0.25
 
 
-def test_steps_are_noted_and_passed_on():
-  collected, seen = measured.Collected(), []
-  report = lambda *arguments: seen.append(arguments)
-  collected.noting(STEP, False, report)({'loss': 1.0}, 0.5)
-  assert seen == [({'loss': 1.0}, 0.5)]
-  assert collected.programs() == {STEP: Seconds(0.5)}
-
-
 def test_the_newest_measurement_of_the_same_kind_is_found(file):
   on_gpu = WHERE._replace(device='NVIDIA H200')
   for where, date in ((WHERE, '2026-01-01'), (on_gpu, '2026-01-02')):

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import threading
 
 import pytest
 
@@ -12,10 +13,11 @@ from mgjax.cli import RunError
 from mgjax.grids import Grid
 from mgjax.planning import command, measured
 from mgjax.planning.measured import Seconds
-from mgjax.run import launch, loop
+from mgjax.run import launch, loop, measuring
 from mgjax.run.run_summary import tell
 from mgjax.setup import data, grids, programs, wall_time
 from mgjax.step.programs import evaluation_steps, first_uses
+from mgjax.step.step_cache import StepCache
 from tests import speck
 
 
@@ -268,3 +270,16 @@ def test_a_run_that_fails_leaves_what_it_measured(
   schedule, _ = needed(config)
   for grid in schedule.grids:
     assert found.programs['train', grid].run_s
+
+
+def test_what_runs_beside_a_compilation_is_noted_as_such():
+  key, done, seen = ('train', Grid(1, 2, 3, 4)), threading.Event(), []
+  with StepCache({key: done.wait}) as programs:
+    found = measuring.Measuring(programs)
+    note = found.noting(*key, lambda *arguments: seen.append(arguments))
+    done.set()
+  note({'loss': 1.0}, 0.5)  # A step that began before.
+  assert seen == [({'loss': 1.0}, 0.5)]
+  assert found.programs() == {key: Seconds(0.5, contended=True)}
+  found.noting(*key)({}, 0.25)
+  assert found.programs() == {key: Seconds(0.25)}
