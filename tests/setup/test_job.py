@@ -10,7 +10,7 @@ from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
 from mgjax.planning import compiled, measured
 from mgjax.setup import grids, initial_weights, job, network, programs
-from mgjax.step import step_cache, train_state
+from mgjax.step import train_state
 from tests import speck
 
 
@@ -47,7 +47,8 @@ def test_the_state_is_made_as_it_was_announced(config):
 def test_the_plan_measures_the_programs_of_the_run(
   config, monkeypatch, capsys, tmp_path
 ):
-  monkeypatch.setattr(step_cache, 'programs_folder', lambda: tmp_path)
+  file = tmp_path / 'measured.json'
+  monkeypatch.setattr(measured, 'path', lambda folder: file)
   asked = []
   compile_program = compilation.compile_program
   monkeypatch.setattr(
@@ -56,11 +57,7 @@ def test_the_plan_measures_the_programs_of_the_run(
     lambda lowered: asked.append(lowered.as_text()) or compile_program(lowered),
   )
   parts = job.compose(config, parallel.make_mesh())
-  try:
-    found = compiled.measure(config, parts.schedule, num_devices=2)
-  finally:
-    monkeypatch.undo()
-    step_cache.use_persistent_cache()
+  found = compiled.measure(config, parts.schedule, num_devices=2)
   assert found.keys() == {*parts.schedule.grids}
   assert min(found.values()) > 0
   steps = programs.lower_programs(
@@ -71,13 +68,14 @@ def test_the_plan_measures_the_programs_of_the_run(
   for program, lower in steps.items():
     assert lower().as_text() in asked
     assert f'compiling {program}' in err
-  # Cold and warm: each was compiled once and then read from the disk.
-  (network,) = measured.read(measured.path(tmp_path))
+  (network,) = measured.read(file)
   assert network.where.num_devices == 2
   full = grids.full_grid(config)
   assert network.programs.keys() == {*steps, ('train', full)}
   for seconds in network.programs.values():
-    assert seconds.run_s and seconds.compile_s and seconds.load_s
+    # What was compiled here was then read from the disk; what an earlier test
+    # has compiled was so at once.
+    assert seconds.run_s and seconds.load_s
 
 
 def test_more_devices_than_there_are_cannot_compile(config):
