@@ -11,7 +11,9 @@ Nothing is trained and no data is read but the number of videos.
                       and what else there is
 
 With --workdir, --step_ms or --gmacs_per_s, which say how long steps take
-(mgjax/planning/step_seconds.py), the plan has the hours of training.
+(mgjax/planning/step_seconds.py), the plan has the hours of training. Where this
+machine has trained this network, or measured it with --compile, the plan has
+the wall time, compilation and evaluation included.
 
 Costs are multiply-adds of forward passes. A backward pass costs about twice
 as much whatever the grid, so ratios are those of training; how fast a machine
@@ -47,8 +49,9 @@ def define_flags(values: flags.FlagValues) -> None:
   )
   flag('device_memory_gib', float, 0.0, text, 0.0)
   text = (
-    "Compile every grid's step for this machine's devices, and list the memory "
-    'that XLA gives it: exact, and slow.'
+    "Compile every grid's step for this machine's devices, list the memory "
+    'that XLA gives it, and measure what it and the other programs of the run '
+    'take: exact, and slow.'
   )
   flag('compile', bool, False, text)
   text = 'Compare the schedules of two configs, given as arguments.'

@@ -13,7 +13,7 @@ import pytest
 # What the commands call once their flags are right: this composes a run, and
 # so stands above the room that it is in.
 BODIES = (
-  *('run.launch', 'run.loop', 'run.outputs', 'run.replaying'),
+  *('run.launch', 'run.loop', 'run.measuring', 'run.outputs', 'run.replaying'),
   *('run.report', 'run.run_summary', 'run.step_log'),
   *('planning.command', 'planning.compiled', 'planning.plan_budget'),
   *('evaluation.command', 'predicting.command', 'weights.command'),
@@ -62,6 +62,8 @@ INSIDE = {
   ('setup.clip_costs', 'gmacs_per_clip'): _NO_JAX,
   ('setup.planning', 'make_plan'): _NO_JAX,
   ('setup.planning', 'warn_of_memory'): _NO_JAX,
+  ('setup.wall_time', '_file'): _NO_JAX,
+  ('setup.wall_time', '_work'): _NO_JAX,
   ('setup.data', 'describe'): _NO_READER,
   ('setup.data', 'eval_stream'): _NO_READER,
   ('setup.data', 'source'): _NO_READER,

@@ -36,7 +36,6 @@ from collections.abc import Callable
 from typing import Any
 
 import ml_collections
-import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
@@ -95,40 +94,24 @@ def measure(
   """
   # They take seconds to import, and bad flags need none of them.
   import jax
-  import jax.numpy as jnp
 
-  from experiments.bench import jax_side
   from mgjax.hosts import parallel
+  from mgjax.planning import made_up
   from mgjax.setup import network
-  from mgjax.step import programs, train_state
+  from mgjax.step import programs
 
   mesh = parallel.make_mesh()
   composed = network.compose(config, mesh)
   steps = _compiled_steps(config, composed, mesh)
-  grid = grids.full_grid(config)
-  variables = jax_side.random_variables(
-    composed.model, jax.ShapeDtypeStruct((1, *grid[:3], 3), jnp.float32)
-  )
-  state = parallel.put_replicated(
-    mesh,
-    train_state.TrainState(
-      step=np.zeros((), np.int32),
-      params=variables['params'],
-      batch_stats=variables['batch_stats'],
-      opt_state=composed.tx.init(variables['params']),
-    ),
-  )
-  rng = np.random.default_rng(0)
+  state = made_up.state(composed.abstract, mesh)
   key = parallel.make_key(mesh, 0)
   lr, groups = programs.put_scalars(mesh, 0.001, 1)
-  inputs = {}
-  for grid in steps:
-    batch = {
-      'video': rng.integers(0, 256, (grid.batch, *grid[:3], 3), np.uint8),
-      'label': rng.integers(0, config.model.num_classes, grid.batch, np.int32),
-      'flip': np.zeros(grid.batch, bool),
-    }
-    inputs[grid] = parallel.put_batch(mesh, batch)
+  inputs = {
+    grid: made_up.batch(
+      programs.batch_spec(grid, mesh), mesh, config.model.num_classes
+    )
+    for grid in steps
+  }
   seconds: dict[Grid, list[float]] = {grid: [] for grid in steps}
   # The first turn is slower: buffers, threads, choice of algorithms.
   for turn in range(turns + 1):

@@ -12,7 +12,7 @@ from absl import flags
 from mgjax import models
 from mgjax.config import fields
 from mgjax.cpu import compilation
-from mgjax.planning import macs
+from mgjax.planning import macs, made_up
 from mgjax.setup import network
 from mgjax.step import train_state, train_step
 
@@ -25,19 +25,9 @@ def random_variables(model: nn.Module, video: Any) -> dict:
     video: The shape of a clip: an array or a jax.ShapeDtypeStruct.
 
   Returns:
-    'params' and 'batch_stats' of float32 NumPy arrays. Kernels have variance
-    2 / fan-in; drawing them here saves the compilation of `model.init`.
+    'params' and 'batch_stats' of NumPy arrays: see `made_up.variables`.
   """
-  shapes = jax.eval_shape(model.init, jax.random.key(0), video)
-  rng = np.random.default_rng(0)
-
-  def draw(path, leaf):
-    if path[-1].key == 'kernel':
-      x = rng.standard_normal(leaf.shape, np.float32)
-      return x * np.float32((2 / np.prod(leaf.shape[:-1])) ** 0.5)
-    return np.full(leaf.shape, path[-1].key in ('scale', 'var'), np.float32)
-
-  return jax.tree.map_with_path(draw, shapes)
+  return made_up.variables(jax.eval_shape(model.init, jax.random.key(0), video))
 
 
 def by_name(variables: dict) -> dict[str, np.ndarray]:

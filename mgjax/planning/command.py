@@ -16,7 +16,14 @@ from mgjax.errors import ConfigError
 from mgjax.grids import GridSchedule
 from mgjax.planning import plan as plan_lib
 from mgjax.planning import plan_budget, plan_text, step_seconds
-from mgjax.setup import clip_costs, grids, planning, run_checks, run_settings
+from mgjax.setup import (
+  clip_costs,
+  grids,
+  planning,
+  run_checks,
+  run_settings,
+  wall_time,
+)
 from mgjax.setup import data as data_setup
 
 _PICTURE = 'plan.png'  # What --format=png writes without --output.
@@ -119,10 +126,13 @@ def _plan(
     # Import JAX, which finds the devices.
     from mgjax.planning import compiled, memory
 
-    sizes = compiled.step_bytes(config, schedule, num_devices=num_devices)
+    sizes = compiled.measure(config, schedule, num_devices=num_devices)
     memory_plan['compiled_bytes'] = [sizes[grid] for grid in schedule.grids]
     if not memory_plan['device_bytes']:
-      memory_plan['device_bytes'] = memory.device_bytes(0)
+      memory_plan['device_bytes'] = memory.device_bytes(0.0)
+  plan['wall_time'] = wall_time.plan(
+    config, schedule, num_devices=num_devices, step_s=step_s
+  )
   return plan
 
 

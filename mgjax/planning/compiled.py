@@ -1,26 +1,52 @@
-"""Bytes that the compiler gives to the steps of a run (plan --compile)."""
+"""What the programs of a run take: bytes and seconds (plan --compile)."""
 
+import dataclasses
+import functools
+import os
+import pathlib
 import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import jax
 import ml_collections
 
-from mgjax.cpu import compilation
+from mgjax import files
 from mgjax.errors import ConfigError
 from mgjax.grids.schedule import Grid, GridSchedule
 from mgjax.hosts import parallel
-from mgjax.setup import network, programs
+from mgjax.planning import made_up, measured, memory, wall_time
+from mgjax.setup import augmentation, grids, network, programs
+from mgjax.setup import wall_time as wall_time_setup
+from mgjax.setup.network import Trainable
+from mgjax.step import programs as step_programs
+from mgjax.step import step_cache
+from mgjax.step.step_cache import Program, StepCache
+
+_RUNS = 4  # Of each program; the first does not count.
+_LONGEST_S = 60.0  # Runs of a program end where they took so long together.
 
 
-def step_bytes(
+def measure(
   config: ml_collections.ConfigDict,
   schedule: GridSchedule,
   *,
   num_devices: int,
 ) -> dict[Grid, int]:
-  """Compiles the step of every grid; returns the bytes that XLA gives it.
+  """Compiles and times every program of a run, and of its baseline.
 
-  These are bytes per device of this machine's kind: of the state, one batch
-  and everything in between.
+  The seconds are kept for plans (planning/measured.py), and the programs in the
+  cache on disk. What does not fit the devices is compiled, and not run.
+
+  Args:
+    config: The settings.
+    schedule: The run's schedule.
+    num_devices: Devices that share each batch.
+
+  Returns:
+    Bytes that XLA gives to the step of each grid of the schedule, per device of
+    this machine's kind: of the state, one batch and everything in between.
 
   Raises:
     ConfigError: There are fewer devices than asked for.
@@ -32,17 +58,135 @@ def step_bytes(
       'most that.'
     )
   mesh = parallel.make_mesh(num_devices)
-  lowered = programs.lower_programs(
-    config, schedule, network.compose(config, mesh), mesh, 0, set()
+  step_cache.use_persistent_cache()
+  composed = network.compose(config, mesh)
+  lowered = _lowered(config, schedule, composed, mesh)
+  cache = _compile(lowered)
+  remember = functools.partial(wall_time_setup.remember, config, schedule, mesh)
+  # At once: to run them may take longer than the user waits.
+  remember(measured.Collected(), cache)
+  executables = {program: cache[program] for program in lowered}
+  remember(_time_all(config, schedule, composed, mesh, executables), cache)
+  if new := {p: lowered[p] for p in lowered if p not in cache.from_disk}:
+    jax.clear_caches()  # A run traces them before it reads them from the disk.
+    remember(measured.Collected(), _compile(new, quiet=True))
+  return {
+    grid: num_bytes(executables[Program('train', grid)])
+    for grid in schedule.grids
+  }
+
+
+def num_bytes(executable: Any) -> int:
+  """Bytes per device that XLA gives to a compiled program."""
+  found = executable.memory_analysis()
+  return (
+    found.argument_size_in_bytes
+    + found.output_size_in_bytes
+    + found.temp_size_in_bytes
+    - found.alias_size_in_bytes
   )
-  sizes = {}
-  for program, lower in lowered.items():
-    print(f'compiling {program}', file=sys.stderr)
-    found = compilation.compile_program(lower()).memory_analysis()
-    sizes[program.grid] = (
-      found.argument_size_in_bytes
-      + found.output_size_in_bytes
-      + found.temp_size_in_bytes
-      - found.alias_size_in_bytes
+
+
+def _lowered(
+  config: ml_collections.ConfigDict,
+  schedule: GridSchedule,
+  composed: Trainable,
+  mesh: jax.sharding.Mesh,
+) -> dict[Program, Callable[[], jax.stages.Lowered]]:
+  """Functions that lower the programs of a run and the step of its baseline."""
+  full = wall_time.baseline(
+    grids.full_grid(config), steps=1, epochs=0, num_train=schedule.num_train
+  ).phases[0]
+  last = schedule.total_steps
+  full = dataclasses.replace(full, start_step=last, end_step=last + 1)
+  return programs.lower_programs(
+    config,
+    # A phase more, and not another schedule: strengths of augmentation are
+    # those of the run.
+    dataclasses.replace(schedule, phases=(*schedule.phases, full)),
+    composed,
+    mesh,
+    0,
+    step_programs.evaluation_steps(schedule, config.eval.every),
+  )
+
+
+def _compile(
+  lowered: Mapping[Program, Callable[[], jax.stages.Lowered]],
+  *,
+  quiet: bool = False,
+) -> StepCache[Program]:
+  """Compiles programs one after the other; says which unless it is quiet."""
+  with StepCache(lowered) as cache:
+    for program in lowered:
+      if not quiet:
+        print(f'compiling {program}', file=sys.stderr)
+      cache[program]  # Waits.
+  return cache
+
+
+def _time_all(
+  config: ml_collections.ConfigDict,
+  schedule: GridSchedule,
+  composed: Trainable,
+  mesh: jax.sharding.Mesh,
+  executables: Mapping[Program, Any],
+) -> measured.Collected:
+  """Runs each program a few times on made-up clips."""
+  found = measured.Collected()
+  state = made_up.state(composed.abstract, mesh)
+  # Micro-batches divide the groups. A rate of 0 leaves the weights as they are.
+  lr, groups = step_programs.put_scalars(mesh, 0.0, config.train.micro_batches)
+  key = parallel.make_key(mesh, 0)
+  strengths = augmentation.put_strengths(config, schedule, mesh, 0)
+  weighted = config.model.num_classes if config.optim.loss == 'sigmoid' else 0
+  for program, executable in executables.items():
+    if (needed := num_bytes(executable)) > (room := _free_bytes(mesh)):
+      print(
+        f'not measuring {program}: it takes {files.size_text(needed)}, and '
+        f'{files.size_text(room)} are free',
+        file=sys.stderr,
+      )
+      continue
+    print(f'measuring {program}', file=sys.stderr)
+    spec = step_programs.batch_spec(
+      program.grid, mesh, weighted_classes=weighted
     )
-  return sizes
+    batch = made_up.batch(spec, mesh, config.model.num_classes)
+    spent = 0.0
+    for _ in range(_RUNS):
+      start = time.perf_counter()
+      if program.kind == 'train':
+        # It takes the memory of the old state.
+        state, result = executable(state, batch, lr, groups, key, strengths)
+      elif program.kind == 'stats':
+        result = executable(state, batch, groups, key)
+      else:
+        result = executable(
+          state.eval_params, state.batch_stats, batch['video']
+        )
+      jax.block_until_ready((state, result))
+      seconds = time.perf_counter() - start
+      found.add(program, seconds)
+      spent += seconds
+      if spent > _LONGEST_S:
+        break
+  return found
+
+
+def _free_bytes(mesh: jax.sharding.Mesh) -> int:
+  """Bytes that a program may take of each device."""
+  if device_bytes := memory.device_bytes(0.0):
+    return device_bytes
+  # The devices of a CPU share the machine's memory.
+  return _available_bytes() // mesh.size
+
+
+def _available_bytes() -> int:
+  """Bytes of the machine's memory that processes may still take."""
+  try:
+    lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
+    found = dict(line.split(':') for line in lines)
+    return int(found['MemAvailable'].split()[0]) << 10
+  except (OSError, KeyError, ValueError):  # Not Linux.
+    return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mgjax.grids.schedule import Grid
+from mgjax.planning import wall_time_text
 
 
 def table(plan: dict[str, Any]) -> str:
@@ -34,6 +35,7 @@ def table(plan: dict[str, Any]) -> str:
     _memory_text(plan),
     *_time_text(plan),
     *_random_text(plan),
+    *wall_time_text.block(plan),
     '',
     *aligned(
       [

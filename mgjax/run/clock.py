@@ -12,7 +12,9 @@ import jax
 
 @dataclasses.dataclass
 class Times:
-  """Seconds of a run by what the device did. They add up to the run's time.
+  """Seconds of a run by what the device did.
+
+  All but those "of eval_s" add up to the run's time.
 
   Attributes:
     step_s: It computed training steps.
@@ -21,6 +23,9 @@ class Times:
     other_s: It waited for anything else in the loop (Python, logging).
     eval_s: Evaluation, batch-norm statistics included.
     checkpoint_s: The loop was held up by checkpoints.
+    statistics_s: Of eval_s, batch-norm statistics were computed.
+    eval_data_s: Of eval_s, a batch was waited for.
+    eval_compile_s: Of eval_s, a program was waited for.
   """
 
   step_s: float = 0.0
@@ -29,6 +34,38 @@ class Times:
   other_s: float = 0.0
   eval_s: float = 0.0
   checkpoint_s: float = 0.0
+  statistics_s: float = 0.0
+  eval_data_s: float = 0.0
+  eval_compile_s: float = 0.0
+
+  def add_evaluation(
+    self, total_s: float, compile_s: float, data_s: float
+  ) -> None:
+    """Adds an evaluation, or its statistics, and what of it was waiting."""
+    self.eval_s += total_s
+    self.eval_compile_s += compile_s
+    self.eval_data_s += data_s
+
+  @property
+  def breakdown(self) -> dict[str, float]:
+    """The run's time by what it was for: parts, and 'total_s', their sum.
+
+    The parts are those of `planning.wall_time.PARTS`, waits for data, and
+    'other_s'.
+    """
+    evaluation_s = (
+      self.eval_s - self.statistics_s - self.eval_data_s - self.eval_compile_s
+    )
+    parts = {
+      'steps_s': self.step_s,
+      'compilation_s': self.compile_s + self.eval_compile_s,
+      'statistics_s': self.statistics_s,
+      'evaluation_s': evaluation_s,
+      'checkpoints_s': self.checkpoint_s,
+      'data_s': self.data_s + self.eval_data_s,
+      'other_s': self.other_s,
+    }
+    return parts | {'total_s': sum(parts.values())}
 
   @property
   def train_s(self) -> float:

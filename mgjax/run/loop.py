@@ -1,6 +1,7 @@
 """The training loop: from a config to its last evaluation."""
 
 import contextlib
+import functools
 import itertools
 import json
 import sys
@@ -19,6 +20,7 @@ from mgjax.models import norm
 from mgjax.run import (
   bad_videos,
   failure,
+  measuring,
   outputs,
   report,
   run_lock,
@@ -29,7 +31,7 @@ from mgjax.run.clock import Marks, Times
 from mgjax.setup import augmentation, evaluation, grids, run_settings
 from mgjax.setup import programs as programs_setup
 from mgjax.setup.job import Job
-from mgjax.step import programs, step_cache, train_state
+from mgjax.step import programs, train_state
 from mgjax.step.step_cache import Program
 
 POLL_S = 1.0  # So often a run that waits for a program looks for a signal.
@@ -89,18 +91,9 @@ class Training:
     self._result = None  # Of the newest evaluation.
     # Before the state is made: the first programs compile meanwhile. Those that
     # only steps before `done` need are left out.
-    self._programs = step_cache.StepCache(
-      programs_setup.lower_programs(
-        job.config,
-        job.schedule,
-        job.network,
-        job.mesh,
-        self.done,
-        job.eval_steps,
-        statistics_due=self._statistics_due,
-      )
+    self._programs, self._measured = measuring.start(
+      job, stack, self.done, statistics_due=self._statistics_due
     )
-    stack.callback(self._programs.close)
     # Programs that all processes have: see `_program`. Only those are kept
     # here, since what one process has says nothing of the others.
     self._ready = set()
@@ -297,8 +290,11 @@ class Training:
       Marks(asked_batch, got_batch, got_program, called),
       # A sum: the same whichever process has which clips of the batch, so that
       # runs on other numbers of hosts can be compared.
-      self._log.reporter(
-        step, lr, groups, sum(s['ids_crc32'] for s in seen) % 2**32
+      self._measured.noting(
+        *('train', grid),
+        self._log.reporter(
+          step, lr, groups, sum(s['ids_crc32'] for s in seen) % 2**32
+        ),
       ),
     )
     # A write that failed in the background is news now, not at the next one.
@@ -391,7 +387,9 @@ class Training:
     self._writer.flush()
     self._checkpoints.save(self.state, self.done, progress, replace=replace)
     # Only what holds up the loop: the disk is written to in the background.
-    self.times.checkpoint_s += time.perf_counter() - begin
+    held_up_s = time.perf_counter() - begin
+    self.times.checkpoint_s += held_up_s
+    self._measured.add_checkpoint(held_up_s)
 
   def _fail(self, what: str, step: int) -> None:
     """Ends the run at a step that went wrong: see `failure.fail`."""
@@ -420,19 +418,20 @@ class Training:
     # that the evaluation's are most like.
     phase = job.schedule.phase(self.done - 1)
     program = self._program('stats', phase.base)
+    waited_s = time.perf_counter() - begin
     _, groups = programs.put_scalars(job.mesh, 0.0, phase.bn_groups[-1])
-    moments = []
     self._doing = 'a batch of the batch-norm statistics'
-    for batch in job.train_stream.base_batches(
+    batches = job.train_stream.base_batches(
       self.done, programs_setup.statistics_batches(job.config)
-    ):
-      batch = programs.put_batch(job.mesh, batch)
-      # The host runs ahead of the device, whose memory holds every batch that
-      # waits: so it waits for the result before the last.
-      jax.block_until_ready(moments[-2:-1])
-      moments.append(program(self.state, batch, groups, self._rng))
+    )
+    moments, spent = measuring.run_batches(
+      lambda batch: program(self.state, batch, groups, self._rng),
+      batches,
+      put=functools.partial(programs.put_batch, job.mesh),
       # Nothing is lost: the checkpoint says that statistics are due.
-      self._stop.check(job.peers)
+      after=lambda: self._stop.check(job.peers),
+      note=self._measured.noting('stats', phase.base),
+    )
     # Of all batches together: averaged while they come, as running statistics
     # are, they would favour the last ones.
     statistics = norm.replace_statistics(
@@ -443,17 +442,24 @@ class Training:
       batch_stats=jax.device_put(statistics, parallel.replicated(job.mesh))
     )
     self._statistics_due = False
-    self.times.eval_s += time.perf_counter() - begin
+    total_s = time.perf_counter() - begin
+    self.times.add_evaluation(total_s, waited_s, spent.data_s)
+    self.times.statistics_s += total_s - waited_s - spent.data_s
 
   def _evaluate(self) -> None:
     """Scores the videos of the evaluation and writes what comes out."""
     begin = time.perf_counter()
     job, step = self._job, self.done
+    grid = grids.eval_grid(job.config)
+    program = self._program('eval', grid)
+    waited_s = time.perf_counter() - begin
     partial = scoring.Partial(
       job.workdir,
       evaluation.partial_key(job.config, self.state, job.eval_stream.source),
       job.config.eval.save_every_s,
     )
+
+    timed = measuring.TimedProgram(program, self._measured.noting('eval', grid))
 
     def report_batch(number, total):
       self._doing = f'batch {number + 1} of the evaluation'
@@ -462,9 +468,10 @@ class Training:
       # After the last batch only the result is missing: it is written first.
       if number < total:
         self._stop.check(job.peers)
+      timed.free()
 
     result = results.evaluate(
-      self._program('eval', grids.eval_grid(job.config)),
+      timed,
       self.state,
       job.eval_stream,
       job.mesh,
@@ -474,7 +481,8 @@ class Training:
       peers=job.peers,
     )
     self._result = result
-    self.times.eval_s += time.perf_counter() - begin
+    total_s = time.perf_counter() - begin
+    self.times.add_evaluation(total_s, waited_s, timed.data_s)
     # What decides which checkpoints are the best. Where videos have several
     # labels it is the mean average precision: the likeliest one says little.
     # Saved with the next checkpoint; until then a new launch evaluates again.

@@ -11,6 +11,7 @@ from etils import epath
 from mgjax import cli, environment
 from mgjax.evaluation import results
 from mgjax.grids.schedule import GridSchedule
+from mgjax.planning import wall_time, wall_time_text
 from mgjax.run.clock import Times
 from mgjax.step.step_cache import StepCache
 
@@ -67,6 +68,11 @@ def summarize(
     'compile_wait_s': times.compile_s,
     'train_s': times.train_s,
     'wait_fraction': times.wait_fraction,
+    'wall_time': {
+      'run': times.breakdown,
+      # As the plan said before the first step; None: it did not know.
+      'predicted': (run_plan.get('wall_time') or {}).get('run'),
+    },
     'bad_videos': bad_videos,
     'environment': environment.describe(),
   }
@@ -111,7 +117,7 @@ def tell(
  waited for), {s['data_s']:.0f} s waiting for data, {s['step_s']:.0f} s\
  stepping, {s['eval_s']:.0f} s evaluating
 {s['steps']} steps ({s['baseline_steps']} without multigrid), {s['clips']} clips
-
+{_wall_time(s)}
 checkpoint   {workdir}/checkpoints/{s['steps']}
 metrics      {workdir}/metrics.jsonl
 TensorBoard  {workdir}/events.out.tfevents.*
@@ -121,3 +127,15 @@ Next:
   {command('plan', config_arg, *given)}
   {command('evaluate', config_arg, to, *given, '--config.eval.num_views=3')}
   {command('train', other_config, f'{to}-{other}', *other_given)}"""
+
+
+def _wall_time(summary: dict) -> str:
+  """Times of the run, and those that were predicted, as lines of text."""
+  if 'wall_time' not in summary:  # Of an earlier version.
+    return ''
+  found = summary['wall_time']
+  rows = {'this run': found['run']}
+  if found['predicted']:
+    rows['predicted'] = found['predicted']
+  columns = (*wall_time.PARTS, 'data', 'other')
+  return '\n'.join(['', *wall_time_text.table(rows, columns), ''])

@@ -26,6 +26,7 @@ from mgjax.setup import (
   planning,
   run_checks,
   run_settings,
+  wall_time,
 )
 from mgjax.setup.initial_weights import initial_variables
 from mgjax.setup.network import Trainable
@@ -152,15 +153,17 @@ def make_job(
     parts.train_stream.source.label_names,
   )
   peers.exchange(None)  # All have looked before the first one writes.
-  if peers.is_first:  # Last: what is refused needs no advice.
+  plan = planning.make_plan(config, parts.schedule, num_devices=mesh.size)
+  if peers.is_first:  # Last: what is refused is refused in one line.
     planning.warn_of_schedule(config, parts.schedule)
+    plan |= wall_time.foresee(config, parts.schedule, mesh, workdir)
   return Job(
     **vars(parts),
     workdir=workdir,
     peers=peers,
     eval_stream=eval_stream,
     eval_steps=eval_steps,
-    plan=planning.make_plan(config, parts.schedule, num_devices=mesh.size),
+    plan=plan,
     initial=initial,
     changes=changes,
   )

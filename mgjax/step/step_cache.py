@@ -145,6 +145,11 @@ class StepCache(Generic[Key]):
       return f'{text}; each of those so far took {longest:.0f} s at most'
     return f'{text}; the first of a large network takes minutes'
 
+  @property
+  def is_done(self) -> bool:
+    """Whether nothing is compiled any more."""
+    return not self._thread.is_alive()
+
   def __len__(self) -> int:
     return len(self._done)
 
@@ -219,17 +224,26 @@ def is_compiling() -> bool:
   return any(thread.name == _THREAD for thread in threading.enumerate())
 
 
+def programs_folder() -> pathlib.Path:
+  """Folder of compiled programs.
+
+  Returns:
+    $JAX_COMPILATION_CACHE_DIR, else ~/.cache/mgjax/programs.
+  """
+  # JAX's own variable first: a cluster may have one cache for all programs.
+  return pathlib.Path(
+    os.environ.get('JAX_COMPILATION_CACHE_DIR')
+    or pathlib.Path.home() / '.cache' / 'mgjax' / 'programs'
+  )
+
+
 def use_persistent_cache() -> pathlib.Path:
   """Keeps compiled programs on disk, for later launches.
 
   Returns:
-    The folder: $JAX_COMPILATION_CACHE_DIR, else ~/.cache/mgjax/programs.
+    The folder: see `programs_folder`.
   """
-  # JAX's own variable first: a cluster may have one cache for all programs.
-  folder = pathlib.Path(
-    os.environ.get('JAX_COMPILATION_CACHE_DIR')
-    or pathlib.Path.home() / '.cache' / 'mgjax' / 'programs'
-  )
+  folder = programs_folder()
   jax.config.update('jax_compilation_cache_dir', str(folder))
   # The default leaves out programs that compile within a second; a small
   # model's whole schedule would be compiled again.

@@ -5,9 +5,10 @@ import pytest
 from etils import epath
 
 from mgjax.cli import ConfigError
+from mgjax.cpu import compilation
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
-from mgjax.planning import compiled
+from mgjax.planning import compiled, measured
 from mgjax.setup import grids, initial_weights, job, network, programs
 from mgjax.step import train_state
 from tests import speck
@@ -43,36 +44,44 @@ def test_the_state_is_made_as_it_was_announced(config):
   assert got == want
 
 
-def test_the_plan_compiles_the_steps_of_the_run(config, monkeypatch, capsys):
+def test_the_plan_measures_the_programs_of_the_run(
+  config, monkeypatch, capsys, tmp_path
+):
+  file = tmp_path / 'measured.json'
+  monkeypatch.setattr(measured, 'path', lambda folder: file)
   asked = []
-
-  class Compiled:
-    def memory_analysis(self):
-      return self
-
-    argument_size_in_bytes = output_size_in_bytes = 3
-    temp_size_in_bytes, alias_size_in_bytes = 2, 1
-
+  compile_program = compilation.compile_program
   monkeypatch.setattr(
-    compiled.compilation,
+    compilation,
     'compile_program',
-    lambda lowered: asked.append(lowered) or Compiled(),
+    lambda lowered: asked.append(lowered.as_text()) or compile_program(lowered),
   )
   parts = job.compose(config, parallel.make_mesh())
-  found = compiled.step_bytes(config, parts.schedule, num_devices=2)
-  assert found == dict.fromkeys(parts.schedule.grids, 7)
+  found = compiled.measure(config, parts.schedule, num_devices=2)
+  assert found.keys() == {*parts.schedule.grids}
+  assert min(found.values()) > 0
   steps = programs.lower_programs(
-    config, parts.schedule, parts.network, parts.mesh, 0, ()
+    *(config, parts.schedule, parts.network, parts.mesh, 0),
+    {parts.schedule.total_steps},
   )
-  want = {lower().as_text() for lower in steps.values()}
-  assert {lowered.as_text() for lowered in asked} == want
-  assert capsys.readouterr().err.count('compiling train') == len(found)
+  err = capsys.readouterr().err
+  for program, lower in steps.items():
+    assert lower().as_text() in asked
+    assert f'compiling {program}' in err
+  (network,) = measured.read(file)
+  assert network.where.num_devices == 2
+  full = grids.full_grid(config)
+  assert network.programs.keys() == {*steps, ('train', full)}
+  for seconds in network.programs.values():
+    # What was compiled here was then read from the disk; what an earlier test
+    # has compiled was so at once.
+    assert seconds.run_s and seconds.load_s
 
 
 def test_more_devices_than_there_are_cannot_compile(config):
   schedule = grids.schedule(config, 240)
   with pytest.raises(ConfigError, match='--num_devices=3, but --compile finds'):
-    compiled.step_bytes(config, schedule, num_devices=3)
+    compiled.measure(config, schedule, num_devices=3)
 
 
 def test_a_run_without_weights_to_start_from_reads_none(config):
