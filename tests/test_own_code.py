@@ -730,3 +730,14 @@ def test_a_file_that_is_lost_later_ends_a_run_that_can_go_on(package, encoded):
   path.unlink()
   with pytest.raises(RunError, match='video.mkv: No such file.*goes on from'):
     source[0]
+
+
+def test_a_grid_that_a_network_cannot_take_is_named_by_its_row(package):
+  config = with_network(
+    'PerFrame', {'norm.precise_batches': 0, 'optim.warmup_epochs': 0.0}
+  )
+  config.grid.mode = 'table'
+  config.grid.table = ({'epochs': 1, 'side_factor': 0.5}, {'epochs': 1})
+  schedule = grids.schedule(config, 240)
+  with pytest.raises(ConfigError, match=r'^grid\.table row 1: model\.name='):
+    planning.check_network(config, schedule.grids, schedule.phases)

@@ -54,7 +54,10 @@ def main(values: flags.FlagValues, *configs: str) -> None:
     return
   schedule = grids.schedule(config, num_train, num_devices=values.num_devices)
   planning.check_own_network(
-    config, {*schedule.grids, grids.eval_grid(config)}, trains=True
+    config,
+    {*schedule.grids, grids.eval_grid(config)},
+    trains=True,
+    phases=schedule.phases,
   )
   planning.warn_of_schedule(config, schedule)
   plan = _plan(values, config, schedule, size_source)

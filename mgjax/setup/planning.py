@@ -78,12 +78,16 @@ def check_network(
   Raises:
     ConfigError: Says what is wrong with the network, and names the grid.
   """
-  check_own_network(config, grids, trains=bool(phases))
+  check_own_network(config, grids, trains=bool(phases), phases=phases)
   clip_costs.gmacs_per_clip(config, grids, phases)
 
 
 def check_own_network(
-  config: ml_collections.ConfigDict, grids: Collection[Grid], *, trains: bool
+  config: ml_collections.ConfigDict,
+  grids: Collection[Grid],
+  *,
+  trains: bool,
+  phases: Sequence[Phase] = (),
 ) -> None:
   """Refuses a network of the user's own that could not be used.
 
@@ -91,9 +95,10 @@ def check_own_network(
     config: Says which network; the others, which tests know, are not traced.
     grids: What it is to take.
     trains: Whether it is trained at these grids; else it is evaluated only.
+    phases: Of the training that the grids come from; (): there is none.
 
   Raises:
-    ConfigError: Names the step that fails, and how.
+    ConfigError: Names the step that fails, how, and the phase of its grid.
   """
   if not own.is_own(config.model.name):
     return
@@ -113,7 +118,15 @@ def check_own_network(
   except ConfigError:
     raise
   except ValueError as error:
-    raise ConfigError(f'model.name={config.model.name!r}: {error}') from error
+    named = {
+      str((grid.T, grid.H, grid.W)): phase.name
+      for phase in reversed(phases)
+      for grid in phase.cycle
+    }
+    where = next((f'{v}: ' for k, v in named.items() if k in str(error)), '')
+    raise ConfigError(
+      f'{where}model.name={config.model.name!r}: {error}'
+    ) from error
 
 
 def estimate_memory(
