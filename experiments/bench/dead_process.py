@@ -28,6 +28,7 @@ if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
 import concurrent.futures
+import functools
 import itertools
 import json
 import os
@@ -44,8 +45,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from absl import flags
+
 from experiments import tabulate
-from experiments.arguments import ArgumentParser
 from experiments.runs import record
 from mgjax import cli, environment
 
@@ -284,17 +286,15 @@ def _ending(code: int | None) -> str:
   return signal.Signals(-code).name if code < 0 else f'code {code}'
 
 
-def main() -> None:
-  parser = ArgumentParser(description=__doc__)
-  parser.add_argument('--repeats', type=int, default=5)
-  parser.add_argument(
-    '--limit_s', type=int, default=400, help='to wait for the others'
-  )
-  parser.add_argument('--jobs', type=int, default=8, help='runs at a time')
-  args = parser.parse_args()
-  for flag, value in vars(args).items():
-    if value < 1:
-      parser.error(f'--{flag}={value}; give 1 or more')
+def define_flags(values: flags.FlagValues) -> None:
+  flag = functools.partial(cli.define_flag, values)
+  flag('repeats', int, 5, 'Kills of each kind.', 1)
+  flag('limit_s', int, 400, 'Seconds to wait for the others.', 1)
+  flag('jobs', int, 8, 'Runs at a time.', 1)
+
+
+def main(args: flags.FlagValues) -> None:
+  """Measures, and writes the record."""
   version, load = record.code_version(), os.getloadavg()
   found = measure(args.repeats, args.limit_s, args.jobs)
   result = {
@@ -311,4 +311,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  sys.exit(cli.guard(main))
+  sys.exit(cli.run(main, define_flags, takes_config=False))

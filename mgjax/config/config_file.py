@@ -92,6 +92,8 @@ def load(text: str) -> ml_collections.ConfigDict:
   path = _find(path)
   try:
     program = load_program(path)
+  except ConfigError:  # It is a ValueError, and says what is wrong.
+    raise
   except (OSError, ValueError) as error:  # A zero byte is a ValueError.
     reason = getattr(error, 'strerror', None) or error
     raise ConfigError(

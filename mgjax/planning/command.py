@@ -59,8 +59,10 @@ def main(values: flags.FlagValues, *configs: str) -> None:
     trains=True,
     phases=schedule.phases,
   )
-  planning.warn_of_schedule(config, schedule)
   plan = _plan(values, config, schedule, size_source)
+  # Once nothing is refused: that is one line, without advice.
+  for line in planning.warnings_of_schedule(config, schedule):
+    print(line, file=sys.stderr)
   if values.format != 'png':
     _write(values, plan, lambda: plan_text.table(plan))
     return

@@ -11,7 +11,7 @@ from mgjax.progress import Progress
 from mgjax.run import step_log, writers
 from mgjax.run.clock import StepClock, Times
 from mgjax.run.trace import Trace
-from mgjax.setup import run_settings
+from mgjax.setup import planning, run_settings
 from mgjax.setup.job import Job
 from mgjax.step import train_state
 
@@ -82,6 +82,9 @@ def open_all(
     + (f' in {job.peers.count} processes' if job.peers.count > 1 else '')
     + (f'; resuming at step {done}' if done else '')
   )
+  if is_first:  # Only now: what is refused is refused in one line.
+    for line in planning.warnings_of_schedule(config, schedule):
+      bar.say(line)
   if job.changes:
     bar.say(f'Settings changed since: {"; ".join(job.changes)}')
   return Outputs(writer, trace, bar, clock, log)

@@ -155,7 +155,6 @@ def make_job(
   peers.exchange(None)  # All have looked before the first one writes.
   plan = planning.make_plan(config, parts.schedule, num_devices=mesh.size)
   if peers.is_first:  # Last: what is refused is refused in one line.
-    planning.warn_of_schedule(config, parts.schedule)
     plan |= wall_time.foresee(config, parts.schedule, mesh, workdir)
   return Job(
     **vars(parts),

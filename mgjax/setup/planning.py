@@ -159,20 +159,17 @@ def estimate_memory(
   }
 
 
-def warn_of_schedule(
+def warnings_of_schedule(
   config: ml_collections.ConfigDict, schedule: GridSchedule
-) -> None:
-  """Says on stderr, a line each, why a schedule may not work.
+) -> list[str]:
+  """Why a schedule may not work, a line each.
 
   Args:
     config: See mgjax/config/fields.py.
     schedule: Its schedule.
   """
   full = grids_setup.full_grid(config)
-  for line in schedule_warnings.find(
-    schedule, full, optimizer=config.optim.name
-  ):
-    print(line, file=sys.stderr)
+  return schedule_warnings.find(schedule, full, optimizer=config.optim.name)
 
 
 def warn_of_memory(

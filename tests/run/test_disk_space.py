@@ -73,7 +73,9 @@ def test_a_disk_that_fills_up_ends_a_run_in_one_line(data_dir, tmp_path):
       line
       for line in re.split('[\r\n]', ended.stderr)
       # The rest is the progress, and Orbax's words on a slow disk.
-      if not re.match(r'step |\d+ grids|WARNING:absl:Waiting for|$', line)
+      if not re.match(
+        r'step |\d+ grids|warning: |WARNING:absl:Waiting for|$', line
+      )
     ]
     assert ended.returncode == 1, ended.stderr
     assert len(told) == 1, ended.stderr

@@ -84,7 +84,7 @@ def test_the_folder_keeps_the_rows_and_not_the_name_of_their_file(runs):
   config = saved.read_saved(runs[0])
   assert json.loads(json.dumps(config.grid.table)) == TABLE
   named = cli.read_config(CONFIG, ('--config.grid.table=fastdinov2',))
-  assert grids.with_table(named).grid.table[0]['share'] == 0.75
+  assert grids.with_table(named).grid.table[0]['side_factor'] == 0.5
 
 
 def test_one_program_is_compiled_for_each_grid_and_none_later(runs):

@@ -205,7 +205,7 @@ def test_augmentation_off_is_the_same_program_and_on_has_a_key_of_its_own(
   assert text() == text(augment=off, loss=config.optim.loss)
   seen = []
 
-  def note(batch, rng):
+  def note(batch, rng, strengths):
     seen.append(rng)
     return batch
 
