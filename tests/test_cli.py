@@ -402,7 +402,7 @@ COMMANDS = [
     '.'.join(path.relative_to(FOLDER).with_suffix('').parts)
     for path in sorted((FOLDER / 'experiments').rglob('*.py'))
     if "if __name__ == '__main__':" in path.read_text()
-    and path.stem != 'torch_worker'  # Has no flags, and needs PyTorch.
+    and not path.stem.endswith('_worker')  # Have no flags.
   ),
 ]
 WITH_CONFIG = [

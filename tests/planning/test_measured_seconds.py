@@ -151,7 +151,7 @@ def test_a_disk_that_is_read_only_is_one_line(file, monkeypatch, capsys):
 
 ADD_SOME = """
 import pathlib, sys
-from tests.planning.test_measured import WHERE, measured, network
+from tests.planning.test_measured_seconds import WHERE, measured, network
 
 for i in range(10):
   where = WHERE._replace(settings=f'{sys.argv[2]}-{i}')
