@@ -73,7 +73,7 @@ _STRIDES = ('fixed', 'same_span', 'between')
 _MOST_STEPS = 2**31 - 1
 # More are a slip, and overflow at some point.
 _MOST_EPOCHS = 1_000_000
-_MOST_WEIGHT = 1_000_000_000
+_MOST_WEIGHT = _MOST_RATE = 1_000_000_000
 
 # What a row may say of `lr` in a dict, by the field that tells its form.
 _LR_FIELDS = {
@@ -358,7 +358,7 @@ class _Reader:
           f'{", ".join(_SCALES)}'
         )
       return {'linear': ratio, 'sqrt': ratio**0.5, 'none': 1.0}[value]
-    return float(self._number('lr_scale', 1.0))
+    return float(self._number('lr_scale', 1.0, most=_MOST_RATE))
 
   def _strides(self, num_frames: int) -> list[int]:
     value, s = self._row.get('stride_frames', 'between'), self._s
@@ -453,7 +453,7 @@ def _inherited(own: Mapping, grid: Mapping) -> dict[str, Any]:
 
 
 def _is_rate(value: Any) -> bool:
-  return checks.is_number(value) and value >= 0
+  return checks.is_number(value) and 0 <= value <= _MOST_RATE
 
 
 def _are_points(value: Sequence) -> bool:

@@ -308,6 +308,8 @@ def test_the_table_of_a_mode_is_its_schedule(mode, lr):
     ({'epochs': 1, 'cycle': [3]}, 'cycle 1: it is 3; a row is a dict'),
     ({'epochs': 1, 'cycle': [{}], 'random': [{}]}, 'cycle and random'),
     ({'epochs': 1, 'lr': -1}, 'row 2: lr is -1; it must be'),
+    ({'epochs': 1, 'lr': 1e308}, 'row 2: lr is 1e.308; it must be'),
+    ({'epochs': 1, 'lr_scale': 1e308}, 'row 2: lr_scale is 1e.308; it must'),
     ({'epochs': 1, 'lr': [[0, 1], [0.5, 1]]}, 'row 2: lr is'),
     ({'epochs': 1, 'lr': {'base_lr': 1}}, 'row 2: lr is'),
     (
