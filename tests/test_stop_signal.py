@@ -1,5 +1,6 @@
 """Signals are heard at any moment, and nothing that a run has done is lost."""
 
+import contextlib
 import os
 import pathlib
 import re
@@ -53,8 +54,10 @@ def children(pid: int) -> list[int]:
   """All processes below one."""
   found = []
   for path in pathlib.Path(f'/proc/{pid}/task').glob('*/children'):
-    for child in map(int, path.read_text().split()):
-      found += [child, *children(child)]
+    # A thread may end between the two.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+      for child in map(int, path.read_text().split()):
+        found += [child, *children(child)]
   return found
 
 
@@ -381,7 +384,7 @@ def test_no_data_worker_outlives_a_run_and_none_speaks(
   _, said = process.communicate(timeout=60)
   assert process.returncode == stop_signal.exit_code(number)
   told = [line for line in said.splitlines() if 'stopped by' not in line]
-  about = re.compile(r'step |\d+ grids, |waiting for |(Ctrl-C|SIGTERM): ')
+  about = re.compile(r'step |\d+ grids, |grid=|waiting for |(Ctrl-C|SIGTERM): ')
   assert all(map(about.match, told)), said
   deadline = time.monotonic() + 60
   while any(map(is_alive, workers)):

@@ -73,7 +73,7 @@ _STRIDES = ('fixed', 'same_span', 'between')
 _MOST_STEPS = 2**31 - 1
 # More are a slip, and overflow at some point.
 _MOST_EPOCHS = 1_000_000
-_MOST_WEIGHT = _MOST_RATE = 1_000_000_000
+_MOST_WEIGHT, _MOST_RATE = 1_000_000_000, 1e30
 
 # What a row may say of `lr` in a dict, by the field that tells its form.
 _LR_FIELDS = {

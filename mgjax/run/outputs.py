@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from mgjax.planning import plan_picture
+from mgjax.planning import plan_picture, wall_time_text
 from mgjax.progress import Progress
 from mgjax.run import step_log, writers
 from mgjax.run.clock import StepClock, Times
@@ -73,6 +73,11 @@ def open_all(
     peak_gflops=1e3 * config.train.peak_tflops * job.mesh.size,
     fail=fail,
   )
+  if is_first:  # Only now: what is refused is refused in one line.
+    if not done and job.plan.get('wall_time'):
+      bar.say(wall_time_text.line(job.plan['wall_time']))
+    for line in planning.warnings_of_schedule(config, schedule):
+      bar.say(line)
   num_parameters = train_state.num_parameters(job.network.abstract.params)
   bar.say(
     f'{len(schedule.grids)} grids, {schedule.total_steps} steps, '
@@ -82,9 +87,6 @@ def open_all(
     + (f' in {job.peers.count} processes' if job.peers.count > 1 else '')
     + (f'; resuming at step {done}' if done else '')
   )
-  if is_first:  # Only now: what is refused is refused in one line.
-    for line in planning.warnings_of_schedule(config, schedule):
-      bar.say(line)
   if job.changes:
     bar.say(f'Settings changed since: {"; ".join(job.changes)}')
   return Outputs(writer, trace, bar, clock, log)

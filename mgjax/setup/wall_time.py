@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from mgjax import files
 from mgjax.config import saved
 from mgjax.errors import ConfigError
 from mgjax.grids import Grid, GridSchedule
-from mgjax.planning import measured, wall_time, wall_time_text
+from mgjax.planning import measured, wall_time
 from mgjax.setup import clip_costs, grids
 from mgjax.setup import data as data_setup
 
@@ -271,7 +270,7 @@ def foresee(
   mesh: jax.sharding.Mesh,
   workdir: epath.Path,
 ) -> dict[str, Any]:
-  """Says on stderr how long a new run will take, where that is known.
+  """How long a new run will take, where that is known.
 
   Args:
     config: Its settings.
@@ -295,7 +294,4 @@ def foresee(
     num_devices=mesh.size,
     device=mesh.devices.flat[0].device_kind,
   )
-  if found is None:
-    return {}
-  print(wall_time_text.line(found), file=sys.stderr)
-  return {'wall_time': found}
+  return {} if found is None else {'wall_time': found}
