@@ -150,9 +150,9 @@ def _make(s: checks.Arguments) -> GridSchedule:
   )
   rows = resolve(modes.TABLES[s.mode](s), s)
   if s.mode == 'table' and s.lr_schedule == 'steps':
-    if any('lr' not in row for row in rows):
+    if table.reads_run_lr(rows):
       checks.check_lr_steps(s.lr_steps, s.epochs)
-  filled = table.fill(table.phases(rows, s), rows, s.num_train)
+  filled = schedule.fill(table.phases(rows, s), rows, s.num_train)
   ends = [phase.end_epoch for phase in filled]
   total_epochs = ends[-1]
   policy = table.lr_at_epoch(rows, ends, s)

@@ -383,20 +383,47 @@ def lay_out(
   Differs: PySlowFast starts every epoch afresh, drops its last partial batch
     and restarts the short cycle; with large batches that loses clips.
   """
-  laid_out: list[Phase] = []
-  step = clips = 0
-  for phase in phases:
-    phase = dataclasses.replace(phase, start_step=step)
-    num_steps = steps_until(phase, phase.end_epoch, clips, num_train)
-    step += num_steps
-    clips += phase.clips_in(num_steps)
-    laid_out.append(dataclasses.replace(phase, end_step=step))
+  ends = [{'end_epoch': phase.end_epoch} for phase in phases]
   return GridSchedule(
-    without_empty(laid_out), num_train=num_train, lr_at_epoch=lr_at_epoch
+    without_empty(fill(phases, ends, num_train)),
+    num_train=num_train,
+    lr_at_epoch=lr_at_epoch,
   )
 
 
-def steps_until(
+def fill(
+  phases: Sequence[Phase], rows: Sequence[Mapping[str, Any]], num_train: int
+) -> list[Phase]:
+  """Gives the phases of rows their steps and end epochs, as `lay_out` does.
+
+  Args:
+    phases: Of the rows.
+    rows: In numbers. Epochs are counted from the planned end of the row before.
+    num_train: Clips in an epoch, at least 1.
+
+  Returns:
+    As many phases; some may have no step.
+  """
+  filled = []
+  step = clips = 0
+  end_epoch: int | float = 0
+  for phase, row in zip(phases, rows, strict=True):
+    phase = dataclasses.replace(phase, start_step=step)
+    if 'steps' in row:
+      num_steps = row['steps']
+      end_epoch = (clips + phase.clips_in(num_steps)) / num_train
+    else:
+      end_epoch = row.get('end_epoch', end_epoch + row.get('epochs', 0))
+      num_steps = _steps_until(phase, end_epoch, clips, num_train)
+    step += num_steps
+    clips += phase.clips_in(num_steps)
+    filled.append(
+      dataclasses.replace(phase, end_step=step, end_epoch=end_epoch)
+    )
+  return filled
+
+
+def _steps_until(
   phase: Phase, end_epoch: int | float, clips: int, num_train: int
 ) -> int:
   """Steps of a phase until an epoch of the run.

@@ -9,7 +9,7 @@ from typing import Any
 from mgjax.grids import learning_rate
 from mgjax.grids.checks import Arguments
 from mgjax.grids.learning_rate import LearningRate, LrFunction, Real
-from mgjax.grids.schedule import Grid, Phase, steps_until
+from mgjax.grids.schedule import Grid, Phase
 
 # A row in numbers, see rows.py.
 Row = Mapping[str, Any]
@@ -44,6 +44,11 @@ def _phase(row: Row, s: Arguments) -> Phase:
   )
 
 
+def reads_run_lr(rows: Sequence[Row]) -> bool:
+  """Whether a row has the run's learning rate, and none of its own."""
+  return any('lr' not in row for row in rows)
+
+
 def lr_at_epoch(
   rows: Sequence[Row], ends: Sequence[Real], s: Arguments
 ) -> LrFunction:
@@ -55,7 +60,7 @@ def lr_at_epoch(
     s: The arguments of `make_schedule`, and `rate`, the run's own.
   """
   of_run = None
-  if any('lr' not in row for row in rows):
+  if reads_run_lr(rows):
     of_run = s.rate.over(s.epochs)
     # The same number, divided and multiplied, may be another one.
     if ends[-1] != s.epochs:
@@ -141,41 +146,9 @@ def schedule_texts(rows: Sequence[Row], s: Arguments) -> str:
     for row in rows
     if isinstance(row.get('lr'), Mapping) and 'schedule' in row['lr']
   ]
-  if any('lr' not in row for row in rows):
+  if reads_run_lr(rows):
     texts.append(s.lr_schedule)
   return ' '.join(texts)
-
-
-def fill(
-  phases: Sequence[Phase], rows: Sequence[Row], num_train: int
-) -> list[Phase]:
-  """Gives the phases of rows their steps and end epochs, as `lay_out` does.
-
-  Args:
-    phases: Of the rows.
-    rows: In numbers. Epochs are counted from the planned end of the row before.
-    num_train: Clips in an epoch, at least 1.
-
-  Returns:
-    As many phases; some may have no step.
-  """
-  filled = []
-  step = clips = 0
-  end_epoch: Real = 0
-  for phase, row in zip(phases, rows, strict=True):
-    phase = dataclasses.replace(phase, start_step=step)
-    if 'steps' in row:
-      num_steps = row['steps']
-      end_epoch = (clips + phase.clips_in(num_steps)) / num_train
-    else:
-      end_epoch = row.get('end_epoch', end_epoch + row.get('epochs', 0))
-      num_steps = steps_until(phase, end_epoch, clips, num_train)
-    step += num_steps
-    clips += phase.clips_in(num_steps)
-    filled.append(
-      dataclasses.replace(phase, end_step=step, end_epoch=end_epoch)
-    )
-  return filled
 
 
 def baseline_epochs(
@@ -192,7 +165,7 @@ def baseline_epochs(
   if said:
     return sum(said)
   # Rates of the run are those of its baseline; else there is none but the run.
-  return s.epochs if any('lr' not in row for row in rows) else total_epochs
+  return s.epochs if reads_run_lr(rows) else total_epochs
 
 
 def lr_argument(rows: Sequence[Row], s: Arguments) -> str:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from mgjax.errors import ConfigError
 from mgjax.grids import Grid, GridSchedule
-from mgjax.planning import plan, plan_text
+from mgjax.planning import columns, plan
 
 MODES = ('none', 'short', 'long', 'both')
 
@@ -164,7 +164,7 @@ def table(candidates: Sequence[Candidate], budget_hours: float) -> str:
   ]
   return '\n'.join(
     [
-      *(line.rstrip() for line in plan_text.aligned(rows, left=(0, 1))),
+      *(line.rstrip() for line in columns.aligned(rows, left=(0, 1))),
       '',
       f'>  the most epochs in {budget_hours:g} hours: {_flags(chosen)}',
       'Hours are those of training steps; waits for data, compilation and '

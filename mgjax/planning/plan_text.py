@@ -3,11 +3,11 @@
 import difflib
 import json
 import math
-from collections.abc import Sequence
 from typing import Any
 
 from mgjax.grids.schedule import Grid
 from mgjax.planning import wall_time_text
+from mgjax.planning.columns import aligned
 
 
 def table(plan: dict[str, Any]) -> str:
@@ -174,23 +174,6 @@ def _lr_ends(
   first = min(math.ceil(start / every), len(values) - 1)
   last = max(first, math.ceil(end / every) - 1)
   return values[first], values[last]
-
-
-def aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
-  """Returns rows of cells as lines of text, their columns aligned.
-
-  Args:
-    rows: Of as many cells each.
-    left: Columns that are aligned to the left; the others are to the right.
-  """
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  return [
-    '  '.join(
-      cell.ljust(width) if i in left else cell.rjust(width)
-      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-    )
-    for row in rows
-  ]
 
 
 def _macs_text(gmacs: int | float) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mgjax.planning import wall_time
+from mgjax.planning import columns, wall_time
 from mgjax.progress import duration
 
 
@@ -63,20 +63,13 @@ def table(
     rows: Breakdowns by name; a part that one lacks is left blank.
     parts: Names of the columns before the total.
   """
-  columns = (*parts, 'total')
-  cells = [('', *columns)]
+  names = (*parts, 'total')
+  cells = [('', *names)]
   for name, found in rows.items():
-    values = [found.get(f'{column}_s') for column in columns]
+    values = [found.get(f'{part}_s') for part in names]
     texts = ['' if v is None else duration(v) for v in values]
     cells.append((name, *texts))
-  widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-  return [
-    '  '.join(
-      cell.rjust(width) if i else cell.ljust(width)
-      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-    ).rstrip()
-    for row in cells
-  ]
+  return [line.rstrip() for line in columns.aligned(cells, left=(0,))]
 
 
 def _sources(found: Mapping[str, Any]) -> list[str]:
