@@ -7,7 +7,7 @@ python -m mgjax.train --config=configs/moving_digits.py:grid=both \
 Arguments after the colon:
   grid    none, short, long, both, ladder or progressive
   seed    an integer
-  model   slowfast, tsn, tsm, tam or blvnet_tam
+  model   slowfast, slow, tsn, tsm, tam, blvnet_tam or vit
   frames  of a clip, over the same span: 2, 4, 8, 16 or 32; 0: those of the size
   labels  motion, or digit_motion: appearance matters too
   size    demo: 16 x 64 x 64, 8 epochs, minutes on 2 cores; medium: 16 x 56 x
@@ -20,7 +20,7 @@ import ml_collections
 from mgjax.config import arguments, fields
 from mgjax.errors import ConfigError
 
-_MODELS = ('slowfast', 'slow', 'tsn', 'tsm', 'tam', 'blvnet_tam')
+_MODELS = ('slowfast', 'slow', 'tsn', 'tsm', 'tam', 'blvnet_tam', 'vit')
 _FRAMES = (2, 4, 8, 16, 32)
 _NUM_CLASSES = {'motion': 16, 'digit_motion': 40}
 _SIZES = {'demo': 16, 'medium': 16, 'small': 8, 'tiny': 8}  # And their frames.
@@ -56,9 +56,10 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   model = config.model
   model.name = args.model
   model.num_classes = _NUM_CLASSES[args.labels]
-  model.blocks = (1, 1, 1)
-  model.width = 16
-  model.dropout = 0.2
+  if args.model != 'vit':
+    model.blocks = (1, 1, 1)
+    model.width = 16
+    model.dropout = 0.2
   if args.model == 'slowfast':
     model.beta_inv = 4
     if args.size in ('small', 'tiny'):
@@ -111,8 +112,9 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     config.grid.ladder = ((0.5, 6, 0.05, 'cosine'), (1, 3, 0.05, 'cosine'))
   elif args.size == 'tiny':
     data.name = 'moving_digits/motion_tiny'
-    model.blocks = (1, 1)
-    model.width = 8
+    if args.model != 'vit':
+      model.blocks = (1, 1)
+      model.width = 8
     data.crop_px = config.eval.crop_px = config.eval.short_side_px = 32
     data.jitter_px = (32, 40)
     optim.lr_steps = (2, 3)
@@ -122,4 +124,24 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
     config.eval.every = 3.0
     config.eval.batch_size = 20
     config.train.log_every_steps = 1
+  if args.model == 'vit':
+    _set_transformer(config, tiny=args.size == 'tiny')
   return config
+
+
+def _set_transformer(config: ml_collections.ConfigDict, *, tiny: bool) -> None:
+  """Sets a small transformer, and what its tokens ask of the grids."""
+  model, data = config.model, config.data
+  model.depth, model.width, model.heads = (2, 24, 2) if tiny else (4, 96, 3)
+  model.patch_px, model.tubelet_frames = 8, 2
+  model.position_grid = (data.num_frames, data.crop_px, data.crop_px)
+  config.grid.side_multiple = model.patch_px
+  config.grid.frames_multiple = model.tubelet_frames
+  config.optim.name = 'adamw'
+  config.optim.weight_decay = 0.05
+  # AdamW's: a fiftieth of SGD's.
+  config.optim.base_lr, config.optim.warmup_lr = 1e-3, 1e-4
+  config.grid.ladder = tuple(
+    (factor, epochs, 1e-3, schedule)
+    for factor, epochs, _, schedule in config.grid.ladder
+  )

@@ -7,7 +7,7 @@ refused before.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from mgjax.config import own
 from mgjax.config.setting import (
@@ -57,7 +57,16 @@ def _depths(blocks: Mapping[int, tuple[int, ...]]) -> Accepted:
 
 @dataclasses.dataclass(kw_only=True)
 class NetworkOptions:
-  """What config.model has of every network, also of one of the user's own."""
+  """What config.model has of every network, also of one of the user's own.
+
+  Attributes:
+    has_batch_norm: Whether there is anything that config.norm is about.
+    has_class_maps: Whether the classifier sees an average of positions, so
+      that each has a share of a logit.
+  """
+
+  has_batch_norm: ClassVar[bool] = True
+  has_class_maps: ClassVar[bool] = True
 
   # K, the number of logits; None: the classes of the data set.
   num_classes: int | None = setting(None, optional(at_least(2)))
@@ -215,6 +224,53 @@ class BLVNetTAM(BLResNet):
   tam_frames: int = setting(3, _TAM_FRAMES)
 
 
+@dataclasses.dataclass(kw_only=True)
+class ViT(NetworkOptions):
+  """Plain video transformer: VideoMAE and V-JEPA 2 are settings of it."""
+
+  has_batch_norm: ClassVar[bool] = False
+  has_class_maps: ClassVar[bool] = False
+
+  # Rate of the dropout before the classifier, in training.
+  dropout: float = setting(0.0, within('[0, 1)'))
+  depth: int = setting(12, at_least(1))  # Blocks.
+  width: int = setting(768, at_least(1))  # Features of a token.
+  heads: int = setting(12, at_least(1))  # They divide the width.
+  # Hidden features of the blocks' MLPs; 0: four times the width.
+  mlp_width: int = setting(0, at_least(0))
+  # Frames of a tubelet, of which all clips have a multiple.
+  tubelet_frames: int = setting(2, at_least(1))
+  # Height and width of a tubelet, of which all clips have a multiple.
+  patch_px: int = setting(16, at_least(1))
+  # 'sincos': a fixed table is added to the tokens (VideoMAE). 'rope': queries
+  # and keys turn with frame, row and column (V-JEPA 2).
+  positions: str = setting('sincos', one_of('sincos', 'rope'))
+  # 'sincos': frames, height and width in pixels of the clips that the table is
+  # made for; for others it is interpolated.
+  position_grid: tuple[int, ...] = setting(
+    (16, 224, 224), Accepted('three positive integers', is_window)
+  )
+  # Which of query, key and value have a bias: 'qkv' (V-JEPA 2), 'qv'
+  # (VideoMAE) or '', none.
+  qkv_bias: str = setting('qv', one_of('qkv', 'qv', ''))
+  # Added to the variances of the encoder's LayerNorms.
+  layer_norm_eps: float = setting(1e-6, POSITIVE)
+  # Share of the clips that skip a branch of the last block in training; at the
+  # first block it is 0, between them it grows evenly.
+  drop_path: float = setting(0.0, within('[0, 1)'))
+  # What is classified. 'mean': the average of the tokens, normalised
+  # (VideoMAE); 'first': the first token, after the norm of all; 'probe': what
+  # a learned query finds by attention (V-JEPA 2).
+  pool: str = setting('mean', one_of('mean', 'first', 'probe'))
+  # Added to the variances of the LayerNorms behind the encoder: that of
+  # pool='mean', or those of the probe.
+  head_norm_eps: float = setting(1e-6, POSITIVE)
+  # 'probe': blocks in front of the query's attention.
+  probe_blocks: int = setting(3, at_least(0))
+  # 'probe': its heads; 0: as many as those of the encoder.
+  probe_heads: int = setting(0, at_least(0))
+
+
 # By config.model.name.
 NETWORKS: dict[str, type[NetworkOptions]] = {
   'slowfast': SlowFast,
@@ -228,6 +284,7 @@ NETWORKS: dict[str, type[NetworkOptions]] = {
   'blvnet_tam': BLVNetTAM,
   'i3d_resnet': OnFrames,
   's3d_resnet': S3DResNet,
+  'vit': ViT,
 }
 
 
@@ -288,6 +345,14 @@ def fields(name: Any) -> Fields:
       "one of your own, 'package.module:Name'."
     )
   return Fields({f.name: f for f in dataclasses.fields(NETWORKS[name])}, {})
+
+
+def options_of(name: str) -> type[NetworkOptions]:
+  """The class of a network's options; of one's own, what all have.
+
+  Such a network may have batch norms: what it has is known once it is traced.
+  """
+  return NETWORKS.get(name, NetworkOptions)
 
 
 def _own_fields(name: str) -> Fields:

@@ -22,12 +22,13 @@ from jaxtyping import Array, Float
 from mgjax.config import network_options, own
 from mgjax.models import own_network
 from mgjax.models.blvnet import BLVNet
-from mgjax.models.head import HEAD
+from mgjax.models.head import HEAD, VideoNetwork
 from mgjax.models.ibm_resnet3d import I3DResNet, S3DResNet
 from mgjax.models.norm import combine_statistics, group_matrix
 from mgjax.models.resnet2d import TAM, TSM, TSN
 from mgjax.models.resnet3d import ResNet3D
 from mgjax.models.slowfast import SlowFast
+from mgjax.models.vit import ViT
 
 __all__ = [
   'HEAD',
@@ -50,6 +51,7 @@ MODELS = {
   'blvnet_tam': functools.partial(BLVNet, pairs=True),
   'i3d_resnet': I3DResNet,
   's3d_resnet': S3DResNet,
+  'vit': ViT,
 }
 
 
@@ -82,11 +84,14 @@ def build(
   return MODELS[name](**options)
 
 
-def example_video(num_frames: int) -> Float[Array, '1 num_frames 32 32 3']:
+def example_video(
+  model: VideoNetwork, num_frames: int
+) -> Float[Array, '1 T H W 3']:
   """A clip that is enough to initialise a model: parameters ignore its shape.
 
   Args:
-    num_frames: T, of the training clips: enough for the ratio of the frame
-      rates of SlowFast's pathways.
+    model: The network.
+    num_frames: Of the training clips: enough for the ratio of the frame rates
+      of SlowFast's pathways.
   """
-  return jnp.zeros((1, num_frames, 32, 32, 3))
+  return jnp.zeros((1, *model.example_clip(num_frames), 3))

@@ -14,11 +14,13 @@ class Dropout(nn.Module):
 
   Attributes:
     rate: Share of the features that becomes zero, in [0, 1).
+    whole: Whether those of a clip become zero together ("drop path").
 
   Differs: flax.linen.Dropout draws one mask for the whole array.
   """
 
   rate: float
+  whole: bool = False
 
   @nn.compact
   def __call__(
@@ -40,9 +42,10 @@ class Dropout(nn.Module):
     if clip_index is None:
       clip_index = jnp.arange(x.shape[0])
     key = self.make_rng('dropout')
+    shape = (1,) * (x.ndim - 1) if self.whole else x.shape[1:]
     keep = jax.vmap(
       lambda clip: jax.random.bernoulli(
-        jax.random.fold_in(key, clip), 1 - self.rate, x.shape[1:]
+        jax.random.fold_in(key, clip), 1 - self.rate, shape
       )
     )(clip_index)
     return jnp.where(keep, x / (1 - self.rate), 0)

@@ -51,6 +51,14 @@ class VideoNetwork(nn.Module, network_options.Given, kw_only=True):
     """
     return self.clone(**options)
 
+  def example_clip(self, num_frames: int) -> Window:
+    """Frames, height and width of a small clip that the network takes.
+
+    Args:
+      num_frames: Of the training clips.
+    """
+    return num_frames, 32, 32
+
   @property
   def draws_by_clip(self) -> bool:
     """Whether dropout depends on a clip's number in the batch (`Dropout`)."""

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from absl import flags
 
 from mgjax import files
-from mgjax.config import own
+from mgjax.config import network_options, own
 from mgjax.cpu import allocator, compilation
 from mgjax.data import copies
 from mgjax.data.eval_stream import EvalStream
@@ -158,6 +158,12 @@ def main(values: flags.FlagValues, *videos: str) -> None:
     raise ConfigError(
       f'model.name={config.model.name!r}: --sheet, --heatmap and --features '
       'explain the networks of mgjax only; leave them out'
+    )
+  has_maps = network_options.options_of(config.model.name).has_class_maps
+  if not has_maps and (sheets or heatmaps or npz):
+    raise ConfigError(
+      f'model.name={config.model.name!r}: --sheet, --heatmap and --features '
+      'explain convolutional networks only; leave them out'
     )
   names = label_names(
     config, run, pathlib.Path(values.labels) if values.labels else None

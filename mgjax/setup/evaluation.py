@@ -87,7 +87,7 @@ def load(
       model,
       optax.identity(),
       jax.random.key(0),
-      models.example_video(config.data.num_frames),
+      models.example_video(model, config.data.num_frames),
     ),
     parallel.replicated(mesh),
   )

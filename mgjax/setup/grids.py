@@ -6,7 +6,7 @@ import re
 import ml_collections
 
 from mgjax import grids
-from mgjax.config import own, schedule_files
+from mgjax.config import network_options, own, schedule_files
 from mgjax.errors import ConfigError
 from mgjax.grids import Grid, GridSchedule
 from mgjax.setup import clip_costs
@@ -88,6 +88,8 @@ def schedule(
     values[argument] = config[section][name]
   values['width'] = full_grid(config).W
   values['num_train'] = num_train
+  if not network_options.options_of(config.model.name).has_batch_norm:
+    values['group_clips'] = 0  # Nothing that batches would have to divide for.
 
   def clip_cost(T: int, H: int, W: int) -> float:
     grid = Grid(T, H, W, 1)

@@ -118,7 +118,7 @@ def state_maker(
       model,
       tx,
       jax.random.key(config.seed),
-      models.example_video(config.data.num_frames),
+      models.example_video(model, config.data.num_frames),
       average=config.optim.ema_decay > 0,
     )
 

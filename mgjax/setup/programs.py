@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from mgjax.config import network_options
 from mgjax.grids.schedule import GridSchedule
 from mgjax.hosts import parallel
 from mgjax.setup import augmentation, evaluation, grids
@@ -115,8 +116,10 @@ def make_train_step(
 def statistics_batches(config: ml_collections.ConfigDict) -> int:
   """Batches from which statistics are estimated before an evaluation.
 
-  None where all layers keep the statistics that they have.
+  None where all layers keep the statistics that they have, and where there are
+  no batch norms.
   """
-  if config.norm.frozen == 'all':
+  has_batch_norm = network_options.options_of(config.model.name).has_batch_norm
+  if config.norm.frozen == 'all' or not has_batch_norm:
     return 0
   return config.norm.precise_batches

@@ -5,6 +5,8 @@
 
 import ml_collections
 
+from mgjax.config import network_options
+from mgjax.config.network_options import GIVEN
 from mgjax.data.description import Description
 from mgjax.errors import ConfigError
 
@@ -54,6 +56,9 @@ def check_norm(config: ml_collections.ConfigDict) -> None:
   Raises:
     ConfigError: Names the field, and what would be accepted.
   """
+  if not network_options.options_of(config.model.name).has_batch_norm:
+    _check_no_norm(config)
+    return
   frozen = config.norm.frozen
   if frozen and not config.init_from:
     raise ConfigError(
@@ -68,6 +73,18 @@ def check_norm(config: ml_collections.ConfigDict) -> None:
       'running statistics belong to the current weights, so their average '
       'needs statistics of its own; set norm.precise_batches, such as 200.'
     )
+
+
+def _check_no_norm(config: ml_collections.ConfigDict) -> None:
+  """Refuses what would do nothing to a network without batch norm."""
+  for name in ('momentum', 'eps', 'frozen'):
+    default = GIVEN[f'norm_{name}'].default
+    if config.norm[name] != default:
+      raise ConfigError(
+        f'norm.{name} is {config.norm[name]!r}, but '
+        f'model.name={config.model.name!r} has no batch norm; leave it at '
+        f'{default!r}'
+      )
 
 
 def check_evaluation(

@@ -204,7 +204,7 @@ def fitting_options(
       wanted.model.num_classes = config.model.num_classes
     try:
       model = network.model(wanted)
-      video = models.example_video(wanted.data.num_frames)
+      video = models.example_video(model, wanted.data.num_frames)
       shapes = jax.eval_shape(model.init, jax.random.key(0), video)
       result = matching.match_state(
         blank,

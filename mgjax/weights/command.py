@@ -125,7 +125,7 @@ def _initialiser(
   config: ml_collections.ConfigDict, model: nn.Module
 ) -> Callable[[], dict]:
   """A function that makes a network's random variables."""
-  video = models.example_video(config.data.num_frames)
+  video = models.example_video(model, config.data.num_frames)
   return lambda: model.init(jax.random.key(config.seed), video)
 
 

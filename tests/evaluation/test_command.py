@@ -42,11 +42,12 @@ def test_a_killed_evaluation_is_resumed_bit_for_bit(
   tiny_config, data_dir, tmp_path
 ):
   """640 batches; killed twice on the way."""
+  model = network.model(tiny_config)
   state = train_state.create_state(
-    network.model(tiny_config),
+    model,
     network.optimizer(tiny_config),
     jax.random.key(0),
-    models.example_video(tiny_config.data.num_frames),
+    models.example_video(model, tiny_config.data.num_frames),
   )
   results = []
   for name, kills in (('whole', []), ('killed', [40, 300])):

@@ -81,7 +81,7 @@ def test_scores_are_the_same_on_any_number_of_devices(data_dir):
     model,
     network.optimizer(config),
     jax.random.key(0),
-    models.example_video(config.data.num_frames),
+    models.example_video(model, config.data.num_frames),
   )
   found = []
   for num_devices in (1, jax.device_count()):

@@ -1,9 +1,10 @@
 """Weights, statistics and inputs of the golden references, from their names.
 
-The files in golden/forward hold no weights: each tensor is a pure function of
-a salt, its name in the reference's state_dict and its shape there (PyTorch's
-axis order). Random words come from SplitMix64 seeded by crc32(salt + name), so
-they are the same bits on every machine and numpy version.
+The files in golden/forward and golden/transformers hold no weights: each tensor
+is a pure function of a salt, its name in the reference's state_dict and its
+shape there (PyTorch's axis order). Random words come from SplitMix64 seeded by
+crc32(salt + name), so they are the same bits on every machine and numpy
+version.
 """
 
 import zlib
@@ -51,8 +52,10 @@ def tensor(name, shape, salt, gains):
     r *= np.sqrt(gain / float(np.prod(shape[1:], dtype=np.int64)))
   elif kind == 'weight':
     r = 1.0 + 0.1 * r
-  elif kind in ('bias', 'running_mean'):
+  elif kind in ('bias', 'running_mean', 'q_bias', 'v_bias'):
     r = 0.1 * r
+  elif kind in ('query_tokens', 'mask_tokens'):
+    r = 0.5 * r
   elif kind == 'running_var':
     r = 1.0 + 0.25 * r
   else:
@@ -89,12 +92,12 @@ def video(case, salt=''):
   return x
 
 
-def probe(name, array):
+def probe(name, array, salt=''):
   """Fingerprint of an array: a fixed random projection over sqrt(size).
 
-  The projection is that of the name alone: the references' probes are made
-  without their files' salt.
+  The projection is that of the name alone in golden/forward, whose probes are
+  made without their files' salt.
   """
   a = np.asarray(array, np.float64)
-  r = unit(name + '/probe', a.shape)
+  r = unit(name + '/probe', a.shape, salt)
   return float((a * r).sum() / np.sqrt(a.size))

@@ -193,11 +193,12 @@ def test_evaluation_batches_are_shared_by_the_devices_of_a_plan(tiny_config):
 def run(tiny_config, tmp_path):
   """The folder of a run that has not learnt anything."""
   tmp_path = epath.Path(tmp_path)
+  model = network.model(tiny_config)
   state = train_state.create_state(
-    network.model(tiny_config),
+    model,
     network.optimizer(tiny_config),
     jax.random.key(0),
-    models.example_video(tiny_config.data.num_frames),
+    models.example_video(model, tiny_config.data.num_frames),
   )
   names = data_setup.source(tiny_config, 'validation').label_names
   run_settings.prepare(tiny_config, tmp_path, names)

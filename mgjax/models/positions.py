@@ -1,0 +1,156 @@
+"""Where the tokens of a video transformer lie: tables, no parameters.
+
+NumPy makes them in float64 while a program is traced, of the size that its grid
+has: one tree of parameters serves every grid.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Sizes = tuple[int, int, int]
+
+
+def sinusoid(count: int, width: int) -> Float[np.ndarray, 'count width']:
+  """Sines (even columns) and cosines (odd ones) of one running index.
+
+  Rounded to float32, as in the reference: weights were trained with that.
+
+  Source: MCG-NJU/VideoMAE 14ef8d8, modeling_finetune.py,
+    get_sinusoid_encoding_table; Vaswani et al. 2017 (arXiv:1706.03762).
+  """
+  column = np.arange(width)
+  angle = np.arange(count)[:, None] / 10000 ** (2 * (column // 2) / width)
+  table = np.where(column % 2, np.cos(angle), np.sin(angle))
+  return table.astype(np.float32)
+
+
+def sincos(
+  size: Sizes, base: Sizes, width: int
+) -> Float[np.ndarray, 'tokens width']:
+  """VideoMAE's positions: the table of a base grid, resized to another grid.
+
+  The index runs over frames, rows and columns of the base, in this order. A
+  table made anew for another grid would number all tokens differently.
+
+  Args:
+    size: Tokens of the grid in time, height and width.
+    base: Tokens of the grid that the table is made for.
+    width: Of a token.
+
+  Returns:
+    float32. Rows and columns are resized by bicubic interpolation (a = -0.75,
+    not antialiased: torch's), then frames linearly.
+
+  Source: OpenGVLab/VideoMAEv2 29eab1e, run_class_finetuning.py (there for
+    square grids).
+  """
+  table = sinusoid(math.prod(base), width).reshape(*base, width)
+  weights = (
+    interpolation(base[0], size[0], _LINEAR),
+    interpolation(base[1], size[1], _CUBIC),
+    interpolation(base[2], size[2], _CUBIC),
+  )
+  table = np.einsum('ri,tijc->trjc', weights[1], table)
+  table = np.einsum('sj,trjc->trsc', weights[2], table)
+  table = np.einsum('ut,trsc->ursc', weights[0], table)
+  # In float32, as the reference has it.
+  return table.reshape(-1, width).astype(np.float32)
+
+
+def _linear(distance: np.ndarray) -> np.ndarray:
+  return np.maximum(1 - distance, 0)
+
+
+def _cubic(distance: np.ndarray) -> np.ndarray:
+  """The cubic convolution kernel of Keys 1981, with torch's a = -0.75."""
+  a, d = -0.75, distance
+  near = ((a + 2) * d - (a + 3)) * d * d + 1
+  far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+  return np.where(d <= 1, near, np.where(d < 2, far, 0))
+
+
+# Kernels, and how many elements each reaches on either side.
+_LINEAR, _CUBIC = (_linear, 1), (_cubic, 2)
+
+
+def interpolation(
+  size: int, new_size: int, kernel: tuple
+) -> Float[np.ndarray, 'new_size size']:
+  """Matrix that resizes an axis; elements beyond its ends are its last ones.
+
+  That is torch.nn.functional.interpolate with align_corners=False. (The methods
+  of jax.image.resize have a = -0.5, and antialias.)
+  """
+  weight, reach = kernel
+  centre = (np.arange(new_size) + 0.5) * size / new_size - 0.5
+  matrix = np.zeros((new_size, size))
+  for offset in range(1 - reach, reach + 1):
+    element = np.floor(centre) + offset
+    np.add.at(
+      matrix,
+      (np.arange(new_size), np.clip(element, 0, size - 1).astype(int)),
+      weight(np.abs(centre - element)),
+    )
+  # Rounded, as the reference's are.
+  return matrix.astype(np.float32).astype(np.float64)
+
+
+class Rotation(NamedTuple):
+  """What `rotate` multiplies queries and keys with, [tokens, 1, d] each."""
+
+  cos: Float[Array, 'tokens 1 d']
+  sin: Float[Array, 'tokens 1 d']
+
+
+def rope_share(head_width: int) -> int:
+  """Elements of a head that turn with the frame; as many with row and column.
+
+  The rest, such as 4 of 64, do not turn.
+  """
+  return 2 * (head_width // 3 // 2)
+
+
+def rope(size: Sizes, head_width: int, dtype) -> Rotation:
+  """V-JEPA 2's rotary positions of frames, rows and columns, counted from 0.
+
+  They are no rotations: the two elements of a pair, which are neighbours, turn
+  by different angles, because the frequencies are repeated as a whole (w0, w1,
+  w0, w1). So absolute positions matter. Released weights need it.
+
+  Args:
+    size: Tokens of the grid in time, height and width.
+    head_width: d.
+    dtype: Of the result.
+
+  Source: facebookresearch/vjepa2 c2963a4, src/models/utils/modules.py,
+    rotate_queries_or_keys ("subtle bug"), RoPEAttention.
+  """
+  share = rope_share(head_width)
+  frequency = 10000.0 ** -(np.arange(share // 2) / (share / 2))
+  angle = np.zeros((*size, head_width))
+  for axis, count in enumerate(size):
+    of_axis = np.tile(np.arange(count)[:, None] * frequency, 2)
+    shape = [1, 1, 1, share]
+    shape[axis] = count
+    angle[..., axis * share : (axis + 1) * share] = of_axis.reshape(shape)
+  angle = angle.reshape(-1, 1, head_width)
+  return Rotation(
+    jnp.asarray(np.cos(angle), dtype), jnp.asarray(np.sin(angle), dtype)
+  )
+
+
+def rotate(
+  x: Float[Array, 'B tokens heads d'], rotation: Rotation
+) -> Float[Array, 'B tokens heads d']:
+  """Turns the pairs (0, 1), (2, 3), ... of each head: see `rope`."""
+  # An element that has no partner does not turn: its sine is zero.
+  even = x.shape[-1] // 2 * 2
+  pairs = x[..., :even].reshape(*x.shape[:-1], -1, 2)
+  turned = jnp.stack([-pairs[..., 1], pairs[..., 0]], -1)
+  turned = turned.reshape(*x.shape[:-1], even)
+  turned = jnp.concatenate([turned, x[..., even:]], -1)
+  return x * rotation.cos + turned * rotation.sin
