@@ -59,6 +59,7 @@ def main(values: flags.FlagValues, *configs: str) -> None:
     trains=True,
     phases=schedule.phases,
   )
+  planning.check_network(config, [grids.eval_grid(config)])
   plan = _plan(values, config, schedule, size_source)
   # Once nothing is refused: that is one line, without advice.
   for line in planning.warnings_of_schedule(config, schedule):

@@ -89,7 +89,8 @@ def schedule(
   values['width'] = full_grid(config).W
   values['num_train'] = num_train
   if not network_options.options_of(config.model.name).has_batch_norm:
-    values['group_clips'] = 0  # Nothing that batches would have to divide for.
+    # Every clip is normalised by itself: any batch divides, into any parts.
+    values['group_clips'], values['group_by'] = 1, 'step'
 
   def clip_cost(T: int, H: int, W: int) -> float:
     grid = Grid(T, H, W, 1)

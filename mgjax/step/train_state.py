@@ -18,14 +18,15 @@ class TrainState(flax.struct.PyTreeNode):
   Attributes:
     step: int32 [], steps taken; the only clock of a run.
     params: Trained parameters.
-    batch_stats: Running means and variances, of use in evaluation only.
+    batch_stats: Running means and variances, of use in evaluation only; {}
+      where there are no batch norms.
     opt_state: The optimizer's state.
     ema: Average of the parameters over the steps; {} where it is off.
   """
 
   step: Any
   params: dict
-  batch_stats: dict
+  batch_stats: Any  # A dict; Orbax puts a leaf in the place of an empty one.
   opt_state: optax.OptState
   ema: Any = flax.struct.field(default_factory=dict)
 

@@ -8,7 +8,7 @@ import pytest
 from configs import moving_digits
 from mgjax import models
 from mgjax.cli import ConfigError
-from mgjax.config import fields, rules
+from mgjax.config import fields, network_options, rules
 from mgjax.hosts import parallel
 from mgjax.models import norm
 from mgjax.setup import grids, network, programs, run_checks
@@ -140,7 +140,10 @@ def test_training_with_all_layers_frozen_is_evaluation_with_gradients():
   assert trained['head']['classifier']['bias'].any()
 
 
-@pytest.mark.parametrize('name', sorted(models.MODELS))
+@pytest.mark.parametrize(
+  'name',
+  [n for n in models.MODELS if network_options.options_of(n).has_batch_norm],
+)
 def test_the_first_layer_is_that_of_every_pathway_of_every_network(name):
   model = models.build(
     name, num_classes=4, dropout=0.5, dtype='float32', blocks=(1, 1), width=8

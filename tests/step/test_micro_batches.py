@@ -149,8 +149,9 @@ def test_dropout_masks_belong_to_the_clips():
 
 @pytest.mark.parametrize('name', sorted(models.MODELS))
 def test_rematerialisation_keeps_the_tree_and_reaches_the_blocks(name):
+  size = {'depth': 2, 'heads': 2} if name == 'vit' else {'blocks': (1, 1)}
   model = models.build(
-    name, num_classes=4, dropout=0.5, dtype='float32', blocks=(1, 1), width=8
+    name, num_classes=4, dropout=0.5, dtype='float32', width=8, **size
   )
   video = jnp.zeros((2, 8, 32, 32, 3))
 

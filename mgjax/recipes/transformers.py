@@ -1,0 +1,64 @@
+"""Published video transformers as settings of the network 'vit'.
+
+Source: MCG-NJU/VideoMAE 14ef8d8, modeling_finetune.py; facebookresearch/vjepa2
+c2963a4, src/models/vision_transformer.py, and its evaluation configs (probe).
+"""
+
+import types
+from typing import Any
+
+import ml_collections
+
+from mgjax.errors import ConfigError
+
+_SIZES = types.MappingProxyType(
+  {
+    's': {'depth': 12, 'width': 384, 'heads': 6},
+    'b': {'depth': 12, 'width': 768, 'heads': 12},
+    'l': {'depth': 24, 'width': 1024, 'heads': 16},
+    'h': {'depth': 32, 'width': 1280, 'heads': 16},
+    # The source's vit_giant_xformers.
+    'g': {'depth': 40, 'width': 1408, 'heads': 22, 'mlp_width': 6144},
+  }
+)
+_VIDEOMAE: dict[str, Any] = {
+  'positions': 'sincos',
+  'position_grid': (16, 224, 224),
+  'qkv_bias': 'qv',
+  'pool': 'mean',
+}
+_VJEPA2: dict[str, Any] = {
+  'positions': 'rope',
+  'qkv_bias': 'qkv',
+  'pool': 'probe',
+  'probe_blocks': 3,
+  'probe_heads': 16,
+  'head_norm_eps': 1e-5,
+}
+NETWORKS: dict[str, dict[str, Any]] = {
+  **{f'videomae_{size}': _VIDEOMAE | _SIZES[size] for size in 'sblh'},
+  **{f'vjepa2_{size}': _VJEPA2 | _SIZES[size] for size in 'blhg'},
+}
+
+
+def set_network(config: ml_collections.ConfigDict, name: str) -> None:
+  """Sets config.model to a published transformer, and what its grids must be.
+
+  Clips keep their size; frames and sides of all grids become multiples of the
+  tubelet's 2 frames and 16 x 16 pixels.
+
+  Args:
+    config: Changed in place.
+    name: One of NETWORKS, such as 'videomae_b' or 'vjepa2_l'.
+
+  Raises:
+    ConfigError: There is no such network.
+  """
+  if name not in NETWORKS:
+    raise ConfigError(
+      f'{name!r} is no video transformer; accepted are {", ".join(NETWORKS)}.'
+    )
+  config.model.name = 'vit'
+  config.model.update(NETWORKS[name])
+  config.grid.frames_multiple = config.model.tubelet_frames
+  config.grid.side_multiple = config.model.patch_px
