@@ -53,6 +53,12 @@ def test_its_evaluation_gives_the_accuracy_of_the_run(run, capsys):
   workdir, _ = run
   capsys.readouterr()
   argv = ['evaluate', f'--workdir={workdir}']
-  assert cli.run(evaluation.main, evaluate_flags.define_flags, argv) == 0
+  code = cli.run(
+    evaluation.main,
+    evaluate_flags.define_flags,
+    argv,
+    find_config=evaluate_flags.find_config,
+  )
+  assert code == 0
   out = capsys.readouterr().out
   assert 'top-1' in out and '64 of 64 videos' in out
