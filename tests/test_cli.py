@@ -95,8 +95,8 @@ def get_config():
       'FILE:5: model is a section .*ne by one, model.name first',
     ),
     (
-      'from mgjax.config import fields\nfields.base().model.name = "vit"',
-      "FILE:2 .*: model.name is 'vit'",
+      'from mgjax.config import fields\nfields.base().model.name = "x3d"',
+      "FILE:2 .*: model.name is 'x3d'",
     ),
     (
       BASE + '  config.data.name = 3',
@@ -479,7 +479,7 @@ def test_an_error_in_the_flags_is_told_before_jax_is_imported():
       ['model.num_temporal=(1,)'],
       r'model: num_temporal \(1,\) needs one entry',
     ),
-    (['model.name=vit'], "model.name is 'vit'; it must be one of"),
+    (['model.name=x3d'], "model.name is 'x3d'; it must be one of"),
   ],
 )
 def test_a_network_that_cannot_be_is_refused_before_data_is_opened(

@@ -239,8 +239,8 @@ def test_a_plan_keeps_the_keys_that_others_read(digits):
 
 def test_a_model_that_does_not_exist_is_refused():
   config = moving_digits.get_config()
-  with pytest.raises(ConfigError, match="model.name is 'vit'; it must be one"):
-    config.model.name = 'vit'
+  with pytest.raises(ConfigError, match="model.name is 'x3d'; it must be one"):
+    config.model.name = 'x3d'
 
 
 # The number of videos.

@@ -69,18 +69,12 @@ def test_a_disk_that_fills_up_ends_a_run_in_one_line(data_dir, tmp_path):
       *('--config.model.width=16', '--config.train.checkpoint_every_steps=3'),
     ]
     ended = subprocess.run(command, capture_output=True, text=True)
-    told = [
-      line
-      for line in re.split('[\r\n]', ended.stderr)
-      # The rest is the progress, and Orbax's words on a slow disk.
-      if not re.match(
-        r'step |\d+ grids|warning: |WARNING:absl:Waiting for|$', line
-      )
-    ]
+    told = [line for line in re.split('[\r\n]', ended.stderr) if line]
     assert ended.returncode == 1, ended.stderr
-    assert len(told) == 1, ended.stderr
-    assert told[0].startswith('error: ')
-    assert 'No space left' in told[0] or 'RESOURCE_EXHAUSTED' in told[0]
+    assert 'Traceback' not in ended.stderr, ended.stderr
+    # In front of it are the progress, and others' words on a slow machine.
+    assert told[-1].startswith('error: '), ended.stderr
+    assert 'No space left' in told[-1] or 'RESOURCE_EXHAUSTED' in told[-1]
     checkpoints = [p for p in (disk / 'run/checkpoints').iterdir()]
     assert any(p.name.isdigit() for p in checkpoints)
     assert run_folder.read_metrics(disk / 'run')
