@@ -142,9 +142,10 @@ class VideoPrism(head.VideoNetwork, network_options.VideoPrism):
 
   Source: google-deepmind/videoprism d481d91, videoprism/encoders.py,
     FactorizedVideoClassifier.
-  Differs: Clips need not be square there must: rows and columns of the table of
-    positions are resized apart. The encoder's initial weights are those of
-    `vit.ViT`. The softmax is in float64 in float64 programs.
+  Differs: There clips must be square; here any multiple of the patch is taken,
+    and the table of positions is resized to its rows and columns. The encoder's
+    initial weights are those of `vit.ViT`. In float64 programs the softmax is
+    in float64, there in float32 always.
   """
 
   def __post_init__(self):
