@@ -47,7 +47,7 @@ def test_steps_at_two_grids_change_every_parameter(kind):
   )
   assert not state.batch_stats
   step = jax.jit(
-    train_step.make_train_step(model, tx, mean=[0] * 3, std=[1] * 3)
+    train_step.make_train_step(model, tx, mean=(0.5,) * 3, std=(0.25,) * 3)
   )
   rng = np.random.default_rng(0)
   for size in ((4, 4, 32, 32), (6, 2, 16, 24)):
