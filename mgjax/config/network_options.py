@@ -225,43 +225,55 @@ class BLVNetTAM(BLResNet):
 
 
 @dataclasses.dataclass(kw_only=True)
-class ViT(NetworkOptions):
-  """Plain video transformer: VideoMAE and V-JEPA 2 are settings of it."""
+class Transformer(NetworkOptions):
+  """Of the transformers whose tokens are patches of one size throughout."""
 
   has_batch_norm: ClassVar[bool] = False
   has_class_maps: ClassVar[bool] = False
 
   # Rate of the dropout before the classifier, in training.
   dropout: float = setting(0.0, within('[0, 1)'))
-  depth: int = setting(12, at_least(1))  # Blocks.
   width: int = setting(768, at_least(1))  # Features of a token.
   heads: int = setting(12, at_least(1))  # They divide the width.
   # Hidden features of the blocks' MLPs; 0: four times the width.
   mlp_width: int = setting(0, at_least(0))
-  # Frames of a tubelet, of which all clips have a multiple.
-  tubelet_frames: int = setting(2, at_least(1))
-  # Height and width of a tubelet, of which all clips have a multiple.
+  # Height and width of a patch (of a tubelet), of which all clips have a
+  # multiple.
   patch_px: int = setting(16, at_least(1))
-  # 'sincos': a fixed table is added to the tokens (VideoMAE). 'rope': queries
-  # and keys turn with frame, row and column (V-JEPA 2).
-  positions: str = setting('sincos', one_of('sincos', 'rope'))
-  # 'sincos': frames, height and width in pixels of the clips that the table is
-  # made for; for others it is interpolated.
-  position_grid: tuple[int, ...] = setting(
-    (16, 224, 224), Accepted('three positive integers', is_window)
-  )
-  # Which of query, key and value have a bias: 'qkv' (V-JEPA 2), 'qv'
-  # (VideoMAE) or '', none.
-  qkv_bias: str = setting('qv', one_of('qkv', 'qv', ''))
   # Added to the variances of the encoder's LayerNorms.
   layer_norm_eps: float = setting(1e-6, POSITIVE)
   # Share of the clips that skip a branch of the last block in training; at the
   # first block it is 0, between them it grows evenly.
   drop_path: float = setting(0.0, within('[0, 1)'))
+
+
+_POSITION_GRID = Accepted('three positive integers', is_window)
+
+
+@dataclasses.dataclass(kw_only=True)
+class ViT(Transformer):
+  """Plain video transformer: VideoMAE, V-JEPA 2, ViViT are settings of it."""
+
+  depth: int = setting(12, at_least(1))  # Blocks.
+  # Frames of a tubelet, of which all clips have a multiple.
+  tubelet_frames: int = setting(2, at_least(1))
+  # 'sincos': a fixed table is added to the tokens (VideoMAE). 'rope': queries
+  # and keys turn with frame, row and column (V-JEPA 2). 'learned': a table of
+  # parameters is added (ViViT).
+  positions: str = setting('sincos', one_of('sincos', 'rope', 'learned'))
+  # 'sincos', 'learned': frames, height and width in pixels of the clips that
+  # the table is made for; for others it is interpolated.
+  position_grid: tuple[int, ...] = setting((16, 224, 224), _POSITION_GRID)
+  # Which of query, key and value have a bias: 'qkv' (V-JEPA 2, ViViT), 'qv'
+  # (VideoMAE) or '', none.
+  qkv_bias: str = setting('qv', one_of('qkv', 'qv', ''))
+  # Of the blocks' MLPs: 'exact', or an approximation by 'tanh' (ViViT).
+  gelu: str = setting('exact', one_of('exact', 'tanh'))
   # What is classified. 'mean': the average of the tokens, normalised
-  # (VideoMAE); 'first': the first token, after the norm of all; 'probe': what
+  # (VideoMAE); 'first': the first token, after the norm of all; 'class': a
+  # token beside those of the clip, after the norm of all (ViViT); 'probe': what
   # a learned query finds by attention (V-JEPA 2).
-  pool: str = setting('mean', one_of('mean', 'first', 'probe'))
+  pool: str = setting('mean', one_of('mean', 'first', 'class', 'probe'))
   # Added to the variances of the LayerNorms behind the encoder: that of
   # pool='mean', or those of the probe.
   head_norm_eps: float = setting(1e-6, POSITIVE)
@@ -269,6 +281,21 @@ class ViT(NetworkOptions):
   probe_blocks: int = setting(3, at_least(0))
   # 'probe': its heads; 0: as many as those of the encoder.
   probe_heads: int = setting(0, at_least(0))
+
+
+@dataclasses.dataclass(kw_only=True)
+class VideoPrism(Transformer):
+  """Each frame's patches attend to each other; then each place's frames do."""
+
+  patch_px: int = setting(18, at_least(1))
+  spatial_depth: int = setting(12, at_least(1))  # Blocks over each frame.
+  temporal_depth: int = setting(4, at_least(1))  # Blocks over each place.
+  # Frames, height and width in pixels of the clips that the learned tables of
+  # positions are made for; for others they are interpolated.
+  position_grid: tuple[int, ...] = setting((16, 288, 288), _POSITION_GRID)
+  # What the affinities of the blocks' attention stay below in magnitude; 0: no
+  # bound.
+  logit_cap: float = setting(50.0, at_least(0))
 
 
 # By config.model.name.
@@ -285,6 +312,7 @@ NETWORKS: dict[str, type[NetworkOptions]] = {
   'i3d_resnet': OnFrames,
   's3d_resnet': S3DResNet,
   'vit': ViT,
+  'videoprism': VideoPrism,
 }
 
 

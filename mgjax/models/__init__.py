@@ -28,6 +28,7 @@ from mgjax.models.norm import combine_statistics, group_matrix
 from mgjax.models.resnet2d import TAM, TSM, TSN
 from mgjax.models.resnet3d import ResNet3D
 from mgjax.models.slowfast import SlowFast
+from mgjax.models.videoprism import VideoPrism
 from mgjax.models.vit import ViT
 
 __all__ = [
@@ -52,6 +53,7 @@ MODELS = {
   'i3d_resnet': I3DResNet,
   's3d_resnet': S3DResNet,
   'vit': ViT,
+  'videoprism': VideoPrism,
 }
 
 

@@ -1,7 +1,8 @@
 """Where the tokens of a video transformer lie: tables, no parameters.
 
 NumPy makes them in float64 while a program is traced, of the size that its grid
-has: one tree of parameters serves every grid.
+has: one tree of parameters serves every grid. Tables that are learned are
+resized here.
 """
 
 import math
@@ -12,6 +13,37 @@ import numpy as np
 from jaxtyping import Array, Float
 
 Sizes = tuple[int, int, int]
+
+
+def count_tokens(clip: Sizes, tubelet: Sizes, what: str) -> Sizes:
+  """How many tokens a clip has in time, height and width.
+
+  Args:
+    clip: Frames, height and width.
+    tubelet: Those of a tubelet.
+    what: Begins the message of an error, such as 'clips have'.
+
+  Raises:
+    ValueError: It does not divide into tubelets.
+  """
+  for length, size, words in zip(
+    clip,
+    tubelet,
+    (
+      ('frames', 'tubelet_frames', 'grid.frames_multiple'),
+      ('rows', 'patch_px', 'grid.side_multiple'),
+      ('columns', 'patch_px', 'grid.side_multiple'),
+    ),
+    strict=True,
+  ):
+    unit, option, field = words
+    if not length or length % size:
+      raise ValueError(
+        f'{what} {length} {unit}; with {option}={size} it must be a multiple '
+        f'of {size} ({field}={size} makes all grids of a schedule so).'
+      )
+  t, h, w = (n // m for n, m in zip(clip, tubelet, strict=True))
+  return t, h, w
 
 
 def sinusoid(count: int, width: int) -> Float[np.ndarray, 'count width']:
@@ -99,6 +131,37 @@ def interpolation(
   return matrix.astype(np.float32).astype(np.float64)
 
 
+def resized(
+  table: Float[Array, 'base width'], base: Sizes, size: Sizes
+) -> Float[Array, 'tokens width']:
+  """Learned positions: the table of a base grid, resized to another grid.
+
+  As `sincos` resizes: rows and columns by bicubic interpolation, frames
+  linearly. An axis that keeps its size keeps its numbers.
+
+  Args:
+    table: Of the tokens of the base, by frame, row and column.
+    base: Tokens of the grid that the table is of, in time, height and width.
+    size: Tokens of the grid in time, height and width.
+
+  Source: transformers 5.24.0, models/vivit/modeling_vivit.py,
+    interpolate_pos_encoding (bicubic, torch's).
+  Differs: There the tokens of all frames are taken for one square image, which
+    mixes frames with rows. google-research/scenic 03c3032,
+    projects/vivit/model_utils.py, zooms squares linearly, corner to corner,
+    once, when weights are loaded.
+  """
+  x = table.reshape(*base, -1)
+  for axis, kernel in enumerate((_LINEAR, _CUBIC, _CUBIC)):
+    if size[axis] != base[axis]:
+      matrix = interpolation(base[axis], size[axis], kernel)
+      x = jnp.tensordot(
+        jnp.asarray(matrix, x.dtype), x, (1, axis), precision='highest'
+      )
+      x = jnp.moveaxis(x, 0, axis)
+  return x.reshape(-1, x.shape[-1])
+
+
 class Rotation(NamedTuple):
   """What `rotate` multiplies queries and keys with, [tokens, 1, d] each."""
 
@@ -140,6 +203,15 @@ def rope(size: Sizes, head_width: int, dtype) -> Rotation:
   angle = angle.reshape(-1, 1, head_width)
   return Rotation(
     jnp.asarray(np.cos(angle), dtype), jnp.asarray(np.sin(angle), dtype)
+  )
+
+
+def beside(rotation: Rotation) -> Rotation:
+  """The same rotation, behind a class token, which does not turn."""
+  one_token = ((1, 0), (0, 0), (0, 0))
+  return Rotation(
+    jnp.pad(rotation.cos, one_token, constant_values=1),
+    jnp.pad(rotation.sin, one_token),
   )
 
 

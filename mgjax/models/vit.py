@@ -1,16 +1,20 @@
-"""Plain video transformers: VideoMAE and V-JEPA 2 are settings of one network.
+"""Plain video transformers: settings of one network.
 
+VideoMAE, V-JEPA 2 and ViViT (its first model, of joint attention) are such.
 Tubelets of pixels become tokens, and blocks of attention and an MLP follow.
 Grids differ in the number of tokens only, so one tree of parameters serves all
 whose frames and sides divide into tubelets and patches.
 """
 
 import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from mgjax.config import network_options
@@ -74,10 +78,12 @@ def attend(
   query: Float[Array, 'B q heads d'],
   key: Float[Array, 'B k heads d'],
   value: Float[Array, 'B k heads d'],
+  logit_cap: float = 0.0,
 ) -> Float[Array, 'B q D']:
   """Scaled dot-product attention; heads are joined.
 
-  The softmax is in float32 at least. (jax.nn.dot_product_attention takes it in
+  With `logit_cap`, affinities x become logit_cap * tanh(x / logit_cap). The
+  softmax is in float32 at least. (jax.nn.dot_product_attention takes it in
   float32 always, which costs a float64 program its digits.)
   """
   exact = jnp.promote_types(query.dtype, jnp.float32)
@@ -87,6 +93,8 @@ def attend(
     key,
     preferred_element_type=exact,
   )
+  if logit_cap:
+    affinities = logit_cap * jnp.tanh(affinities / logit_cap)
   weights = jax.nn.softmax(affinities, axis=-1).astype(value.dtype)
   x = jnp.einsum('bhqk,bkhd->bqhd', weights, value)
   return x.reshape(*x.shape[:2], -1)
@@ -99,6 +107,7 @@ class SelfAttention(nn.Module):
     heads: Number of heads.
     bias: Which of query, key and value have a bias: 'qkv', 'qv' or ''.
     dtype: Compute type.
+    logit_cap: See `attend`.
 
   Source: MCG-NJU/VideoMAE 14ef8d8, modeling_finetune.py, Attention (query, key
     and value from one matrix; q_bias, v_bias).
@@ -107,6 +116,7 @@ class SelfAttention(nn.Module):
   heads: int
   bias: str = 'qkv'
   dtype: Any = jnp.float32
+  logit_cap: float = 0.0
 
   @nn.compact
   def __call__(
@@ -126,21 +136,24 @@ class SelfAttention(nn.Module):
     if rotation is not None:
       query = positions.rotate(query, rotation)
       key = positions.rotate(key, rotation)
-    return _dense(width, self.dtype, 'proj')(attend(query, key, value))
+    return _dense(width, self.dtype, 'proj')(
+      attend(query, key, value, self.logit_cap)
+    )
 
 
 class MLP(nn.Module):
-  """Two layers with an exact GELU between them."""
+  """Two layers with a GELU between them: 'exact', or by 'tanh'."""
 
   hidden: int
   dtype: Any = jnp.float32
+  gelu: str = 'exact'
 
   @nn.compact
   def __call__(
     self, x: Float[Array, 'B tokens D']
   ) -> Float[Array, 'B tokens D']:
     y = _dense(self.hidden, self.dtype, 'fc1')(x)
-    y = jax.nn.gelu(y, approximate=False)
+    y = jax.nn.gelu(y, approximate=self.gelu == 'tanh')
     return _dense(x.shape[-1], self.dtype, 'fc2')(y)
 
 
@@ -155,6 +168,9 @@ class Block(nn.Module):
     drop_path: Share of the clips that skip a branch, in training.
     deterministic: Whether none does.
     dtype: Compute type.
+    gelu: See `MLP`.
+    logit_cap: See `attend`.
+    norm: Makes a LayerNorm of an eps, a compute type and a name.
   """
 
   heads: int
@@ -164,6 +180,9 @@ class Block(nn.Module):
   drop_path: float
   deterministic: bool
   dtype: Any = jnp.float32
+  gelu: str = 'exact'
+  logit_cap: float = 0.0
+  norm: Callable[[float, Any, str], nn.Module] = _norm
 
   @nn.compact
   def __call__(
@@ -177,13 +196,14 @@ class Block(nn.Module):
       clip_index=clip_index,
       deterministic=self.deterministic,
     )
-    y = _norm(self.eps, self.dtype, 'norm1')(x)
-    y = SelfAttention(self.heads, self.bias, self.dtype, name='attention')(
-      y, rotation
-    )
+    y = self.norm(self.eps, self.dtype, 'norm1')(x)
+    y = SelfAttention(
+      self.heads, self.bias, self.dtype, self.logit_cap, name='attention'
+    )(y, rotation)
     x = x + drop(y)
-    y = _norm(self.eps, self.dtype, 'norm2')(x)
-    return x + drop(MLP(self.mlp_width, self.dtype, name='mlp')(y))
+    y = self.norm(self.eps, self.dtype, 'norm2')(x)
+    mlp = MLP(self.mlp_width, self.dtype, self.gelu, name='mlp')
+    return x + drop(mlp(y))
 
 
 class AttentiveProbe(nn.Module):
@@ -234,8 +254,9 @@ class ViT(head.VideoNetwork, network_options.ViT):
   Source: VideoMAE: MCG-NJU/VideoMAE 14ef8d8, modeling_finetune.py, and
     transformers 5.24.0, models/videomae. V-JEPA 2: facebookresearch/vjepa2
     c2963a4, src/models/vision_transformer.py, and transformers, models/vjepa2.
+    ViViT: transformers, models/vivit.
   Differs: V-JEPA 2 repeats a clip that is shorter than a tubelet; here it is
-    refused.
+    refused. ViViT's positions at other grids: see `positions.resized`.
   """
 
   def __post_init__(self):
@@ -251,7 +272,7 @@ class ViT(head.VideoNetwork, network_options.ViT):
         f'width is {self.width} with {self.heads} heads; with '
         "positions='rope' every head must have 6 or more of it."
       )
-    if self.positions == 'sincos':
+    if self.positions != 'rope':
       self._tokens(self.position_grid, 'position_grid has')
 
   @property
@@ -264,23 +285,7 @@ class ViT(head.VideoNetwork, network_options.ViT):
     Raises:
       ValueError: It does not divide into tubelets.
     """
-    for length, size, words in zip(
-      clip,
-      self._tubelet,
-      (
-        ('frames', 'tubelet_frames', 'grid.frames_multiple'),
-        ('rows', 'patch_px', 'grid.side_multiple'),
-        ('columns', 'patch_px', 'grid.side_multiple'),
-      ),
-      strict=True,
-    ):
-      unit, option, field = words
-      if not length or length % size:
-        raise ValueError(
-          f'{what} {length} {unit}; with {option}={size} it must be a multiple '
-          f'of {size} ({field}={size} makes all grids of a schedule so).'
-        )
-    return tuple(n // m for n, m in zip(clip, self._tubelet, strict=True))
+    return positions.count_tokens(clip, self._tubelet, what)
 
   def example_clip(self, num_frames: int) -> tuple[int, int, int]:
     return self._tubelet
@@ -313,18 +318,12 @@ class ViT(head.VideoNetwork, network_options.ViT):
     x = TubeletEmbedding(self.width, self._tubelet, self.dtype, name='embed')(
       video.astype(self.dtype)
     )
-    x = x.reshape(x.shape[0], -1, self.width)
-    rotation = None
-    if self.positions == 'rope':
-      rotation = positions.rope(size, self.width // self.heads, self.dtype)
-    else:
-      base = self._tokens(self.position_grid, 'position_grid has')
-      table = positions.sincos(size, base, self.width)
-      x = x + jnp.asarray(table, self.dtype)
+    x, rotation = self._place(x.reshape(x.shape[0], -1, self.width), size)
     block = functools.partial(
       resnet3d.maybe_remat(Block, self.remat),
       deterministic=deterministic,
       dtype=self.dtype,
+      gelu=self.gelu,
     )
     for i in range(self.depth):
       x = block(
@@ -345,12 +344,45 @@ class ViT(head.VideoNetwork, network_options.ViT):
       clip_index=clip_index,
     )
 
+  def _place(
+    self, x: Float[Array, 'B tokens D'], size: positions.Sizes
+  ) -> tuple[Float[Array, 'B _ D'], Rotation | None]:
+    """Gives tokens their positions, and the class token where there is one.
+
+    Returns:
+      Tokens, the class token first; what turns queries and keys.
+    """
+    class_tokens = int(self.pool == 'class')
+    if class_tokens:
+      token = self.param('class_token', nn.initializers.zeros, (self.width,))
+      token = jnp.broadcast_to(token.astype(x.dtype), (len(x), 1, self.width))
+      x = jnp.concatenate([token, x], axis=1)
+    if self.positions == 'rope':
+      rotation = positions.rope(size, self.width // self.heads, self.dtype)
+      return x, (positions.beside(rotation) if class_tokens else rotation)
+    base = self._tokens(self.position_grid, 'position_grid has')
+    if self.positions == 'sincos':
+      table = positions.sincos(size, base, self.width)
+      # The class token is nowhere.
+      table = np.pad(table, ((class_tokens, 0), (0, 0)))
+      return x + jnp.asarray(table, self.dtype), None
+    table = self.param(
+      'position_table', _init, (class_tokens + math.prod(base), self.width)
+    )
+    table = jnp.concatenate(
+      [
+        table[:class_tokens],
+        positions.resized(table[class_tokens:], base, size),
+      ]
+    )
+    return x + table.astype(self.dtype), None
+
   def _pool(self, x: Float[Array, 'B tokens D'], block) -> Float[Array, 'B D']:
     """The features that are classified."""
     if self.pool == 'mean':
       return _norm(self.head_norm_eps, self.dtype, 'pool_norm')(x.mean(1))
     x = _norm(self.layer_norm_eps, self.dtype, 'norm')(x)
-    if self.pool == 'first':
+    if self.pool in ('first', 'class'):
       return x[:, 0]
     heads = self.probe_heads or self.heads
     return AttentiveProbe(

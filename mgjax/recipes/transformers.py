@@ -1,7 +1,9 @@
-"""Published video transformers as settings of the network 'vit'.
+"""Published video transformers as settings of 'vit' and 'videoprism'.
 
 Source: MCG-NJU/VideoMAE 14ef8d8, modeling_finetune.py; facebookresearch/vjepa2
-c2963a4, src/models/vision_transformer.py, and its evaluation configs (probe).
+c2963a4, src/models/vision_transformer.py, and its evaluation configs (probe);
+transformers 5.24.0, models/vivit; google-deepmind/videoprism d481d91, models.py
+(CONFIGS).
 """
 
 import types
@@ -35,9 +37,31 @@ _VJEPA2: dict[str, Any] = {
   'probe_heads': 16,
   'head_norm_eps': 1e-5,
 }
+_VIVIT: dict[str, Any] = {
+  'positions': 'learned',
+  'position_grid': (32, 224, 224),
+  'qkv_bias': 'qkv',
+  'gelu': 'tanh',
+  'pool': 'class',
+}
+_VIDEOPRISM: dict[str, Any] = {
+  'b': {'width': 768, 'heads': 12, 'position_grid': (16, 288, 288)},
+  'l': {
+    'width': 1024,
+    'heads': 16,
+    'spatial_depth': 24,
+    'position_grid': (8, 288, 288),
+  },
+}
+# 'name': where the network is not 'vit'.
 NETWORKS: dict[str, dict[str, Any]] = {
   **{f'videomae_{size}': _VIDEOMAE | _SIZES[size] for size in 'sblh'},
   **{f'vjepa2_{size}': _VJEPA2 | _SIZES[size] for size in 'blhg'},
+  'vivit_b': _VIVIT | _SIZES['b'],
+  **{
+    f'videoprism_{size}': {'name': 'videoprism', **options}
+    for size, options in _VIDEOPRISM.items()
+  },
 }
 
 
@@ -45,7 +69,8 @@ def set_network(config: ml_collections.ConfigDict, name: str) -> None:
   """Sets config.model to a published transformer, and what its grids must be.
 
   Clips keep their size; frames and sides of all grids become multiples of the
-  tubelet's 2 frames and 16 x 16 pixels.
+  tubelet's frames and patch (of 2 frames and 16 x 16 pixels; VideoPrism: of one
+  frame and 18 x 18).
 
   Args:
     config: Changed in place.
@@ -58,7 +83,10 @@ def set_network(config: ml_collections.ConfigDict, name: str) -> None:
     raise ConfigError(
       f'{name!r} is no video transformer; accepted are {", ".join(NETWORKS)}.'
     )
-  config.model.name = 'vit'
-  config.model.update(NETWORKS[name])
-  config.grid.frames_multiple = config.model.tubelet_frames
+  options = {'name': 'vit'} | NETWORKS[name]
+  config.model.name = options.pop('name')
+  config.model.update(options)
+  config.grid.frames_multiple = (
+    config.model.tubelet_frames if 'tubelet_frames' in config.model else 1
+  )
   config.grid.side_multiple = config.model.patch_px

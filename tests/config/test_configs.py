@@ -11,7 +11,7 @@ import pytest
 
 from mgjax import models
 from mgjax.cli import ConfigError
-from mgjax.config import arguments, config_file, rules
+from mgjax.config import arguments, config_file, network_options, rules
 from mgjax.config import fields as default
 from mgjax.grids import MODES
 from mgjax.recipes import segments
@@ -224,7 +224,10 @@ def test_a_model_that_a_config_has_no_recipe_for_is_refused(model):
     get_config('kinetics400', f'model={model}')
 
 
-@pytest.mark.parametrize('model', [n for n in models.MODELS if n != 'vit'])
+@pytest.mark.parametrize(
+  'model',
+  [n for n in models.MODELS if network_options.options_of(n).has_batch_norm],
+)
 def test_every_convolutional_network_has_a_config(model):
   config = get_config('kinetics400', f'model={model}')
   assert config.model.name == model and config.model.depth == 50

@@ -11,6 +11,14 @@ import zlib
 
 import numpy as np
 
+EMBEDDINGS = (
+  'query_tokens',
+  'mask_tokens',
+  'cls_token',
+  'position_embeddings',
+  'emb_var',
+  'pooling_attention_query',
+)
 _GOLDEN_RATIO = 0x9E3779B97F4A7C15
 
 
@@ -52,9 +60,16 @@ def tensor(name, shape, salt, gains):
     r *= np.sqrt(gain / float(np.prod(shape[1:], dtype=np.int64)))
   elif kind == 'weight':
     r = 1.0 + 0.1 * r
-  elif kind in ('bias', 'running_mean', 'q_bias', 'v_bias'):
+  elif kind in ('bias', 'running_mean', 'q_bias', 'v_bias', 'b', 'scale'):
     r = 0.1 * r
-  elif kind in ('query_tokens', 'mask_tokens'):
+  elif kind == 'per_dim_scale':
+    r = 0.2 * r
+  elif kind == 'kernel':  # Flax: ..., in, out.
+    r *= np.sqrt(1.0 / shape[-2])
+  elif kind == 'w':  # Of Flax's heads: width, heads, width of a head.
+    out = name.split('.')[-2] == 'post'
+    r *= np.sqrt(1.0 / (shape[-1] * shape[-2] if out else shape[-3]))
+  elif kind in EMBEDDINGS:
     r = 0.5 * r
   elif kind == 'running_var':
     r = 1.0 + 0.25 * r

@@ -1,6 +1,7 @@
 """Names of the reference video transformers, translated to mgjax's parameters.
 
-Hugging Face (VideoMAE, V-JEPA 2), MCG-NJU/VideoMAE and facebookresearch/vjepa2.
+Hugging Face (VideoMAE, V-JEPA 2, ViViT), MCG-NJU/VideoMAE and
+facebookresearch/vjepa2.
 """
 
 import re
@@ -9,7 +10,7 @@ import numpy as np
 
 # What a name begins with, or has in it, and what stands there in ours.
 _RENAMES = (
-  (r'^(videomae|vjepa2|encoder|classifier)\.(?!weight|bias)', ''),
+  (r'^(videomae|vjepa2|vivit|encoder|classifier)\.(?!weight|bias)', ''),
   (r'^(encoder|pooler)\.(?=blocks|layer|patch|embed)', r'\1.'),
   (
     r'^(encoder\.)?(embeddings\.patch_embeddings|patch_embed)\.proj\w*',
@@ -18,14 +19,16 @@ _RENAMES = (
   (r'^encoder\.', ''),
   (r'^pooler\.', 'probe.'),
   (r'\bcross_attention_(layer|block)\.', ''),
-  (r'\b(self_attention_layers|blocks|layer)\.(\d+)', r'block\2'),
+  (r'\b(self_attention_layers|blocks|layers?)\.(\d+)', r'block\2'),
   (r'\bintermediate\.dense', 'mlp.fc1'),
   (r'\battention\.output\.dense', 'attention.proj'),
   (r'(?<=\d)\.output\.dense', '.mlp.fc2'),
   (r'\battention\.attention\.', 'attention.'),
   (r'\b(self_attn|attn)\.', 'attention.'),
   (r'\b(xattn|cross_attn)\.', ''),
-  (r'\bout_proj', 'proj'),
+  (r'\b(out|o)_proj', 'proj'),
+  (r'^embeddings\.cls_token', 'class_token'),
+  (r'^embeddings\.position_embeddings', 'position_table'),
   (r'\blayernorm_before|\blayer_norm1', 'norm1'),
   (r'\blayernorm_after|\blayer_norm2', 'norm2'),
   (r'^layernorm', 'norm'),
@@ -59,7 +62,7 @@ def places(name):
     return [((*module[:-1], 'qkv', 'kernel'), 'qkv'.index(module[-1]), 3)]
   if leaf == 'weight':
     leaf = 'scale' if 'norm' in module[-1] else 'kernel'
-  if module[0] == 'probe' and module[-1] in set('kv'):
+  if module[:1] == ['probe'] and module[-1] in set('kv'):
     return [(('probe', 'kv', leaf), 'kv'.index(module[-1]), 2)]
   return [((*module, leaf), 0, 1)]
 
@@ -67,7 +70,9 @@ def places(name):
 def _to_jax(array):
   if array.ndim == 5:
     return array.transpose(2, 3, 4, 1, 0)
-  return array.T if array.ndim == 2 else array.reshape(-1)
+  if array.ndim == 3:  # Of tokens, with an axis of clips.
+    return np.squeeze(array[0])
+  return array.T if array.ndim == 2 else array
 
 
 def params_of(state, dtype):
@@ -101,4 +106,4 @@ def array_of(tree, name, shape):
   array = np.concatenate(pieces, -1)
   if array.ndim == 5:
     return array.transpose(4, 3, 0, 1, 2)
-  return array.T if array.ndim == 2 else array.reshape(shape)
+  return array.T if len(shape) == 2 else array.reshape(shape)

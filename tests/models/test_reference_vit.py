@@ -19,7 +19,7 @@ import pytest
 
 from mgjax import models
 from tests.golden import rule
-from tests.models import reference_vit
+from tests.models import reference_videoprism, reference_vit
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'transformers'
 
@@ -49,6 +49,12 @@ VIDEOMAE = {'positions': 'sincos', 'qkv_bias': 'qv', 'pool': 'mean'}
 # Two eps in the networks of Hugging Face.
 VIDEOMAE_HF = VIDEOMAE | {'layer_norm_eps': 1e-12, 'head_norm_eps': 1e-5}
 VJEPA2 = {'positions': 'rope', 'qkv_bias': 'qkv', 'pool': 'probe'}
+VIVIT = {
+  'positions': 'learned',
+  'qkv_bias': 'qkv',
+  'gelu': 'tanh',
+  'pool': 'class',
+}
 NETWORKS = {
   'videomae_hf_w64_p16': VIDEOMAE_HF,
   'videomae_hf_w48_firsttoken': VIDEOMAE_HF | {'pool': 'first'},
@@ -60,16 +66,23 @@ NETWORKS = {
   # pool_depth counts the cross attention.
   'vjepa2_fb_w64_p8_nonsquare': VJEPA2
   | {'probe_blocks': 1, 'head_norm_eps': 1e-5},
+  'vivit_w48_p16': VIVIT,
+  'vivit_w64_p8_nonsquare': VIVIT,
+  'videoprism_w64_p8': {'name': 'videoprism'},
+  'videoprism_w48_p12_scan': {'name': 'videoprism'},
 }
 # What the references call our options.
 OPTIONS = {
   'depth': ('num_hidden_layers', 'depth'),
-  'width': ('hidden_size', 'embed_dim', 'width'),
+  'spatial_depth': ('num_spatial_layers',),
+  'temporal_depth': ('num_temporal_layers',),
+  'width': ('hidden_size', 'embed_dim', 'width', 'model_dim'),
   'heads': ('num_attention_heads', 'num_heads', 'heads'),
-  'mlp_width': ('intermediate_size',),
+  'mlp_width': ('intermediate_size', 'mlp_dim'),
   'patch_px': ('patch_size', 'patch'),
   'tubelet_frames': ('tubelet_size', 'tubelet'),
   'probe_heads': ('pool_heads',),
+  'logit_cap': ('atten_logit_cap',),
   'num_classes': ('num_classes',),
 }
 
@@ -96,9 +109,23 @@ def build(network, case, dtype):
     for theirs in names
     if theirs in golden['config']
   }
+  if isinstance(options.get('tubelet_frames'), list):  # ViViT.
+    options['tubelet_frames'], options['patch_px'], _ = options[
+      'tubelet_frames'
+    ]
+  patch = options['patch_px']
+  if 'pos_emb_shape' in golden['config']:  # VideoPrism: a number of patches.
+    t, h, w = golden['config']['pos_emb_shape']
+    options['position_grid'] = (t, h * patch, w * patch)
   # A reference that is built for another grid makes its table anew.
   options.setdefault('position_grid', tuple(case[k] for k in 'thw'))
-  return models.build('vit', dropout=0.0, dtype=dtype, **options)
+  return models.build(**({'name': 'vit'} | options), dropout=0.0, dtype=dtype)
+
+
+def translation(network):
+  """Names of the reference, as ours."""
+  prism = network.startswith('videoprism')
+  return reference_videoprism if prism else reference_vit
 
 
 # The reference resizes rows and columns of its table in float32: other sums are
@@ -115,6 +142,9 @@ CASES = [
 FLOAT32 = [
   ('videomae_mcg_w48_p8', '2x4x24x40'),
   ('vjepa2_hf_w96_p16', '2x6x64x64'),
+  ('vivit_w64_p8_nonsquare', '2x4x32x24'),
+  ('videoprism_w64_p8', '2x6x48x48'),
+  ('videoprism_w48_p12_scan', '2x3x24x24'),
 ]
 
 
@@ -140,7 +170,7 @@ def in_one_precision(network, case, dtype):
     jax.enable_x64(dtype == 'float64'),
     jax.default_matmul_precision('highest'),
   ):
-    params = reference_vit.params_of(rule.state(load(network)), dtype)
+    params = translation(network).params_of(rule.state(load(network)), dtype)
     (loss, (logits, features)), grads = jit(
       jax.value_and_grad(loss_fn, has_aux=True)
     )(params, rule.video(case, salt).astype(dtype), np.asarray(case['labels']))
@@ -183,7 +213,7 @@ def test_a_transformer_is_its_reference_at_every_grid(network, name, dtype):
     global_norm, expected['global_norm'], rtol=tolerances['global_norm']
   )
   for key, want in expected['chosen'].items():
-    grad = reference_vit.array_of(grads, key, shapes[key])
+    grad = translation(network).array_of(grads, key, shapes[key])
     atol = tolerances['probe'] * want['norm'] / np.sqrt(grad.size)
     np.testing.assert_allclose(
       np.linalg.norm(grad), want['norm'], rtol=tolerances['norm'], err_msg=key
@@ -196,7 +226,7 @@ def test_a_transformer_is_its_reference_at_every_grid(network, name, dtype):
       err_msg=key,
     )
   for key in expected['zero']:
-    grad = reference_vit.array_of(grads, key, shapes[key])
+    grad = translation(network).array_of(grads, key, shapes[key])
     assert np.linalg.norm(grad) < tolerances['zero'] * global_norm, key
 
 
@@ -209,7 +239,7 @@ def test_its_parameters_are_those_of_the_reference(network):
     model.init, jax.random.key(0), models.example_video(model, 4)
   )['params']
   zeros = {n: np.broadcast_to(np.float32(0), s) for n, s in golden['state']}
-  expected = reference_vit.params_of(zeros, 'float32')
+  expected = translation(network).params_of(zeros, 'float32')
   shapes = lambda tree: jax.tree.map(lambda x: x.shape, tree)
   assert shapes(found) == shapes(expected)
   # V-JEPA 2 has a predictor, which classification does not reach.

@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,10 +20,17 @@ from mgjax.recipes import transformers
 from mgjax.setup import network
 
 VJEPA2 = {'positions': 'rope', 'qkv_bias': 'qkv', 'pool': 'probe'}
+VIVIT = {
+  'positions': 'learned',
+  'qkv_bias': 'qkv',
+  'gelu': 'tanh',
+  'pool': 'class',
+}
 KINDS = {
   'videomae': {'position_grid': (8, 48, 64)},
   'first': {'pool': 'first', 'qkv_bias': ''},
   'vjepa2': VJEPA2 | {'probe_blocks': 1, 'probe_heads': 1},
+  'vivit': VIVIT | {'position_grid': (8, 48, 64)},
 }
 # By name: parameters and multiply-adds of the references, counted by torch.
 FACTS = json.loads(
@@ -116,6 +124,11 @@ def test_a_grid_that_tubelets_do_not_divide_is_refused(grid, words):
     ({'positions': 'rope', 'heads': 6}, 'every head must have 6 or more'),
     ({'qkv_bias': 'q'}, "qkv_bias is 'q'; it must be 'qkv', 'qv' or ''"),
     ({'drop_path': 1.0}, r'drop_path is 1.0; it must be in \[0, 1\)'),
+    (
+      {'positions': 'learned', 'position_grid': (7, 48, 48)},
+      'position_grid has 7 frames; .* of 2',
+    ),
+    ({'gelu': 'fast'}, "gelu is 'fast'; it must be 'exact' or 'tanh'"),
     ({'blocks': (1, 1)}, "'vit' has no option blocks"),
   ],
 )
@@ -140,10 +153,63 @@ def test_the_window_of_a_table_is_left_alone_at_its_own_size():
       np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize('size', [(4, 3, 5), (2, 6, 5), (8, 2, 10), (1, 1, 1)])
+def test_a_learned_table_is_resized_as_a_fixed_one(size):
+  base, width = (4, 3, 5), 12
+  table = positions.sinusoid(60, width)
+  found = jax.jit(positions.resized, static_argnums=(1, 2))(table, base, size)
+  expected = positions.sincos(size, base, width)
+  np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
+  if size == base:
+    np.testing.assert_array_equal(found, table)
+
+
+@pytest.mark.parametrize('kind', ['sincos', 'rope', 'learned'])
+def test_a_class_token_has_no_place_in_the_clip(kind):
+  """The others have theirs beside it, and it sees them."""
+  options = {'positions': kind, 'position_grid': (4, 32, 32), 'depth': 1}
+  model, video = small(pool='class', **options), clips(1, 4, 32, 32)
+  variables = jax.jit(model.init)(jax.random.key(0), video)
+  assert variables['params']['class_token'].shape == (24,)
+  size = (2, 2, 2)
+  kept = []
+
+  def keep_inputs(call, args, kwargs, context):
+    if isinstance(context.module, Block) and context.method_name == '__call__':
+      kept.append(args)
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(keep_inputs):
+    # Tubelets of zeros are tokens of zeros: what is left are the positions.
+    model.apply(variables, jnp.zeros_like(video))
+  ((placed, rotation, _),) = kept
+  assert placed.shape == (1, 9, 24)
+  if kind == 'rope':
+    x = jax.random.normal(jax.random.key(3), (1, 9, 2, 12))
+    turned = positions.rotate(x, rotation)
+    np.testing.assert_array_equal(turned[:, 0], x[:, 0])
+    np.testing.assert_allclose(
+      turned[:, 1:],
+      positions.rotate(x[:, 1:], positions.rope(size, 12, jnp.float32)),
+      atol=1e-6,
+    )
+  elif kind == 'sincos':
+    assert not placed[:, 0].any()
+    np.testing.assert_array_equal(
+      placed[0, 1:], positions.sincos(size, size, 24)
+    )
+  else:
+    table = variables['params']['position_table']
+    np.testing.assert_array_equal(placed[0], table)
+  gradient = jax.jit(jax.grad(lambda v: model.apply(variables, v).sum()))(video)
+  tubelets = jnp.abs(gradient).reshape(2, 2, 2, 16, 2, 16, 3).max((1, 3, 5, 6))
+  assert (tubelets > 0).all()
+
+
 def test_positions_tell_frames_rows_and_columns_apart():
   """The same tokens in another order give other logits."""
   video = clips(1, 4, 32, 32)
-  for kind in ('videomae', 'vjepa2'):
+  for kind in ('videomae', 'vjepa2', 'vivit'):
     apply = functools.partial(
       jax.jit(small(**KINDS[kind]).apply), small_variables(kind)
     )

@@ -147,9 +147,21 @@ def test_dropout_masks_belong_to_the_clips():
   np.testing.assert_allclose(whole[whole != 0], 1 / 0.75, rtol=1e-6)
 
 
+# Networks without stages of blocks.
+SMALL = {
+  'vit': {'depth': 2, 'heads': 2},
+  'videoprism': {
+    'spatial_depth': 2,
+    'temporal_depth': 1,
+    'heads': 2,
+    'patch_px': 16,
+  },
+}
+
+
 @pytest.mark.parametrize('name', sorted(models.MODELS))
 def test_rematerialisation_keeps_the_tree_and_reaches_the_blocks(name):
-  size = {'depth': 2, 'heads': 2} if name == 'vit' else {'blocks': (1, 1)}
+  size = SMALL.get(name, {'blocks': (1, 1)})
   model = models.build(
     name, num_classes=4, dropout=0.5, dtype='float32', width=8, **size
   )
