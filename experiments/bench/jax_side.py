@@ -13,6 +13,7 @@ from mgjax import models
 from mgjax.config import fields
 from mgjax.cpu import compilation
 from mgjax.planning import macs, made_up
+from mgjax.recipes import transformers
 from mgjax.setup import network
 from mgjax.step import train_state, train_step
 
@@ -52,10 +53,21 @@ class JaxSide:
   ):
     config = fields.base()
     self.optim = config.optim
-    self.model = models.build(
-      name, num_classes=num_classes, dropout=0.0, dtype=args.dtype
-    )
     self.frames = frames
+    options: dict[str, Any] = {}
+    if name in transformers.NETWORKS:
+      options = transformers.NETWORKS[name] | {
+        # Hugging Face's makes its table for the clips that it is built for.
+        'position_grid': (frames, args.crop_px, args.crop_px),
+        'head_norm_eps': 1e-5,
+      }
+    self.model = models.build(
+      'vit' if options else name,
+      num_classes=num_classes,
+      dropout=0.0,
+      dtype=args.dtype,
+      **options,
+    )
     rng = np.random.default_rng(0)
     shape = (args.batch, self.frames, args.crop_px, args.crop_px, 3)
     video = rng.integers(0, 256, shape, np.uint8)
@@ -73,7 +85,7 @@ class JaxSide:
     )
     tx = network.optimizer(config)
     params, batch_stats = jax.device_put(
-      (self.variables['params'], self.variables['batch_stats'])
+      (self.variables['params'], self.variables.get('batch_stats', {}))
     )
     self.state = train_state.TrainState(
       step=jnp.zeros((), jnp.int32),
