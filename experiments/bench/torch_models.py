@@ -438,7 +438,9 @@ class VideoMAE(nn.Module):
       if '.qkv.' not in name:
         state[f'network.{name}'] = array
         continue
-      for part, kernel in zip(('query', 'key', 'value'), array.chunk(3), strict=True):
+      for part, kernel in zip(
+        ('query', 'key', 'value'), array.chunk(3), strict=True
+      ):
         state[f'network.{name.replace("qkv", part)}'] = kernel
     return state
 
