@@ -1,6 +1,8 @@
 """mgjax's side of step_time.py: a training step, with its state and clips."""
 
 import time
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -50,19 +52,24 @@ class JaxSide:
     frames: int,
     num_classes: int,
     learning_rate: float,
+    options: Mapping[str, Any] = types.MappingProxyType({}),
   ):
     config = fields.base()
     self.optim = config.optim
     self.frames = frames
-    options: dict[str, Any] = {}
-    if name in transformers.NETWORKS:
-      options = transformers.NETWORKS[name] | {
-        # Hugging Face's makes its table for the clips that it is built for.
-        'position_grid': (frames, args.crop_px, args.crop_px),
-        'head_norm_eps': 1e-5,
-      }
+    is_transformer = name in transformers.NETWORKS
+    if is_transformer:
+      options = (
+        transformers.NETWORKS[name]
+        | options
+        | {
+          # Hugging Face's makes its table for the clips that it is built for.
+          'position_grid': (frames, args.crop_px, args.crop_px),
+          'head_norm_eps': 1e-5,
+        }
+      )
     self.model = models.build(
-      'vit' if options else name,
+      'vit' if is_transformer else name,
       num_classes=num_classes,
       dropout=0.0,
       dtype=args.dtype,
@@ -106,11 +113,12 @@ class JaxSide:
       )
     )
     step = train_step.make_train_step(self.model, tx, mean=mean, std=std)
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     self.step = compilation.compile_program(
       jax.jit(step, donate_argnums=0).lower(self.state, *self.inputs)
     )
     self.compile_s = time.perf_counter() - start
+    self.compile_cpu_s = time.process_time() - cpu
 
   @property
   def peak_bytes(self) -> int:

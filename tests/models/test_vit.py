@@ -158,8 +158,9 @@ def test_the_window_of_a_table_is_left_alone_at_its_own_size():
 def test_a_learned_table_is_resized_as_a_fixed_one(size):
   base, width = (4, 3, 5), 12
   table = positions.sinusoid(60, width)
-  found = jax.jit(positions.resized, static_argnums=(1, 2))(table, base, size)
-  expected = positions.sincos(size, base, width)
+  place = tuple(map(positions.centred, base, size))
+  found = jax.jit(lambda table: positions.resized(table, base, place))(table)
+  expected = positions.sincos(place, base, width)
   np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
   if size == base:
     np.testing.assert_array_equal(found, table)
@@ -173,6 +174,7 @@ def test_a_class_token_has_no_place_in_the_clip(kind):
   variables = jax.jit(model.init)(jax.random.key(0), video)
   assert variables['params']['class_token'].shape == (24,)
   size = (2, 2, 2)
+  place = (np.arange(2.0),) * 3
   placed, rotation = model.bind(variables)._place(jnp.zeros((1, 8, 24)), size)
   assert placed.shape == (1, 9, 24)
   if kind == 'rope':
@@ -181,13 +183,13 @@ def test_a_class_token_has_no_place_in_the_clip(kind):
     np.testing.assert_array_equal(turned[:, 0], x[:, 0])
     np.testing.assert_allclose(
       turned[:, 1:],
-      positions.rotate(x[:, 1:], positions.rope(size, 12, jnp.float32)),
+      positions.rotate(x[:, 1:], positions.rope(place, 12, jnp.float32)),
       atol=1e-6,
     )
   elif kind == 'sincos':
     assert not placed[:, 0].any()
     np.testing.assert_array_equal(
-      placed[0, 1:], positions.sincos(size, size, 24)
+      placed[0, 1:], positions.sincos(place, size, 24)
     )
   else:
     table = variables['params']['position_table']
@@ -217,7 +219,7 @@ def test_positions_tell_frames_rows_and_columns_apart():
 def place_of(model, size):
   """Where the tokens of a clip lie, by what a network adds or turns by."""
   x = jnp.zeros((1, np.prod(size), model.width))
-  table, rotation = model.bind({})._positioned(x, size)
+  table, rotation = model.bind({})._place(x, size)
   return table[0] if rotation is None else rotation.cos[:, 0]
 
 
