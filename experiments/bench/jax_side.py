@@ -59,15 +59,13 @@ class JaxSide:
     self.frames = frames
     is_transformer = name in transformers.NETWORKS
     if is_transformer:
-      options = (
-        transformers.NETWORKS[name]
-        | options
-        | {
-          # Hugging Face's makes its table for the clips that it is built for.
-          'position_grid': (frames, args.crop_px, args.crop_px),
-          'head_norm_eps': 1e-5,
-        }
-      )
+      options = {
+        **transformers.NETWORKS[name],
+        **options,
+        # Hugging Face's makes its table for the clips that it is built for.
+        'position_grid': (frames, args.crop_px, args.crop_px),
+        'head_norm_eps': 1e-5,
+      }
     self.model = models.build(
       'vit' if is_transformer else name,
       num_classes=num_classes,
