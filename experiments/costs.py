@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mgjax.config import fields
 from mgjax.grids.schedule import Grid, GridSchedule
 from mgjax.planning import plan
-from mgjax.recipes import published, segments
+from mgjax.recipes import published, segments, transformers
 
 if TYPE_CHECKING:  # Counts are at hand, and JAX takes a second to import.
   import flax.linen as nn
@@ -55,6 +55,8 @@ def build(model: str, num_classes: int) -> 'nn.Module':
     config.model.update(_NETWORKS[model])
   elif model in segments.MODELS:
     segments.use(config, model)
+  elif model in transformers.NETWORKS:
+    transformers.set_network(config, model)
   else:
     published.set_network(config, model, frames='8x8')
   config.model.num_classes = num_classes

@@ -1,6 +1,8 @@
 """mgjax's side of step_time.py: a training step, with its state and clips."""
 
 import time
+import types
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +15,7 @@ from mgjax import models
 from mgjax.config import fields
 from mgjax.cpu import compilation
 from mgjax.planning import macs, made_up
+from mgjax.recipes import transformers
 from mgjax.setup import network
 from mgjax.step import train_state, train_step
 
@@ -49,13 +52,27 @@ class JaxSide:
     frames: int,
     num_classes: int,
     learning_rate: float,
+    options: Mapping[str, Any] = types.MappingProxyType({}),
   ):
     config = fields.base()
     self.optim = config.optim
-    self.model = models.build(
-      name, num_classes=num_classes, dropout=0.0, dtype=args.dtype
-    )
     self.frames = frames
+    is_transformer = name in transformers.NETWORKS
+    if is_transformer:
+      options = {
+        **transformers.NETWORKS[name],
+        **options,
+        # Hugging Face's makes its table for the clips that it is built for.
+        'position_grid': (frames, args.crop_px, args.crop_px),
+        'head_norm_eps': 1e-5,
+      }
+    self.model = models.build(
+      'vit' if is_transformer else name,
+      num_classes=num_classes,
+      dropout=0.0,
+      dtype=args.dtype,
+      **options,
+    )
     rng = np.random.default_rng(0)
     shape = (args.batch, self.frames, args.crop_px, args.crop_px, 3)
     video = rng.integers(0, 256, shape, np.uint8)
@@ -73,7 +90,7 @@ class JaxSide:
     )
     tx = network.optimizer(config)
     params, batch_stats = jax.device_put(
-      (self.variables['params'], self.variables['batch_stats'])
+      (self.variables['params'], self.variables.get('batch_stats', {}))
     )
     self.state = train_state.TrainState(
       step=jnp.zeros((), jnp.int32),
@@ -94,11 +111,12 @@ class JaxSide:
       )
     )
     step = train_step.make_train_step(self.model, tx, mean=mean, std=std)
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     self.step = compilation.compile_program(
       jax.jit(step, donate_argnums=0).lower(self.state, *self.inputs)
     )
     self.compile_s = time.perf_counter() - start
+    self.compile_cpu_s = time.process_time() - cpu
 
   @property
   def peak_bytes(self) -> int:

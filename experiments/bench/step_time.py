@@ -1,4 +1,4 @@
-"""Times the training step of six networks against PyTorch, in one run.
+"""Times the training step of eight networks against PyTorch, in one run.
 
 python -m experiments.bench.step_time --torch_python=torchenv/bin/python
 python -m experiments.bench.step_time --torch_python=torchenv/bin/python \\
@@ -59,13 +59,15 @@ MODELS = {
   'tsn': 'TSN-R50',
   'tam': 'TAM-R50',
   'blvnet_tam': 'bLVNet-TAM-50',
+  'videomae_s': 'VideoMAE ViT-S',
+  'videomae_b': 'VideoMAE ViT-B',
 }
 # Frames of a clip per frame of --frames: SlowFast's slow pathway takes one in
 # four, bLVNet-TAM takes pairs.
 _FRAME_FACTORS = {'slowfast': 4, 'blvnet_tam': 2}
 # As costs.py knows them.
 _COST_NAMES = {
-  **{name: name for name in ('slowfast', 'slow', 'i3d')},
+  **{name: name for name in MODELS},
   **{'tsn': 'tsn_r50', 'tam': 'tam_r50', 'blvnet_tam': 'blvnet_tam_50'},
 }
 _NUM_CLASSES = 400

@@ -2,12 +2,15 @@
 
 3-D networks take [B, C, T, H, W] and use Conv3d; 2-D networks fold time into
 the batch and use Conv2d. Modules and parameters are called as in mgjax's trees
-('res2.block0.a.conv'), so that `load` can copy any variables.
+('res2.block0.a.conv'), so that `load` can copy any variables. Transformers are
+Hugging Face's, and `VideoMAE` knows what those call them.
 
 Imports PyTorch and no JAX: it runs in an interpreter of its own
 (experiments/bench/torch_worker.py).
 """
 
+import re
+import types
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -389,14 +392,89 @@ class BLVNetTAM(nn.Module):
     return x.unflatten(0, (-1, self.frames // 2)).mean(1)
 
 
-def build(name: str, *, num_classes: int, frames: int) -> nn.Module:
-  """Makes a network of depth 50.
+class VideoMAE(nn.Module):
+  """Hugging Face's, as it comes (attention: PyTorch's own, 'sdpa').
+
+  Takes [B, 3, T, H, W] of one size.
+  """
+
+  # Width and heads, of 12 blocks.
+  SIZES = types.MappingProxyType(
+    {'videomae_s': (384, 6), 'videomae_b': (768, 12)}
+  )
+
+  def __init__(self, name: str, num_classes: int, frames: int, crop_px: int):
+    super().__init__()
+    import transformers  # The other networks need none.
+
+    width, heads = self.SIZES[name]
+    config = transformers.VideoMAEConfig(
+      image_size=crop_px,
+      num_frames=frames,
+      hidden_size=width,
+      num_attention_heads=heads,
+      intermediate_size=4 * width,
+      layer_norm_eps=1e-6,
+      num_labels=num_classes,
+    )
+    self.network = transformers.VideoMAEForVideoClassification(config)
+
+  def forward(self, video):
+    return self.network(video.transpose(1, 2)).logits
+
+  def renamed(
+    self, variables: Mapping[str, np.ndarray]
+  ) -> dict[str, torch.Tensor]:
+    """The state that mgjax's variables of the network 'vit' are."""
+    state = {}
+    for name, array in variables.items():
+      array = torch.from_numpy(array)
+      if array.ndim > 1:
+        # Outputs and inputs come first.
+        axes = (array.ndim - 1, array.ndim - 2, *range(array.ndim - 2))
+        array = array.permute(axes).contiguous()
+      for pattern, theirs in self._NAMES:
+        name = re.sub(pattern, theirs, name)
+      if '.qkv.' not in name:
+        state[f'network.{name}'] = array
+        continue
+      for part, kernel in zip(
+        ('query', 'key', 'value'), array.chunk(3), strict=True
+      ):
+        state[f'network.{name.replace("qkv", part)}'] = kernel
+    return state
+
+  _NAMES = (
+    (r'(kernel|scale)$', 'weight'),
+    (r'^embed', 'videomae.embeddings.patch_embeddings.projection'),
+    (r'^block(\d+)', r'videomae.encoder.layer.\1'),
+    (r'attention\.q_bias', 'attention.attention.query.bias'),
+    (r'attention\.v_bias', 'attention.attention.value.bias'),
+    (r'attention\.qkv', 'attention.attention.qkv'),
+    (r'attention\.proj', 'attention.output.dense'),
+    (r'mlp\.fc1', 'intermediate.dense'),
+    (r'mlp\.fc2', 'output.dense'),
+    (r'norm1', 'layernorm_before'),
+    (r'norm2', 'layernorm_after'),
+    (r'^pool_norm', 'fc_norm'),
+    (r'^head\.', ''),
+  )
+
+
+def build(
+  name: str, *, num_classes: int, frames: int, crop_px: int
+) -> nn.Module:
+  """Makes a network: those of convolutions have a depth of 50.
 
   Args:
-    name: 'slowfast', 'slow', 'i3d', 'tsn', 'tam' or 'blvnet_tam'.
+    name: 'slowfast', 'slow', 'i3d', 'tsn', 'tam', 'blvnet_tam' or one of
+      VideoMAE.SIZES.
     num_classes: K.
     frames: T of the clips; the 3-D networks do not depend on it.
+    crop_px: Height and width of the clips; VideoMAE alone depends on it.
   """
+  if name in VideoMAE.SIZES:
+    return VideoMAE(name, num_classes, frames, crop_px)
   if name == 'slowfast':
     return SlowFast(num_classes)
   if name == 'blvnet_tam':
@@ -426,6 +504,9 @@ def load(model: nn.Module, variables: Mapping[str, np.ndarray]) -> None:
   Raises:
     RuntimeError: A tensor is missing, left over or of another shape.
   """
+  if isinstance(model, VideoMAE):
+    model.load_state_dict(model.renamed(variables))
+    return
   expected = model.state_dict()
   state = {}
   for name, array in variables.items():

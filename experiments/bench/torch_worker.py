@@ -42,6 +42,7 @@ def make_step(
     settings['model'],
     num_classes=settings['num_classes'],
     frames=settings['frames'],
+    crop_px=clips['video'].shape[2],
   )
   weights = {k: v for k, v in clips.items() if k not in ('video', 'label')}
   torch_models.load(model, weights)
@@ -82,10 +83,10 @@ def _make_optimizer(
   nesterov: bool,
   weight_decay: float,
 ) -> torch.optim.Optimizer:
-  """SGD as mgjax has it: batch norms do not decay."""
+  """SGD as mgjax has it: norms do not decay."""
   norms, others = [], []
   for name, parameter in model.named_parameters():
-    (norms if '.norm.' in name else others).append(parameter)
+    (norms if 'norm' in name else others).append(parameter)
   return torch.optim.SGD(
     [
       {'params': norms, 'weight_decay': 0.0},

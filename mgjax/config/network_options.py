@@ -261,9 +261,17 @@ class ViT(Transformer):
   # and keys turn with frame, row and column (V-JEPA 2). 'learned': a table of
   # parameters is added (ViViT).
   positions: str = setting('sincos', one_of('sincos', 'rope', 'learned'))
-  # 'sincos', 'learned': frames, height and width in pixels of the clips that
-  # the table is made for; for others it is interpolated.
+  # Frames, height and width in pixels of the clips whose tokens have the
+  # positions 0, 1, 2, ...: of those that a table is made for.
   position_grid: tuple[int, ...] = setting((16, 224, 224), _POSITION_GRID)
+  # Along which axes clips of other sizes cover what those of `position_grid`
+  # do, so that their positions are scaled to it: time (t), height and width
+  # (hw), or 'none': tokens of every clip are counted 0, 1, 2, ... '': as the
+  # references do, 'none' with 'rope' and 'thw' else.
+  position_scale: str = setting('', one_of('', 'none', 't', 'hw', 'thw'))
+  # Whether the encoder's blocks are a loop for the compiler, which then is
+  # faster; their parameters are stacked at every step.
+  scan_blocks: bool = setting(False)
   # Which of query, key and value have a bias: 'qkv' (V-JEPA 2, ViViT), 'qv'
   # (VideoMAE) or '', none.
   qkv_bias: str = setting('qv', one_of('qkv', 'qv', ''))

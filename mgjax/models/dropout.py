@@ -1,5 +1,7 @@
 """Dropout whose masks belong to clips, not to batches."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,13 +15,14 @@ class Dropout(nn.Module):
   alone. So it is the same whether a batch is computed at once or in parts.
 
   Attributes:
-    rate: Share of the features that becomes zero, in [0, 1).
+    rate: Share of the features that becomes zero, in [0, 1); a number, or an
+      array of one.
     whole: Whether those of a clip become zero together ("drop path").
 
   Differs: flax.linen.Dropout draws one mask for the whole array.
   """
 
-  rate: float
+  rate: Any
   whole: bool = False
 
   @nn.compact
@@ -37,7 +40,8 @@ class Dropout(nn.Module):
       clip_index: Numbers of the clips in the batch; None: 0, 1, 2, ...
       deterministic: Return x as it is.
     """
-    if deterministic or not self.rate:
+    is_off = isinstance(self.rate, float) and not self.rate
+    if deterministic or is_off:
       return x
     if clip_index is None:
       clip_index = jnp.arange(x.shape[0])

@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 Sizes = tuple[int, int, int]
+# Positions along frames, rows and columns.
+Places = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def count_tokens(clip: Sizes, tubelet: Sizes, what: str) -> Sizes:
@@ -60,31 +62,44 @@ def sinusoid(count: int, width: int) -> Float[np.ndarray, 'count width']:
   return table.astype(np.float32)
 
 
+def centred(base: int, size: int) -> Float[np.ndarray, ' size']:
+  """Where the tokens of a clip lie among those of a base clip of equal span.
+
+  A clip of half the tokens has them at 0.5, 2.5, 4.5, ...: at the centres of
+  what they cover.
+
+  Args:
+    base: Tokens of the base clip along an axis.
+    size: Tokens of the clip.
+  """
+  return (np.arange(size) + 0.5) * base / size - 0.5
+
+
 def sincos(
-  size: Sizes, base: Sizes, width: int
+  place: Places, base: Sizes, width: int
 ) -> Float[np.ndarray, 'tokens width']:
-  """VideoMAE's positions: the table of a base grid, resized to another grid.
+  """VideoMAE's positions: the table of a base grid, interpolated.
 
   The index runs over frames, rows and columns of the base, in this order. A
   table made anew for another grid would number all tokens differently.
 
   Args:
-    size: Tokens of the grid in time, height and width.
+    place: Where tokens lie among those of the base, in time, height and width.
     base: Tokens of the grid that the table is made for.
     width: Of a token.
 
   Returns:
-    float32. Rows and columns are resized by bicubic interpolation (a = -0.75,
-    not antialiased: torch's), then frames linearly.
+    float32. Rows and columns are interpolated bicubically (a = -0.75, not
+    antialiased: torch's), then frames linearly.
 
   Source: OpenGVLab/VideoMAEv2 29eab1e, run_class_finetuning.py (there for
-    square grids).
+    square grids of the base's span: `centred`).
   """
   table = sinusoid(math.prod(base), width).reshape(*base, width)
   weights = (
-    interpolation(base[0], size[0], _LINEAR),
-    interpolation(base[1], size[1], _CUBIC),
-    interpolation(base[2], size[2], _CUBIC),
+    interpolation(base[0], place[0], _LINEAR),
+    interpolation(base[1], place[1], _CUBIC),
+    interpolation(base[2], place[2], _CUBIC),
   )
   table = np.einsum('ri,tijc->trjc', weights[1], table)
   table = np.einsum('sj,trjc->trsc', weights[2], table)
@@ -110,39 +125,39 @@ _LINEAR, _CUBIC = (_linear, 1), (_cubic, 2)
 
 
 def interpolation(
-  size: int, new_size: int, kernel: tuple
-) -> Float[np.ndarray, 'new_size size']:
-  """Matrix that resizes an axis; elements beyond its ends are its last ones.
+  size: int, place: Float[np.ndarray, ' places'], kernel: tuple
+) -> Float[np.ndarray, 'places size']:
+  """Matrix that interpolates an axis; beyond its ends are its last elements.
 
-  That is torch.nn.functional.interpolate with align_corners=False. (The methods
-  of jax.image.resize have a = -0.5, and antialias.)
+  At `centred` places that is torch.nn.functional.interpolate with
+  align_corners=False. (The methods of jax.image.resize have a = -0.5, and
+  antialias.)
   """
   weight, reach = kernel
-  centre = (np.arange(new_size) + 0.5) * size / new_size - 0.5
-  matrix = np.zeros((new_size, size))
+  matrix = np.zeros((len(place), size))
   for offset in range(1 - reach, reach + 1):
-    element = np.floor(centre) + offset
+    element = np.floor(place) + offset
     np.add.at(
       matrix,
-      (np.arange(new_size), np.clip(element, 0, size - 1).astype(int)),
-      weight(np.abs(centre - element)),
+      (np.arange(len(place)), np.clip(element, 0, size - 1).astype(int)),
+      weight(np.abs(place - element)),
     )
   # Rounded, as the reference's are.
   return matrix.astype(np.float32).astype(np.float64)
 
 
 def resized(
-  table: Float[Array, 'base width'], base: Sizes, size: Sizes
+  table: Float[Array, 'base width'], base: Sizes, place: Places
 ) -> Float[Array, 'tokens width']:
-  """Learned positions: the table of a base grid, resized to another grid.
+  """Learned positions: the table of a base grid, interpolated.
 
-  As `sincos` resizes: rows and columns by bicubic interpolation, frames
-  linearly. An axis that keeps its size keeps its numbers.
+  As `sincos` does: rows and columns bicubically, frames linearly. An axis that
+  keeps its places keeps its numbers.
 
   Args:
     table: Of the tokens of the base, by frame, row and column.
     base: Tokens of the grid that the table is of, in time, height and width.
-    size: Tokens of the grid in time, height and width.
+    place: Where tokens lie among those of the base.
 
   Source: transformers 5.24.0, models/vivit/modeling_vivit.py,
     interpolate_pos_encoding (bicubic, torch's).
@@ -153,8 +168,8 @@ def resized(
   """
   x = table.reshape(*base, -1)
   for axis, kernel in enumerate((_LINEAR, _CUBIC, _CUBIC)):
-    if size[axis] != base[axis]:
-      matrix = interpolation(base[axis], size[axis], kernel)
+    if not np.array_equal(place[axis], np.arange(base[axis])):
+      matrix = interpolation(base[axis], place[axis], kernel)
       x = jnp.tensordot(
         jnp.asarray(matrix, x.dtype), x, (1, axis), precision='highest'
       )
@@ -177,15 +192,16 @@ def rope_share(head_width: int) -> int:
   return 2 * (head_width // 3 // 2)
 
 
-def rope(size: Sizes, head_width: int, dtype) -> Rotation:
-  """V-JEPA 2's rotary positions of frames, rows and columns, counted from 0.
+def rope(place: Places, head_width: int, dtype) -> Rotation:
+  """V-JEPA 2's rotary positions of frames, rows and columns.
 
   They are no rotations: the two elements of a pair, which are neighbours, turn
   by different angles, because the frequencies are repeated as a whole (w0, w1,
   w0, w1). So absolute positions matter. Released weights need it.
 
   Args:
-    size: Tokens of the grid in time, height and width.
+    place: Positions of tokens in time, height and width; the reference counts
+      from 0.
     head_width: d.
     dtype: Of the result.
 
@@ -194,11 +210,11 @@ def rope(size: Sizes, head_width: int, dtype) -> Rotation:
   """
   share = rope_share(head_width)
   frequency = 10000.0 ** -(np.arange(share // 2) / (share / 2))
-  angle = np.zeros((*size, head_width))
-  for axis, count in enumerate(size):
-    of_axis = np.tile(np.arange(count)[:, None] * frequency, 2)
+  angle = np.zeros((*map(len, place), head_width))
+  for axis, at in enumerate(place):
+    of_axis = np.tile(at[:, None] * frequency, 2)
     shape = [1, 1, 1, share]
-    shape[axis] = count
+    shape[axis] = len(at)
     angle[..., axis * share : (axis + 1) * share] = of_axis.reshape(shape)
   angle = angle.reshape(-1, 1, head_width)
   return Rotation(

@@ -25,6 +25,11 @@ from mgjax.models.positions import Rotation
 
 _MLP_RATIO = 4  # Of the encoder by default, of the probe always.
 
+# Letters of frames, rows and columns in `position_scale`, and what the
+# references scale.
+_AXES = 'thw'
+_SCALED = {'sincos': 'thw', 'learned': 'thw', 'rope': 'none'}
+
 # Source: timm's and both references' trunc_normal_(std=0.02).
 _init = nn.initializers.truncated_normal(0.02)
 
@@ -82,8 +87,28 @@ def attend(
 ) -> Float[Array, 'B q D']:
   """Scaled dot-product attention; heads are joined.
 
-  With `logit_cap`, affinities x become logit_cap * tanh(x / logit_cap). The
-  softmax is in float32 at least. (jax.nn.dot_product_attention takes it in
+  With `logit_cap`, affinities x become logit_cap * tanh(x / logit_cap).
+
+  Programs for NVIDIA GPUs have cuDNN's flash attention where it takes the
+  shapes and the type (float16, bfloat16; no cap). It is chosen when a program
+  is lowered, by the platform that it is lowered for.
+  """
+  einsums = functools.partial(_einsums, logit_cap=logit_cap)
+  if not logit_cap and _is_flash(query.shape, key.shape, query.dtype):
+    x = jax.lax.platform_dependent(
+      query, key, value, cuda=_flash, default=einsums
+    )
+  else:
+    x = einsums(query, key, value)
+  return x.reshape(*x.shape[:2], -1)
+
+
+def _einsums(
+  query: Array, key: Array, value: Array, *, logit_cap: float
+) -> Array:
+  """Attention whose softmax is in float32 at least.
+
+  (jax.nn.dot_product_attention without cuDNN is the same, but for a softmax in
   float32 always, which costs a float64 program its digits.)
   """
   exact = jnp.promote_types(query.dtype, jnp.float32)
@@ -96,8 +121,29 @@ def attend(
   if logit_cap:
     affinities = logit_cap * jnp.tanh(affinities / logit_cap)
   weights = jax.nn.softmax(affinities, axis=-1).astype(value.dtype)
-  x = jnp.einsum('bhqk,bkhd->bqhd', weights, value)
-  return x.reshape(*x.shape[:2], -1)
+  return jnp.einsum('bhqk,bkhd->bqhd', weights, value)
+
+
+_flash = functools.partial(jax.nn.dot_product_attention, implementation='cudnn')
+
+
+@functools.cache
+def _is_flash(
+  query: tuple[int, ...], key: tuple[int, ...], dtype: np.dtype
+) -> bool:
+  """Whether cuDNN is installed and takes these shapes, forward and back.
+
+  JAX says so by tracing only; its rules are those of a cuDNN version.
+  """
+  if jnp.finfo(dtype).bits > 16:
+    return False
+  loss = lambda *arrays: _flash(*arrays).astype(jnp.float32).sum()
+  shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape in (query, key, key)]
+  try:
+    jax.eval_shape(jax.grad(loss), *shapes)
+  except (NotImplementedError, RuntimeError, ValueError):
+    return False
+  return True
 
 
 class SelfAttention(nn.Module):
@@ -165,7 +211,8 @@ class Block(nn.Module):
     mlp_width: Hidden features of the MLP.
     bias: See `SelfAttention`.
     eps: Of the LayerNorms.
-    drop_path: Share of the clips that skip a branch, in training.
+    drop_path: Share of the clips that skip a branch, in training; a number, or
+      an array of one.
     deterministic: Whether none does.
     dtype: Compute type.
     gelu: See `MLP`.
@@ -177,7 +224,7 @@ class Block(nn.Module):
   mlp_width: int
   bias: str
   eps: float
-  drop_path: float
+  drop_path: Any
   deterministic: bool
   dtype: Any = jnp.float32
   gelu: str = 'exact'
@@ -272,8 +319,16 @@ class ViT(head.VideoNetwork, network_options.ViT):
         f'width is {self.width} with {self.heads} heads; with '
         "positions='rope' every head must have 6 or more of it."
       )
-    if self.positions != 'rope':
+    if self._has_position_grid:
       self._tokens(self.position_grid, 'position_grid has')
+
+  @property
+  def _scaled_axes(self) -> str:
+    return self.position_scale or _SCALED[self.positions]
+
+  @property
+  def _has_position_grid(self) -> bool:
+    return self.positions != 'rope' or self._scaled_axes != 'none'
 
   @property
   def _tubelet(self) -> tuple[int, int, int]:
@@ -325,16 +380,7 @@ class ViT(head.VideoNetwork, network_options.ViT):
       dtype=self.dtype,
       gelu=self.gelu,
     )
-    for i in range(self.depth):
-      x = block(
-        self.heads,
-        self.mlp_width or _MLP_RATIO * self.width,
-        self.qkv_bias,
-        self.layer_norm_eps,
-        # From 0 at the first block to the full rate at the last one.
-        self.drop_path * i / max(self.depth - 1, 1),
-        name=f'block{i}',
-      )(x, rotation, clip_index)
+    x = self._encode(x, block, rotation, clip_index)
     return head.classify(
       self,
       # One position: what is pooled already.
@@ -357,12 +403,26 @@ class ViT(head.VideoNetwork, network_options.ViT):
       token = self.param('class_token', nn.initializers.zeros, (self.width,))
       token = jnp.broadcast_to(token.astype(x.dtype), (len(x), 1, self.width))
       x = jnp.concatenate([token, x], axis=1)
+    base = size
+    if self._has_position_grid:
+      base = self._tokens(self.position_grid, 'position_grid has')
+    scaled = [axis in self._scaled_axes for axis in _AXES]
+    place = tuple(
+      positions.centred(base[i], n) if scaled[i] else np.arange(float(n))
+      for i, n in enumerate(size)
+    )
     if self.positions == 'rope':
-      rotation = positions.rope(size, self.width // self.heads, self.dtype)
+      rotation = positions.rope(place, self.width // self.heads, self.dtype)
       return x, (positions.beside(rotation) if class_tokens else rotation)
-    base = self._tokens(self.position_grid, 'position_grid has')
+    for i, n in enumerate(size):
+      if not scaled[i] and n > base[i]:
+        raise ValueError(
+          f'clips have {n} tokens along {_AXES[i]}, and the table of '
+          f'model.position_grid={self.position_grid} has {base[i]}; make it of '
+          'the largest clips, or scale positions (model.position_scale).'
+        )
     if self.positions == 'sincos':
-      table = positions.sincos(size, base, self.width)
+      table = positions.sincos(place, base, self.width)
       # The class token is nowhere.
       table = np.pad(table, ((class_tokens, 0), (0, 0)))
       return x + jnp.asarray(table, self.dtype), None
@@ -372,10 +432,54 @@ class ViT(head.VideoNetwork, network_options.ViT):
     table = jnp.concatenate(
       [
         table[:class_tokens],
-        positions.resized(table[class_tokens:], base, size),
+        positions.resized(table[class_tokens:], base, place),
       ]
     )
     return x + table.astype(self.dtype), None
+
+  def _encode(
+    self,
+    x: Float[Array, 'B tokens D'],
+    block: Callable[..., nn.Module],
+    rotation: Rotation | None,
+    clip_index: ClipIndex,
+  ) -> Float[Array, 'B tokens D']:
+    """All blocks of the encoder, one after the other.
+
+    As a loop (`scan_blocks`) they are one program that runs `depth` times; the
+    parameters have the same names, and are stacked inside the program. The
+    masks of drop path are other ones.
+    """
+    options = (
+      self.heads,
+      self.mlp_width or _MLP_RATIO * self.width,
+      self.qkv_bias,
+      self.layer_norm_eps,
+    )
+    # From 0 at the first block to the full rate at the last one.
+    rates = self.drop_path * np.arange(self.depth) / max(self.depth - 1, 1)
+    if self.is_initializing() or not self.scan_blocks:
+      for i, rate in enumerate(rates.tolist()):
+        x = block(*options, rate, name=f'block{i}')(x, rotation, clip_index)
+      return x
+    params = self.variables['params']
+    blocks = [params[f'block{i}'] for i in range(self.depth)]
+    draws = self.drop_path and not block.keywords['deterministic']
+    inputs = (
+      jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks),
+      jnp.asarray(rates, jnp.float32) if draws else None,
+      jax.random.split(self.make_rng('dropout'), self.depth) if draws else None,
+    )
+
+    def step(x, inputs):
+      params, rate, key = inputs
+      module = block(*options, rate if draws else 0.0, parent=None)
+      rngs = {'dropout': key} if draws else {}
+      return module.apply(
+        {'params': params}, x, rotation, clip_index, rngs=rngs
+      ), None
+
+    return jax.lax.scan(step, x, inputs)[0]
 
   def _pool(self, x: Float[Array, 'B tokens D'], block) -> Float[Array, 'B D']:
     """The features that are classified."""

@@ -8,12 +8,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from mgjax import models
 from mgjax.config import fields
 from mgjax.errors import ConfigError
-from mgjax.models import norm, positions
+from mgjax.models import norm, positions, vit
 from mgjax.models.vit import Block
 from mgjax.planning import macs
 from mgjax.recipes import transformers
@@ -145,11 +146,12 @@ def test_options_that_mean_nothing_here_change_nothing():
 def test_the_window_of_a_table_is_left_alone_at_its_own_size():
   for kernel in (positions._LINEAR, positions._CUBIC):
     np.testing.assert_array_equal(
-      positions.interpolation(7, 7, kernel), np.eye(7)
+      positions.interpolation(7, positions.centred(7, 7), kernel), np.eye(7)
     )
     # A constant stays one, also beyond the ends.
     for size, new_size in ((14, 10), (4, 7), (1, 3), (5, 1)):
-      matrix = positions.interpolation(size, new_size, kernel)
+      place = positions.centred(size, new_size)
+      matrix = positions.interpolation(size, place, kernel)
       np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
 
 
@@ -157,8 +159,9 @@ def test_the_window_of_a_table_is_left_alone_at_its_own_size():
 def test_a_learned_table_is_resized_as_a_fixed_one(size):
   base, width = (4, 3, 5), 12
   table = positions.sinusoid(60, width)
-  found = jax.jit(positions.resized, static_argnums=(1, 2))(table, base, size)
-  expected = positions.sincos(size, base, width)
+  place = tuple(map(positions.centred, base, size))
+  found = jax.jit(lambda table: positions.resized(table, base, place))(table)
+  expected = positions.sincos(place, base, width)
   np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6)
   if size == base:
     np.testing.assert_array_equal(found, table)
@@ -172,6 +175,7 @@ def test_a_class_token_has_no_place_in_the_clip(kind):
   variables = jax.jit(model.init)(jax.random.key(0), video)
   assert variables['params']['class_token'].shape == (24,)
   size = (2, 2, 2)
+  place = (np.arange(2.0),) * 3
   kept = []
 
   def keep_inputs(call, args, kwargs, context):
@@ -190,13 +194,13 @@ def test_a_class_token_has_no_place_in_the_clip(kind):
     np.testing.assert_array_equal(turned[:, 0], x[:, 0])
     np.testing.assert_allclose(
       turned[:, 1:],
-      positions.rotate(x[:, 1:], positions.rope(size, 12, jnp.float32)),
+      positions.rotate(x[:, 1:], positions.rope(place, 12, jnp.float32)),
       atol=1e-6,
     )
   elif kind == 'sincos':
     assert not placed[:, 0].any()
     np.testing.assert_array_equal(
-      placed[0, 1:], positions.sincos(size, size, 24)
+      placed[0, 1:], positions.sincos(place, size, 24)
     )
   else:
     table = variables['params']['position_table']
@@ -218,6 +222,156 @@ def test_positions_tell_frames_rows_and_columns_apart():
     for axis in (1, 3, 5):
       other = jnp.flip(tubelets, axis).reshape(video.shape)
       assert jnp.abs(apply(other) - plain).max() > 1e-3 * jnp.std(plain)
+
+
+# Positions of clips with fewer tokens.
+
+
+def place_of(model, size):
+  """Where the tokens of a clip lie, by what a network adds or turns by."""
+  x = jnp.zeros((1, np.prod(size), model.width))
+  table, rotation = model.bind({})._place(x, size)
+  return table[0] if rotation is None else rotation.cos[:, 0]
+
+
+@pytest.mark.parametrize('kind', ['sincos', 'rope'])
+def test_positions_of_a_coarse_clip_are_those_of_what_it_covers(kind):
+  """Scaled, a third of the tokens sit on every third one, from the second."""
+  made = functools.partial(
+    small, positions=kind, patch_px=8, position_grid=(12, 48, 72)
+  )
+  full = place_of(made(), (6, 6, 9)).reshape(6, 6, 9, -1)
+  for scale, index in (
+    ('thw', np.s_[1::3, 1::3, 1::3]),
+    ('t', np.s_[1::3, :2, :3]),
+    ('hw', np.s_[:2, 1::3, 1::3]),
+    ('none', np.s_[:2, :2, :3]),
+  ):
+    found = place_of(made(position_scale=scale), (2, 2, 3))
+    # The table is one running index, so no product of axes.
+    np.testing.assert_allclose(
+      found, full[index].reshape(12, -1), atol=1e-6, err_msg=scale
+    )
+  default = {'sincos': 'thw', 'rope': 'none'}[kind]
+  np.testing.assert_array_equal(
+    place_of(made(), (2, 2, 3)),
+    place_of(made(position_scale=default), (2, 2, 3)),
+  )
+
+
+def test_a_table_ends_where_its_grid_ends():
+  model = small(patch_px=8, position_grid=(4, 16, 16), position_scale='none')
+  with pytest.raises(ValueError, match='3 tokens along w.*position_grid'):
+    jax.eval_shape(model.init, jax.random.key(0), clips(1, 4, 16, 24))
+  # Rotations go on.
+  model = model.changed(positions='rope')
+  jax.eval_shape(model.init, jax.random.key(0), clips(1, 8, 16, 24))
+
+
+# Attention.
+
+
+def test_attention_follows_the_platform_that_a_program_is_for(monkeypatch):
+  """cuDNN's in half precision on NVIDIA GPUs, einsums everywhere else."""
+  monkeypatch.setattr(vit, '_flash', lambda q, k, v: jnp.sin(v))
+  vit._is_flash.cache_clear()
+  qkv = [jax.ShapeDtypeStruct((2, 6, 2, 8), jnp.bfloat16)] * 3
+
+  def text(dtype, platform):
+    arrays = [jax.ShapeDtypeStruct(x.shape, dtype) for x in qkv]
+    traced = jax.jit(vit.attend).trace(*arrays)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+  assert 'dot_general' not in text(jnp.bfloat16, 'cuda')
+  for dtype, platform in (
+    (jnp.bfloat16, 'cpu'),
+    (jnp.bfloat16, 'tpu'),
+    (jnp.bfloat16, 'rocm'),
+    (jnp.float32, 'cuda'),
+  ):
+    found = text(dtype, platform)
+    assert 'dot_general' in found and 'sine' not in found, (dtype, platform)
+  vit._is_flash.cache_clear()
+
+
+def test_attention_is_einsums_where_cudnn_does_not_take_it(monkeypatch):
+  def refuse(*arrays):
+    raise NotImplementedError('head dim of 3')
+
+  monkeypatch.setattr(vit, '_flash', refuse)
+  vit._is_flash.cache_clear()
+  q = jax.random.normal(jax.random.key(0), (2, 5, 2, 3), jnp.bfloat16)
+  assert jax.jit(vit.attend)(q, q, q).shape == (2, 5, 6)
+  vit._is_flash.cache_clear()
+
+
+def test_attention_in_half_precision_has_a_float32_softmax():
+  """The error is that of rounded inputs and weights: 2^-8 of values."""
+  q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 64, 2, 8))
+  exact = jax.jit(vit.attend)(q, k, v)
+  rounded = jax.jit(vit.attend)(*(x.astype(jnp.bfloat16) for x in (q, k, v)))
+  assert rounded.dtype == jnp.bfloat16
+  assert jnp.abs(rounded.astype(jnp.float32) - exact).max() < 0.03
+
+
+# Blocks in a loop.
+
+
+@pytest.mark.parametrize('remat', [False, True])
+@pytest.mark.parametrize('kind', KINDS)
+def test_blocks_in_a_loop_are_the_same_network(kind, remat):
+  plain = small(**KINDS[kind])
+  loop = plain.changed(scan_blocks=True, remat=remat)
+  video, variables = clips(2, 4, 32, 48), small_variables(kind)
+
+  def loss(model, variables):
+    logits = model.apply(variables, video, same_group=norm.group_matrix(2, 1))
+    return jax.nn.logsumexp(logits, -1).sum()
+
+  expected, found = (
+    jax.jit(jax.value_and_grad(functools.partial(loss, model)))(variables)
+    for model in (plain, loop)
+  )
+  # The keys' bias has a gradient of zero but for rounding.
+  atol = 1e-6 * optax.tree.norm(expected[1])
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=atol),
+    found,
+    expected,
+  )
+  shapes = [
+    jax.tree.map(jnp.shape, jax.eval_shape(m.init, jax.random.key(0), video))
+    for m in (plain, loop)
+  ]
+  assert shapes[0] == shapes[1]
+  text = str(jax.make_jaxpr(functools.partial(loss, loop))(variables))
+  assert text.count(' scan[') == 1
+  assert macs.forward_macs(loop, T=4, H=32, W=32) == macs.forward_macs(
+    plain, T=4, H=32, W=32
+  )
+
+
+def test_a_loop_drops_paths_at_the_rates_of_the_blocks():
+  """None at the first block, all but none at the last."""
+  model = small(**KINDS['first'], drop_path=0.999, scan_blocks=True)
+  variables, video = small_variables('first'), clips(8, 2, 16, 32)
+  first = {'params': {**variables['params']}}
+  run = jax.jit(
+    lambda variables: model.apply(
+      variables,
+      video,
+      same_group=norm.group_matrix(8, 1),
+      rngs={'dropout': jax.random.key(0)},
+    )
+  )
+  dropped = run(first)
+  first['params']['block1'] = jax.tree.map(
+    jnp.zeros_like, first['params']['block1']
+  )
+  # What the last block has is of no consequence; what the first has, is.
+  np.testing.assert_allclose(run(first), dropped, rtol=1e-5, atol=1e-5)
+  first['params']['block0'] = first['params']['block1']
+  assert jnp.abs(run(first) - dropped).max() > 1e-2
 
 
 # Drop path.
