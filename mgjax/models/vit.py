@@ -81,12 +81,14 @@ def attend(
   key: Float[Array, 'B k heads d'],
   value: Float[Array, 'B k heads d'],
   logit_cap: float = 0.0,
+  bias: Float[Array, 'B heads q k'] | None = None,
 ) -> Float[Array, 'B q D']:
   """Scaled dot-product attention; heads are joined.
 
-  With `logit_cap`, affinities x become logit_cap * tanh(x / logit_cap). The
-  softmax is in float32 at least. (jax.nn.dot_product_attention takes it in
-  float32 always, which costs a float64 program its digits.)
+  With `logit_cap`, affinities x become logit_cap * tanh(x / logit_cap). A bias
+  is added to them. The softmax is in float32 at least.
+  (jax.nn.dot_product_attention takes it in float32 always, which costs a
+  float64 program its digits.)
   """
   exact = jnp.promote_types(query.dtype, jnp.float32)
   affinities = jnp.einsum(
@@ -97,6 +99,8 @@ def attend(
   )
   if logit_cap:
     affinities = logit_cap * jnp.tanh(affinities / logit_cap)
+  if bias is not None:
+    affinities = affinities + bias
   weights = jax.nn.softmax(affinities, axis=-1).astype(value.dtype)
   x = jnp.einsum('bhqk,bkhd->bqhd', weights, value)
   return x.reshape(*x.shape[:2], -1)

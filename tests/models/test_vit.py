@@ -130,7 +130,7 @@ def test_options_that_mean_nothing_here_change_nothing():
 
 
 def test_the_window_of_a_table_is_left_alone_at_its_own_size():
-  for kernel in (positions._LINEAR, positions._CUBIC):
+  for kernel in (positions.LINEAR, positions.CUBIC):
     np.testing.assert_array_equal(
       positions.interpolation(7, 7, kernel), np.eye(7)
     )
