@@ -82,7 +82,7 @@ def set_network(config: ml_collections.ConfigDict, name: str) -> None:
 
   Clips keep their size; frames and sides of all grids become multiples of the
   tubelet's frames and patch (of 2 frames and 16 x 16 pixels; VideoPrism: of one
-  frame and 18 x 18).
+  frame and 18 x 18; MViTv2: of 2 and 4 x 4; TimeSformer: of one and 16 x 16).
 
   Args:
     config: Changed in place.

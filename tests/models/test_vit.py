@@ -233,7 +233,8 @@ def test_a_published_transformer_has_the_size_of_its_reference(name):
     assert network.model(with_classes(config, 4))
     return
   for fact in FACTS[name]:
-    config.model.pool = fact.get('pool', config.model.pool)
+    if 'pool' in fact:
+      config.model.pool = fact['pool']
     model = network.model(with_classes(config, fact['num_classes']))
     t, h, w = fact['grid']
     # What is not of the encoder, where the reference is an encoder alone.
