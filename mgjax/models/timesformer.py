@@ -39,6 +39,29 @@ def nearest(size: int, new_size: int) -> np.ndarray:
   return np.minimum(place.astype(int), size - 1)
 
 
+def at_nearest(
+  of_places: Float[Array, 'base_tokens D'],
+  of_frames: Float[Array, 'base_frames D'],
+  base: Sizes,
+  size: Sizes,
+) -> tuple[Float[Array, ' D'], Float[Array, 'hw D'], Float[Array, 'T 1 D']]:
+  """Positions of a grid: of the class token, of places and of frames.
+
+  Args:
+    of_places: Of the class token and of the places of the base, by rows.
+    of_frames: Of the frames of the base.
+    base: Tokens of that grid in time, height and width.
+    size: Tokens of the grid.
+  """
+  frames, rows, columns = map(nearest, base, size)
+  places = of_places[1:].reshape(*base[1:], -1)[rows][:, columns]
+  return (
+    of_places[0],
+    places.reshape(-1, places.shape[-1]),
+    of_frames[frames][:, None],
+  )
+
+
 class Block(nn.Module):
   """Attention over time, attention over space, and an MLP.
 
@@ -175,14 +198,12 @@ class TimeSformer(head.VideoNetwork, network_options.TimeSformer):
     )
 
   def _positions(self, size: Sizes):
-    """Of the class token [D], of places [h w, D], of frames [T, 1, D]."""
+    """Those of `at_nearest`."""
     base = count_tokens(self.position_grid, self._tubelet, '')
-    frames, rows, columns = map(nearest, base, size)
-    table = self.param(
+    places = self.param(
       'position_table', init_weights, (1 + base[1] * base[2], self.width)
     )
-    of_places = table[1:].reshape(*base[1:], self.width)[rows][:, columns]
-    times = self.param(
+    frames = self.param(
       'time_table', nn.initializers.zeros, (base[0], self.width)
     )
-    return table[0], of_places.reshape(-1, self.width), times[frames][:, None]
+    return at_nearest(places, frames, base, size)

@@ -9,6 +9,7 @@ import pytest
 
 from mgjax import models
 from mgjax.models import norm, timesformer
+from tests.models.test_reference_vit import jit
 
 SMALL = {'depth': 2, 'width': 12, 'heads': 2, 'patch_px': 8}
 
@@ -25,9 +26,7 @@ def clips(*shape):
 @functools.cache
 def small_variables():
   model = small()
-  variables = jax.jit(model.init)(
-    jax.random.key(0), models.example_video(model, 8)
-  )
+  variables = jit(model.init)(jax.random.key(0), models.example_video(model, 8))
   leaves, tree = jax.tree.flatten(variables)
   keys = jax.random.split(jax.random.key(2), len(leaves))
   return jax.tree.unflatten(
@@ -48,7 +47,7 @@ def test_one_tree_serves_every_grid(grid):
   assert jax.tree.map(jnp.shape, found) == jax.tree.map(
     jnp.shape, small_variables()
   )
-  logits = jax.jit(model.apply)(small_variables(), clips(*grid))
+  logits = jit(model.apply)(small_variables(), clips(*grid))
   assert logits.shape == (grid[0], 5) and jnp.isfinite(logits).all()
 
 
@@ -69,15 +68,18 @@ def test_the_start_of_an_element_finds_the_nearest(size, new_size, expected):
 
 def test_a_finer_grid_repeats_positions():
   """Twice the frames, rows and columns: each position, eight times."""
-  base = (2, 16, 24)
-  variables = small_variables()
-  table = variables['params']['time_table'][:2]
-  variables = {'params': variables['params'] | {'time_table': table}}
-  places = lambda size: small(position_grid=base).apply(
-    variables, size, method='_positions'
+  tables = (
+    jax.random.normal(jax.random.key(0), (7, 4)),
+    jax.random.normal(jax.random.key(1), (2, 4)),
   )
-  of_token, of_places, of_frames = places((2, 2, 3))
-  finer_token, finer_places, finer_frames = places((4, 4, 6))
+  of_token, of_places, of_frames = timesformer.at_nearest(
+    *tables, (2, 2, 3), (2, 2, 3)
+  )
+  np.testing.assert_array_equal(of_places, tables[0][1:])
+  np.testing.assert_array_equal(of_frames[:, 0], tables[1])
+  finer_token, finer_places, finer_frames = timesformer.at_nearest(
+    *tables, (2, 2, 3), (4, 4, 6)
+  )
   np.testing.assert_array_equal(finer_token, of_token)
   np.testing.assert_array_equal(
     finer_places,
@@ -88,7 +90,7 @@ def test_a_finer_grid_repeats_positions():
 
 def test_positions_tell_frames_rows_and_columns_apart():
   video = clips(1, 4, 16, 24)
-  apply = functools.partial(jax.jit(small().apply), small_variables())
+  apply = functools.partial(jit(small().apply), small_variables())
   plain = apply(video)
   patches = video.reshape(1, 4, 2, 8, 3, 8, 3)
   for axis in (1, 2, 4):
@@ -98,17 +100,17 @@ def test_positions_tell_frames_rows_and_columns_apart():
 
 def test_blocks_but_the_first_begin_without_attention_over_time():
   model = small()
-  params = jax.jit(model.init)(
-    jax.random.key(0), models.example_video(model, 8)
-  )['params']
+  params = jit(model.init)(jax.random.key(0), models.example_video(model, 8))[
+    'params'
+  ]
   assert params['block0']['time_proj']['kernel'].any()
   assert not params['block1']['time_proj']['kernel'].any()
 
 
 def test_bfloat16_gives_float32_logits_that_are_near():
   video = clips(2, 4, 16, 24)
-  exact = jax.jit(small().apply)(small_variables(), video)
-  found = jax.jit(small(dtype='bfloat16').apply)(small_variables(), video)
+  exact = jit(small().apply)(small_variables(), video)
+  found = jit(small(dtype='bfloat16').apply)(small_variables(), video)
   assert found.dtype == jnp.float32
   assert jnp.abs(found - exact).max() < 0.1 * jnp.std(exact)
 
@@ -147,12 +149,12 @@ def test_drop_path_grows_from_the_first_block_to_the_last(monkeypatch):
 
 def test_nothing_is_dropped_in_evaluation():
   video = clips(4, 2, 16, 16)
-  expected = jax.jit(small().apply)(small_variables(), video)
+  expected = jit(small().apply)(small_variables(), video)
   model = small(drop_path=0.5, dropout=0.5)
   np.testing.assert_array_equal(
-    jax.jit(model.apply)(small_variables(), video), expected
+    jit(model.apply)(small_variables(), video), expected
   )
-  trained = jax.jit(model.apply)(
+  trained = jit(model.apply)(
     small_variables(),
     video,
     same_group=norm.group_matrix(4, 1),
