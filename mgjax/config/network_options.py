@@ -306,6 +306,84 @@ class VideoPrism(Transformer):
   logit_cap: float = setting(50.0, at_least(0))
 
 
+def _are_positive(value: Any) -> bool:
+  return bool(value) and INTEGERS.test(value) and min(value) >= 1
+
+
+_ODD_WINDOW = Accepted(
+  'three odd positive integers',
+  lambda v: is_window(v) and all(n % 2 for n in v),
+)
+
+
+@dataclasses.dataclass(kw_only=True)
+class MViT(NetworkOptions):
+  """Multiscale video transformer, MViTv2."""
+
+  has_batch_norm: ClassVar[bool] = False
+  has_class_maps: ClassVar[bool] = False
+
+  # Blocks of each stage. A stage has half the rows and columns of tokens of the
+  # one before.
+  blocks: tuple[int, ...] = setting(
+    (1, 2, 11, 2),
+    Accepted('positive integers', _are_positive),
+  )
+  # Features of a token in the first stage; each stage has twice as many as the
+  # one before.
+  width: int = setting(96, at_least(1))
+  # In the first stage, where they divide the width; then they double, too.
+  heads: int = setting(1, at_least(1))
+  # Frames from one token to the next, of which all clips have a multiple.
+  tubelet_frames: int = setting(2, at_least(1))
+  # Rows and columns from one token to the next, of which all clips have a
+  # multiple.
+  patch_px: int = setting(4, at_least(1))
+  # Frames, rows and columns that a token sees.
+  patch_kernel: tuple[int, ...] = setting((3, 7, 7), _ODD_WINDOW)
+  # Frames, rows and columns of tokens that a pooled one sees.
+  pool_kernel: tuple[int, ...] = setting((3, 3, 3), _ODD_WINDOW)
+  # Rows and columns from one key to the next, in tokens of the first stage; a
+  # stage has half of the one before, 1 at least.
+  kv_stride: int = setting(8, at_least(1))
+  # Frames, height and width in pixels of the clips that the tables of relative
+  # positions are made for; for others they are interpolated.
+  position_grid: tuple[int, ...] = setting(
+    (16, 224, 224), Accepted('three positive integers', is_window)
+  )
+  # Share of the clips that skip a branch of the last block in training; at the
+  # first block it is 0, between them it grows evenly.
+  drop_path: float = setting(0.0, within('[0, 1)'))
+
+
+@dataclasses.dataclass(kw_only=True)
+class TimeSformer(NetworkOptions):
+  """Video transformer with attention over time, then over space."""
+
+  has_batch_norm: ClassVar[bool] = False
+  has_class_maps: ClassVar[bool] = False
+
+  # Rate of the dropout before the classifier, in training.
+  dropout: float = setting(0.0, within('[0, 1)'))
+  depth: int = setting(12, at_least(1))  # Blocks.
+  width: int = setting(768, at_least(1))  # Features of a token.
+  heads: int = setting(12, at_least(1))  # They divide the width.
+  # Hidden features of the blocks' MLPs; 0: four times the width.
+  mlp_width: int = setting(0, at_least(0))
+  # Height and width of a token, of which all clips have a multiple.
+  patch_px: int = setting(16, at_least(1))
+  # Frames, height and width in pixels of the clips that the tables of learned
+  # positions are made for; for others, the nearest of each axis is taken.
+  position_grid: tuple[int, ...] = setting(
+    (8, 224, 224), Accepted('three positive integers', is_window)
+  )
+  # Added to the variances of the LayerNorms.
+  layer_norm_eps: float = setting(1e-6, POSITIVE)
+  # Share of the clips that skip a branch of the last block in training; at the
+  # first block it is 0, between them it grows evenly.
+  drop_path: float = setting(0.0, within('[0, 1)'))
+
+
 # By config.model.name.
 NETWORKS: dict[str, type[NetworkOptions]] = {
   'slowfast': SlowFast,
@@ -321,6 +399,8 @@ NETWORKS: dict[str, type[NetworkOptions]] = {
   's3d_resnet': S3DResNet,
   'vit': ViT,
   'videoprism': VideoPrism,
+  'mvit': MViT,
+  'timesformer': TimeSformer,
 }
 
 

@@ -7,6 +7,7 @@ result and the parameters never depend on it: the kernel always has shape
 """
 
 import functools
+import itertools
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -74,7 +75,7 @@ def native(
 
 
 class Conv(nn.Module):
-  """3-D convolution without a bias; the parameter is 'kernel'.
+  """3-D convolution; the parameters are 'kernel' and, where asked, 'bias'.
 
   Attributes:
     features: Output channels D.
@@ -82,6 +83,7 @@ class Conv(nn.Module):
     strides: Of T, H and W.
     depthwise: Whether every channel has a kernel of its own, [kt, 1, 1, 1, C];
       for temporal kernels and strides, and as many outputs as inputs.
+    use_bias: Whether a bias is added.
     dtype: Compute type; parameters are created in float32.
     kernel_init: Initialiser of the kernel.
   """
@@ -90,6 +92,7 @@ class Conv(nn.Module):
   kernel_size: tuple[int, int, int]
   strides: tuple[int, int, int] = (1, 1, 1)
   depthwise: bool = False
+  use_bias: bool = False
   dtype: Any = jnp.float32
   kernel_init: Callable = conv_init
 
@@ -109,8 +112,44 @@ class Conv(nn.Module):
     kernel = self.param('kernel', self.kernel_init, shape).astype(self.dtype)
     x = x.astype(self.dtype)
     if self.depthwise:
-      return depthwise_temporal(x, kernel[:, 0, 0, 0], stride=self.strides[0])
-    return conv3d(x, kernel, strides=self.strides)
+      x = depthwise_temporal(x, kernel[:, 0, 0, 0], stride=self.strides[0])
+    else:
+      x = conv3d(x, kernel, strides=self.strides)
+    if self.use_bias:
+      bias = self.param('bias', nn.initializers.zeros, (self.features,))
+      x = x + bias.astype(self.dtype)
+    return x
+
+
+class DepthwiseConv(nn.Module):
+  """3-D convolution of every channel by itself; the parameter is 'kernel'.
+
+  Attributes:
+    features: Channels of the kernel, [kt, kh, kw, 1, features].
+    kernel_size: (kt, kh, kw); odd, so that padding is symmetric.
+    strides: Of T, H and W.
+    dtype: Compute type; the parameter is created in float32.
+    kernel_init: Initialiser of the kernel.
+  """
+
+  features: int
+  kernel_size: tuple[int, int, int]
+  strides: tuple[int, int, int] = (1, 1, 1)
+  dtype: Any = jnp.float32
+  kernel_init: Callable = conv_init
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B T H W C']) -> Float[Array, 'B t h w C']:
+    """Convolves.
+
+    Args:
+      x: Its channels are a multiple of the kernel's, which is repeated: heads
+        share a kernel.
+    """
+    shape = (*self.kernel_size, 1, self.features)
+    kernel = self.param('kernel', self.kernel_init, shape).astype(self.dtype)
+    kernel = jnp.tile(kernel[:, :, :, 0], x.shape[-1] // self.features)
+    return depthwise(x.astype(self.dtype), kernel, self.strides)
 
 
 @jax.custom_vjp
@@ -173,6 +212,97 @@ def depthwise_temporal(
       for i in folded.taps(r, x.shape[1])
     ),
   )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise(
+  x: Float[Array, 'B T H W C'],
+  kernel: Float[Array, 'kt kh kw C'],
+  strides: tuple[int, int, int],
+) -> Float[Array, 'B t h w C']:
+  """Convolves every channel by itself, zero-padded by half the kernel.
+
+  As `conv3d`, every axis of n elements becomes ceil(n / stride); sums are in
+  float32 at least.
+
+  Multiply-adds of slices, which XLA fuses into one pass, on every backend. Of 2
+  clips of 8 x 28 x 28 x 96 with 3 x 3 x 3 taps, forward takes 5 ms and both
+  gradients 0.3 s on two busy cores of an AMD EPYC; as one grouped convolution
+  3.2 s and 4.4 s.
+
+  Args:
+    x: Video features.
+    kernel: Weights, of the same dtype as `x`; its sides are odd.
+    strides: Of T, H and W.
+  """
+  exact = jnp.promote_types(x.dtype, jnp.float32)
+  axes = list(zip(x.shape[1:4], kernel.shape[:3], strides, strict=True))
+  counts = [-(-n // s) for n, _, s in axes]
+  # Taps that see nothing but padding are left out.
+  taps = [
+    [a for a in range(k) if any(0 <= i * s + a - k // 2 < n for i in range(m))]
+    for (n, k, s), m in zip(axes, counts, strict=True)
+  ]
+  padded = _pad_for(x, kernel.shape[:3])
+  y = jnp.zeros((), exact)
+  for tap in itertools.product(*taps):
+    part = padded
+    for axis, (a, m, s) in enumerate(zip(tap, counts, strides, strict=True), 1):
+      part = lax.slice_in_dim(part, a, a + (m - 1) * s + 1, s, axis=axis)
+    y = y + part.astype(exact) * kernel[tap].astype(exact)
+  return y.astype(x.dtype)
+
+
+def _depthwise_forward(x, kernel, strides):
+  return depthwise(x, kernel, strides), (x, kernel)
+
+
+def _depthwise_backward(strides, residuals, cotangent):
+  x, kernel = residuals
+  # Dilated to x's size, the cotangent meets the taps in reverse.
+  sides = zip(x.shape[1:4], cotangent.shape[1:4], strides, strict=True)
+  dilated = lax.pad(
+    cotangent,
+    jnp.zeros((), cotangent.dtype),
+    [(0, 0, 0)]
+    + [(0, n - 1 - (m - 1) * s, s - 1) for n, m, s in sides]
+    + [(0, 0, 0)],
+  )
+  return (
+    depthwise(dilated, kernel[::-1, ::-1, ::-1], (1, 1, 1)),
+    _depthwise_kernel_gradient(x, kernel, strides, cotangent),
+  )
+
+
+def _depthwise_kernel_gradient(x, kernel, strides, cotangent):
+  """Of each tap, the cotangents times what it weighs, summed.
+
+  A loop: a program of as many reductions takes seconds to compile.
+  """
+  exact = jnp.promote_types(x.dtype, jnp.float32)
+  x = _pad_for(x, kernel.shape[:3])
+  counts = cotangent.shape[1:4]
+  sides = [(m - 1) * s + 1 for m, s in zip(counts, strides, strict=True)]
+  st, sh, sw = strides
+
+  def of_tap(tap):
+    part = lax.dynamic_slice(x, (0, *tap, 0), (x.shape[0], *sides, x.shape[4]))[
+      :, ::st, ::sh, ::sw
+    ]
+    return (part.astype(exact) * cotangent.astype(exact)).sum((0, 1, 2, 3))
+
+  taps = jnp.indices(kernel.shape[:3]).reshape(3, -1)
+  sums = lax.map(of_tap, tuple(taps))
+  return sums.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _pad_for(x, kernel_size):
+  """Adds half a kernel of zeros on both sides of T, H and W."""
+  halves = ((k // 2, k // 2) for k in kernel_size)
+  return jnp.pad(x, ((0, 0), *halves, (0, 0)))
+
+
+depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
 def dense_temporal(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 Sizes = tuple[int, int, int]
 # Positions along frames, rows and columns.
@@ -96,11 +96,11 @@ def sincos(
     square grids of the base's span: `centred`).
   """
   table = sinusoid(math.prod(base), width).reshape(*base, width)
-  weights = (
-    interpolation(base[0], place[0], _LINEAR),
-    interpolation(base[1], place[1], _CUBIC),
-    interpolation(base[2], place[2], _CUBIC),
-  )
+  # Rounded, as the reference's are.
+  weights = [
+    interpolation(*axis).astype(np.float32).astype(np.float64)
+    for axis in zip(base, place, (LINEAR, CUBIC, CUBIC), strict=True)
+  ]
   table = np.einsum('ri,tijc->trjc', weights[1], table)
   table = np.einsum('sj,trjc->trsc', weights[2], table)
   table = np.einsum('ut,trsc->ursc', weights[0], table)
@@ -121,7 +121,7 @@ def _cubic(distance: np.ndarray) -> np.ndarray:
 
 
 # Kernels, and how many elements each reaches on either side.
-_LINEAR, _CUBIC = (_linear, 1), (_cubic, 2)
+LINEAR, CUBIC = (_linear, 1), (_cubic, 2)
 
 
 def interpolation(
@@ -142,8 +142,31 @@ def interpolation(
       (np.arange(len(place)), np.clip(element, 0, size - 1).astype(int)),
       weight(np.abs(place - element)),
     )
-  # Rounded, as the reference's are.
-  return matrix.astype(np.float32).astype(np.float64)
+  return matrix
+
+
+def distances(
+  num_queries: int, num_keys: int
+) -> Int[np.ndarray, 'num_queries num_keys']:
+  """Which relative position each query of an axis has to each key.
+
+  Both lie on the same axis. Where one of them is coarser, its places are
+  spread; what is between two distances counts as the smaller one.
+
+  Args:
+    num_queries: Queries of the axis.
+    num_keys: Keys.
+
+  Returns:
+    0 to 2 max(num_queries, num_keys) - 2.
+
+  Source: torchvision 0.29.1, models/video/mvit.py, _add_rel_pos (float32).
+  """
+  of_queries = np.arange(num_queries, dtype=np.float32)
+  of_queries *= np.float32(max(num_keys / num_queries, 1))
+  of_keys = np.arange(num_keys, dtype=np.float32) + np.float32(1 - num_keys)
+  of_keys *= np.float32(max(num_queries / num_keys, 1))
+  return (of_queries[:, None] - of_keys).astype(np.int64)
 
 
 def resized(
@@ -167,7 +190,7 @@ def resized(
     once, when weights are loaded.
   """
   x = table.reshape(*base, -1)
-  for axis, kernel in enumerate((_LINEAR, _CUBIC, _CUBIC)):
+  for axis, kernel in enumerate((LINEAR, CUBIC, CUBIC)):
     if not np.array_equal(place[axis], np.arange(base[axis])):
       matrix = interpolation(base[axis], place[axis], kernel)
       x = jnp.tensordot(

@@ -17,11 +17,9 @@ from jaxtyping import Array, Float
 from mgjax.config import network_options
 from mgjax.models import head, positions, resnet3d
 from mgjax.models.head import ClipIndex
-from mgjax.models.vit import Block, TubeletEmbedding, attend
+from mgjax.models.vit import Block, TubeletEmbedding, attend, init_weights
 
 _MLP_RATIO = 4
-
-_init = nn.initializers.truncated_normal(0.02)
 
 
 class LayerNorm(nn.Module):
@@ -84,7 +82,9 @@ class Encoder(nn.Module):
       clip_index: The clip that each row is of.
     """
     batch, *size, width = x.shape
-    table = self.param('position_table', _init, (math.prod(self.base), width))
+    table = self.param(
+      'position_table', init_weights, (math.prod(self.base), width)
+    )
     # As the reference does, with antialiasing where it shrinks.
     table = jax.image.resize(
       table.reshape(*self.base, width), (*size, width), 'bilinear'

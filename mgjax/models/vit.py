@@ -31,19 +31,19 @@ _AXES = 'thw'
 _SCALED = {'sincos': 'thw', 'learned': 'thw', 'rope': 'none'}
 
 # Source: timm's and both references' trunc_normal_(std=0.02).
-_init = nn.initializers.truncated_normal(0.02)
+init_weights = nn.initializers.truncated_normal(0.02)
 
 
-def _norm(eps: float, dtype: Any, name: str) -> nn.Module:
+def layer_norm(eps: float, dtype: Any, name: str) -> nn.Module:
   # The variance of differences, as torch has it: E[x^2] - E[x]^2 cancels.
   return nn.LayerNorm(
     epsilon=eps, dtype=dtype, use_fast_variance=False, name=name
   )
 
 
-def _dense(features: int, dtype: Any, name: str, bias: bool = True):
+def dense(features: int, dtype: Any, name: str, bias: bool = True):
   return nn.Dense(
-    features, use_bias=bias, dtype=dtype, kernel_init=_init, name=name
+    features, use_bias=bias, dtype=dtype, kernel_init=init_weights, name=name
   )
 
 
@@ -70,7 +70,9 @@ class TubeletEmbedding(nn.Module):
       for length, size in zip(lengths, self.size, strict=True)
       for part in (length // size, size)
     ]
-    kernel = self.param('kernel', _init, (*self.size, channels, self.width))
+    kernel = self.param(
+      'kernel', init_weights, (*self.size, channels, self.width)
+    )
     bias = self.param('bias', nn.initializers.zeros, (self.width,))
     # As a matrix product: tubelets do not overlap, and that is fast everywhere.
     x = video.reshape(batch, *cuts, channels).transpose(0, 1, 3, 5, 2, 4, 6, 7)
@@ -84,17 +86,20 @@ def attend(
   key: Float[Array, 'B k heads d'],
   value: Float[Array, 'B k heads d'],
   logit_cap: float = 0.0,
+  bias: Float[Array, 'B heads q k'] | None = None,
 ) -> Float[Array, 'B q D']:
   """Scaled dot-product attention; heads are joined.
 
-  With `logit_cap`, affinities x become logit_cap * tanh(x / logit_cap).
+  With `logit_cap`, affinities x become logit_cap * tanh(x / logit_cap). A bias
+  is added to them.
 
   Programs for NVIDIA GPUs have cuDNN's flash attention where it takes the
-  shapes and the type (float16, bfloat16; no cap). It is chosen when a program
-  is lowered, by the platform that it is lowered for.
+  shapes and the type (float16, bfloat16; no cap, no bias). It is chosen when a
+  program is lowered, by the platform that it is lowered for.
   """
-  einsums = functools.partial(_einsums, logit_cap=logit_cap)
-  if not logit_cap and _is_flash(query.shape, key.shape, query.dtype):
+  einsums = functools.partial(_einsums, logit_cap=logit_cap, bias=bias)
+  is_plain = not logit_cap and bias is None
+  if is_plain and _is_flash(query.shape, key.shape, query.dtype):
     x = jax.lax.platform_dependent(
       query, key, value, cuda=_flash, default=einsums
     )
@@ -104,7 +109,12 @@ def attend(
 
 
 def _einsums(
-  query: Array, key: Array, value: Array, *, logit_cap: float
+  query: Array,
+  key: Array,
+  value: Array,
+  *,
+  logit_cap: float,
+  bias: Array | None,
 ) -> Array:
   """Attention whose softmax is in float32 at least.
 
@@ -120,6 +130,8 @@ def _einsums(
   )
   if logit_cap:
     affinities = logit_cap * jnp.tanh(affinities / logit_cap)
+  if bias is not None:
+    affinities = affinities + bias
   weights = jax.nn.softmax(affinities, axis=-1).astype(value.dtype)
   return jnp.einsum('bhqk,bkhd->bqhd', weights, value)
 
@@ -146,6 +158,26 @@ def _is_flash(
   return True
 
 
+def query_key_value(
+  attention: nn.Module, x: Float[Array, 'B tokens _'], width: int, bias: str
+) -> list[Float[Array, 'B tokens D']]:
+  """From one matrix, 'qkv', which becomes a parameter of the attention.
+
+  Args:
+    attention: The module, in its `__call__`; it has a dtype.
+    x: Tokens.
+    width: D, of each of the three.
+    bias: Which have a bias: 'qkv', 'qv' or ''.
+  """
+  dtype = attention.dtype
+  parts = jnp.split(dense(3 * width, dtype, 'qkv', bias=False)(x), 3, -1)
+  for i, name in enumerate('qkv'):
+    if name in bias:
+      term = attention.param(f'{name}_bias', nn.initializers.zeros, (width,))
+      parts[i] = parts[i] + term.astype(dtype)
+  return parts
+
+
 class SelfAttention(nn.Module):
   """Attention of tokens among themselves.
 
@@ -169,20 +201,14 @@ class SelfAttention(nn.Module):
     self, x: Float[Array, 'B tokens D'], rotation: Rotation | None = None
   ) -> Float[Array, 'B tokens D']:
     width = x.shape[-1]
-    parts = jnp.split(
-      _dense(3 * width, self.dtype, 'qkv', bias=False)(x), 3, -1
-    )
-    for i, name in enumerate('qkv'):
-      if name in self.bias:
-        bias = self.param(f'{name}_bias', nn.initializers.zeros, (width,))
-        parts[i] = parts[i] + bias.astype(self.dtype)
     query, key, value = (
-      part.reshape(*x.shape[:2], self.heads, -1) for part in parts
+      part.reshape(*x.shape[:2], self.heads, -1)
+      for part in query_key_value(self, x, width, self.bias)
     )
     if rotation is not None:
       query = positions.rotate(query, rotation)
       key = positions.rotate(key, rotation)
-    return _dense(width, self.dtype, 'proj')(
+    return dense(width, self.dtype, 'proj')(
       attend(query, key, value, self.logit_cap)
     )
 
@@ -198,9 +224,9 @@ class MLP(nn.Module):
   def __call__(
     self, x: Float[Array, 'B tokens D']
   ) -> Float[Array, 'B tokens D']:
-    y = _dense(self.hidden, self.dtype, 'fc1')(x)
+    y = dense(self.hidden, self.dtype, 'fc1')(x)
     y = jax.nn.gelu(y, approximate=self.gelu == 'tanh')
-    return _dense(x.shape[-1], self.dtype, 'fc2')(y)
+    return dense(x.shape[-1], self.dtype, 'fc2')(y)
 
 
 class Block(nn.Module):
@@ -229,7 +255,7 @@ class Block(nn.Module):
   dtype: Any = jnp.float32
   gelu: str = 'exact'
   logit_cap: float = 0.0
-  norm: Callable[[float, Any, str], nn.Module] = _norm
+  norm: Callable[[float, Any, str], nn.Module] = layer_norm
 
   @nn.compact
   def __call__(
@@ -280,17 +306,17 @@ class AttentiveProbe(nn.Module):
     for i in range(self.num_blocks):
       x = self.block(name=f'block{i}')(x)
     batch, _, width = x.shape
-    query = self.param('query', _init, (width,)).astype(self.dtype)
+    query = self.param('query', init_weights, (width,)).astype(self.dtype)
     query = jnp.broadcast_to(query, (batch, 1, width))
     in_heads = lambda y: y.reshape(*y.shape[:2], self.heads, -1)
-    x = _norm(self.eps, self.dtype, 'norm1')(x)
-    key, value = jnp.split(_dense(2 * width, self.dtype, 'kv')(x), 2, -1)
+    x = layer_norm(self.eps, self.dtype, 'norm1')(x)
+    key, value = jnp.split(dense(2 * width, self.dtype, 'kv')(x), 2, -1)
     x = query + attend(
-      in_heads(_dense(width, self.dtype, 'q')(query)),
+      in_heads(dense(width, self.dtype, 'q')(query)),
       in_heads(key),
       in_heads(value),
     )
-    y = _norm(self.eps, self.dtype, 'norm2')(x)
+    y = layer_norm(self.eps, self.dtype, 'norm2')(x)
     x = x + MLP(_MLP_RATIO * width, self.dtype, name='mlp')(y)
     return x[:, 0]
 
@@ -427,7 +453,9 @@ class ViT(head.VideoNetwork, network_options.ViT):
       table = np.pad(table, ((class_tokens, 0), (0, 0)))
       return x + jnp.asarray(table, self.dtype), None
     table = self.param(
-      'position_table', _init, (class_tokens + math.prod(base), self.width)
+      'position_table',
+      init_weights,
+      (class_tokens + math.prod(base), self.width),
     )
     table = jnp.concatenate(
       [
@@ -484,8 +512,8 @@ class ViT(head.VideoNetwork, network_options.ViT):
   def _pool(self, x: Float[Array, 'B tokens D'], block) -> Float[Array, 'B D']:
     """The features that are classified."""
     if self.pool == 'mean':
-      return _norm(self.head_norm_eps, self.dtype, 'pool_norm')(x.mean(1))
-    x = _norm(self.layer_norm_eps, self.dtype, 'norm')(x)
+      return layer_norm(self.head_norm_eps, self.dtype, 'pool_norm')(x.mean(1))
+    x = layer_norm(self.layer_norm_eps, self.dtype, 'norm')(x)
     if self.pool in ('first', 'class'):
       return x[:, 0]
     heads = self.probe_heads or self.heads

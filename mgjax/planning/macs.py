@@ -129,6 +129,14 @@ def _shortcut(next_fun, args, kwargs, context):
         module.strides,
         depthwise=module.depthwise,
       )
+    if isinstance(module, conv.DepthwiseConv):
+      return _convolution(
+        args[0],
+        module.kernel_size,
+        args[0].shape[-1],
+        module.strides,
+        depthwise=True,
+      )
     if isinstance(module, temporal.TemporalAggregation):
       (x,) = args
       return _convolution(

@@ -1,9 +1,10 @@
-"""Published video transformers as settings of 'vit' and 'videoprism'.
+"""Published video transformers, as settings of our networks.
 
 Source: MCG-NJU/VideoMAE 14ef8d8, modeling_finetune.py; facebookresearch/vjepa2
 c2963a4, src/models/vision_transformer.py, and its evaluation configs (probe);
-transformers 5.24.0, models/vivit; google-deepmind/videoprism d481d91, models.py
-(CONFIGS).
+transformers 5.24.0, models/vivit and models/timesformer; google-deepmind/
+videoprism d481d91, models.py (CONFIGS); torchvision 0.29.1,
+models/video/mvit.py (mvit_v2_s).
 """
 
 import types
@@ -62,6 +63,17 @@ NETWORKS: dict[str, dict[str, Any]] = {
     f'videoprism_{size}': {'name': 'videoprism', **options}
     for size, options in _VIDEOPRISM.items()
   },
+  'timesformer_b': {
+    'name': 'timesformer',
+    'position_grid': (8, 224, 224),
+    **_SIZES['b'],
+  },
+  'mvitv2_s': {
+    'name': 'mvit',
+    'blocks': (1, 2, 11, 2),
+    'width': 96,
+    'position_grid': (16, 224, 224),
+  },
 }
 
 
@@ -70,7 +82,7 @@ def set_network(config: ml_collections.ConfigDict, name: str) -> None:
 
   Clips keep their size; frames and sides of all grids become multiples of the
   tubelet's frames and patch (of 2 frames and 16 x 16 pixels; VideoPrism: of one
-  frame and 18 x 18).
+  frame and 18 x 18; MViTv2: of 2 and 4 x 4; TimeSformer: of one and 16 x 16).
 
   Args:
     config: Changed in place.

@@ -15,7 +15,9 @@ EMBEDDINGS = (
   'query_tokens',
   'mask_tokens',
   'cls_token',
+  'class_token',
   'position_embeddings',
+  'time_embeddings',
   'emb_var',
   'pooling_attention_query',
 )
@@ -69,6 +71,8 @@ def tensor(name, shape, salt, gains):
   elif kind == 'w':  # Of Flax's heads: width, heads, width of a head.
     out = name.split('.')[-2] == 'post'
     r *= np.sqrt(1.0 / (shape[-1] * shape[-2] if out else shape[-3]))
+  elif kind in ('rel_pos_h', 'rel_pos_w', 'rel_pos_t'):
+    r *= 0.5 / np.sqrt(shape[-1])
   elif kind in EMBEDDINGS:
     r = 0.5 * r
   elif kind == 'running_var':

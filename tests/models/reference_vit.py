@@ -1,7 +1,7 @@
 """Names of the reference video transformers, translated to mgjax's parameters.
 
-Hugging Face (VideoMAE, V-JEPA 2, ViViT), MCG-NJU/VideoMAE and
-facebookresearch/vjepa2.
+Hugging Face (VideoMAE, V-JEPA 2, ViViT, TimeSformer), MCG-NJU/VideoMAE,
+facebookresearch/vjepa2 and torchvision (MViT).
 """
 
 import re
@@ -10,7 +10,14 @@ import numpy as np
 
 # What a name begins with, or has in it, and what stands there in ours.
 _RENAMES = (
-  (r'^(videomae|vjepa2|vivit|encoder|classifier)\.(?!weight|bias)', ''),
+  (r'\btemporal_attention\.attention\.', 'time_attention.'),
+  (r'\btemporal_attention\.output\.dense', 'time_attention.proj'),
+  (r'\btemporal_layernorm', 'time_norm'),
+  (r'\btemporal_dense', 'time_proj'),
+  (
+    r'^(videomae|vjepa2|vivit|timesformer|encoder|classifier)\.(?!weight|bias)',
+    '',
+  ),
   (r'^(encoder|pooler)\.(?=blocks|layer|patch|embed)', r'\1.'),
   (
     r'^(encoder\.)?(embeddings\.patch_embeddings|patch_embed)\.proj\w*',
@@ -29,6 +36,7 @@ _RENAMES = (
   (r'\b(out|o)_proj', 'proj'),
   (r'^embeddings\.cls_token', 'class_token'),
   (r'^embeddings\.position_embeddings', 'position_table'),
+  (r'^embeddings\.time_embeddings', 'time_table'),
   (r'\blayernorm_before|\blayer_norm1', 'norm1'),
   (r'\blayernorm_after|\blayer_norm2', 'norm2'),
   (r'^layernorm', 'norm'),
@@ -37,6 +45,16 @@ _RENAMES = (
   (r'\bquery_tokens', 'query'),
   (r'\b(q|k|v)_proj', r'\1'),
   (r'attention\.(query|key|value)\.', lambda m: f'attention.{m[1][0]}.'),
+  # MViT.
+  (r'^conv_proj', 'embed'),
+  (r'^pos_encoding\.', ''),
+  (r'\bproject\.0', 'proj'),
+  (r'\bproject\b', 'shortcut'),
+  (r'(pool_[qkv])\.pool', r'\1.conv'),
+  (r'(pool_[qkv])\.norm_act\.0', r'\1.norm'),
+  (r'\bmlp\.0', 'mlp.fc1'),
+  (r'\bmlp\.3', 'mlp.fc2'),
+  (r'^head\.1', 'head.classifier'),
 )
 
 
@@ -67,7 +85,15 @@ def places(name):
   return [((*module, leaf), 0, 1)]
 
 
-def _to_jax(array):
+def _is_table(name):
+  return 'rel_pos_' in name
+
+
+def _to_jax(name, array):
+  if _is_table(name):
+    return array
+  if array.ndim == 4:  # Of one frame.
+    array = array[:, :, None]
   if array.ndim == 5:
     return array.transpose(2, 3, 4, 1, 0)
   if array.ndim == 3:  # Of tokens, with an axis of clips.
@@ -82,7 +108,7 @@ def params_of(state, dtype):
     targets = places(name)
     if targets is None:
       continue
-    pieces = np.split(_to_jax(array).astype(dtype), len(targets), -1)
+    pieces = np.split(_to_jax(name, array).astype(dtype), len(targets), -1)
     for (path, part, parts), piece in zip(targets, pieces, strict=True):
       found.setdefault(path, [None] * parts)[part] = piece
   tree = {}
@@ -105,5 +131,7 @@ def array_of(tree, name, shape):
     pieces.append(np.split(np.asarray(node), parts, -1)[part])
   array = np.concatenate(pieces, -1)
   if array.ndim == 5:
-    return array.transpose(4, 3, 0, 1, 2)
+    return array.transpose(4, 3, 0, 1, 2).reshape(shape)
+  if _is_table(name):
+    return array
   return array.T if len(shape) == 2 else array.reshape(shape)

@@ -99,6 +99,67 @@ def test_unknown_formulation_is_an_error():
     )
 
 
+@pytest.mark.parametrize(
+  'kernel_size,strides,shape',
+  [
+    ((3, 3, 3), (1, 1, 1), (2, 4, 5, 6)),
+    ((3, 3, 3), (1, 2, 2), (2, 2, 7, 4)),
+    ((3, 3, 3), (1, 8, 8), (2, 3, 17, 9)),  # Most elements are not seen.
+    ((3, 3, 3), (2, 4, 1), (1, 5, 6, 2)),
+    ((5, 1, 3), (1, 2, 1), (1, 1, 1, 1)),  # Most taps see padding only.
+    ((1, 7, 3), (1, 3, 2), (1, 2, 5, 8)),
+  ],
+)
+def test_a_depthwise_convolution_and_gradients_equal_a_grouped_one(
+  kernel_size, strides, shape
+):
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(*shape, 4))
+    kernel = rng.normal(size=(*kernel_size, 4))
+
+    @jax.jit
+    def run(x, kernel):
+      ours = lambda x, kernel: conv.depthwise(x, kernel, strides)
+      theirs = lambda x, k: conv.native(x, k[:, :, :, None], strides)
+      found = []
+      for f in (ours, theirs):
+        y, vjp = jax.vjp(f, x, kernel)
+        found.append((y, *vjp(jnp.sin(y))))
+      return found
+
+    for found, expected in zip(*run(x, kernel), strict=True):
+      np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_heads_share_a_depthwise_kernel():
+  layer = conv.DepthwiseConv(3, (1, 3, 3), (1, 2, 2))
+  x = jax.random.normal(jax.random.key(0), (1, 2, 5, 4, 6))
+  y, variables = layer.init_with_output(jax.random.key(1), x)
+  assert variables['params']['kernel'].shape == (1, 3, 3, 1, 3)
+  for part in (slice(3), slice(3, 6)):
+    np.testing.assert_allclose(
+      y[..., part], layer.apply(variables, x[..., part]), atol=1e-6
+    )
+
+
+def test_a_depthwise_convolution_in_bfloat16_sums_in_float32():
+  """256 + 27 * 0.5 would stay 256 if each sum were rounded."""
+  x = jnp.full((1, 3, 3, 3, 1), 0.5, jnp.bfloat16).at[0, 0, 0, 0, 0].set(256)
+  ones = jnp.ones((3, 3, 3, 1), jnp.bfloat16)
+  y = conv.depthwise(x, ones, (1, 1, 1))
+  assert y.dtype == jnp.bfloat16
+  assert float(y[0, 1, 1, 1, 0]) == 268  # Of 256 + 13, in steps of 2: even.
+
+
+def test_a_bias_is_added_where_asked():
+  layer = conv.Conv(2, (1, 1, 1), use_bias=True)
+  kernel = jnp.ones((1, 1, 1, 1, 2))
+  params = {'kernel': kernel, 'bias': jnp.array([1.0, -2.0])}
+  y = layer.apply({'params': params}, jnp.full((1, 1, 1, 1, 1), 5.0))
+  assert y.ravel().tolist() == [6, 3]
+
+
 @pytest.mark.parametrize('kernel', [(1, 3, 3), (3, 1, 1)])
 def test_depthwise_layers_are_temporal(kernel):
   strides = (1, 1, 1) if kernel == (1, 3, 3) else (1, 2, 2)

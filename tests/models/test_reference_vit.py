@@ -70,6 +70,16 @@ NETWORKS = {
   'vivit_w64_p8_nonsquare': VIVIT,
   'videoprism_w64_p8': {'name': 'videoprism'},
   'videoprism_w48_p12_scan': {'name': 'videoprism'},
+  'mvitv2_tiny': {
+    'name': 'mvit',
+    'blocks': (1, 2, 1),
+    'width': 24,
+    'heads': 1,
+    'kv_stride': 4,
+    'position_grid': (4, 64, 64),
+  },
+  'timesformer_w64_p8': {'name': 'timesformer'},
+  'timesformer_w96_p16': {'name': 'timesformer'},
 }
 # What the references call our options.
 OPTIONS = {
@@ -113,9 +123,9 @@ def build(network, case, dtype):
     options['tubelet_frames'], options['patch_px'], _ = options[
       'tubelet_frames'
     ]
-  patch = options['patch_px']
   if 'pos_emb_shape' in golden['config']:  # VideoPrism: a number of patches.
     t, h, w = golden['config']['pos_emb_shape']
+    patch = options['patch_px']
     options['position_grid'] = (t, h * patch, w * patch)
   # A reference that is built for another grid makes its table anew.
   options.setdefault('position_grid', tuple(case[k] for k in 'thw'))
@@ -145,6 +155,8 @@ FLOAT32 = [
   ('vivit_w64_p8_nonsquare', '2x4x32x24'),
   ('videoprism_w64_p8', '2x6x48x48'),
   ('videoprism_w48_p12_scan', '2x3x24x24'),
+  ('mvitv2_tiny', '2x4x64x32'),
+  ('timesformer_w96_p16', '3x6x48x48'),
 ]
 
 

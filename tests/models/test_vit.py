@@ -144,7 +144,7 @@ def test_options_that_mean_nothing_here_change_nothing():
 
 
 def test_the_window_of_a_table_is_left_alone_at_its_own_size():
-  for kernel in (positions._LINEAR, positions._CUBIC):
+  for kernel in (positions.LINEAR, positions.CUBIC):
     np.testing.assert_array_equal(
       positions.interpolation(7, positions.centred(7, 7), kernel), np.eye(7)
     )
@@ -453,7 +453,8 @@ def test_a_published_transformer_has_the_size_of_its_reference(name):
     assert network.model(with_classes(config, 4))
     return
   for fact in FACTS[name]:
-    config.model.pool = fact.get('pool', config.model.pool)
+    if 'pool' in fact:
+      config.model.pool = fact['pool']
     model = network.model(with_classes(config, fact['num_classes']))
     t, h, w = fact['grid']
     # What is not of the encoder, where the reference is an encoder alone.

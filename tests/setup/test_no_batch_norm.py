@@ -1,13 +1,18 @@
 """Networks without batch norm: nothing of it is asked of them."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from configs import moving_digits
 from mgjax import cli
 from mgjax import plan as plan_flags
 from mgjax.cli import ConfigError
+from mgjax.hosts import parallel
 from mgjax.planning import command
-from mgjax.setup import grids, programs, run_checks
+from mgjax.setup import grids, network, programs, run_checks
+from mgjax.step import train_state
+from mgjax.step.programs import batch_spec
 
 TINY = 'configs/moving_digits.py:size=tiny,model=vit'
 
@@ -79,3 +84,38 @@ def test_a_grid_that_a_transformer_cannot_take_is_refused_in_a_line(
   assert cli.run(command.main, plan_flags.define_flags, argv) == 2
   *_, line = capsys.readouterr().err.strip().splitlines()
   assert words in line
+
+
+@pytest.mark.parametrize(
+  'name,options',
+  [
+    ('mvit', {'blocks': (1, 1), 'width': 8, 'patch_px': 8, 'kv_stride': 2}),
+    ('timesformer', {'depth': 1, 'width': 12, 'heads': 2, 'patch_px': 8}),
+  ],
+)
+def test_one_state_takes_steps_at_all_grids_of_a_table(config, name, options):
+  config.model.choose(name)
+  config.model.update(options | {'position_grid': (8, 32, 32)})
+  config.model.drop_path = config.model.dropout = 0.2
+  config.data.num_frames, config.data.batch_size = 4, 2
+  config.grid.mode = 'short'
+  schedule = grids.schedule(config, 240)
+  assert len(schedule.grids) > 1
+  mesh = parallel.make_mesh()
+  made = network.compose(config, mesh)
+  state = train_state.first_state(made.make_state, {}, mesh)
+  assert not state.batch_stats
+  step = jax.jit(programs.make_train_step(config, made, schedule))
+  for grid in schedule.grids:
+    before = state.params
+    batch = {
+      field: jnp.ones(spec.shape, spec.dtype)
+      for field, spec in batch_spec(grid, mesh).items()
+    }
+    state, metrics = step(
+      state, batch, jnp.float32(1e-3), grid.batch, jax.random.key(0)
+    )
+    assert jnp.isfinite(metrics['loss']) and metrics['grad_norm'] > 0
+    changed = jax.tree.map(lambda x, y: (x != y).any(), before, state.params)
+    assert changed['head']['classifier']['kernel']
+    assert changed['embed']['kernel']

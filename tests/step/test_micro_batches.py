@@ -150,6 +150,7 @@ def test_dropout_masks_belong_to_the_clips():
 # Networks without stages of blocks.
 SMALL = {
   'vit': {'depth': 2, 'heads': 2},
+  'timesformer': {'depth': 2, 'heads': 2},
   'videoprism': {
     'spatial_depth': 2,
     'temporal_depth': 1,
