@@ -242,7 +242,7 @@ def export(
   if not table:
     raise ConfigError(f'--to={to} has no network like {config.model.name!r}')
   variables = checkpoint.load_variables(
-    checkpoint.find(folder, 'argument'), shapes
+    checkpoint.find(folder, 'argument'), {'batch_stats': {}, **shapes}
   )
   flat = {
     path: np.asarray(array, np.float32)

@@ -110,7 +110,7 @@ def _read_one(path: pathlib.Path) -> File:
     }
     cfg = content.get('cfg')
     content = content[key]
-  if isinstance(content, list):
+  if isinstance(content, list | tuple):
     if len(content) > 1:
       notes = (f'{path}: {key} has {len(content)}; the first is taken',)
     content = content[0]
@@ -145,7 +145,7 @@ def _read_one(path: pathlib.Path) -> File:
 
 def _is_state(value: Any) -> bool:
   """Whether an entry of a file holds tensors by name, or a list of such."""
-  if isinstance(value, list):
+  if isinstance(value, list | tuple):
     return bool(value) and all(isinstance(item, dict) for item in value)
   return isinstance(value, dict)
 
