@@ -5,16 +5,21 @@ python -m mgjax.import_weights SLOWFAST_8x8_R50.pkl --model=slowfast \
 python -m mgjax.import_weights resnet50.pth --new_head \
   --config=kinetics400:model=i3d --out=weights/i3d
 python -m mgjax.import_weights runs/k400 --to=pyslowfast --out=k400.pyth
+python -m mgjax.import_weights hf://ORGANISATION/NAME --out=weights/videomae
+python -m mgjax.import_weights runs/vit --to=huggingface --out=vit
 
 Reads files of PySlowFast (.pyth, and caffe2's .pkl), pytorchvideo, mmaction2
-and torchvision or timm (image networks, inflated to video), saved by torch or
-as .safetensors; PyTorch is not needed and nothing in a file is executed. Every
-tensor must find its place: anything left over on either side ends the import
-with exit code 2. The network then runs once: its logits must be those of the
-file, where mgjax wrote it, or of --logits, and finite in any case. --model=NAME
-is short for --config=kinetics400:model=NAME; PySlowFast's .pyth name
-their network themselves, in the configuration that they carry. Options that a
-file does not show are listed as unverified.
+and torchvision or timm (image networks, inflated to video), and VideoMAE and
+V-JEPA 2 of their authors or of Hugging Face (a folder with a config.json; or
+hf://, which is downloaded), saved by torch or as .safetensors; PyTorch is not
+needed and nothing in a file is executed. Every tensor must find its place:
+anything left over on either side ends the import with exit code 2. The network
+then runs once: its logits must be those of the file, where mgjax wrote it, or
+of --logits, and finite in any case. --model=NAME is short for
+--config=kinetics400:model=NAME; PySlowFast's .pyth and folders of Hugging Face
+name their network themselves, in the configuration that they carry. Options
+that a file does not show are listed as unverified, the licence where names tell
+whose the weights are.
 
 The folder that it writes is one for mgjax.evaluate and mgjax.predict
 (--workdir) and for training from it (--config.init_from).

@@ -109,8 +109,9 @@ def _likeliest_names(
   """Our parts by the names of the format that knows most of the tensors."""
   # Aggregations of three frames have other names than those of more.
   tables = [
-    _possible_names(form, model, rows)
-    for form in naming.FORMATS
+    _possible_names(name, model, rows)
+    for name, form in naming.FORMATS.items()
+    if not form.models or model in form.models
     for rows in (3, 9)
   ]
   return max(tables, key=lambda t: len(t.keys() & state.keys()))

@@ -115,13 +115,6 @@ def match_state(
   )
   result = Imported(form, {}, [], [], [], [])
 
-  def note(name, paths, theirs, ours, words, *, problem, what=None):
-    row = name, paths, f'{theirs or "-"} -> {ours or "-"}', words
-    result.report.append(row)
-    if problem:
-      result.problems.append(row)
-      result.kinds.append(what)
-
   for name, parts in table.items():
     their_name, tensor = state.get(name, (name, None))
     array, words = None, 'missing in the file'
@@ -135,14 +128,13 @@ def match_state(
       pieces = _split(array, parts, shapes)
       result.arrays.update(zip(parts, pieces, strict=True))
     ours = [np.broadcast_to(0, shapes[p.path])[p.index].shape for p in parts]
-    note(
-      their_name,
-      ' + '.join(map(_text, parts)),
-      None if tensor is None else tensor.shape,
-      ' + '.join(map(str, ours)),
-      words,
+    theirs = None if tensor is None else tensor.shape
+    _note(
+      result,
+      (their_name, ' + '.join(map(_text, parts)), words),
+      (theirs, ' + '.join(map(str, ours))),
       problem=array is None and what not in new,
-      what=what,
+      kind=what,
     )
   named = {part.path for parts in table.values() for part in parts}
   for path in sorted(shapes.keys() - named):
@@ -150,17 +142,38 @@ def match_state(
     if what in new:
       words = f'left out: --new_{what}'
       result.new.append(path)
-    note(
-      *('-', '/'.join(path), None, shapes[path], words),
+    _note(
+      result,
+      ('-', '/'.join(path), words),
+      (None, shapes[path]),
       problem=what not in new,
-      what=what,
+      kind=what,
     )
   for name in sorted(state.keys() - table.keys()):
     their_name, tensor = state[name]
     why = _why_left_out(name, form, model, new)
     words = f'left out: {why}' if why else 'the model has no place'
-    note(their_name, '', tensor.shape, None, words, problem=not why)
+    row = their_name, '', words
+    _note(result, row, (tensor.shape, None), problem=not why)
   return result
+
+
+def _note(
+  result: Imported,
+  row: tuple[str, str, str],
+  shapes: tuple,
+  *,
+  problem: bool,
+  kind: str | None = None,
+) -> None:
+  """Adds to a report: (their name, our path, words), and both shapes."""
+  theirs, ours = shapes
+  name, path, words = row
+  line = name, path, f'{theirs or "-"} -> {ours or "-"}', words
+  result.report.append(line)
+  if problem:
+    result.problems.append(line)
+    result.kinds.append(kind)
 
 
 def their_shape(
