@@ -127,7 +127,9 @@ def match_state(
     if array is not None:
       pieces = _split(array, parts, shapes)
       result.arrays.update(zip(parts, pieces, strict=True))
-    ours = [np.broadcast_to(0, shapes[p.path])[p.index].shape for p in parts]
+    ours = [
+      np.broadcast_to(0, shapes[p.path])[p.selection].shape for p in parts
+    ]
     theirs = None if tensor is None else tensor.shape
     _note(
       result,
@@ -189,7 +191,7 @@ def their_shape(
     leading: Axes of length 1 in front.
   """
   found = [
-    to_theirs(np.broadcast_to(0, shapes[part.path])[part.index]).shape
+    to_theirs(np.broadcast_to(0, shapes[part.path])[part.selection]).shape
     for part in parts
   ]
   shape = found[0]
@@ -204,7 +206,7 @@ def joined(
   leading: int | None = None,
 ) -> np.ndarray:
   """The tensor of parts of our variables; see `their_shape`."""
-  found = [to_theirs(variables[part.path][part.index]) for part in parts]
+  found = [to_theirs(variables[part.path][part.selection]) for part in parts]
   array = found[0] if len(found) == 1 else np.concatenate(found)
   return array.reshape((1,) * (leading or 0) + array.shape)
 

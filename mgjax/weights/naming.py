@@ -47,7 +47,7 @@ class Part(NamedTuple):
   columns: tuple[int, int] | None = None
 
   @property
-  def index(self) -> tuple:
+  def selection(self) -> tuple:
     """The part, as NumPy indexes the variable."""
     rows = () if self.row is None else (self.row,)
     return rows if self.columns is None else (*rows, ..., slice(*self.columns))
