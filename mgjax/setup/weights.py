@@ -1,6 +1,7 @@
 """What settings and a file of weights say of each other, and what would fit."""
 
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -428,7 +429,8 @@ def explain(
   if None in kinds and (hint := fitting()):
     return f'{text}. The file is of {hint}'
   if kinds == {'head'} and all(
-    'missing' in words or 'no name' in words for *_, words in result.problems
+    re.search('missing|no name|no place', words)
+    for *_, words in result.problems
   ):
     text += '. The file has an encoder only: start with a new head, --new_head'
   elif kinds == {'head'}:

@@ -156,7 +156,14 @@ def match_state(
     why = _why_left_out(name, form, model, new)
     words = f'left out: {why}' if why else 'the model has no place'
     row = their_name, '', words
-    _note(result, row, (tensor.shape, None), problem=not why)
+    what = transformer_inference.is_behind(name, form, model)
+    _note(
+      result,
+      row,
+      (tensor.shape, None),
+      problem=not why,
+      kind='head' if what else None,
+    )
   return result
 
 

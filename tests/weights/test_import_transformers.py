@@ -393,7 +393,7 @@ def test_a_probe_starts_anew_where_a_file_has_none(tmp_path, capsys):
     ({'hidden_act': 'relu'}, [], "hidden_act='relu'"),
     ({'model_type': 'llama'}, [], "model_type='llama'; of the networks"),
     ({'num_hidden_layers': 'x'}, [], "num_hidden_layers='x', which is of no"),
-    ({'intermediate_size': 128}, [], 'mlp_width 0 .not 128.'),
+    ({'intermediate_size': 128}, [], 'mlp_width 96 .not 128.'),
   ],
 )
 def test_a_config_json_that_cannot_be_is_refused(
