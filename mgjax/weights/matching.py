@@ -2,7 +2,7 @@
 
 import collections
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -138,6 +138,21 @@ def match_state(
       problem=array is None and what not in new,
       kind=what,
     )
+  _note_rest(result, state, table, shapes, kind, model, new)
+  return result
+
+
+def _note_rest(
+  result: Imported,
+  state: Mapping[str, tuple[str, Tensor]],
+  table: Mapping[str, tuple[Part, ...]],
+  shapes: Mapping[Path, tuple[int, ...]],
+  kind: Callable[[Path], str | None],
+  model: str,
+  new: tuple[str, ...],
+) -> None:
+  """Adds to a report what has no name, and the tensors that have no place."""
+  form = result.format
   named = {part.path for parts in table.values() for part in parts}
   for path in sorted(shapes.keys() - named):
     what, words = kind(path), f'{form} has no name for it'
@@ -164,7 +179,6 @@ def match_state(
       problem=not why,
       kind='head' if what else None,
     )
-  return result
 
 
 def _note(
