@@ -5,16 +5,21 @@ python -m mgjax.import_weights SLOWFAST_8x8_R50.pkl --model=slowfast \
 python -m mgjax.import_weights resnet50.pth --new_head \
   --config=kinetics400:model=i3d --out=weights/i3d
 python -m mgjax.import_weights runs/k400 --to=pyslowfast --out=k400.pyth
+python -m mgjax.import_weights hf://ORGANISATION/NAME --out=weights/videomae
+python -m mgjax.import_weights runs/vit --to=huggingface --out=vit
 
 Reads files of PySlowFast (.pyth, and caffe2's .pkl), pytorchvideo, mmaction2
-and torchvision or timm (image networks, inflated to video), saved by torch or
-as .safetensors; PyTorch is not needed and nothing in a file is executed. Every
-tensor must find its place: anything left over on either side ends the import
-with exit code 2. The network then runs once: its logits must be those of the
-file, where mgjax wrote it, or of --logits, and finite in any case. --model=NAME
-is short for --config=kinetics400:model=NAME; PySlowFast's .pyth name
-their network themselves, in the configuration that they carry. Options that a
-file does not show are listed as unverified.
+and torchvision or timm (image networks, inflated to video), and VideoMAE and
+V-JEPA 2 of their authors or of Hugging Face (a folder with a config.json; or
+hf://, which is downloaded), saved by torch or as .safetensors; PyTorch is not
+needed and nothing in a file is executed. Every tensor must find its place:
+anything left over on either side ends the import with exit code 2. The network
+then runs once: its logits must be those of the file, where mgjax wrote it, or
+of --logits, and finite in any case. --model=NAME is short for
+--config=kinetics400:model=NAME; PySlowFast's .pyth and folders of Hugging Face
+name their network themselves, in the configuration that they carry. Options
+that a file does not show are listed as unverified, the licence where names tell
+whose the weights are.
 
 The folder that it writes is one for mgjax.evaluate and mgjax.predict
 (--workdir) and for training from it (--config.init_from).
@@ -29,20 +34,27 @@ import functools
 import pathlib
 import sys
 
+import ml_collections
 from absl import flags
 
 from mgjax import cli
 from mgjax.config import config_file, saved
 from mgjax.errors import ConfigError
-from mgjax.weights import pyslowfast_cfg, torch_files
+from mgjax.weights import facts, hub, hugging_face, pyslowfast_cfg, torch_files
+from mgjax.weights.facts import Fact
 
 # Frameworks that weights can be written for.
-EXPORTS = ('pyslowfast', 'pytorchvideo')
+EXPORTS = ('pyslowfast', 'pytorchvideo', 'huggingface')
 
 
 def define_flags(values: flags.FlagValues) -> None:
   flag = functools.partial(cli.define_flag, values)
   flag('model', str, None, 'Short for --config=kinetics400:model=NAME.')
+  text = (
+    'A second file, with the attentive probe and classifier that V-JEPA 2 '
+    'keeps apart from its encoder.'
+  )
+  flag('probe', str, None, text)
   flag(
     'out', str, None, 'Folder that gets the checkpoint; with --to, the file.'
   )
@@ -79,21 +91,38 @@ def find_config(values: flags.FlagValues, arguments: list[str]):
   if values.to and arguments:
     return saved.read_saved(pathlib.Path(arguments[0]))
   if len(arguments) == 1:
-    facts = _read_facts(pathlib.Path(arguments[0]))
-    if facts:
-      config = config_file.load(f'kinetics400:model={facts[0].value}')
-      pyslowfast_cfg.apply(config, facts)
-      return config
+    known = _read_facts(hub.local(arguments[0]))
+    if known:
+      return _config_of(known)
   raise ConfigError(
     'the model is not said; give --model=NAME (such as slowfast, slow, i3d, '
     'c2d) or --config=FILE.py.'
   )
 
 
-def _read_facts(path: pathlib.Path) -> list[pyslowfast_cfg.Fact]:
-  """What the configuration in a file says; [] where there is none."""
+def _config_of(known: list[Fact]) -> ml_collections.ConfigDict:
+  """The config of the network that a file says to be."""
+  name = known[0].value
+  if name in pyslowfast_cfg.NETWORKS:
+    config = config_file.load(f'kinetics400:model={name}')
+  else:
+    config = config_file.load('kinetics400')
+    config.model.name = name
+  facts.apply(config, known)
+  if 'tubelet_frames' in config.model:
+    config.grid.frames_multiple = config.model.tubelet_frames
+    config.grid.side_multiple = config.model.patch_px
+  return config
+
+
+def _read_facts(path: pathlib.Path) -> list[Fact]:
+  """What the configuration in a file, or beside it, says; [] without one."""
+  folder = hugging_face.folder_of(path)
+  if folder and (known := hugging_face.read_facts(folder)):
+    return known
   try:
-    cfg = pyslowfast_cfg.read(torch_files.load(path).get('cfg'))
+    content = torch_files.load(hugging_face.files_of(path)[0])
+    cfg = pyslowfast_cfg.read(content.get('cfg'))
   except ConfigError:
     return []  # The import itself will say what is wrong with it.
   try:

@@ -71,6 +71,7 @@ INSIDE = {
   ('setup.data', 'workers'): _NO_READER,
   ('grids.learning_rate', '_optax_makers'): 'optax imports JAX',
   ('data.prepare.beam', 'write'): 'an optional package',
+  ('weights.hub', 'local'): 'an optional package',
 }
 # Functions that are longer, with the reason.
 LONG_FUNCTIONS = {
@@ -78,7 +79,7 @@ LONG_FUNCTIONS = {
 }
 # Rooms that see a config all the same, with the reason.
 CONFIG_IN_ROOMS = {
-  'weights.pyslowfast_cfg': 'translates the settings of another program',
+  'weights.facts': 'sets what another program has said',
 }
 
 MAX_LINES = 500  # Of a file.

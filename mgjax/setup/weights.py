@@ -1,6 +1,7 @@
 """What settings and a file of weights say of each other, and what would fit."""
 
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,8 +12,16 @@ import numpy as np
 from mgjax import models
 from mgjax.config import fields, network_options, rules
 from mgjax.errors import ConfigError
+from mgjax.run import run_folder
 from mgjax.setup import network
-from mgjax.weights import inference, matching, pyslowfast_cfg
+from mgjax.weights import (
+  facts,
+  hugging_face,
+  inference,
+  matching,
+  naming,
+  transformer_inference,
+)
 from mgjax.weights.contents import File
 from mgjax.weights.matching import Imported
 from mgjax.weights.tensors import Tensor
@@ -24,6 +33,13 @@ _DENSE_OR_DEPTHWISE = {
 }
 # Options of `config` that neither names nor shapes show, by model.
 _HIDDEN = {
+  'vit': (
+    'model.heads',
+    'model.position_grid',
+    'model.layer_norm_eps',
+    'model.head_norm_eps',
+    'model.probe_heads',
+  ),
   'slowfast': ('model.alpha',),
   'tsn': ('model.temporal_strides',),
   'tsm': ('model.shift_div', 'model.temporal_strides'),
@@ -37,12 +53,26 @@ _HIDDEN_NONLOCAL = (
   'model.nonlocal_groups',
 )
 _HIDDEN_ALWAYS = ('norm.eps', 'data.mean', 'data.std')
+# Fields of transformers that mean something by (field, values) of another one.
+_ONLY_WITH = {
+  'model.position_grid': ('positions', ('sincos',)),
+  'model.head_norm_eps': ('pool', ('mean', 'probe')),
+  'model.probe_blocks': ('pool', ('probe',)),
+  'model.probe_heads': ('pool', ('probe',)),
+}
+# Fields about what comes behind the encoder.
+_BEHIND = (
+  'model.pool',
+  'model.head_norm_eps',
+  'model.probe_blocks',
+  'model.probe_heads',
+)
 
 
 def check_facts(
   path: pathlib.Path,
   config: ml_collections.ConfigDict,
-  facts: list[pyslowfast_cfg.Fact],
+  file: File,
   new: tuple[str, ...],
 ) -> None:
   """Refuses a config that contradicts what a file says about its network.
@@ -50,29 +80,93 @@ def check_facts(
   Args:
     path: The file.
     config: Its model is the one that the weights are for.
-    facts: What the file says.
+    file: Its facts are what must agree.
     new: Keys of `matching.NEW`: what the file need not agree about.
 
   Raises:
     ConfigError: Names the field, what it is and what the file says.
   """
   wanted = config.copy_and_resolve_references()
-  pyslowfast_cfg.apply(wanted, facts)
-  for field, value, source in facts:
-    skipped = (field == 'model.num_classes' and 'head' in new) or (
-      field.startswith('model.nonlocal') and 'nonlocal' in new
+  facts.apply(wanted, file.facts)
+  lacks_head = (
+    'head' in new
+    and config.model.name in transformer_inference.MODELS
+    and not _shows(file, config.model.name, 'pool', config.model.get('pool'))
+  )
+  for field, value, source, origin in file.facts:
+    skipped = (
+      (field == 'model.num_classes' and 'head' in new)
+      or (field.startswith('model.nonlocal') and 'nonlocal' in new)
+      or (field in _BEHIND and lacks_head)
     )
     if skipped or not _must_agree(field):
       continue
     if _effect(config, field) != _effect(wanted, field):
       given = _field(config, field)
-      if field == 'model.depth' and config.model.blocks:
+      if field == 'model.depth' and config.model.get('blocks'):
         given = f'{given} with model.blocks={tuple(config.model.blocks)}'
       raise ConfigError(
-        f'{path}: its cfg has {source}={value}, but {field} is {given}; give '
-        f'--config.{field}={str(value).replace(" ", "")}, or neither --config '
-        'nor --model: then all is taken from the file'
+        f'{path}: its {origin} has {source}={value}, but {field} is {given}; '
+        f'give --config.{field}={str(value).replace(" ", "")}, or neither '
+        '--config nor --model: then all is taken from the file'
       )
+
+
+def _shows(file: File, model: str, option: str, value: Any) -> bool:
+  """Whether the names of a file show that an option has a value."""
+  found = inference.infer(file.state, model) or {}
+  return found.get(option) == value
+
+
+def with_constants(
+  path: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  file: File,
+  result: Imported,
+) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
+  """Takes what a framework's program has as constants, which no file shows.
+
+  Args:
+    path: The file.
+    config: What the weights were matched with.
+    file: What its configuration says comes before the constants.
+    result: Of `matching.match_state`.
+
+  Returns:
+    The config of the framework's network, and the fields that were taken with
+    their values before.
+
+  Raises:
+    ConfigError: The network has options that no network of the framework has.
+  """
+  form = naming.FORMATS[result.format]
+  for option, value in form.only.items():
+    if config.model[option] != value:
+      raise ConfigError(
+        f'{path}: has names of {result.format}, whose networks have '
+        f'{option} {value!r}, but model.{option} is '
+        f'{config.model[option]!r}; give --config.model.{option}={value}'
+      )
+  if any(fact.origin == hugging_face.CONFIG for fact in file.facts):
+    return config, {}
+  started = {path[1] for path in result.new}
+  taken = config.copy_and_resolve_references()
+  before = {}
+  for option, value in form.constants.items():
+    field = f'model.{option}'
+    if not _means_something(config, field) or (
+      field in _BEHIND and started & {'pool_norm', 'probe'}
+    ):
+      continue
+    before[field] = config.model[option]
+    taken.model[option] = value
+  return taken, before
+
+
+def _means_something(config: ml_collections.ConfigDict, field: str) -> bool:
+  """Whether a field decides anything, as others are."""
+  option, values = _ONLY_WITH.get(field, ('name', (config.model.name,)))
+  return config.model.get(option) in values
 
 
 def _must_agree(field: str) -> bool:
@@ -90,6 +184,12 @@ def _effect(config: ml_collections.ConfigDict, field: str) -> Any:
   value, model = _field(config, field), config.model
   if field in ('data.mean', 'data.std'):
     return tuple(round(float(number), 6) for number in value)
+  if model.name in transformer_inference.MODELS:
+    if not _means_something(config, field):
+      return None
+    if field == 'model.mlp_width':
+      return value or 4 * model.width
+    return value or model.heads if field == 'model.probe_heads' else value
   if field == 'model.depth' or field == 'model.num_temporal':
     known = network_options.PATHWAY_BLOCKS.get(model.depth, ())
     blocks = tuple(model.blocks or known)
@@ -116,29 +216,72 @@ def _effect(config: ml_collections.ConfigDict, field: str) -> Any:
   return tuple(v for v, blocks in zip(value, places, strict=False) if blocks)
 
 
+def for_transformers(
+  config: ml_collections.ConfigDict, folder: pathlib.Path, to: str
+) -> dict[str, Any]:
+  """The config.json of a run's network; {} where another framework is meant.
+
+  Args:
+    config: The run's.
+    folder: Of the run, which may have names of the classes; or of one of its
+      checkpoints.
+    to: The framework.
+
+  Raises:
+    ConfigError: transformers has no such network.
+  """
+  if to != 'huggingface':
+    return {}
+  labels = []
+  for place in (folder, *folder.parents[:2]):
+    if (place / run_folder.LABELS).exists():
+      labels = run_folder.read_labels(place / run_folder.LABELS)
+      break
+  return hugging_face.config_of(
+    config.model.to_dict(),
+    crop_px=config.eval.crop_px,
+    num_frames=config.data.num_frames,
+    labels=labels if len(labels) == config.model.num_classes else (),
+  )
+
+
 def notes_of(
-  config: ml_collections.ConfigDict, file: File, *, is_compared: bool
+  config: ml_collections.ConfigDict,
+  file: File,
+  taken: Mapping[str, Any],
+  *,
+  is_compared: bool,
 ) -> tuple[str, ...]:
   """What the user should know of options, in lines.
 
   Args:
     config: Its model is the one that the weights are for.
     file: The file.
+    taken: Of `with_constants`: fields, with their values before.
     is_compared: Whether logits of the file, or given ones, were compared: they
       show what the network is.
   """
   notes = list(file.notes)
   differing = [
-    f'{field}={_field(config, field)} (its cfg: {source}={value})'
-    for field, value, source in file.facts
+    f'{field}={_field(config, field)} (its {origin}: {source}={value})'
+    for field, value, source, origin in file.facts
     if not _must_agree(field) and _field(config, field) != value
   ]
   if file.facts:
+    origin = file.facts[0].origin
+    where = 'in' if origin == 'cfg' else 'beside'
     notes.append(
-      'the network is that of the cfg in the file'
+      f'the network is that of the {origin} {where} the file'
       + ''.join(f'; but {text}' for text in differing)
     )
-  known = {fact.field for fact in file.facts}
+  changed = {f: v for f, v in taken.items() if v != _field(config, f)}
+  if changed:
+    listed = ', '.join(
+      f'{field}={_field(config, field)} (not {value})'
+      for field, value in changed.items()
+    )
+    notes.append(f"taken, the framework's program has them: {listed}")
+  known = {fact.field for fact in file.facts} | taken.keys()
   hidden = unverified(config, known)
   if is_compared:  # Logits show the network's, but of normalised pixels.
     hidden = {f: v for f, v in hidden.items() if f.startswith('data.')}
@@ -164,9 +307,11 @@ def unverified(
   if any(model.get('nonlocal_blocks_fast', ())):
     fields += ['model.nonlocal_pool_fast', 'model.nonlocal_groups_fast']
   fields += _HIDDEN_ALWAYS
+  if not network_options.options_of(model.name).has_batch_norm:
+    fields.remove('norm.eps')
   values = {}
   for field in fields:
-    if field not in known:
+    if field not in known and _means_something(config, field):
       section, _, name = field.rpartition('.')
       values[field] = config[section][name]
   return values
@@ -202,6 +347,10 @@ def fitting_options(
     wanted.model.update(options)
     if 'head' in new or wanted.model.num_classes is None:
       wanted.model.num_classes = config.model.num_classes
+    # No tensor shows the heads: those that were given, where they can be.
+    if (heads := config.model.get('heads')) and 'heads' in options:
+      if wanted.model.width % heads == 0:
+        wanted.model.heads = heads
     try:
       model = network.model(wanted)
       video = models.example_video(model, wanted.data.num_frames)
@@ -267,9 +416,7 @@ def explain(
     result: Of `matching.match_state`, with problems.
     fitting: `fitting_options` of them; called where it may help.
   """
-  kinds = {
-    matching.kind_of(tuple(row[1].split('/'))) for row in result.problems
-  }
+  kinds = set(result.kinds)
   name, path_in_model, shapes, words = result.problems[0]
   option = _DENSE_OR_DEPTHWISE.get(config.model.name)
   text = (
@@ -281,7 +428,12 @@ def explain(
     return text
   if None in kinds and (hint := fitting()):
     return f'{text}. The file is of {hint}'
-  if kinds == {'head'}:
+  if kinds == {'head'} and all(
+    re.search('missing|no name|no place', words)
+    for *_, words in result.problems
+  ):
+    text += '. The file has an encoder only: start with a new head, --new_head'
+  elif kinds == {'head'}:
     text += (
       f'. The model has {config.model.num_classes} classes; set '
       "--config.model.num_classes to the file's, or start with a new "

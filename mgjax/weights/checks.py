@@ -5,6 +5,7 @@ have logits of the reference (--logits). Where neither is known, the logits of
 a clip must at least be finite.
 """
 
+import json
 import math
 import pathlib
 from collections.abc import Sequence
@@ -32,15 +33,18 @@ def clip(shape: Sequence[int]) -> np.ndarray:
   return np.sin(np.arange(math.prod(shape))).reshape(shape).astype(np.float32)
 
 
-def _shape(num_frames: int) -> tuple[int, ...]:
-  return 1, num_frames, _SIDE_PX, _SIDE_PX, 3
+def _shape(model: nn.Module, num_frames: int) -> tuple[int, ...]:
+  """Of a clip that the network takes: multiples of its smallest one."""
+  least_frames, *least_sides = model.example_clip(num_frames)
+  frames = max(num_frames // least_frames, 1) * least_frames
+  return 1, frames, *(-(-_SIDE_PX // side) * side for side in least_sides), 3
 
 
 def make(
   model: nn.Module, variables: dict, num_frames: int
 ) -> dict[str, np.ndarray]:
   """What a file keeps: the 'shape' of a clip and its 'logits' [1, K]."""
-  shape = _shape(num_frames)
+  shape = _shape(model, num_frames)
   return {
     'shape': np.array(shape),
     'logits': _logits(model, variables, clip(shape)),
@@ -53,7 +57,34 @@ def read(entry: Any) -> dict[str, np.ndarray]:
     return {}
   if not all(isinstance(value, Tensor) for value in entry.values()):
     return {}
-  found = {name: value.numpy() for name, value in entry.items()}
+  return _checked({name: value.numpy() for name, value in entry.items()})
+
+
+def as_text(check: dict[str, np.ndarray]) -> str:
+  """What `make` made, as the text that .safetensors can keep."""
+  return json.dumps({name: array.tolist() for name, array in check.items()})
+
+
+def from_text(metadata: Any) -> dict[str, np.ndarray]:
+  """Reads `as_text` from what a .safetensors file has beside its tensors.
+
+  Args:
+    metadata: Text by key, with that under `KEY`; {} of anything else.
+  """
+  try:
+    found = json.loads(metadata[KEY])
+    return _checked(
+      {
+        'shape': np.array(found['shape'], np.int64),
+        'logits': np.array(found['logits'], np.float32),
+      }
+    )
+  except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
+    return {}
+
+
+def _checked(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """A check; {} where its shape is none of a clip."""
   shape = found['shape'].tolist()
   is_clip = len(shape) == 5 and shape[-1] == 3 and min(shape) > 0
   return found if is_clip and math.prod(shape) <= _MAX_SIZE else {}
@@ -90,7 +121,7 @@ def run(
     video, wanted = clip(stored['shape'].tolist()), stored['logits']
     source = f'{path}'
   else:
-    video = clip(_shape(num_frames))
+    video = clip(_shape(model, num_frames))
     wanted, source = None, f'{path}'
   logits = _logits(model, variables, video)
   if not np.isfinite(logits).all():
@@ -153,7 +184,7 @@ def check_features(
 
   options = compilation.options_once() or None
   run = jax.jit(layer_means, compiler_options=options)
-  means = jax.device_get(run(variables, clip(_shape(num_frames))))
+  means = jax.device_get(run(variables, clip(_shape(model, num_frames))))
   for name, mean in zip(names, means, strict=True):
     if not np.isfinite(mean):
       raise ConfigError(

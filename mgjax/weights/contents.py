@@ -3,17 +3,40 @@
 import pathlib
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mgjax.errors import ConfigError
-from mgjax.weights import checks, pyslowfast_cfg, torch_files
+from mgjax.weights import (
+  checks,
+  hugging_face,
+  pyslowfast_cfg,
+  safetensors_files,
+  torch_files,
+)
+from mgjax.weights.facts import Fact
 from mgjax.weights.tensors import Tensor
 
-# Where checkpoints keep their weights; a file without any of these is itself
-# the dict of tensors.
-_STATE_KEYS = ('model_state', 'state_dict', 'model', 'blobs')
+# Where checkpoints keep their weights, the first that is there; a file without
+# any of these is itself the dict of tensors. `classifiers` is a list of them.
+_STATE_KEYS = (
+  'model_state',
+  'state_dict',
+  'model',
+  'module',
+  'blobs',
+  'target_encoder',
+  'encoder',
+  'classifiers',
+)
+_PREDICTOR = "the predictor of the pre-training: the classifier doesn't use it"
+# Why a part of a file is left out that looks like weights.
+_OTHER_KEYS = {
+  'encoder': 'as it is trained; target_encoder, its average, is taken: V-JEPA '
+  "2's probes are on that",
+  'predictor': _PREDICTOR,
+}
 # Put in front of every name by wrappers of models.
 _PREFIXES = ('module.', 'model.')
 # The backbone inside a network of MIT or IBM, and its classifier beside it.
@@ -29,7 +52,8 @@ class File(NamedTuple):
     left_out: What else it holds, with the reason to leave it.
     made: How tensors of `state` that the file does not hold were made.
     check: What `checks.make` made, where the file has it.
-    facts: What the configuration in the file says about ours.
+    facts: What the configuration in the file, or beside it, says about ours.
+    labels: Names of the classes, where it has them.
     notes: Lines about the file.
   """
 
@@ -37,24 +61,59 @@ class File(NamedTuple):
   left_out: dict[str, str]
   made: dict[str, str]
   check: dict[str, np.ndarray]
-  facts: list[pyslowfast_cfg.Fact] = []
+  facts: list[Fact] = []
   notes: tuple[str, ...] = ()
+  labels: tuple[str, ...] = ()
 
 
-def read(path: pathlib.Path) -> File:
-  """Reads a checkpoint, or a dict of tensors.
+def read(path: pathlib.Path, probe: pathlib.Path | None = None) -> File:
+  """Reads a checkpoint, a dict of tensors, or a folder of transformers.
+
+  Args:
+    path: A file, or a folder that has one.
+    probe: A file with what comes behind the encoder; None: `path` has all.
 
   Raises:
-    ConfigError: It cannot be read or holds no tensors.
+    ConfigError: It cannot be read, holds no tensors, or both files have one.
   """
-  content = torch_files.load(path)
+  file = _read_one(path)
+  if probe is None:
+    return file
+  other = _read_one(probe)
+  if both := sorted(file.state.keys() & other.state.keys()):
+    raise ConfigError(f'{path} and {probe} both hold {both[0]}')
+  return file._replace(
+    state=file.state | other.state,
+    left_out=file.left_out
+    | {f'{probe.name}: {name}': why for name, why in other.left_out.items()},
+    notes=(*file.notes, *other.notes),
+  )
+
+
+def _read_one(path: pathlib.Path) -> File:
+  content: dict[str, Any] = {}
+  for part in hugging_face.files_of(path):
+    loaded = torch_files.load(part)
+    metadata = loaded.pop(safetensors_files.METADATA, None)
+    if both := sorted(map(str, content.keys() & loaded.keys())):
+      raise ConfigError(f'{path}: two of its files hold {both[0]}')
+    content |= loaded
+  check = checks.read(content.pop(checks.KEY, None)) or checks.from_text(
+    metadata
+  )
+  notes: tuple[str, ...] = ()
   left_out = {}
-  check = checks.read(content.pop(checks.KEY, None))
-  key = next((k for k in _STATE_KEYS if isinstance(content.get(k), dict)), None)
+  key = next((k for k in _STATE_KEYS if _is_state(content.get(k))), None)
   if key:
-    left_out = {str(k): 'not a weight' for k in content if k != key}
+    left_out = {
+      str(k): _OTHER_KEYS.get(k, 'not a weight') for k in content if k != key
+    }
     cfg = content.get('cfg')
     content = content[key]
+  if isinstance(content, list | tuple):
+    if len(content) > 1:
+      notes = (f'{path}: {key} has {len(content)}; the first is taken',)
+    content = content[0]
   state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
   left_out |= {str(k): 'not a tensor' for k in content if str(k) not in state}
   if not state:
@@ -65,19 +124,30 @@ def read(path: pathlib.Path) -> File:
   for pattern, word in _RENAMED:
     state = {re.sub(f'^{pattern}', word, n): v for n, v in state.items()}
   state, made, dropped = merge_split_statistics(state)
-  facts, notes = [], ()
+  facts, labels, folder = [], [], hugging_face.folder_of(path)
+  if folder:
+    facts = hugging_face.read_facts(folder)
+    labels = hugging_face.read_labels(folder) if facts else []
   if 'cfg' in left_out:
     try:
       cfg = pyslowfast_cfg.read(cfg)
     except ConfigError as error:
-      notes = (f'{error}: it is not used',)
+      notes = (*notes, f'{error}: it is not used')
     else:
       left_out['cfg'] = 'read'
       try:
         facts = pyslowfast_cfg.facts(cfg)
       except ConfigError as error:
         raise ConfigError(f'{path}: {error}') from error
-  return File(state, left_out | dropped, made, check, facts, notes)
+  left_out |= dropped
+  return File(state, left_out, made, check, facts, notes, tuple(labels))
+
+
+def _is_state(value: Any) -> bool:
+  """Whether an entry of a file holds tensors by name, or a list of such."""
+  if isinstance(value, list | tuple):
+    return bool(value) and all(isinstance(item, dict) for item in value)
+  return isinstance(value, dict)
 
 
 def merge_split_statistics(

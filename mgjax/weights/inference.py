@@ -5,7 +5,6 @@ and shapes show depth, width, classes, lateral and temporal kernels; they do not
 show alpha, say, which is a stride (setup/weights.py, `unverified`).
 """
 
-import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,8 +13,8 @@ from flax import traverse_util
 
 from mgjax.config import network_options
 from mgjax.models import resnet3d
-from mgjax.weights import naming
-from mgjax.weights.naming import Path
+from mgjax.weights import naming, transformer_inference
+from mgjax.weights.naming import Part
 from mgjax.weights.tensors import Tensor
 
 # A module that shifts wraps what comes behind it (TSM), by model.shift_place.
@@ -52,6 +51,8 @@ def infer(state: Mapping[str, Tensor], model: str) -> dict[str, Any] | None:
     Values of config.model's fields; None where names are of no format known
     for this model.
   """
+  if model in transformer_inference.MODELS:
+    return transformer_inference.infer(state, model)
   found: dict[str, Any] = {}
   if model == 'tsm':
     for place, pattern in SHIFTED.items():
@@ -60,8 +61,12 @@ def infer(state: Mapping[str, Tensor], model: str) -> dict[str, Any] | None:
         found['shift_place'] = place
         state = plain
         break
-  table = _likeliest_names(state, model)
-  ours = {table[n]: state[n].shape for n in table.keys() & state.keys()}
+  parts = {
+    part: state[name].shape
+    for name, (part, *_) in _likeliest_names(state, model).items()
+    if name in state
+  }
+  ours = {part.path: s for part, s in parts.items() if part.row is None}
   kernels = {
     path[1:-2]: shape for path, shape in ours.items() if path[-2:] == _KERNEL
   }
@@ -84,9 +89,9 @@ def infer(state: Mapping[str, Tensor], model: str) -> dict[str, Any] | None:
         found[f'nonlocal_blocks{suffix}'] = _nonlocal_blocks(
           ours, pathway, len(blocks)
         )
-  rows = {p: s for p, s in ours.items() if isinstance(p[-1], int)}
+  rows = {part: s for part, s in parts.items() if part.row is not None}
   if model in ('tam', 'blvnet_tam'):
-    found['tam_frames'] = len({path[-1] for path in rows})
+    found['tam_frames'] = len({part.row for part in rows})
   if model == 'tam' and rows:
     found['tam_depthwise'] = all(
       len(s) == 1 or s[1] == 1 for s in rows.values()
@@ -100,12 +105,13 @@ def infer(state: Mapping[str, Tensor], model: str) -> dict[str, Any] | None:
 
 def _likeliest_names(
   state: Mapping[str, Tensor], model: str
-) -> dict[str, Path]:
-  """Our paths by the names of the format that knows most of the tensors."""
+) -> dict[str, tuple[Part, ...]]:
+  """Our parts by the names of the format that knows most of the tensors."""
   # Aggregations of three frames have other names than those of more.
   tables = [
-    _possible_names(form, model, rows)
-    for form in naming.FORMATS
+    _possible_names(name, model, rows)
+    for name, form in naming.FORMATS.items()
+    if not form.models or model in form.models
     for rows in (3, 9)
   ]
   return max(tables, key=lambda t: len(t.keys() & state.keys()))
@@ -123,8 +129,10 @@ def _lateral(kernels: dict, stem: tuple[int, ...]) -> dict[str, Any]:
   return found
 
 
-def _possible_names(form: str, model: str, rows: int) -> dict[str, Path]:
-  """Names of all that a network of any depth may have, with our paths."""
+def _possible_names(
+  form: str, model: str, rows: int
+) -> dict[str, tuple[Part, ...]]:
+  """Names of all that a network of any depth may have, with our parts."""
   tree = traverse_util.unflatten_dict(
     {path: _Leaf(rows) for path in _possible_paths(form, model)}
   )
@@ -162,10 +170,8 @@ def _possible_paths(form: str, model: str) -> Iterator[tuple[str, ...]]:
     *others,
     'head/classifier/(kernel|bias)',
   ):
-    # 'a(b|c)d' becomes 'abd' and 'acd'.
-    parts = [part.split('|') for part in re.split(r'[()]', pattern)]
-    for choice in itertools.product(*parts):
-      yield 'params', *''.join(choice).split('/')
+    for path in transformer_inference.choices(pattern):
+      yield 'params', *path.split('/')
 
 
 def _blocks(kernels, prefix: str, model: str) -> tuple[int, ...]:

@@ -1,7 +1,8 @@
 """Finds a place for every tensor of a file, and a tensor for every place."""
 
+import collections
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -9,8 +10,8 @@ from flax import traverse_util
 
 from mgjax import models
 from mgjax.errors import ConfigError
-from mgjax.weights import inference, naming
-from mgjax.weights.naming import Path
+from mgjax.weights import inference, naming, transformer_inference
+from mgjax.weights.naming import Part, Path
 from mgjax.weights.tensors import Tensor
 
 # What weights do not need, and why.
@@ -18,7 +19,9 @@ _NOT_NEEDED = (
   (r'.*\.num_batches_tracked', 'counts batches; not used with a momentum'),
   (r'.*_momentum|lr|model_iter', "the optimizer's"),
 )
-# What can start anew on request (--new_KIND), by the names of its modules.
+# What can start anew on request (--new_KIND), by the names of its modules. What
+# is between encoder and classifier (transformer_inference.BEHIND) starts anew
+# with the head, where a file has nothing of it.
 NEW = {
   'head': models.HEAD,
   'temporal': r'temporal|\w_t',  # Aggregations, and S3D's temporal layers.
@@ -26,25 +29,35 @@ NEW = {
 }
 
 
+# What is said of weights whose names do not tell whose they are.
+NO_LICENCE = 'not known; see where the file is from'
+
+
 class Imported(NamedTuple):
   """What a file gave.
 
   Attributes:
     format: A key of naming.FORMATS.
-    arrays: Arrays in our axis order, of the file's dtype, by path.
+    arrays: Arrays in our axis order, of the file's dtype.
+    new: Paths of what starts anew.
     report: (their name, our path, shapes, what was done or why not) of
       everything in the file and the network.
     problems: The part of the report that forbids to use the arrays.
+    kinds: Of each problem, the key of NEW by which it would be none, or None.
     checked: What a run of the network has shown.
     notes: What else the user should know, in lines.
+    licence: Of the weights; '': it is not known.
   """
 
   format: str
-  arrays: dict[Path, np.ndarray]
+  arrays: dict[Part, np.ndarray]
+  new: list[Path]
   report: list[tuple[str, str, str, str]]
   problems: list[tuple[str, str, str, str]]
+  kinds: list[str | None]
   checked: str = ''
   notes: tuple[str, ...] = ()
+  licence: str = ''
 
 
 def to_ours(array: np.ndarray) -> np.ndarray:
@@ -88,65 +101,198 @@ def match_state(
   if model == 'tsm':
     shifted = inference.SHIFTED[shift_place]
     state = {re.sub(shifted, r'\1.', name): v for name, v in state.items()}
-  form, table = _format_of(state, variables, model)
+  form, table, state = _format_of(state, variables, model)
   shapes = {
     path: leaf.shape
     for path, leaf in traverse_util.flatten_dict(variables).items()
   }
-  result = Imported(form, {}, [], [])
+  in_file = {
+    part.path[1] for name in table.keys() & state.keys() for part in table[name]
+  }
+  kind = lambda path: (
+    kind_of(path)
+    or ('head' if path[1] in transformer_inference.BEHIND - in_file else None)
+  )
+  result = Imported(form, {}, [], [], [], [])
 
-  def note(name, path, theirs, ours, words, *, problem):
-    paths = '/'.join(map(str, path))
-    row = name, paths, f'{theirs or "-"} -> {ours or "-"}', words
-    result.report.append(row)
-    if problem:
-      result.problems.append(row)
-
-  for name, path in table.items():
-    # A row of a kernel is a tensor of its own.
-    ours = shapes[path] if path in shapes else shapes[path[:-1]][1:]
-    tensor = state.get(name)
-    theirs = None if tensor is None else tensor.shape
+  for name, parts in table.items():
+    their_name, tensor = state.get(name, (name, None))
     array, words = None, 'missing in the file'
-    if (kind := kind_of(path)) in new:
-      words = f'left out: --new_{kind}'
+    wanted = their_shape(parts, shapes, naming.FORMATS[form].leading.get(name))
+    if (what := kind(parts[0].path)) in new:
+      words = f'left out: --new_{what}'
+      result.new.extend(part.path for part in parts)
     elif tensor is not None:
-      array, words = _converted(tensor, path, ours, inflate)
+      array, words = _converted(tensor, parts[0].path, wanted, inflate)
     if array is not None:
-      result.arrays[path] = to_ours(array)
-    problem = array is None and kind not in new
-    note(name, path, theirs, ours, words, problem=problem)
-  named = {p[:-1] if isinstance(p[-1], int) else p for p in table.values()}
-  for path in sorted(shapes.keys() - named):
-    is_new = (kind := kind_of(path)) in new
-    words = (
-      f'left out: --new_{kind}' if is_new else f'{form} has no name for it'
+      pieces = _split(array, parts, shapes)
+      result.arrays.update(zip(parts, pieces, strict=True))
+    ours = [
+      np.broadcast_to(0, shapes[p.path])[p.selection].shape for p in parts
+    ]
+    theirs = None if tensor is None else tensor.shape
+    _note(
+      result,
+      (their_name, ' + '.join(map(_text, parts)), words),
+      (theirs, ' + '.join(map(str, ours))),
+      problem=array is None and what not in new,
+      kind=what,
     )
-    note('-', path, None, shapes[path], words, problem=not is_new)
-  for name in sorted(state.keys() - table.keys()):
-    reasons = [why for names, why in _NOT_NEEDED if re.fullmatch(names, name)]
-    words = f'left out: {reasons[0]}' if reasons else 'the model has no place'
-    note(name, (), state[name].shape, None, words, problem=not reasons)
+  _note_rest(result, state, table, shapes, kind, model, new)
   return result
+
+
+def _note_rest(
+  result: Imported,
+  state: Mapping[str, tuple[str, Tensor]],
+  table: Mapping[str, tuple[Part, ...]],
+  shapes: Mapping[Path, tuple[int, ...]],
+  kind: Callable[[Path], str | None],
+  model: str,
+  new: tuple[str, ...],
+) -> None:
+  """Adds to a report what has no name, and the tensors that have no place."""
+  form = result.format
+  named = {part.path for parts in table.values() for part in parts}
+  for path in sorted(shapes.keys() - named):
+    what, words = kind(path), f'{form} has no name for it'
+    if what in new:
+      words = f'left out: --new_{what}'
+      result.new.append(path)
+    _note(
+      result,
+      ('-', '/'.join(path), words),
+      (None, shapes[path]),
+      problem=what not in new,
+      kind=what,
+    )
+  for name in sorted(state.keys() - table.keys()):
+    their_name, tensor = state[name]
+    why = _why_left_out(name, form, model, new)
+    words = f'left out: {why}' if why else 'the model has no place'
+    row = their_name, '', words
+    what = transformer_inference.is_behind(name, form, model)
+    _note(
+      result,
+      row,
+      (tensor.shape, None),
+      problem=not why,
+      kind='head' if what else None,
+    )
+
+
+def _note(
+  result: Imported,
+  row: tuple[str, str, str],
+  shapes: tuple,
+  *,
+  problem: bool,
+  kind: str | None = None,
+) -> None:
+  """Adds to a report: (their name, our path, words), and both shapes."""
+  theirs, ours = shapes
+  name, path, words = row
+  line = name, path, f'{theirs or "-"} -> {ours or "-"}', words
+  result.report.append(line)
+  if problem:
+    result.problems.append(line)
+    result.kinds.append(kind)
+
+
+def their_shape(
+  parts: tuple[Part, ...],
+  shapes: Mapping[Path, tuple[int, ...]],
+  leading: int | None = None,
+) -> tuple[int, ...]:
+  """The shape of a tensor that is joined of parts of our variables.
+
+  Args:
+    parts: Of the tensor, in its order.
+    shapes: Of our variables.
+    leading: Axes of length 1 in front.
+  """
+  found = [
+    to_theirs(np.broadcast_to(0, shapes[part.path])[part.selection]).shape
+    for part in parts
+  ]
+  shape = found[0]
+  if len(found) > 1:
+    shape = (sum(part[0] for part in found), *shape[1:])
+  return (1,) * (leading or 0) + shape
+
+
+def joined(
+  parts: tuple[Part, ...],
+  variables: Mapping[Path, np.ndarray],
+  leading: int | None = None,
+) -> np.ndarray:
+  """The tensor of parts of our variables; see `their_shape`."""
+  found = [to_theirs(variables[part.path][part.selection]) for part in parts]
+  array = found[0] if len(found) == 1 else np.concatenate(found)
+  return array.reshape((1,) * (leading or 0) + array.shape)
+
+
+def _split(
+  array: np.ndarray,
+  parts: tuple[Part, ...],
+  shapes: Mapping[Path, tuple[int, ...]],
+) -> list[np.ndarray]:
+  """The parts of our variables that a tensor of `their_shape` is joined of."""
+  found = [their_shape((part,), shapes) for part in parts]
+  if len(parts) == 1:
+    return [to_ours(array.reshape(found[0]))]
+  array = array.reshape(-1, *found[0][1:])
+  ends = np.cumsum([shape[0] for shape in found])
+  return [to_ours(piece) for piece in np.split(array, ends[:-1])]
+
+
+def _text(part: Part) -> str:
+  """How the report calls a part."""
+  name = '/'.join(part.path)
+  if part.row is not None:
+    return f'{name}/{part.row}'
+  if part.columns:
+    return f'{name}[{part.columns[0]}:{part.columns[1]}]'
+  return name
+
+
+def _why_left_out(
+  name: str, form: str, model: str, new: tuple[str, ...]
+) -> str:
+  """Why a network does not need a tensor; '': it is not known."""
+  for pattern, why in (*_NOT_NEEDED, *naming.FORMATS[form].left_out):
+    if re.fullmatch(pattern, name):
+      return why
+  if 'head' in new and transformer_inference.is_behind(name, form, model):
+    return '--new_head'
+  return ''
 
 
 def _format_of(
   state: Mapping[str, Tensor], variables: dict, model: str
-) -> tuple[str, dict[str, Path]]:
-  """The format whose names a file has the most of, with its names.
+) -> tuple[str, dict[str, tuple[Part, ...]], dict[str, tuple[str, Tensor]]]:
+  """The format whose names a file has the most of.
+
+  Returns:
+    The format; its names; the file's own names with the tensors, by these.
 
   Raises:
-    ConfigError: The names are those of no known format.
+    ConfigError: The names are those of no known format, or two are one.
   """
   tables = {
-    form: naming.names(
-      form, variables, model, may_lack=lambda path: kind_of(path) is not None
-    )
+    form: naming.names(form, variables, model, may_lack=_may_lack)
     for form in naming.FORMATS
   }
-  form = max(tables, key=lambda f: len(tables[f].keys() & state.keys()))
-  if tables[form].keys() & state.keys():
-    return form, tables[form]
+  states = {form: _by_name(state, form) for form in naming.FORMATS}
+  form = max(tables, key=lambda f: len(tables[f].keys() & states[f].keys()))
+  if tables[form].keys() & states[form].keys():
+    for name, found in states[form].items():
+      if len(found) > 1:
+        raise ConfigError(
+          f'{" and ".join(n for n, _ in found)} are both {name} of {form}'
+        )
+    state = {name: found[0] for name, found in states[form].items()}
+    return form, tables[form], state
   known = [f for f, table in tables.items() if table]
   text = (
     f'names like {list(state)[:3]} are of none of the formats known for '
@@ -160,11 +306,24 @@ def _format_of(
   raise ConfigError(text)
 
 
+def _may_lack(path: Path) -> bool:
+  return kind_of(path) is not None or path[1] in transformer_inference.BEHIND
+
+
+def _by_name(
+  state: Mapping[str, Tensor], form: str
+) -> dict[str, list[tuple[str, Tensor]]]:
+  """A file's names and tensors by what a format calls them."""
+  found = collections.defaultdict(list)
+  for name, tensor in state.items():
+    found[naming.FORMATS[form].canonical(name)].append((name, tensor))
+  return found
+
+
 def _converted(
-  tensor: Tensor, path: Path, ours: tuple[int, ...], inflate: str
+  tensor: Tensor, path: Path, wanted: tuple[int, ...], inflate: str
 ) -> tuple[np.ndarray | None, str]:
-  """A tensor for our variable of a shape (None: it cannot be), and the how."""
-  wanted = to_theirs(np.broadcast_to(0, ours)).shape
+  """A tensor in a wanted shape (None: it cannot be), and the how."""
   array, words = _fit(tensor, wanted, inflate)
   # XLA's ReLU may hide a NaN, so that logits would not show it.
   if array is not None and not np.isfinite(array.astype(np.float32)).all():
@@ -180,7 +339,7 @@ def kind_of(path: Path) -> str | None:
     (
       kind
       for kind, modules in NEW.items()
-      if any(re.fullmatch(modules, str(key)) for key in path)
+      if any(re.fullmatch(modules, key) for key in path)
     ),
     None,
   )
@@ -211,11 +370,20 @@ def _fit(
   return None, f'its shape is not {shape}'
 
 
-def nest(arrays: Mapping[Path, np.ndarray]) -> dict:
-  """Nested dicts from paths; rows of a kernel are put together."""
-  rows: dict[Path, list] = {}
-  for path in sorted(p for p in arrays if isinstance(p[-1], int)):
-    rows.setdefault(path[:-1], []).append(arrays[path])
-  whole = {p: a for p, a in arrays.items() if not isinstance(p[-1], int)}
-  whole |= {path: np.stack(values) for path, values in rows.items()}
-  return traverse_util.unflatten_dict(whole)
+def nest(arrays: Mapping[Part, np.ndarray]) -> dict:
+  """Nested dicts of whole variables, from their parts."""
+  parts: dict[Path, list[Part]] = collections.defaultdict(list)
+  for part in arrays:
+    parts[part.path].append(part)
+  return traverse_util.unflatten_dict(
+    {path: _whole(found, arrays) for path, found in parts.items()}
+  )
+
+
+def _whole(parts: list[Part], arrays: Mapping[Part, np.ndarray]) -> np.ndarray:
+  if parts[0].row is not None:
+    return np.stack([arrays[p] for p in sorted(parts, key=lambda p: p.row)])
+  if parts[0].columns:
+    order = sorted(parts, key=lambda p: p.columns)
+    return np.concatenate([arrays[p] for p in order], -1)
+  return arrays[parts[0]]

@@ -1,28 +1,26 @@
 """What other frameworks call the variables of our networks.
 
 `names(format, variables, model)` gives every name that a framework's file of
-this very network has. A format is a list of rules from our module paths to its
-module names; being made from our tree, the names serve both directions, and a
-name that is not among them is one that the network has no use for.
-
-A layer has a convolution and a norm, our 'LAYER/conv' and 'LAYER/norm'; on the
-right of its rule stands [what theirs is called for one|for the other].
-
-In a rule, {p} is a pathway ('', 'slow_' or 'fast_'), {s} a stage, {r} a branch
-of it, {i} a block, {c} a convolution of the block, {n} a convolution of a
-non-local block, {k} a number. On the right they stand as the format writes
-them, and {t} is a row of a temporal aggregation's kernel, which is a tensor of
-its own elsewhere.
+this very network has (formats.py says what a format is). Being made from our
+tree, the names serve both directions, and a name that is not among them is one
+that the network has no use for.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
 
-# Our path, the collection first. An integer at the end is a row of the kernel.
-Path = tuple[str | int, ...]
+from mgjax.weights import convolutional_formats, transformer_formats
+from mgjax.weights.formats import Format
+
+Path = tuple[str, ...]
+
+FORMATS: dict[str, Format] = {
+  **convolutional_formats.FORMATS,
+  **transformer_formats.FORMATS,
+}
 
 _FIELDS = {
   'p': 'slow_|fast_|',
@@ -33,213 +31,42 @@ _FIELDS = {
   'k': r'\d',
   'r': 'big|little',
 }
-_TORCH_LEAVES = {
-  'kernel': '.weight',
-  'scale': '.weight',
-  'bias': '.bias',
-  'mean': '.running_mean',
-  'var': '.running_var',
-}
 
 
-class Format(NamedTuple):
-  """Names of one framework.
+class Part(NamedTuple):
+  """What a tensor of theirs has of a variable of ours: all of it, or a part.
 
   Attributes:
-    rules: (our module path, their module name), or (our layer, their names of
-      its convolution and norm); the first that fits counts.
-    leaves: Ending of their name by the name of our variable.
-    fields: Turns the fields of a path into those of a name; called with the
-      path's fields, the model's name and the last block of each stage.
-    models: Models whose file this format can be; empty: all that rules fit.
+    path: Of the variable, the collection first.
+    row: Index into the first axis, which the part lacks; None: all of it.
+    columns: First and last + 1 index into the last axis; None: all of it.
   """
 
-  rules: tuple[tuple[str, str], ...]
-  leaves: Mapping[str, str]
-  fields: Callable[[dict, str, dict], dict]
-  models: tuple[str, ...] = ()
+  path: Path
+  row: int | None = None
+  columns: tuple[int, int] | None = None
+
+  @property
+  def selection(self) -> tuple:
+    """The part, as NumPy indexes the variable."""
+    rows = () if self.row is None else (self.row,)
+    return rows if self.columns is None else (*rows, ..., slice(*self.columns))
 
 
-def _pathway_number(fields: dict) -> str:
-  return '1' if fields.get('p') == 'fast_' else '0'
+class _Rule(NamedTuple):
+  """A rule of a format for one path.
 
+  Attributes:
+    pattern: Of our path.
+    names: Of equal parts of our last axis; one: of all of it.
+    place: Among the variables that the tensor is joined of.
+    count: How many it is joined of.
+  """
 
-_OF_FACEBOOK = ('c2d', 'i3d', 'slow', 'slowfast')
-
-# PySlowFast 287ec00, models/resnet_helper.py and its neighbours.
-_PYSLOWFAST = Format(
-  rules=(
-    ('{p}stem/layer', 's1.pathway{p}_stem.[conv|bn]'),
-    ('fuse_stem', 's1_fuse.[conv_f2s|bn]'),
-    ('fuse_res{s}', 's{s}_fuse.[conv_f2s|bn]'),
-    ('{p}res{s}/block{i}/shortcut', 's{s}.pathway{p}_res{i}.branch1[|_bn]'),
-    ('{p}res{s}/block{i}/{c}', 's{s}.pathway{p}_res{i}.branch2.{c}[|_bn]'),
-    ('{p}res{s}/nonlocal{i}/norm', 's{s}.pathway{p}_nonlocal{i}.bn'),
-    ('{p}res{s}/nonlocal{i}/{n}', 's{s}.pathway{p}_nonlocal{i}.conv_{n}'),
-    ('{p}res{s}/nonlocal{i}/{n}/conv', 's{s}.pathway{p}_nonlocal{i}.conv_{n}'),
-    ('head/classifier', 'head.projection'),
-  ),
-  leaves=_TORCH_LEAVES,
-  fields=lambda fields, model, last: fields | {'p': _pathway_number(fields)},
-  models=_OF_FACEBOOK,
-)
-
-
-def _pytorchvideo_fields(fields: dict, model: str, last: dict) -> dict:
-  stage = int(fields.get('s', 1))
-  # C2D and I3D have their temporal pool as block 2, between res2 and res3.
-  block = stage - 1 + (model in ('c2d', 'i3d') and stage > 2)
-  pathway = ''
-  if model == 'slowfast':
-    pathway = f'.multipathway_blocks.{_pathway_number(fields)}'
-  # In front of the head: that pool, or SlowFast's concatenation.
-  return fields | {
-    'b': f'{block}{pathway}',
-    'blocks': f'blocks.{block}{pathway}.res_blocks',
-    'f': block,
-    'h': 5 if model == 'slow' else 6,
-  }
-
-
-# pytorchvideo f3142bb, models/resnet.py, slowfast.py (hub files).
-_PYTORCHVIDEO = Format(
-  rules=(
-    ('{p}stem/layer', 'blocks.{b}.[conv|norm]'),
-    ('fuse_stem', 'blocks.0.multipathway_fusion.[conv_fast_to_slow|norm]'),
-    ('fuse_res{s}', 'blocks.{f}.multipathway_fusion.[conv_fast_to_slow|norm]'),
-    ('{p}res{s}/block{i}/shortcut', '{blocks}.{i}.branch1_[conv|norm]'),
-    ('{p}res{s}/block{i}/{c}', '{blocks}.{i}.branch2.[conv|norm]_{c}'),
-    ('head/classifier', 'blocks.{h}.proj'),
-  ),
-  leaves=_TORCH_LEAVES,
-  fields=_pytorchvideo_fields,
-  models=_OF_FACEBOOK,
-)
-
-
-def _caffe2_fields(fields: dict, model: str, last: dict) -> dict:
-  # Laterals are named after the fast block whose output they take.
-  return fields | {
-    'p': 't_' if fields.get('p') == 'fast_' else '',
-    'last': last.get(f'fast_res{fields.get("s")}'),
-  }
-
-
-# PySlowFast 287ec00, utils/c2_model_loading.py.
-_CAFFE2 = Format(
-  rules=(
-    ('{p}stem/layer', '[{p}conv1|{p}res_conv1_bn]'),
-    ('fuse_stem', 't_pool1_subsample[|_bn]'),
-    ('fuse_res{s}', 't_res{s}_{last}_branch2c_bn_subsample[|_bn]'),
-    ('{p}res{s}/block{i}/shortcut', '{p}res{s}_{i}_branch1[|_bn]'),
-    ('{p}res{s}/block{i}/{c}', '{p}res{s}_{i}_branch2{c}[|_bn]'),
-    ('{p}res{s}/nonlocal{i}/norm', 'nonlocal_conv{s}_{i}_bn'),
-    ('{p}res{s}/nonlocal{i}/{n}', 'nonlocal_conv{s}_{i}_{n}'),
-    ('{p}res{s}/nonlocal{i}/{n}/conv', 'nonlocal_conv{s}_{i}_{n}'),
-    ('head/classifier', 'pred'),
-  ),
-  leaves={
-    'kernel': '_w',
-    'scale': '_s',
-    'bias': '_b',
-    'mean': '_rm',
-    'var': '_riv',
-  },
-  fields=_caffe2_fields,
-  models=_OF_FACEBOOK,
-)
-
-
-def _row_name(fields: dict, ending: str) -> str:
-  """Rows of three frames have names, with an ending; other ones numbers."""
-  row, count = fields.get('t', (0, 3))
-  if count == 3:
-    return ('prev', 'curr', 'next')[row] + ending
-  return f'blending_layers.{row}'
-
-
-def _layer_fields(fields: dict, model: str, last: dict) -> dict:
-  """Stages count from 1 and convolutions from 1."""
-  return fields | {
-    's': int(fields.get('s') or 2) - 1,
-    'c': 'abc'.index(fields.get('c') or 'a') + 1,
-    't': _row_name(fields, '_se'),
-  }
-
-
-# torchvision's ResNet, which timm's and MIT's follow; what it lacks is called
-# as in IBM/action-recognition-pytorch 67cc96f.
-_TORCHVISION = Format(
-  rules=(
-    ('stem/layer', '[conv|bn]1'),
-    ('res{s}/block{i}/shortcut', 'layer{s}.{i}.downsample.[0|1]'),
-    ('res{s}/block{i}/{c}', 'layer{s}.{i}.[conv|bn]{c}'),
-    ('res{s}/block{i}/{c}_t', 'layer{s}.{i}.[conv|bn]{c}_t'),
-    ('res{s}/block{i}/temporal', 'layer{s}.{i}.tam.{t}.fc1'),
-    ('head/classifier', 'fc'),
-  ),
-  leaves=_TORCH_LEAVES,
-  fields=_layer_fields,
-)
-
-
-def _biglittle_fields(fields: dict, model: str, last: dict) -> dict:
-  # Where a block strides, a pool comes first in its shortcut.
-  first = 0 if fields.get('r') == 'little' else 1
-  return _layer_fields(fields, model, last) | {
-    'd': first,
-    'e': first + 1,
-    't': _row_name(fields, ''),
-  }
-
-
-# IBM/BigLittleNet dff4654 and IBM/bLVNet-TAM feadcd3.
-_BIGLITTLE = Format(
-  rules=(
-    ('stem/layer', '[conv|bn]1'),
-    ('stem/big', '[b_conv0|bn_b0]'),
-    ('stem/little{k}', '[l_conv|bn_l]{k}'),
-    ('stem/merge', '[bl_init|bn_bl_init]'),
-    ('stem/temporal', 'tam.{t}'),
-    ('res{s}/temporal', 'layer{s}.tam.{t}'),
-    ('res{s}/{r}/block{i}/shortcut', 'layer{s}.{r}.{i}.downsample.[{d}|{e}]'),
-    ('res{s}/{r}/block{i}/{c}', 'layer{s}.{r}.{i}.[conv|bn]{c}'),
-    ('res{s}/expand', 'layer{s}.little_e.[0|1]'),
-    ('res{s}/fusion/{c}', 'layer{s}.fusion.0.[conv|bn]{c}'),
-    ('res{s}/block{i}/shortcut', 'layer{s}.{i}.downsample.[{d}|{e}]'),
-    ('res{s}/block{i}/{c}', 'layer{s}.{i}.[conv|bn]{c}'),
-    ('res{s}/block{i}/temporal', 'layer{s}.{i}.tam.{t}'),
-    ('head/classifier', 'fc'),
-  ),
-  leaves=_TORCH_LEAVES,
-  fields=_biglittle_fields,
-  models=('blresnet', 'blvnet_tam'),
-)
-
-# mmaction2, models/backbones/resnet.py, resnet3d_slowonly.py. Its I3D has names
-# and shapes of ours but strides time in the stem, and its SlowFast has no
-# normalisation in the laterals; its C2D pools without padding: those are other
-# networks.
-_MMACTION2 = Format(
-  rules=(
-    ('stem/layer', 'backbone.conv1.[conv|bn]'),
-    ('res{s}/block{i}/shortcut', 'backbone.layer{s}.{i}.downsample.[conv|bn]'),
-    ('res{s}/block{i}/{c}', 'backbone.layer{s}.{i}.conv{c}.[conv|bn]'),
-    ('head/classifier', 'cls_head.fc_cls'),
-  ),
-  leaves=_TORCH_LEAVES,
-  fields=_layer_fields,
-  models=('slow', 'tsn', 'tsm'),
-)
-
-FORMATS = {
-  'pyslowfast': _PYSLOWFAST,
-  'pytorchvideo': _PYTORCHVIDEO,
-  'caffe2': _CAFFE2,
-  'mmaction2': _MMACTION2,
-  'torchvision': _TORCHVISION,
-  'biglittle': _BIGLITTLE,
-}
+  pattern: re.Pattern
+  names: tuple[str, ...]
+  place: int
+  count: int
 
 
 def names(
@@ -248,7 +75,7 @@ def names(
   model: str,
   *,
   may_lack: Callable[[Path], bool] = lambda path: False,
-) -> dict[str, Path]:
+) -> dict[str, tuple[Part, ...]]:
   """All names of a network's parameters and statistics in a format.
 
   Args:
@@ -259,8 +86,9 @@ def names(
       then it is not in the result.
 
   Returns:
-    Our path, the collection first, by their name, in our tree's order. Empty
-    where the framework has no such network.
+    By their name, in our tree's order, what the tensor has of ours: parts that
+    are joined along its first axis, our last one. Empty where the framework
+    has no such network.
 
   Raises:
     ValueError: Two variables have one name: a mistake in the rules.
@@ -268,50 +96,75 @@ def names(
   form = FORMATS[format_name]
   if form.models and model not in form.models:
     return {}
-  paths: list[Path] = []
-  rows: dict[Path, tuple[int, int]] = {}
-  for keys, leaf in jax.tree_util.tree_leaves_with_path(variables):
-    path = tuple(key.key for key in keys)
-    if path[-2:] == ('temporal', 'kernel'):
-      count = leaf.shape[0]
-      rows |= {(*path, i): (i, count) for i in range(count)}
-      paths += [(*path, i) for i in range(count)]
-    else:
-      paths.append(path)
+  leaves = {
+    tuple(key.key for key in keys): leaf
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(variables)
+  }
   last: dict[str, int] = {}
-  for path in paths:
+  for path in leaves:
     for stage, block in zip(path, path[1:], strict=False):
-      if match := re.fullmatch(r'block(\d+)', str(block)):
+      if match := re.fullmatch(r'block(\d+)', block):
         last[stage] = max(last.get(stage, 0), int(match[1]))
-  rules = [(_pattern(ours), theirs) for ours, theirs in _each(form.rules)]
-  found: dict[str, Path] = {}
-  for path in paths:
-    *module, leaf = path[:-1] if path in rows else path
-    module = '/'.join(module[1:])
-    matches = [(rule.fullmatch(module), theirs) for rule, theirs in rules]
-    match, theirs = next((m for m in matches if m[0]), (None, ''))
-    if match is None and may_lack(path):
+  rules = list(_each(form.rules))
+  found: dict[str, list[Part | None]] = {}
+  for path, leaf in leaves.items():
+    rule, fields, ending = _rule_of(rules, path, form)
+    if rule is None and may_lack(path):
       continue
-    if match is None:
+    if rule is None:
       return {}
-    fields = match.groupdict() | ({'t': rows[path]} if path in rows else {})
-    fields = form.fields(fields, model, last)
-    name = theirs.format(**fields) + form.leaves[leaf]
-    if name in found:
-      raise ValueError(f'{path} and {found[name]} are both called {name}.')
-    found[name] = path
-  return found
+    for part, row_fields, theirs in _parts(path, leaf.shape, rule):
+      values = form.fields(fields | row_fields, model, last)
+      name = theirs.format(**values) + ending
+      parts = found.setdefault(name, [None] * rule.count)
+      if parts[rule.place] is not None:
+        raise ValueError(f'{path} and {parts} are both called {name}.')
+      parts[rule.place] = part
+  if any(None in parts for parts in found.values()):
+    return {}  # A tensor of which the network has some variables only.
+  return {name: tuple(parts) for name, parts in found.items()}
 
 
-def _each(rules: tuple[tuple[str, str], ...]) -> Iterator[tuple[str, str]]:
+def _rule_of(
+  rules: list[_Rule], path: Path, form: Format
+) -> tuple[_Rule | None, dict, str]:
+  """The rule for a variable, the fields of its path, and the name's ending."""
+  module, whole = '/'.join(path[1:-1]), '/'.join(path[1:])
+  for rule in rules:
+    if match := rule.pattern.fullmatch(module):
+      return rule, match.groupdict(), form.leaves[path[-1]]
+    if match := rule.pattern.fullmatch(whole):
+      return rule, match.groupdict(), ''
+  return None, {}, ''
+
+
+def _parts(
+  path: Path, shape: tuple[int, ...], rule: _Rule
+) -> Iterator[tuple[Part, dict, str]]:
+  """Yields parts of a variable with fields of their names, and the names."""
+  if path[-2:] == ('temporal', 'kernel'):
+    for row in range(shape[0]):
+      yield Part(path, row), {'t': (row, shape[0])}, rule.names[0]
+  elif len(rule.names) == 1:
+    yield Part(path), {}, rule.names[0]
+  else:
+    width = shape[-1] // len(rule.names)
+    for i, name in enumerate(rule.names):
+      yield Part(path, columns=(i * width, (i + 1) * width)), {}, name
+
+
+def _each(rules) -> Iterator[_Rule]:
   """Yields rules; one of a layer becomes those of its two parts."""
   for ours, theirs in rules:
-    if '[' not in theirs:
-      yield ours, theirs
+    paths = (ours,) if isinstance(ours, str) else ours
+    names = (theirs,) if isinstance(theirs, str) else theirs
+    if '[' not in names[0]:
+      for place, path in enumerate(paths):
+        yield _Rule(_pattern(path), names, place, len(paths))
       continue
     for choice, part in enumerate(('conv', 'norm'), 1):
-      name = re.sub(r'\[(.*?)\|(.*?)\]', rf'\{choice}', theirs)
-      yield f'{ours}/{part}', name
+      name = re.sub(r'\[(.*?)\|(.*?)\]', rf'\{choice}', names[0])
+      yield _Rule(_pattern(f'{ours}/{part}'), (name,), 0, 1)
 
 
 def _pattern(ours: str) -> re.Pattern:

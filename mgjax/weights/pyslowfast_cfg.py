@@ -7,12 +7,12 @@ the mode of non-local blocks, the pixels' mean.
 
 import reprlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-import ml_collections
 import yaml
 
 from mgjax.errors import ConfigError
+from mgjax.weights.facts import Fact
 
 NETWORKS = ('slowfast', 'slow', 'i3d', 'c2d')
 _MAX_CHARACTERS = 2**20  # Of a configuration; real ones have 2^14.
@@ -28,20 +28,6 @@ _ONLY = (
   ('DATA.REVERSE_INPUT_CHANNEL', False),
   ('DETECTION.ENABLE', False),
 )
-
-
-class Fact(NamedTuple):
-  """What a file says about a field.
-
-  Attributes:
-    field: Of our config, such as 'model.depth'.
-    value: Of that field.
-    source: Where the file says so, such as 'RESNET.DEPTH'.
-  """
-
-  field: str
-  value: Any
-  source: str
 
 
 class _Loader(yaml.SafeLoader):
@@ -150,15 +136,6 @@ def facts(cfg: dict) -> list[Fact]:
   add('data.crop_px', 'DATA.TRAIN_CROP_SIZE')
   add('eval.crop_px', 'DATA.TEST_CROP_SIZE')
   return found
-
-
-def apply(config: ml_collections.ConfigDict, known: list[Fact]) -> None:
-  """Sets fields of a config, in place."""
-  for fact in known:
-    section, _, name = fact.field.rpartition('.')
-    config[section][name] = fact.value
-    if fact.field == 'model.depth':
-      config.model.blocks = ()
 
 
 def _find(cfg: dict, key: str) -> Any:

@@ -10,7 +10,6 @@ has the reasons), and tensors are read only when they are asked for.
 """
 
 import io
-import json
 import math
 import os
 import pathlib
@@ -19,31 +18,18 @@ import zipfile
 from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from mgjax import files
 from mgjax.errors import ConfigError
-from mgjax.weights import unpickling
-from mgjax.weights.tensors import Damaged, Tensor, sizes, tensor_of_bytes
+from mgjax.weights import safetensors_files, unpickling
+from mgjax.weights.tensors import Damaged, Tensor
 from mgjax.weights.unpickling import STORAGES, Unpickler
 
 # torch.save before 1.6 starts with this number, pickled.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 # The structure of a checkpoint of 10^4 tensors is about 2 MB.
 _MAX_STRUCTURE = 2**28
-_SAFETENSORS = {
-  'F64': '<f8',
-  'F32': '<f4',
-  'F16': '<f2',
-  'BF16': ml_dtypes.bfloat16,
-  'I64': '<i8',
-  'I32': '<i4',
-  'I16': '<i2',
-  'I8': 'i1',
-  'U8': 'u1',
-  'BOOL': '?',
-}
 
 
 def load(path: pathlib.Path) -> dict:
@@ -51,7 +37,8 @@ def load(path: pathlib.Path) -> dict:
 
   Returns:
     Nested dicts with a `Tensor` for every tensor or array; other values as
-    they are, objects of a few known classes as empty or plain dicts.
+    they are, objects of a few known classes as empty or plain dicts. What else
+    .safetensors have is under safetensors_files.METADATA.
 
   Raises:
     ConfigError: The file cannot be read, is of another format, is damaged, or
@@ -64,7 +51,7 @@ def load(path: pathlib.Path) -> dict:
       if head[:4] == b'PK\x03\x04':
         content = _load_zip(path)
       elif head[8:9] == b'{':
-        content = _load_safetensors(file)
+        content = safetensors_files.load(path)
       else:
         content = _load_pickles(file)
   except OSError as error:
@@ -152,29 +139,6 @@ def _load_pickles(file: io.BufferedIOBase):
       raise Damaged(f'storage {key} is incomplete')
   if not all(data for _, _, data in storages.values()):
     raise Damaged('a storage is missing')
-  return content
-
-
-def _load_safetensors(file: io.BufferedIOBase) -> dict:
-  (length,) = struct.unpack('<Q', file.read(8))
-  if length > _MAX_STRUCTURE:
-    raise Damaged('its header is too large')
-  header = json.loads(file.read(length))
-  data = file.read()
-  content = {}
-  left = len(data)  # Tensors do not overlap.
-  for name, entry in header.items():
-    if name == '__metadata__':
-      continue
-    start, end = sizes(entry['data_offsets'])
-    if entry['dtype'] not in _SAFETENSORS or end > len(data):
-      raise Damaged(f'{name} is of an unknown type or incomplete')
-    left -= end - start
-    if end < start or left < 0:
-      raise Damaged(f'{name} overlaps others')
-    content[name] = tensor_of_bytes(
-      data[start:end], np.dtype(_SAFETENSORS[entry['dtype']]), entry['shape']
-    )
   return content
 
 

@@ -343,7 +343,7 @@ for _opcode, _check in (
 
 
 def finished(content, size: int):
-  """Puts a `Tensor` in the place of every array in dicts; the rest stays.
+  """Puts a `Tensor` in the place of every array in dicts and lists.
 
   Args:
     content: What an unpickler made.
@@ -371,7 +371,10 @@ def finished(content, size: int):
       found = {key: item for key, (item, _) in parts.items()}
       count = sum(n for _, n in parts.values())
     else:
-      found, count = value, sum(finish(item)[1] for item in value)
+      items = [finish(item) for item in value]
+      found, count = value, sum(n for _, n in items)
+      if isinstance(value, list):
+        found = [item for item, _ in items]
     if count > _max_items(size):
       raise Damaged('its containers unfold to more than the file')
     known[id(value)] = found, 1 + count

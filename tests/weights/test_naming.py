@@ -74,9 +74,9 @@ def test_every_name_and_shape_of_a_network_is_that_of_the_framework(network):
   form = 'pyslowfast' if network.startswith('pysf') else 'pytorchvideo'
   tree = shapes_of(network)
   found = {}
-  for name, path in naming.names(form, tree, model).items():
+  for name, (part,) in naming.names(form, tree, model).items():
     leaf = tree
-    for key in path:
+    for key in part.path:
       leaf = leaf[key]
     shape = matching.to_theirs(np.broadcast_to(0, leaf.shape)).shape
     found[name] = list(shape)
@@ -112,7 +112,7 @@ def test_torchvision_names_are_those_of_its_resnet():
     ('layer3.5.bn1.running_mean', 'batch_stats/res4/block5/a/norm/mean'),
     ('fc.bias', 'params/head/classifier/bias'),
   ):
-    assert '/'.join(names[name]) == path
+    assert '/'.join(names[name][0].path) == path
 
 
 def test_a_network_that_a_framework_lacks_has_no_names_there():

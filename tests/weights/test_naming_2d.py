@@ -84,8 +84,8 @@ def test_a_shifting_network_is_not_taken_for_one_that_does_not():
 def test_an_image_network_starts_aggregation_anew_on_request():
   tree = shapes('tam', 5, blocks=(1, 1), width=8)
   state = {
-    name: tensor(np.zeros(_torch_shape(tree, path), np.float32))
-    for name, path in naming.names('torchvision', tree, 'tam').items()
+    name: tensor(np.zeros(_torch_shape(tree, part), np.float32))
+    for name, (part,) in naming.names('torchvision', tree, 'tam').items()
     if '.tam.' not in name
   }
   match = lambda new: matching.match_state(
@@ -95,10 +95,10 @@ def test_an_image_network_starts_aggregation_anew_on_request():
   assert not match(('temporal',)).problems
 
 
-def _torch_shape(tree, path):
-  for key in path[:-1] if isinstance(path[-1], int) else path:
+def _torch_shape(tree, part):
+  for key in part.path:
     tree = tree[key]
-  shape = matching.to_theirs(np.broadcast_to(0, tree.shape)).shape
+  shape = matching.their_shape((part,), {part.path: tree.shape})
   return (*shape[:2], *shape[3:]) if len(shape) == 5 else shape
 
 
@@ -108,5 +108,5 @@ def _torch_shape(tree, path):
 def test_rows_of_an_aggregation_have_names_of_their_own(tam_frames, name):
   tree = shapes('blvnet_tam', 5, blocks=(3, 1), width=8, tam_frames=tam_frames)
   names = naming.names('biglittle', tree, 'blvnet_tam')
-  path = ('params', 'stem', 'temporal', 'kernel', 0)
-  assert names[f'tam.{name}.weight'] == path
+  part = naming.Part(('params', 'stem', 'temporal', 'kernel'), row=0)
+  assert names[f'tam.{name}.weight'] == (part,)

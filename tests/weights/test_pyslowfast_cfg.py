@@ -5,7 +5,7 @@ import yaml
 
 from configs import kinetics400
 from mgjax.cli import ConfigError
-from mgjax.weights import pyslowfast_cfg
+from mgjax.weights import facts, pyslowfast_cfg
 
 
 def cfg_of(arch='slowfast', **changes):
@@ -61,8 +61,7 @@ def dump(*args, **changes):
 
 def applied(text):
   config = kinetics400.get_config('model=slow')
-  facts = pyslowfast_cfg.facts(pyslowfast_cfg.read(text))
-  pyslowfast_cfg.apply(config, facts)
+  facts.apply(config, pyslowfast_cfg.facts(pyslowfast_cfg.read(text)))
   return config
 
 

@@ -1,0 +1,411 @@
+"""Folders as transformers' `save_pretrained` writes them.
+
+A config.json beside the weights has all options of the network; what names and
+shapes of tensors do not show, such as the heads, is in there.
+"""
+
+import pathlib
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mgjax import files
+from mgjax.errors import ConfigError
+from mgjax.weights.facts import Fact
+
+CONFIG = 'config.json'
+# Pixels are normalised by what one of these says.
+_PREPROCESSORS = ('preprocessor_config.json', 'video_preprocessor_config.json')
+_INDEX = '.index.json'
+# What a folder's weights are called; the first that is there counts.
+_WEIGHTS = ('model.safetensors', 'pytorch_model.bin')
+_ENDINGS = ('.safetensors', '.pth', '.pyth', '.pt', '.bin', '.npz', '.pkl')
+
+# By model_type: (entry, the only value), what the networks here have no option
+# for.
+_ONLY: Mapping[str, tuple[tuple[str, Any], ...]] = {
+  'videomae': (('num_channels', 3), ('hidden_act', 'gelu')),
+  'vjepa2': (('in_chans', 3), ('hidden_act', 'gelu')),
+}
+
+
+def folder_of(path: pathlib.Path) -> pathlib.Path | None:
+  """Where the configuration of weights would be; None: nowhere."""
+  if path.is_dir():
+    return path
+  named = path.name == 'pytorch_model.bin'
+  return path.parent if named or path.suffix == '.safetensors' else None
+
+
+def files_of(path: pathlib.Path) -> list[pathlib.Path]:
+  """The files of weights: the path itself, or what its folder has.
+
+  Raises:
+    ConfigError: A folder has none, or it is not clear which.
+  """
+  return _weights_in(path) if path.is_dir() else [path]
+
+
+def _weights_in(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The files of weights in a folder: one, or the parts of one."""
+  for name in _WEIGHTS:
+    if (folder / name).exists():
+      return [folder / name]
+    if (folder / (name + _INDEX)).exists():
+      index = files.read_json(folder / (name + _INDEX))
+      names = index.get('weight_map')
+      if not isinstance(names, dict) or not all(
+        isinstance(n, str) and n == pathlib.PurePath(n).name
+        for n in names.values()
+      ):
+        raise ConfigError(f'{folder / (name + _INDEX)}: has no weight_map')
+      return [folder / n for n in sorted(set(names.values()))]
+  found = sorted(p for p in folder.iterdir() if p.suffix in _ENDINGS)
+  if len(found) == 1:
+    return found
+  names_text = ', '.join(p.name for p in found) or 'none'
+  raise ConfigError(
+    f'{folder}: a folder of weights has {" or ".join(_WEIGHTS)}, or one file '
+    f'of another name; here are {names_text}'
+  )
+
+
+def read_facts(folder: pathlib.Path) -> list[Fact]:
+  """What the configuration in a folder says about our config's fields.
+
+  Args:
+    folder: Where the weights are.
+
+  Returns:
+    The network's name first; [] where there is no config.json of transformers.
+
+  Raises:
+    ConfigError: It cannot be read, or there is no such network here.
+  """
+  path = folder / CONFIG
+  if not path.exists():
+    return []
+  config = files.read_json(path)
+  if 'model_type' not in config:
+    return []  # That of a run, say.
+  try:
+    facts = _facts(config)
+    for name in _PREPROCESSORS:
+      if (folder / name).exists():
+        return facts + _pixels(files.read_json(folder / name))
+  except ConfigError as error:
+    raise ConfigError(f'{path}: {error}') from error
+  return facts
+
+
+def read_labels(folder: pathlib.Path) -> list[str]:
+  """Names of the classes, by their number; [] where they have none."""
+  path = folder / CONFIG
+  names = files.read_json(path).get('id2label') if path.exists() else None
+  if not isinstance(names, dict):
+    return []
+  try:
+    labels = [names[str(i)] for i in range(len(names))]
+  except KeyError:
+    return []
+  named = all(isinstance(label, str) for label in labels)
+  is_default = labels == _default_labels(len(labels))
+  return [] if is_default or not named else labels
+
+
+def _default_labels(count: int) -> list[str]:
+  return [f'LABEL_{i}' for i in range(count)]
+
+
+class _Reader:
+  """Takes entries of a configuration; one that is missing has its default."""
+
+  def __init__(self, config: dict):
+    self.config, self.facts = config, []
+
+  def add(
+    self,
+    field: str,
+    keys: str,
+    read: Callable[..., Any],
+    *defaults: Any,
+  ) -> None:
+    """Adds a fact about a field, read from entries: 'one two'."""
+    names = keys.split()
+    values = [
+      self.config.get(name, default)
+      for name, default in zip(names, defaults, strict=True)
+    ]
+    try:
+      value = read(*values)
+    except (TypeError, ValueError, IndexError, OverflowError) as error:
+      found = ', '.join(
+        f'{n}={reprlib.repr(v)}' for n, v in zip(names, values, strict=True)
+      )
+      raise ConfigError(f'has {found}, which is of no known form') from error
+    self.facts.append(Fact(field, value, ' and '.join(names), CONFIG))
+
+
+def _facts(config: dict) -> list[Fact]:
+  """What a configuration says, with the defaults of transformers' classes.
+
+  Raises:
+    ConfigError: There is no such network here, or a value is of no known form.
+
+  Source: transformers 5.24.0, configuration_videomae.py and
+    configuration_vjepa2.py.
+  """
+  kind = config['model_type']
+  if kind not in _FACTS:
+    raise ConfigError(
+      f'has model_type={reprlib.repr(kind)}; of the networks of transformers '
+      f'there are {", ".join(_FACTS)} here'
+    )
+  for key, only in _ONLY[kind]:
+    if config.get(key, only) != only:
+      raise ConfigError(
+        f'has {key}={reprlib.repr(config[key])}; the networks here have '
+        f'{only!r} only'
+      )
+  reader = _Reader(config)
+  reader.facts.append(Fact('model.name', 'vit', 'model_type', CONFIG))
+  _FACTS[kind](reader)
+  labels, count = config.get('id2label'), config.get('num_labels')
+  if isinstance(labels, dict) or count is not None:
+    reader.add(
+      'model.num_classes',
+      'id2label' if count is None else 'num_labels',
+      (lambda names: len(names)) if count is None else _integer,
+      None,
+    )
+  return reader.facts
+
+
+def _videomae(reader: _Reader) -> None:
+  add = reader.add
+  fixed = lambda value: lambda _: value
+  add('model.positions', 'model_type', fixed('sincos'), None)
+  add('model.depth', 'num_hidden_layers', _integer, 12)
+  add('model.width', 'hidden_size', _integer, 768)
+  add('model.heads', 'num_attention_heads', _integer, 12)
+  add(
+    'model.mlp_width',
+    'hidden_size intermediate_size',
+    lambda width, hidden: _mlp_width(_integer(width), _integer(hidden)),
+    768,
+    3072,
+  )
+  add('model.patch_px', 'patch_size', _side, 16)
+  add('model.tubelet_frames', 'tubelet_size', _integer, 2)
+  add(
+    'model.position_grid',
+    'num_frames image_size',
+    lambda frames, size: (_integer(frames), *_sides(size)),
+    16,
+    224,
+  )
+  add('model.qkv_bias', 'qv_bias', lambda v: 'qv' if _truth(v) else '', True)
+  add('model.layer_norm_eps', 'layer_norm_eps', _number, 1e-12)
+  add('model.head_norm_eps', 'model_type', fixed(1e-5), None)
+  add(
+    'model.pool',
+    'use_mean_pooling',
+    lambda v: 'mean' if _truth(v) else 'first',
+    True,
+  )
+  add('data.num_frames', 'num_frames', _integer, 16)
+  for section in ('data', 'eval'):
+    add(f'{section}.crop_px', 'image_size', lambda v: _sides(v)[0], 224)
+    add(f'{section}.crop_width_px', 'image_size', _other_side, 224)
+
+
+def _vjepa2(reader: _Reader) -> None:
+  add = reader.add
+  fixed = lambda value: lambda _: value
+  add('model.positions', 'model_type', fixed('rope'), None)
+  add('model.depth', 'num_hidden_layers', _integer, 24)
+  add('model.width', 'hidden_size', _integer, 1024)
+  add('model.heads', 'num_attention_heads', _integer, 16)
+  add(
+    'model.mlp_width',
+    'hidden_size mlp_ratio',
+    lambda width, ratio: _mlp_width(
+      _integer(width), int(_integer(width) * _number(ratio))
+    ),
+    1024,
+    4.0,
+  )
+  add('model.patch_px', 'patch_size', _side, 16)
+  add('model.tubelet_frames', 'tubelet_size', _integer, 2)
+  add('model.qkv_bias', 'qkv_bias', lambda v: 'qkv' if _truth(v) else '', True)
+  for name in ('layer_norm_eps', 'head_norm_eps'):
+    add(f'model.{name}', 'layer_norm_eps', _number, 1e-6)
+  add('model.pool', 'model_type', fixed('probe'), None)
+  add('model.probe_blocks', 'num_pooler_layers', _integer, 3)
+  add('model.probe_heads', 'model_type', fixed(0), None)
+  add('data.num_frames', 'frames_per_clip', _integer, 64)
+  add('data.crop_px', 'crop_size', _side, 256)
+  add('eval.crop_px', 'crop_size', _side, 256)
+
+
+_FACTS: Mapping[str, Callable[[_Reader], None]] = {
+  'videomae': _videomae,
+  'vjepa2': _vjepa2,
+}
+
+
+def _pixels(config: dict) -> list[Fact]:
+  """How a preprocessor normalises pixels."""
+  reader = _Reader(config)
+  for field, key in (('data.mean', 'image_mean'), ('data.std', 'image_std')):
+    if key in config:
+      reader.add(field, key, lambda v: tuple(map(_number, _items(v))), None)
+  return reader.facts
+
+
+def config_of(
+  options: Mapping[str, Any],
+  *,
+  crop_px: int,
+  num_frames: int,
+  labels: Sequence[str] = (),
+) -> dict[str, Any]:
+  """The configuration of a network for transformers.
+
+  Args:
+    options: Fields of config.model.
+    crop_px: Height and width of clips. V-JEPA 2 counts rows and columns by it.
+    num_frames: Of clips.
+    labels: Names of the classes, in their order; (): they have none.
+
+  Raises:
+    ConfigError: transformers has no such network; names the option.
+  """
+  kind = {'sincos': 'videomae', 'rope': 'vjepa2'}.get(options.get('positions'))
+  if options['name'] != 'vit' or kind is None:
+    raise ConfigError(
+      f'--to=huggingface has no network like {options["name"]!r}'
+    )
+  names = list(labels) or _default_labels(options['num_classes'])
+  config = {
+    'model_type': kind,
+    'num_hidden_layers': options['depth'],
+    'hidden_size': options['width'],
+    'num_attention_heads': options['heads'],
+    'patch_size': options['patch_px'],
+    'tubelet_size': options['tubelet_frames'],
+    'hidden_act': 'gelu',
+    'layer_norm_eps': options['layer_norm_eps'],
+    'drop_path_rate': options['drop_path'],
+    'id2label': {str(i): name for i, name in enumerate(names)},
+    'label2id': {name: i for i, name in enumerate(names)},
+  }
+  hidden = options['mlp_width'] or 4 * options['width']
+  if kind == 'videomae':
+    _refuse_others(options, 'pool', ('mean', 'first'))
+    _refuse_others(options, 'qkv_bias', ('qv', ''))
+    frames, height, width = options['position_grid']
+    del config['drop_path_rate']
+    return config | {
+      'architectures': ['VideoMAEForVideoClassification'],
+      'intermediate_size': hidden,
+      'num_channels': 3,
+      # The grid of the table: transformers takes clips of this size only.
+      'num_frames': frames,
+      'image_size': height if height == width else [height, width],
+      'qv_bias': options['qkv_bias'] == 'qv',
+      'use_mean_pooling': options['pool'] == 'mean',
+    }
+  _refuse_others(options, 'pool', ('probe',))
+  _refuse_others(options, 'qkv_bias', ('qkv', ''))
+  _refuse_others(options, 'probe_heads', (0, options['heads']))
+  return config | {
+    'architectures': ['VJEPA2ForVideoClassification'],
+    'mlp_ratio': _ratio(hidden, options['width']),
+    'in_chans': 3,
+    'frames_per_clip': num_frames,
+    'crop_size': crop_px,
+    'qkv_bias': options['qkv_bias'] == 'qkv',
+    'num_pooler_layers': options['probe_blocks'],
+    # The predictor of the pre-training is made with every model, and not used.
+    'pred_hidden_size': options['heads'] * 12,
+    'pred_num_attention_heads': options['heads'],
+    'pred_num_hidden_layers': 1,
+  }
+
+
+def constants(kind: str, layer_norm_eps: float) -> dict[str, Any]:
+  """Options of config.model that transformers has no entry for.
+
+  Args:
+    kind: model_type.
+    layer_norm_eps: Of the entry of this name.
+  """
+  eps = 1e-5 if kind == 'videomae' else layer_norm_eps
+  return {'head_norm_eps': eps}
+
+
+def _refuse_others(
+  options: Mapping[str, Any], name: str, accepted: tuple
+) -> None:
+  if options[name] not in accepted:
+    raise ConfigError(
+      f'--to=huggingface: model.{name} is {options[name]!r}; of networks with '
+      f'positions={options["positions"]!r} transformers has those with '
+      f'{" or ".join(map(repr, accepted))} only'
+    )
+
+
+def _ratio(hidden: int, width: int) -> float:
+  """A ratio of which transformers makes int(width * ratio) hidden features."""
+  ratio = hidden / width
+  return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
+
+
+def _mlp_width(width: int, hidden: int) -> int:
+  """config.model.mlp_width: 0 stands for four times the width."""
+  return 0 if hidden == 4 * width else hidden
+
+
+def _integer(value: Any) -> int:
+  if type(value) is not int or not 0 <= value < 2**31:
+    raise TypeError
+  return value
+
+
+def _number(value: Any) -> float:
+  if type(value) not in (int, float):
+    raise TypeError
+  return float(value)
+
+
+def _truth(value: Any) -> bool:
+  if not isinstance(value, bool):
+    raise TypeError
+  return value
+
+
+def _items(value: Any) -> list:
+  if not isinstance(value, list) or len(value) != 3:
+    raise TypeError
+  return value
+
+
+def _sides(value: Any) -> tuple[int, int]:
+  """Height and width: a pair of them, or one number."""
+  if isinstance(value, list) and len(value) == 2:
+    return _integer(value[0]), _integer(value[1])
+  return (_integer(value),) * 2
+
+
+def _side(value: Any) -> int:
+  height, width = _sides(value)
+  if height != width:
+    raise ValueError
+  return height
+
+
+def _other_side(value: Any) -> int | None:
+  """The width, where it is not the height."""
+  height, width = _sides(value)
+  return None if height == width else width
