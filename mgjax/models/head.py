@@ -5,8 +5,9 @@ grid of a schedule.
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -31,9 +32,18 @@ _STD_OF_FRAMES = 0.001
 class VideoNetwork(nn.Module, network_options.Given, kw_only=True):
   """What every network has besides its options (config/network_options.py).
 
+  Attributes:
+    head_modules: Names of the modules behind the backbone: what classifies,
+      and what pools by learned attention.
+    additions: Names of parameters that are added to features and weigh none,
+      such as tables of positions and tokens of classes.
+
   Raises:
     ValueError: An option has a value that is not accepted.
   """
+
+  head_modules: ClassVar[tuple[str, ...]] = (HEAD,)
+  additions: ClassVar[tuple[str, ...]] = ()
 
   def __post_init__(self):
     super().__post_init__()
@@ -58,6 +68,21 @@ class VideoNetwork(nn.Module, network_options.Given, kw_only=True):
       num_frames: Of the training clips.
     """
     return num_frames, 32, 32
+
+  def layer_of(self, path: tuple[str, ...]) -> int | None:
+    """Number of the layer that a parameter belongs to, from the pixels on.
+
+    Of a residual network, the stem is layer 0, and stages 1, 2, ... follow.
+
+    Args:
+      path: The names on the way to it.
+
+    Returns:
+      0 or more; None: the last layer, behind all that have a number.
+    """
+    # All networks of residual stages name them so; SlowFast's have a prefix.
+    found = re.fullmatch(r'([a-z]+_)?(stem|res(\d+))', path[0])
+    return found and (int(found[3]) - 1 if found[3] else 0)
 
   @property
   def draws_by_clip(self) -> bool:
