@@ -19,7 +19,7 @@ import bisect
 import contextlib
 import functools
 import io
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import av
@@ -76,6 +76,14 @@ class Crop(NamedTuple):
   x: int  # First column.
   height: int
   width: int
+
+
+class View(NamedTuple):
+  """A part of frames that are resized."""
+
+  height: int  # Of the resized frame, in pixels.
+  width: int
+  crop: Crop
 
 
 @contextlib.contextmanager
@@ -186,7 +194,26 @@ class Video:
     Raises:
       DecodeError: A needed packet is damaged.
     """
-    convert = self._converter(height, width, crop or Crop(0, 0, height, width))
+    crop = crop or Crop(0, 0, height, width)
+    (pixels,) = self.views(indices, [View(height, width, crop)])
+    return pixels
+
+  def views(
+    self, indices: np.ndarray, views: Sequence[View]
+  ) -> list[np.ndarray]:
+    """Decodes frames once, and resizes and crops them in several ways.
+
+    Args:
+      indices: As those of `frames`.
+      views: The ways.
+
+    Returns:
+      For each what `frames` returns.
+
+    Raises:
+      DecodeError: A needed packet is damaged.
+    """
+    convert = self._converter(views)
     wanted = {self._pts[i] for i in indices}
     if self._in_order:
       found = self._collect(self.decode_all(), wanted, convert)
@@ -198,7 +225,10 @@ class Video:
         # (open groups of pictures). Only a decode from the start then
         # shows whether the file is damaged.
         found = self._collect(self.decode_all(), wanted, convert)
-    return np.stack([found[self._pts[i]] for i in indices])
+    return [
+      np.stack([found[self._pts[i]][number] for i in indices])
+      for number in range(len(views))
+    ]
 
   def decode_all(self) -> Iterator[av.VideoFrame]:
     """Yields every frame, in the order in which it is shown.
@@ -313,6 +343,13 @@ class Video:
     return orientation(first).turns if first else 0
 
   def _converter(
+    self, views: Sequence[View]
+  ) -> Callable[[av.VideoFrame], list[np.ndarray]]:
+    """Returns a function from a decoded frame to the views of it."""
+    converters = [self._view_converter(*view) for view in views]
+    return lambda frame: [convert(frame) for convert in converters]
+
+  def _view_converter(
     self, height: int, width: int, crop: Crop
   ) -> Callable[[av.VideoFrame], np.ndarray]:
     """Returns a function from a decoded frame to the crop of it."""
@@ -355,8 +392,8 @@ class Video:
     self,
     frames: Generator[av.VideoFrame],
     wanted: set[int],
-    convert: Callable[[av.VideoFrame], np.ndarray],
-  ) -> dict[int, np.ndarray]:
+    convert: Callable[[av.VideoFrame], list[np.ndarray]],
+  ) -> dict[int, list[np.ndarray]]:
     """Converts the first frame of each wanted time stamp (or number)."""
     found = {}
     with contextlib.closing(frames), errors_of_video('damaged'):
