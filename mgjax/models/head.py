@@ -102,6 +102,8 @@ class Head(nn.Module):
     dropout: Rate before the classifier, in training.
     per_frame: Whether each frame is classified by itself.
     dtype: Compute type of the network.
+    std: Standard deviation of the classifier's initial weights; None: 0.01, or
+      0.001 of frames.
 
   Source: PySlowFast 287ec00, models/head_helper.py, ResNetBasicHead: global
     pooling with the short cycle on, windows of the training clip's size
@@ -115,6 +117,7 @@ class Head(nn.Module):
   dropout: float
   per_frame: bool = False
   dtype: Any = jnp.float32
+  std: float | None = None
 
   @nn.compact
   def __call__(
@@ -150,7 +153,9 @@ class Head(nn.Module):
       features = [x.mean(axes) for x in pathways]
     x = jnp.concatenate(features, axis=-1)
     x = Dropout(self.dropout)(x, clip_index, deterministic=deterministic)
-    std = _STD_OF_FRAMES if self.per_frame else _STD_OF_CLIPS
+    std = self.std
+    if std is None:
+      std = _STD_OF_FRAMES if self.per_frame else _STD_OF_CLIPS
     x = nn.Dense(
       self.num_classes,
       dtype=dtype,
@@ -210,6 +215,7 @@ def classify(
   clip_index: ClipIndex,
   per_frame: bool = False,
   windows: Sequence[Window] | None = None,
+  std: float | None = None,
 ) -> Float[Array, 'B *positions K']:
   """Ends a network's `__call__`: its head, from its attributes.
 
@@ -218,7 +224,7 @@ def classify(
     pathways: Features of each pathway.
     in_training: Whether batch norm is by the statistics of groups.
     deterministic: Whether dropout is off; None: where it is not in training.
-    clip_index, windows: As those of `Head`.
+    clip_index, windows, std: As those of `Head`.
     per_frame: Whether each frame is classified by itself.
   """
   if deterministic is None:
@@ -228,6 +234,7 @@ def classify(
     network.dropout,
     per_frame,
     network.dtype,
+    std,
     name=HEAD,
   )
   return head(

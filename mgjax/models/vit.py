@@ -22,8 +22,10 @@ from mgjax.models.positions import Rotation
 
 _MLP_RATIO = 4  # Of the encoder by default, of the probe always.
 
-# Source: timm's and both references' trunc_normal_(std=0.02).
-_init = nn.initializers.truncated_normal(0.02)
+# Source: timm's and both references' trunc_normal_(std=0.02), which cuts off at
+# 2, a hundred standard deviations away.
+_STD = 0.02
+_init = nn.initializers.normal(_STD)
 
 
 def _norm(eps: float, dtype: Any, name: str) -> nn.Module:
@@ -33,10 +35,25 @@ def _norm(eps: float, dtype: Any, name: str) -> nn.Module:
   )
 
 
-def _dense(features: int, dtype: Any, name: str, bias: bool = True):
+def _dense(
+  features: int, dtype: Any, name: str, bias: bool = True, scale: float = 1.0
+):
   return nn.Dense(
-    features, use_bias=bias, dtype=dtype, kernel_init=_init, name=name
+    features,
+    use_bias=bias,
+    dtype=dtype,
+    kernel_init=nn.initializers.normal(_STD * scale),
+    name=name,
   )
+
+
+def _init_scale(block: int) -> float:
+  """Factor on initial weights that V-JEPA 2 has in a block, from 0 on.
+
+  Source: facebookresearch/vjepa2 c2963a4, _rescale_blocks of
+    src/models/vision_transformer.py and attentive_pooler.py.
+  """
+  return (2 * (block + 1)) ** -0.5
 
 
 class TubeletEmbedding(nn.Module):
@@ -100,6 +117,7 @@ class SelfAttention(nn.Module):
     heads: Number of heads.
     bias: Which of query, key and value have a bias: 'qkv', 'qv' or ''.
     dtype: Compute type.
+    init_scale: Factor on the initial weights of the last layer.
 
   Source: MCG-NJU/VideoMAE 14ef8d8, modeling_finetune.py, Attention (query, key
     and value from one matrix; q_bias, v_bias).
@@ -108,6 +126,7 @@ class SelfAttention(nn.Module):
   heads: int
   bias: str = 'qkv'
   dtype: Any = jnp.float32
+  init_scale: float = 1.0
 
   @nn.compact
   def __call__(
@@ -127,14 +146,23 @@ class SelfAttention(nn.Module):
     if rotation is not None:
       query = positions.rotate(query, rotation)
       key = positions.rotate(key, rotation)
-    return _dense(width, self.dtype, 'proj')(attend(query, key, value))
+    return _dense(width, self.dtype, 'proj', scale=self.init_scale)(
+      attend(query, key, value)
+    )
 
 
 class MLP(nn.Module):
-  """Two layers with an exact GELU between them."""
+  """Two layers with an exact GELU between them.
+
+  Attributes:
+    hidden: Features between them.
+    dtype: Compute type.
+    init_scale: Factor on the initial weights of the last layer.
+  """
 
   hidden: int
   dtype: Any = jnp.float32
+  init_scale: float = 1.0
 
   @nn.compact
   def __call__(
@@ -142,7 +170,7 @@ class MLP(nn.Module):
   ) -> Float[Array, 'B tokens D']:
     y = _dense(self.hidden, self.dtype, 'fc1')(x)
     y = jax.nn.gelu(y, approximate=False)
-    return _dense(x.shape[-1], self.dtype, 'fc2')(y)
+    return _dense(x.shape[-1], self.dtype, 'fc2', scale=self.init_scale)(y)
 
 
 class Block(nn.Module):
@@ -156,6 +184,7 @@ class Block(nn.Module):
     drop_path: Share of the clips that skip a branch, in training.
     deterministic: Whether none does.
     dtype: Compute type.
+    init_scale: Factor on the initial weights of the branches' last layers.
   """
 
   heads: int
@@ -165,6 +194,7 @@ class Block(nn.Module):
   drop_path: float
   deterministic: bool
   dtype: Any = jnp.float32
+  init_scale: float = 1.0
 
   @nn.compact
   def __call__(
@@ -179,12 +209,13 @@ class Block(nn.Module):
       deterministic=self.deterministic,
     )
     y = _norm(self.eps, self.dtype, 'norm1')(x)
-    y = SelfAttention(self.heads, self.bias, self.dtype, name='attention')(
-      y, rotation
-    )
+    y = SelfAttention(
+      self.heads, self.bias, self.dtype, self.init_scale, name='attention'
+    )(y, rotation)
     x = x + drop(y)
     y = _norm(self.eps, self.dtype, 'norm2')(x)
-    return x + drop(MLP(self.mlp_width, self.dtype, name='mlp')(y))
+    mlp = MLP(self.mlp_width, self.dtype, self.init_scale, name='mlp')
+    return x + drop(mlp(y))
 
 
 class AttentiveProbe(nn.Module):
@@ -199,8 +230,6 @@ class AttentiveProbe(nn.Module):
 
   Source: facebookresearch/vjepa2 c2963a4, src/models/attentive_pooler.py. The
     cross attention has no output projection and no norm of the query.
-  Differs: Initial projections of deep layers are not scaled down there
-    (_rescale_blocks).
   """
 
   block: Any
@@ -212,7 +241,7 @@ class AttentiveProbe(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'B tokens D']) -> Float[Array, 'B D']:
     for i in range(self.num_blocks):
-      x = self.block(name=f'block{i}')(x)
+      x = self.block(init_scale=_init_scale(i), name=f'block{i}')(x)
     batch, _, width = x.shape
     query = self.param('query', _init, (width,)).astype(self.dtype)
     query = jnp.broadcast_to(query, (batch, 1, width))
@@ -225,7 +254,9 @@ class AttentiveProbe(nn.Module):
       in_heads(value),
     )
     y = _norm(self.eps, self.dtype, 'norm2')(x)
-    x = x + MLP(_MLP_RATIO * width, self.dtype, name='mlp')(y)
+    # As the last block's in front of it.
+    scale = _init_scale(max(self.num_blocks - 1, 0))
+    x = x + MLP(_MLP_RATIO * width, self.dtype, scale, name='mlp')(y)
     return x[:, 0]
 
 
@@ -236,7 +267,8 @@ class ViT(head.VideoNetwork, network_options.ViT):
     transformers 5.24.0, models/videomae. V-JEPA 2: facebookresearch/vjepa2
     c2963a4, src/models/vision_transformer.py, and transformers, models/vjepa2.
   Differs: V-JEPA 2 repeats a clip that is shorter than a tubelet; here it is
-    refused.
+    refused. Initial weights are normal; VideoMAE has torch's default in the
+    tubelet embedding, V-JEPA 2 in the classifier.
   """
 
   head_modules: ClassVar[tuple[str, ...]] = (head.HEAD, 'probe')
@@ -344,6 +376,7 @@ class ViT(head.VideoNetwork, network_options.ViT):
         self.layer_norm_eps,
         # From 0 at the first block to the full rate at the last one.
         self.drop_path * i / max(self.depth - 1, 1),
+        init_scale=_init_scale(i) if self.rescaled_init else 1.0,
         name=f'block{i}',
       )(x, rotation, clip_index)
     return head.classify(
@@ -353,6 +386,7 @@ class ViT(head.VideoNetwork, network_options.ViT):
       in_training=in_training,
       deterministic=deterministic,
       clip_index=clip_index,
+      std=self.head_std,
     )
 
   def _pool(self, x: Float[Array, 'B tokens D'], block) -> Float[Array, 'B D']:
