@@ -42,8 +42,11 @@ class VideoNetwork(nn.Module, network_options.Given, kw_only=True):
     ValueError: An option has a value that is not accepted.
   """
 
-  head_modules: ClassVar[tuple[str, ...]] = (HEAD,)
-  additions: ClassVar[tuple[str, ...]] = ()
+  head_modules: ClassVar[tuple[str, ...]] = (HEAD, 'probe')
+  additions: ClassVar[tuple[str, ...]] = (
+    *('class_token', 'position_table', 'time_table'),
+    *('rel_pos_t', 'rel_pos_h', 'rel_pos_w'),
+  )
 
   def __post_init__(self):
     super().__post_init__()
@@ -72,17 +75,33 @@ class VideoNetwork(nn.Module, network_options.Given, kw_only=True):
   def layer_of(self, path: tuple[str, ...]) -> int | None:
     """Number of the layer that a parameter belongs to, from the pixels on.
 
-    Of a residual network, the stem is layer 0, and stages 1, 2, ... follow.
+    Of a residual network, the stem is layer 0, and stages follow. Of a
+    transformer, what makes the tokens is layer 0, and blocks follow.
 
     Args:
       path: The names on the way to it.
 
     Returns:
       0 or more; None: the last layer, behind all that have a number.
+
+    Raises:
+      ValueError: The network has parts that are neither.
     """
     # All networks of residual stages name them so; SlowFast's have a prefix.
-    found = re.fullmatch(r'([a-z]+_)?(stem|res(\d+))', path[0])
-    return found and (int(found[3]) - 1 if found[3] else 0)
+    stage = re.fullmatch(r'([a-z]+_)?(stem|res(\d+))', path[0])
+    if stage:
+      return int(stage[3]) - 1 if stage[3] else 0
+    block = re.fullmatch(r'block(\d+)', path[0])
+    if block:
+      return int(block[1]) + 1
+    if path[0] == 'embed' or path[0] in self.additions:
+      return 0
+    if path[0] in (*self.head_modules, 'norm', 'pool_norm'):
+      return None
+    raise ValueError(
+      f'layer_decay needs to know the layer of {"/".join(path)}, which the '
+      'network does not tell (a method `layer_of` does); leave it at 1.'
+    )
 
   @property
   def draws_by_clip(self) -> bool:

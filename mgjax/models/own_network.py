@@ -75,8 +75,8 @@ class OwnNetwork(VideoNetwork):
 
   def layer_of(self, path: tuple[str, ...]) -> int | None:
     """The module's `layer_of(path)`, where it has one."""
-    tells = getattr(self.net, 'layer_of', None)
-    return tells(path) if tells else None
+    tells = getattr(self.net, 'layer_of', super().layer_of)
+    return tells(path)
 
   @property
   def draws_by_clip(self) -> bool:

@@ -6,8 +6,7 @@ whose frames and sides divide into tubelets and patches.
 """
 
 import functools
-import re
-from typing import Any, ClassVar
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -271,8 +270,6 @@ class ViT(head.VideoNetwork, network_options.ViT):
     tubelet embedding, V-JEPA 2 in the classifier.
   """
 
-  head_modules: ClassVar[tuple[str, ...]] = (head.HEAD, 'probe')
-
   def __post_init__(self):
     super().__post_init__()
     for field in ('heads', 'probe_heads'):
@@ -319,13 +316,6 @@ class ViT(head.VideoNetwork, network_options.ViT):
 
   def example_clip(self, num_frames: int) -> tuple[int, int, int]:
     return self._tubelet
-
-  def layer_of(self, path: tuple[str, ...]) -> int | None:
-    """See `VideoNetwork`: tubelets are layer 0, block i is layer i + 1."""
-    if path[0] == 'embed':
-      return 0
-    block = re.fullmatch(r'block(\d+)', path[0])
-    return block and int(block[1]) + 1
 
   @nn.compact
   def __call__(

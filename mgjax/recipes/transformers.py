@@ -108,6 +108,17 @@ _SSV2_TUNING = {
   's': _FineTuning(40, 1e-3, 384),
   'b': _FineTuning(30, 5e-4, 384),
 }
+# Families that are published with a probe on a frozen backbone.
+_PROBED = ('vjepa2', 'videoprism')
+# Frames, stride and side of clips, where they are not 16 x 4 frames of 224.
+_CLIPS = {
+  'vjepa2': (16, 4, 256),
+  'vjepa2_g': (64, 2, 384),
+  'videoprism': (16, 4, 288),
+  'videoprism_l': (8, 8, 288),
+  'vivit': (32, 2, 224),
+  'timesformer': (8, 32, 224),
+}
 # How a network is trained from weights: argument `tune` of the recipes.
 TUNES = ('', 'full', 'probe')
 
@@ -131,13 +142,13 @@ def use(
   """
   set_network(config, name)
   family, _, size = name.partition('_')
-  tune = tune or ('full' if family == 'videomae' else 'probe')
-  if tune == 'probe' and config.model.get('pool') == 'mean':
+  tune = tune or ('probe' if family in _PROBED else 'full')
+  if tune == 'probe' and family not in _PROBED:
     raise ConfigError(
-      f'tune=probe: {name} averages its tokens and has no probe; use '
-      'tune=full, or a network such as vjepa2_l'
+      f'tune=probe: {name} has no probe; use tune=full, or a network such as '
+      'vjepa2_l'
     )
-  _set_clips(config, family, size)
+  _set_clips(config, *_CLIPS.get(name, _CLIPS.get(family, (16, 4, 224))))
   if tune == 'full':
     published = (
       _SSV2_TUNING if config.data.sampling == 'segments' else _KINETICS_TUNING
@@ -163,15 +174,11 @@ def check_tune(tune: str, model: str) -> None:
 
 
 def _set_clips(
-  config: ml_collections.ConfigDict, family: str, size: str
+  config: ml_collections.ConfigDict, frames: int, stride: int, side: int
 ) -> None:
   """Sets the frames and crops that a family's recipe has."""
   data, evaluation = config.data, config.eval
-  side = {'vjepa2': 256, 'videoprism': 288}.get(family, 224)
-  data.num_frames = 8 if (family, size) == ('videoprism', 'l') else 16
-  if size == 'g' and family == 'vjepa2':
-    data.num_frames, side = 64, 384
-  data.stride_frames = 4
+  data.num_frames, data.stride_frames = frames, stride
   data.crop_px = side
   # As 256 to 320 pixels are to a crop of 224.
   data.jitter_px = (side * 8 // 7, side * 10 // 7)

@@ -134,7 +134,7 @@ def layers(
     A tree of numbers, and the last of them.
 
   Raises:
-    ValueError: No path has a number.
+    ValueError: No path has a number, or the network does not know.
   """
   found = {
     path: layer_of(path) for path in flax.traverse_util.flatten_dict(params)
@@ -142,8 +142,7 @@ def layers(
   numbers = [number for number in found.values() if number is not None]
   if not numbers:
     raise ValueError(
-      'layer_decay needs to know the layers of a network, which this one does '
-      'not tell; leave it at 1.'
+      'layer_decay does nothing for a network of one layer; leave it at 1.'
     )
   last = max(numbers) + 1
   ids = {k: last if v is None else v for k, v in found.items()}

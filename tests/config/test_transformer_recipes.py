@@ -131,7 +131,7 @@ def test_pixels_are_those_of_the_family(name):
     (
       'ssv2',
       'model=videomae_b,tune=probe',
-      'videomae_b averages its tokens and',
+      'tune=probe: videomae_b has no probe; use',
     ),
     ('finetune', 'tune=probe', "the network pools by 'mean' and has no probe"),
     (

@@ -307,9 +307,15 @@ def test_groups_that_cannot_be_are_refused(field, value, words):
     network.check_parameters(config, network.model(config))
 
 
-def test_a_plan_refuses_a_network_without_layers(monkeypatch):
+def test_a_plan_refuses_a_network_whose_layers_nobody_knows(monkeypatch):
   config = transformer_config(layer_decay=0.75)
-  model = type(network.model(config))
-  monkeypatch.setattr(model, 'layer_of', lambda self, path: None)
-  with pytest.raises(ConfigError, match='optim.layer_decay needs to know the'):
-    planning.check_network(config, [], grids.schedule(config, 240).phases)
+  model = network.model(config)
+  with pytest.raises(
+    ValueError, match='layer of spatial/block0/x, which the n'
+  ):
+    model.layer_of(('spatial', 'block0', 'x'))
+  phases = grids.schedule(config, 240).phases
+  planning.check_network(config, [], phases)
+  monkeypatch.setattr(type(model), 'layer_of', lambda self, path: None)
+  with pytest.raises(ConfigError, match='optim.layer_decay does nothing for a'):
+    planning.check_network(config, [], phases)
