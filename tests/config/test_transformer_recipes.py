@@ -164,7 +164,7 @@ def test_fine_tuning_takes_the_network_its_clips_and_pixels_from_weights(
   old = weights_of(
     tmp_path,
     'vit',
-    **{'model.width': 48, 'data.mean': (0.1, 0.2, 0.3), 'data.crop_px': 40},
+    **{'model.width': 48, 'data.mean': (0.1, 0.2, 0.3), 'data.crop_px': 24},
   )
   config = finetune.get_config(
     f'weights={tmp_path},data=moving_digits/digit_motion,grid=both,flip=false'
@@ -189,6 +189,7 @@ def test_a_network_of_convolutions_is_fine_tuned_by_sgd(tmp_path):
   assert config.model.name == 'slow' and config.model.blocks == (1, 1)
   assert (config.optim.name, config.optim.decay_on) == ('sgd', 'not_norms')
   assert schedule_of(config).lr_at_epoch(1.5) < 0.001
+  config.model.num_classes = 5
   assert augmentation.augment(config) is None
   with pytest.raises(ConfigError, match='tune=probe: the network has no probe'):
     finetune.get_config(f'weights={tmp_path},tune=probe')
