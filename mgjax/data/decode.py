@@ -23,16 +23,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import av
-import cv2
 import numpy as np
 from av.stream import Disposition
-from av.video.reformatter import Interpolation, VideoReformatter
 
-from mgjax.data.orientation import may_be_turned, orientation, upright
-
-# Batches are decoded in parallel; threads within a frame would be in the way.
-# This is the number of the whole process.
-cv2.setNumThreads(1)
+from mgjax.data.orientation import may_be_turned, orientation
+from mgjax.data.views import Crop, View, converter
 
 # Old files have titles in other encodings than UTF-8. PyAV 19 keeps their bytes
 # (surrogateescape) and has lost the option; PyAV 18, the newest for Python
@@ -67,23 +62,6 @@ class Form(NamedTuple):
   fps: float
   height: int  # Of an upright frame, in pixels.
   width: int
-
-
-class Crop(NamedTuple):
-  """Part of a resized frame, in its pixels."""
-
-  y: int  # First row.
-  x: int  # First column.
-  height: int
-  width: int
-
-
-class View(NamedTuple):
-  """A part of frames that are resized."""
-
-  height: int  # Of the resized frame, in pixels.
-  width: int
-  crop: Crop
 
 
 @contextlib.contextmanager
@@ -213,7 +191,7 @@ class Video:
     Raises:
       DecodeError: A needed packet is damaged.
     """
-    convert = self._converter(views)
+    convert = converter(views, self.height, self.width)
     wanted = {self._pts[i] for i in indices}
     if self._in_order:
       found = self._collect(self.decode_all(), wanted, convert)
@@ -342,52 +320,6 @@ class Video:
       return 0
     return orientation(first).turns if first else 0
 
-  def _converter(
-    self, views: Sequence[View]
-  ) -> Callable[[av.VideoFrame], list[np.ndarray]]:
-    """Returns a function from a decoded frame to the views of it."""
-    converters = [self._view_converter(*view) for view in views]
-    return lambda frame: [convert(frame) for convert in converters]
-
-  def _view_converter(
-    self, height: int, width: int, crop: Crop
-  ) -> Callable[[av.VideoFrame], np.ndarray]:
-    """Returns a function from a decoded frame to the crop of it."""
-    reformatter = VideoReformatter()
-    maps = {}
-    # A pixel costs 2.4 ns there, 6 ns where only the crop's are computed.
-    resizes_all = height * width < 2.4 * crop.height * crop.width
-    shrinks = 2 * height < self.height or 2 * width < self.width
-
-    def convert(frame: av.VideoFrame) -> np.ndarray:
-      size = (width, height) if shrinks else (self.width, self.height)
-      how = orientation(frame)
-      pixels = reformatter.reformat(
-        frame,
-        *(size[::-1] if how.turns % 2 else size),
-        'rgb24',
-        interpolation=Interpolation.BILINEAR,
-        # The default starts threads for every frame: 5 times the time.
-        threads=1,
-      ).to_ndarray()
-      if any(how):
-        pixels = upright(pixels, how)
-      if pixels.shape[:2] != (height, width) and resizes_all:
-        pixels = cv2.resize(pixels, (width, height))
-      if pixels.shape[:2] == (height, width):
-        y, x = crop.y, crop.x
-        return pixels[y : y + crop.height, x : x + crop.width]
-      if not maps:
-        maps['xy'] = _bilinear_maps(pixels.shape[:2], (height, width), crop)
-      return cv2.remap(
-        pixels,
-        *maps['xy'],
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
-      )
-
-    return convert
-
   def _collect(
     self,
     frames: Generator[av.VideoFrame],
@@ -488,27 +420,3 @@ def _main_stream(container: av.container.InputContainer) -> av.VideoStream:
     raise DecodeError('not a readable video: the file has no video stream')
   best = container.streams.best('video')
   return best if best in streams else streams[0]
-
-
-def _bilinear_maps(
-  size: tuple[int, int], resized: tuple[int, int], crop: Crop
-) -> tuple[np.ndarray, np.ndarray]:
-  """Where cv2.remap finds the pixels of a crop of a resized frame.
-
-  Args:
-    size: Height and width of the frame.
-    resized: Those it is resized to.
-    crop: Part of the resized frame.
-
-  Source: PyTorch's and OpenCV's bilinear resizing: position i of n pixels is
-    (i + 0.5) * m / n - 0.5 of m.
-  """
-  y, x = (
-    (np.arange(first, first + count) + 0.5) * m / n - 0.5
-    for first, count, m, n in zip(
-      crop[:2], crop[2:], size, resized, strict=True
-    )
-  )
-  columns, rows = np.meshgrid(x.astype(np.float32), y.astype(np.float32))
-  # Fixed-point: three quarters of the time, and 2 of 255 at most away.
-  return cv2.convertMaps(columns, rows, cv2.CV_16SC2)

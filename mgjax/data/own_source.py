@@ -17,9 +17,10 @@ import numpy as np
 
 from mgjax.config import own
 from mgjax.data import scanning
-from mgjax.data.decode import Form, Video, View
+from mgjax.data.decode import Form, Video
 from mgjax.data.description import Description
 from mgjax.data.sources import Example, Source, TimedLabel
+from mgjax.data.views import View, converter
 from mgjax.errors import ConfigError, RunError
 
 
@@ -43,7 +44,7 @@ class ArrayVideo(Video):
   def views(
     self, indices: np.ndarray, views: Sequence[View]
   ) -> list[np.ndarray]:
-    convert = self._converter(views)
+    convert = converter(views, self.height, self.width)
     found = {
       i: convert(av.VideoFrame.from_ndarray(self._frames[i], 'rgb24'))
       for i in set(indices.tolist())

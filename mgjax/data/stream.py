@@ -18,10 +18,11 @@ from collections.abc import Container, Iterator, Sequence
 import numpy as np
 
 from mgjax.data import read_ahead, sampling
-from mgjax.data.decode import Crop, DecodeError, View
+from mgjax.data.decode import DecodeError
 from mgjax.data.order import Order
 from mgjax.data.read_ahead import Workers
 from mgjax.data.sources import Example, Source, stack_labels, union_labels
+from mgjax.data.views import Crop, View
 from mgjax.errors import RunError
 from mgjax.grids.schedule import Grid, GridSchedule
 

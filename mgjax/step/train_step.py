@@ -135,39 +135,54 @@ def make_train_step(
     # parameters are not, so XLA adds the all-reduce by itself.
     grads, metrics, batch_stats = differentiate(state, batch, groups, dropout)
     direction, opt_state = tx.update(grads, state.opt_state, state.params)
-    # The learning rate is an argument of the program: a schedule inside the
-    # optimizer would count steps, which have other lengths on other grids.
-    # Cast: a float32 rate would make float32 of parameters of a shorter type.
     marks = trained(state.params)
-    params = jax.tree.map(
-      lambda p, d: p - lr.astype(p.dtype) * d,
-      parameters.part(state.params, marks),
-      direction,
-    )
-    params = parameters.joined(
-      params, parameters.part(state.params, marks, marked=False)
-    )
-    # {} where it is off, not a copy: with SGD a third less in checkpoints.
-    ema = {}
-    if ema_decay:
-      ema = optim.update_average(state.ema, params, state.step, ema_decay)
-      # Averages of equal numbers, but exactly.
-      frozen = norm.frozen_parameters(params, model.norm_frozen)
-      if marks is not None:
-        frozen = jax.tree.map(lambda f, m: f or not m, frozen, marks)
-      ema = jax.tree.map(lambda f, a, p: p if f else a, frozen, ema, params)
+    params = _moved(state.params, direction, lr, marks)
     # Written out, not `replace`: a field that is forgotten here is an error.
     state = TrainState(
       step=state.step + 1,
       params=params,
       batch_stats=batch_stats,
       opt_state=opt_state,
-      ema=ema,
+      ema=_averaged(state, params, marks, model.norm_frozen, ema_decay),
     )
     # Before it is clipped: afterwards it would say nothing about the network.
     return state, {**metrics, 'grad_norm': optax.tree.norm(grads)}
 
   return train_step
+
+
+def _moved(
+  params: dict, direction: dict, lr: jax.Array, marks: parameters.Marks
+) -> dict:
+  """All parameters after a step of those that are marked."""
+  # The learning rate is an argument of the program: a schedule inside the
+  # optimizer would count steps, which have other lengths on other grids.
+  # Cast: a float32 rate would make float32 of parameters of a shorter type.
+  moved = jax.tree.map(
+    lambda p, d: p - lr.astype(p.dtype) * d,
+    parameters.part(params, marks),
+    direction,
+  )
+  return parameters.joined(moved, parameters.part(params, marks, marked=False))
+
+
+def _averaged(
+  state: TrainState,
+  params: dict,
+  marks: parameters.Marks,
+  norm_frozen: str,
+  decay: float,
+) -> dict:
+  """The average of the parameters after a step to new ones."""
+  # {} where it is off, not a copy: with SGD a third less in checkpoints.
+  if not decay:
+    return {}
+  ema = optim.update_average(state.ema, params, state.step, decay)
+  # Averages of equal numbers, but exactly.
+  frozen = norm.frozen_parameters(params, norm_frozen)
+  if marks is not None:
+    frozen = jax.tree.map(lambda f, m: f or not m, frozen, marks)
+  return jax.tree.map(lambda f, a, p: p if f else a, frozen, ema, params)
 
 
 def _make_inputs(model: nn.Module, mean, std) -> Callable[[dict], jax.Array]:
