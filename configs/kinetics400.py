@@ -4,13 +4,18 @@ python -m mgjax.train --config=configs/kinetics400.py:grid=both,seed=0 \
   --workdir=runs/k400
 
 Arguments after the colon: grid=none|short|long|both|ladder|progressive, seed=N,
-recipe=steps|cosine and model:
+recipe=steps|cosine, tune=full|probe and model:
   slowfast, slow, i3d, c2d        dense clips; longer names such as
                                   slowfast_r101_16x8_50_50 or i3d_nln_r50_8x8 as
                                   in mgjax/recipes/published.py
   tsn_r50, tsm_r50, tam_r50       8 segments, TSM's recipe; so have i3d_resnet,
                                   s3d_resnet, blresnet and other depths
   blvnet_tam_50, blvnet_tam_101   16 x 2 segments; with grid=ladder 8 x 2 first
+  videomae_b, vjepa2_l, ...       transformers of mgjax/recipes/transformers.py,
+                                  from the weights of --config.init_from:
+                                  tune=full is VideoMAE's fine-tuning, its
+                                  default; tune=probe V-JEPA 2's attentive probe
+                                  on a frozen backbone, the others' default
 The stepwise recipe of dense clips (239 epochs) is multigrid's; the published
 baselines of slow, i3d and c2d have the other one (cosine, 196 epochs).
 Kinetics-600 and -700 have no published settings of these models: they take
@@ -27,6 +32,10 @@ Expected top-1 (top-5), in percent:
   tsn_r50, tsm_r50   68.8, 71.2, one view: TSM's README
   blvnet_tam_50      71.0 at 8 x 2 frames: IBM/bLVNet-TAM, issue 5, where users
                      report 55 to 57
+  videomae_s, _b, _l,  79.0 (93.8), 81.5 (95.1), 85.2 (96.8), 86.6 (97.1), 5 x 3
+    _h                   views: VideoMAE's MODEL_ZOO.md
+  videoprism_b, _l     82.9, 85.0, frozen: VideoPrism's README.md
+  vjepa2_l             none is published for one clip of 16 frames
 Expected hours: slowfast, 5 to 7 days for 200 epochs on eight GPUs (its authors,
   facebookresearch/SlowFast issue 91); with multigrid about 5 hours on 128 GPUs
   (issue 292, quoting the paper). PaddleVideo took 6.7 days with multigrid, 10.7
@@ -34,7 +43,8 @@ Expected hours: slowfast, 5 to 7 days for 200 epochs on eight GPUs (its authors,
 
 Source: PySlowFast 287ec00, configs/Kinetics/SLOWFAST_8x8_R50_stepwise.yaml;
   recipe=cosine and the frames of the other models from C2D_8x8_R50.yaml and its
-  neighbours. Models on segments: see mgjax/recipes/segments.py.
+  neighbours. Models on segments: see mgjax/recipes/segments.py; transformers:
+  mgjax/recipes/transformers.py.
 Differs: PySlowFast tests its multigrid models at 224 pixels and its baselines
   at 256; here both are tested at 256.
 """
@@ -43,14 +53,14 @@ import ml_collections
 
 from mgjax.config import arguments, fields, rules
 from mgjax.errors import ConfigError
-from mgjax.recipes import published, segments
+from mgjax.recipes import published, segments, transformers
 
 _RECIPES = ('steps', 'cosine')
 
 
 def get_config(arg: str = '') -> ml_collections.ConfigDict:
   args = arguments.parse_args(
-    arg, grid='both', model='slowfast', seed=0, recipe='steps'
+    arg, grid='both', model='slowfast', seed=0, recipe='steps', tune=''
   )
   if args.recipe not in _RECIPES:
     raise ConfigError(f'recipe={args.recipe!r}; accepted are {_RECIPES}')
@@ -61,7 +71,10 @@ def get_config(arg: str = '') -> ml_collections.ConfigDict:
   config.data.name = 'kinetics400'
   config.data.crop_px = 224
   config.eval.every = 10.0
-  if args.model in segments.MODELS:
+  transformers.check_tune(args.tune, args.model)
+  if args.model in transformers.NETWORKS:
+    transformers.use(config, args.model, tune=args.tune)
+  elif args.model in segments.MODELS:
     if args.recipe != 'steps':
       raise ConfigError(
         f'recipe={args.recipe} is one of dense clips; model={args.model} has '

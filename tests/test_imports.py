@@ -57,6 +57,7 @@ INSIDE = {
   ('environment', 'describe'): 'preparing data takes no JAX',
   ('planning.command', 'main'): _NO_JAX,
   ('planning.command', '_plan'): _NO_JAX,
+  ('setup.planning', '_check_parameters'): _NO_JAX,
   ('setup.planning', 'check_own_network'): _NO_JAX,
   ('setup.planning', 'estimate_memory'): _NO_JAX,
   ('setup.clip_costs', 'gmacs_per_clip'): _NO_JAX,

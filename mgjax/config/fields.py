@@ -13,6 +13,7 @@ grids/checks.py, the data set's in setup/run_checks.py.
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,6 +51,13 @@ MACHINE_DATA_FIELDS = (
 )
 
 
+def _is_regular_expression(value: str) -> bool:
+  try:
+    return bool(re.compile(value)) and bool(value)
+  except re.error:
+    return False
+
+
 @dataclasses.dataclass
 class _Run:
   """What belongs to no section."""
@@ -77,6 +85,10 @@ class _Data:
   copies: bool = setting(True)
   # Training videos in an epoch; None: read from the data set's description.
   num_train: int | None = setting(None, optional(at_least(1)))
+  # Clips in a row that show a video: the same frames, each cut out, mirrored
+  # and changed in its own way ("repeated augmentation"). An epoch reads every
+  # video once, so that it has so many times more clips, and steps.
+  samples_per_video: int = setting(1, at_least(1))
   num_frames: int = setting(32)  # T of the full grid.
   stride_frames: int = setting(2)  # Frames from one sampled frame to the next.
   # Frame rate at which stride_frames counts (videos of another rate are
@@ -122,10 +134,21 @@ class _Augment:
   off at 0.
   """
 
-  # RandAugment: operations per clip, each drawn from the 13 of
-  # mgjax/step/augment.py, and their strength, from 0 to 10.
+  # RandAugment: operations per clip, each drawn from those of the policy, and
+  # their strength, from 0 to 10.
   randaugment_ops: int = setting(0, at_least(0))
   randaugment_magnitude: float = setting(9.0, within('[0, 10]'))
+  # 'torchvision': the 13 operations of mgjax/step/augment.py. 'timm': the 15 of
+  # increasing_operations.py. timm's rand-m7-n4-mstd0.5-inc1, with which
+  # VideoMAE and V-JEPA 2 are trained, is 4 operations of magnitude 7, this
+  # policy, a probability of 0.5 and a standard deviation of 0.5.
+  randaugment_policy: str = setting(
+    'torchvision', one_of('torchvision', 'timm')
+  )
+  # Of an operation that is drawn to be applied.
+  randaugment_probability: float = setting(1.0, within('(0, 1]'))
+  # Of the strength, which every clip and operation draws.
+  randaugment_magnitude_std: float = setting(0.0, at_least(0))
   # Colour jitter: brightness, contrast and saturation are multiplied by a
   # factor in [1 - v, 1 + v]; hue is turned by [-v, v] full turns, v <= 0.5.
   brightness: float = setting(0.0, at_least(0))
@@ -166,6 +189,12 @@ class _Optim:
   # are meant for: all of them, warmup_lr and end_lr included, are multiplied
   # by data.batch_size / base_batch. 0: they are those of data.batch_size.
   base_batch: int = setting(_SCHEDULE['base_batch'], at_least(0))
+  # How the learning rate follows the batch of a phase, where it does
+  # (grid.scale_lr, which see): 'linear', as is usual with SGD; 'sqrt', with its
+  # square root, as is usual with Adam; 'none'.
+  batch_rule: str = setting(
+    _SCHEDULE['batch_rule'], one_of('linear', 'sqrt', 'none')
+  )
   momentum: float = setting(0.9, within('[0, 1)'))  # sgd, lars.
   nesterov: bool = setting(True)  # sgd, lars.
   # adamw, lamb: decay of the mean of gradients.
@@ -176,8 +205,24 @@ class _Optim:
   eps: float = setting(1e-8, POSITIVE)
   # lars: norm of a layer's update, per unit of learning rate and weight norm.
   trust_coefficient: float = setting(0.001, POSITIVE)
-  # On everything but batch-norm scale and bias.
   weight_decay: float = setting(1e-4, at_least(0))
+  # What it acts on. 'not_norms': all but scales and biases of norms. 'kernels':
+  # parameters with two axes or more, but no biases, tables of positions and
+  # tokens of classes, as transformers are trained. 'all'.
+  decay_on: str = setting('not_norms', one_of('not_norms', 'kernels', 'all'))
+  # Factor on the learning rate from a layer to the one before it, in (0, 1].
+  # Transformers: each block is a layer; residual networks: each stage.
+  layer_decay: float = setting(1.0, within('(0, 1]'))
+  # What is trained: 'all'; 'head', the classifier and what pools by learned
+  # attention (a probe); or a regular expression that is found in the paths of
+  # parameters, such as 'block1[01]/|head/'. The rest has no gradient, no decay,
+  # and nothing in the optimizer's state.
+  train: str = setting(
+    'all',
+    Accepted("'all', 'head' or a regular expression", _is_regular_expression),
+  )
+  # Whether modules of which nothing is trained have dropout and drop path, too.
+  frozen_dropout: bool = setting(False)
   # Norm, over all parameters, down to which gradients are scaled; 0: any norm.
   clip_norm: float = setting(0.0, at_least(0))
   # Share of the target that is spread evenly over all classes, in [0, 1).
@@ -223,7 +268,8 @@ class _Grid:
   # it is one more long cycle.
   fine_tune: bool = setting(_SCHEDULE['fine_tune'])
   # Whether the learning rate follows the batch of the phase (long, both,
-  # progressive, table), as the papers have it; else it is the baseline's.
+  # progressive, table) by optim.batch_rule, as the papers have it; else it is
+  # the baseline's.
   scale_lr: bool = setting(_SCHEDULE['scale_lr'])
   # 'ladder': (frames factor, epochs, learning rate, schedule) of each rung;
   # the schedule is written as in optim.schedule and restarts at every rung.

@@ -289,6 +289,11 @@ class ViT(Transformer):
   probe_blocks: int = setting(3, at_least(0))
   # 'probe': its heads; 0: as many as those of the encoder.
   probe_heads: int = setting(0, at_least(0))
+  # Whether the initial weights of the last layers of attention and MLP in block
+  # number i (from 1) are divided by the root of 2 i (V-JEPA 2).
+  rescaled_init: bool = setting(False)
+  # Standard deviation of the classifier's initial weights.
+  head_std: float = setting(0.01, POSITIVE)
 
 
 @dataclasses.dataclass(kw_only=True)

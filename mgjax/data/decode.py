@@ -19,20 +19,15 @@ import bisect
 import contextlib
 import functools
 import io
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import NamedTuple
 
 import av
-import cv2
 import numpy as np
 from av.stream import Disposition
-from av.video.reformatter import Interpolation, VideoReformatter
 
-from mgjax.data.orientation import may_be_turned, orientation, upright
-
-# Batches are decoded in parallel; threads within a frame would be in the way.
-# This is the number of the whole process.
-cv2.setNumThreads(1)
+from mgjax.data.orientation import may_be_turned, orientation
+from mgjax.data.views import Crop, View, converter
 
 # Old files have titles in other encodings than UTF-8. PyAV 19 keeps their bytes
 # (surrogateescape) and has lost the option; PyAV 18, the newest for Python
@@ -66,15 +61,6 @@ class Form(NamedTuple):
   num_frames: int
   fps: float
   height: int  # Of an upright frame, in pixels.
-  width: int
-
-
-class Crop(NamedTuple):
-  """Part of a resized frame, in its pixels."""
-
-  y: int  # First row.
-  x: int  # First column.
-  height: int
   width: int
 
 
@@ -186,7 +172,26 @@ class Video:
     Raises:
       DecodeError: A needed packet is damaged.
     """
-    convert = self._converter(height, width, crop or Crop(0, 0, height, width))
+    crop = crop or Crop(0, 0, height, width)
+    (pixels,) = self.views(indices, [View(height, width, crop)])
+    return pixels
+
+  def views(
+    self, indices: np.ndarray, views: Sequence[View]
+  ) -> list[np.ndarray]:
+    """Decodes frames once, and resizes and crops them in several ways.
+
+    Args:
+      indices: As those of `frames`.
+      views: The ways.
+
+    Returns:
+      For each what `frames` returns.
+
+    Raises:
+      DecodeError: A needed packet is damaged.
+    """
+    convert = converter(views, self.height, self.width)
     wanted = {self._pts[i] for i in indices}
     if self._in_order:
       found = self._collect(self.decode_all(), wanted, convert)
@@ -198,7 +203,10 @@ class Video:
         # (open groups of pictures). Only a decode from the start then
         # shows whether the file is damaged.
         found = self._collect(self.decode_all(), wanted, convert)
-    return np.stack([found[self._pts[i]] for i in indices])
+    return [
+      np.stack([found[self._pts[i]][number] for i in indices])
+      for number in range(len(views))
+    ]
 
   def decode_all(self) -> Iterator[av.VideoFrame]:
     """Yields every frame, in the order in which it is shown.
@@ -312,51 +320,12 @@ class Video:
       return 0
     return orientation(first).turns if first else 0
 
-  def _converter(
-    self, height: int, width: int, crop: Crop
-  ) -> Callable[[av.VideoFrame], np.ndarray]:
-    """Returns a function from a decoded frame to the crop of it."""
-    reformatter = VideoReformatter()
-    maps = {}
-    # A pixel costs 2.4 ns there, 6 ns where only the crop's are computed.
-    resizes_all = height * width < 2.4 * crop.height * crop.width
-    shrinks = 2 * height < self.height or 2 * width < self.width
-
-    def convert(frame: av.VideoFrame) -> np.ndarray:
-      size = (width, height) if shrinks else (self.width, self.height)
-      how = orientation(frame)
-      pixels = reformatter.reformat(
-        frame,
-        *(size[::-1] if how.turns % 2 else size),
-        'rgb24',
-        interpolation=Interpolation.BILINEAR,
-        # The default starts threads for every frame: 5 times the time.
-        threads=1,
-      ).to_ndarray()
-      if any(how):
-        pixels = upright(pixels, how)
-      if pixels.shape[:2] != (height, width) and resizes_all:
-        pixels = cv2.resize(pixels, (width, height))
-      if pixels.shape[:2] == (height, width):
-        y, x = crop.y, crop.x
-        return pixels[y : y + crop.height, x : x + crop.width]
-      if not maps:
-        maps['xy'] = _bilinear_maps(pixels.shape[:2], (height, width), crop)
-      return cv2.remap(
-        pixels,
-        *maps['xy'],
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
-      )
-
-    return convert
-
   def _collect(
     self,
     frames: Generator[av.VideoFrame],
     wanted: set[int],
-    convert: Callable[[av.VideoFrame], np.ndarray],
-  ) -> dict[int, np.ndarray]:
+    convert: Callable[[av.VideoFrame], list[np.ndarray]],
+  ) -> dict[int, list[np.ndarray]]:
     """Converts the first frame of each wanted time stamp (or number)."""
     found = {}
     with contextlib.closing(frames), errors_of_video('damaged'):
@@ -451,27 +420,3 @@ def _main_stream(container: av.container.InputContainer) -> av.VideoStream:
     raise DecodeError('not a readable video: the file has no video stream')
   best = container.streams.best('video')
   return best if best in streams else streams[0]
-
-
-def _bilinear_maps(
-  size: tuple[int, int], resized: tuple[int, int], crop: Crop
-) -> tuple[np.ndarray, np.ndarray]:
-  """Where cv2.remap finds the pixels of a crop of a resized frame.
-
-  Args:
-    size: Height and width of the frame.
-    resized: Those it is resized to.
-    crop: Part of the resized frame.
-
-  Source: PyTorch's and OpenCV's bilinear resizing: position i of n pixels is
-    (i + 0.5) * m / n - 0.5 of m.
-  """
-  y, x = (
-    (np.arange(first, first + count) + 0.5) * m / n - 0.5
-    for first, count, m, n in zip(
-      crop[:2], crop[2:], size, resized, strict=True
-    )
-  )
-  columns, rows = np.meshgrid(x.astype(np.float32), y.astype(np.float32))
-  # Fixed-point: three quarters of the time, and 2 of 255 at most away.
-  return cv2.convertMaps(columns, rows, cv2.CV_16SC2)

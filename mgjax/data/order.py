@@ -2,7 +2,9 @@
 
 Training reads one endless stream of clips. Clip number c shows the example at
 position c % N of epoch c // N, and every epoch is a permutation of its own, so
-each example is shown once per epoch whatever the grids are. Nothing is kept
+each example is shown once per epoch whatever the grids are. (With n clips per
+example it is shown by n clips in a row, so clip c has position c // n.) Nothing
+is kept
 from one clip to the next: a run resumes from its step, and any host makes its
 share of any batch by itself. Examples are numbers here; what they are (videos
 of a prepared data set, rows of an array) is the caller's business.
@@ -31,6 +33,8 @@ class Order:
     shard: This host's number among those that share every batch, in
       [0, num_shards).
     num_shards: Number of these hosts, at least 1.
+    clips_per_example: n, how many clips in a row show an example, at least 1:
+      "repeated augmentation". An epoch has n * num_examples clips.
 
   Raises:
     ValueError: A number is outside its range.
@@ -40,6 +44,7 @@ class Order:
   seed: int = 0
   shard: int = 0
   num_shards: int = 1
+  clips_per_example: int = 1
 
   def __post_init__(self):
     if self.num_examples < 1:
@@ -50,6 +55,19 @@ class Order:
       raise ValueError(
         f'shard={self.shard}: give a number in [0, {self.num_shards})'
       )
+    if self.clips_per_example < 1:
+      raise ValueError(
+        f'clips_per_example={self.clips_per_example}: give at least 1'
+      )
+
+  def siblings(self, clip: int | np.integer) -> range:
+    """Returns the numbers of the clips that show what a clip shows.
+
+    Args:
+      clip: Number of the clip in the stream, 0 or more.
+    """
+    first = int(clip) - int(clip) % self.clips_per_example
+    return range(first, first + self.clips_per_example)
 
   def example(self, clip: int | np.integer) -> int:
     """Returns the number of the example that a clip shows.
@@ -57,7 +75,9 @@ class Order:
     Args:
       clip: Number of the clip in the stream, 0 or more.
     """
-    epoch, position = divmod(int(clip), self.num_examples)
+    epoch, position = divmod(
+      int(clip) // self.clips_per_example, self.num_examples
+    )
     return grain_experimental.index_shuffle(
       index=position,
       max_index=self.num_examples - 1,
@@ -76,7 +96,9 @@ class Order:
       clip: Number of the clip.
       attempt: Number of examples that have failed in this clip, 1 or more.
     """
-    return _hash32(self.seed, clip, attempt) % self.num_examples
+    # All clips of an example have the same replacement.
+    first = self.siblings(clip)[0]
+    return _hash32(self.seed, first, attempt) % self.num_examples
 
   def generator(self, clip: int | np.integer) -> np.random.Generator:
     """Returns a generator for all that is drawn at random for a clip.

@@ -17,9 +17,10 @@ import numpy as np
 
 from mgjax.config import own
 from mgjax.data import scanning
-from mgjax.data.decode import Crop, Form, Video
+from mgjax.data.decode import Form, Video
 from mgjax.data.description import Description
 from mgjax.data.sources import Example, Source, TimedLabel
+from mgjax.data.views import View, converter
 from mgjax.errors import ConfigError, RunError
 
 
@@ -40,19 +41,18 @@ class ArrayVideo(Video):
   def __exit__(self, *unused) -> None:
     """There is nothing to close."""
 
-  def frames(
-    self,
-    indices: np.ndarray,
-    height: int,
-    width: int,
-    crop: Crop | None = None,
-  ) -> np.ndarray:
-    convert = self._converter(height, width, crop or Crop(0, 0, height, width))
+  def views(
+    self, indices: np.ndarray, views: Sequence[View]
+  ) -> list[np.ndarray]:
+    convert = converter(views, self.height, self.width)
     found = {
       i: convert(av.VideoFrame.from_ndarray(self._frames[i], 'rgb24'))
       for i in set(indices.tolist())
     }
-    return np.stack([found[i] for i in indices.tolist()])
+    return [
+      np.stack([found[i][number] for i in indices.tolist()])
+      for number in range(len(views))
+    ]
 
 
 class _Parsed(NamedTuple):

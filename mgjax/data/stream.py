@@ -4,20 +4,25 @@ Clips come from the endless order of mgjax/data/order.py. Which frames of a
 video a clip has, at what scale, from where and whether mirrored, is drawn by a
 generator keyed by (seed, clip number); so any batch can be made by itself, in
 any thread, on any host.
+
+Where several clips in a row show a video (repeated augmentation), all have the
+frames of the first of them, and those of a batch are decoded together.
 """
 
 import dataclasses
 import functools
+import itertools
 import zlib
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 
 import numpy as np
 
 from mgjax.data import read_ahead, sampling
-from mgjax.data.decode import Crop, DecodeError
+from mgjax.data.decode import DecodeError
 from mgjax.data.order import Order
 from mgjax.data.read_ahead import Workers
 from mgjax.data.sources import Example, Source, stack_labels, union_labels
+from mgjax.data.views import Crop, View
 from mgjax.errors import RunError
 from mgjax.grids.schedule import Grid, GridSchedule
 
@@ -113,55 +118,99 @@ class TrainStream:
     Raises:
       RunError: Replacements could not be decoded either.
     """
+    (made,) = self._clips([clip], grid, stride_frames, jitter_px)
+    return made
+
+  def _clips(
+    self,
+    clips: Sequence[int],
+    grid: Grid,
+    stride_frames: tuple[int, int],
+    jitter_px: tuple[int, int],
+  ) -> list[dict]:
+    """Decodes clips of one video, all or some of those that show it.
+
+    Args:
+      clips: Their numbers in the stream.
+      grid, stride_frames, jitter_px: See `clip`.
+
+    Returns:
+      What `clip` returns of each; 'skipped' is the first one's.
+    """
     # All before the video is opened: a replacement gets the same numbers, and
     # what a video turns out to be shifts none of them.
-    uniforms = self.order.generator(clip).random(_NUM_UNIFORMS + grid.T)
-    short_px = sampling.short_side(
-      jitter_px, inverse=self.settings.jitter_inverse, uniform=uniforms[_SCALE]
-    )
+    siblings = self.order.siblings(clips[0])
+    uniforms = {
+      clip: self.order.generator(clip).random(_NUM_UNIFORMS + grid.T)
+      for clip in siblings
+    }
+    short_px = {
+      clip: sampling.short_side(
+        jitter_px,
+        inverse=self.settings.jitter_inverse,
+        uniform=uniforms[clip][_SCALE],
+      )
+      for clip in siblings
+    }
     skipped = []
-    # No iterator: any host can make this clip, and so can a resumed run.
-    index = self.order.example(clip)
+    # No iterator: any host can make these clips, and so can a resumed run.
+    index = self.order.example(clips[0])
     # Bounded: a run on a broken data set would train on the same few clips.
     for attempt in range(1, _MAX_ATTEMPTS + 1):
       try:
-        made = self._decode(index, grid, short_px, stride_frames, uniforms)
+        made = self._decode(
+          index, clips, grid, short_px, stride_frames, uniforms
+        )
       except DecodeError as error:  # Of the record, or of what is in it.
         # Replaced, not left out: shapes are fixed, and a batch with a clip
         # less would be another program.
         # By the source: a record that cannot be read has no id to tell.
         skipped.append((self.source.name_of(index), str(error)))
-        index = self.order.replacement(clip, attempt)
+        index = self.order.replacement(clips[0], attempt)
         continue
-      return {
-        **made,
-        # Done on the device, where it costs nothing.
-        'flip': bool(self.settings.flip and uniforms[_FLIP] < 0.5),
-        'skipped': skipped,
-      }
+      return [
+        {
+          **one,
+          # Done on the device, where it costs nothing.
+          'flip': bool(self.settings.flip and uniforms[clip][_FLIP] < 0.5),
+          'skipped': skipped if clip == clips[0] else [],
+        }
+        for clip, one in zip(clips, made, strict=True)
+      ]
     # All of them with their reasons: one cause is likely to be behind them.
     raise RunError(
       f'{_MAX_ATTEMPTS} videos in a row could not be decoded '
-      f'(clip {clip}): {"; ".join(map(": ".join, skipped))}'
+      f'(clip {clips[0]}): {"; ".join(map(": ".join, skipped))}'
     )
 
   def _decode(
     self,
     index: int,
+    clips: Sequence[int],
     grid: Grid,
-    short_px: int,
+    short_px: dict[int, int],
     stride_frames: tuple[int, int],
-    uniforms: np.ndarray,
-  ) -> dict:
-    """'video', 'label' and 'id' of a clip that is cut out of video `index`."""
+    uniforms: dict[int, np.ndarray],
+  ) -> list[dict]:
+    """'video', 'label' and 'id' of clips that are cut out of video `index`.
+
+    Args:
+      index: Of the video.
+      clips: Those that are wanted.
+      grid, stride_frames: See `clip`.
+      short_px: For all clips that show the video, the short side.
+      uniforms: For all of them, what is drawn.
+    """
     # How large a copy must be. The crop of a wide grid can need a larger short
-    # side than is drawn.
-    needed_px = max(short_px, grid.H, grid.W)
+    # side than is drawn. Of all clips, whichever are wanted here: a host may
+    # have some of them only.
+    needed_px = max(*short_px.values(), grid.H, grid.W)
     example = self.source.read(index, short_px=needed_px)
     with example.open() as video:
       # Of the original, where a smaller copy is read: the same frames and
       # the same part of the picture, whichever copy there is.
       form = example.form or video.form
+      first, *_ = uniforms.values()
       frames = sampling.train_frames(
         form.num_frames,
         form.fps,
@@ -169,25 +218,31 @@ class TrainStream:
         stride_frames=stride_frames,
         sampling=self.settings.sampling,
         target_fps=self.settings.target_fps,
-        uniforms=uniforms[_FRAMES],
+        uniforms=first[_FRAMES],
       )
-      # The drawn size. Not `needed_px`: the copy must not change what is seen
-      # of the picture.
-      height, width = sampling.resized_hw(
-        form.height, form.width, short_px=short_px, at_least=grid[1:3]
-      )
-      crop = Crop(
-        sampling.random_offset(height, grid.H, uniforms[_ROW]),
-        sampling.random_offset(width, grid.W, uniforms[_COLUMN]),
-        grid.H,
-        grid.W,
-      )
-      return {
+      views = []
+      for clip in clips:
+        # The drawn size. Not `needed_px`: the copy must not change what is seen
+        # of the picture.
+        height, width = sampling.resized_hw(
+          form.height,
+          form.width,
+          short_px=short_px[clip],
+          at_least=grid[1:3],
+        )
+        crop = Crop(
+          sampling.random_offset(height, grid.H, uniforms[clip][_ROW]),
+          sampling.random_offset(width, grid.W, uniforms[clip][_COLUMN]),
+          grid.H,
+          grid.W,
+        )
+        views.append(View(height, width, crop))
+      label = self._label(example, frames, form.fps)
+      return [
+        {'video': pixels, 'label': label, 'id': example.id}
         # Decodes no other frames, and resizes no more than the crop of them.
-        'video': video.frames(frames, height, width, crop),
-        'label': self._label(example, frames, form.fps),
-        'id': example.id,
-      }
+        for pixels in video.views(frames, views)
+      ]
 
   def _label(self, example: Example, frames: np.ndarray, fps: float):
     """The label of a clip: a number, or float32 [K]."""
@@ -299,7 +354,11 @@ class TrainStream:
     # Of this host alone: no host decodes what another one shows.
     numbers = self.order.share(first, grid.batch)
     # One by one: threads make whole batches, and none waits for another.
-    clips = [self.clip(number, grid, **ranges) for number in numbers]
+    clips = [
+      clip
+      for _, of_video in itertools.groupby(numbers, self.order.siblings)
+      for clip in self._clips(list(of_video), grid, **ranges)
+    ]
     ids = [clip['id'] for clip in clips]
     return {
       # uint8: a quarter of the bytes to copy to the device, which normalises.

@@ -7,7 +7,7 @@ from typing import Any
 from mgjax.grids import checks, modes, schedule, table
 from mgjax.grids import learning_rate as learning_rates
 from mgjax.grids.learning_rate import LearningRate, Real
-from mgjax.grids.rows import resolve
+from mgjax.grids.rows import BATCH_RULES, resolve
 from mgjax.grids.schedule import Grid, GridSchedule
 
 MODES = tuple(modes.TABLES)
@@ -38,6 +38,7 @@ def make_schedule(
   num_long_cycles: int = 3,
   fine_tune: bool = True,
   scale_lr: bool = True,
+  batch_rule: str = 'linear',
   ladder: Sequence[Any] = modes.LADDER,
   progressive: Sequence[Any] = modes.PROGRESSIVE,
   table: Any = (),
@@ -98,6 +99,8 @@ def make_schedule(
       phase, on the full grid; else it is one more long cycle.
     scale_lr: 'long', 'both', 'progressive', 'table': whether the rate follows
       the batch of the phase; rows of a table can say otherwise.
+    batch_rule: How it does: 'linear' in the batch, with its square root
+      ('sqrt'), or not at all ('none').
     ladder: (frames factor in (0, 1], epochs, learning rate, schedule) of each
       rung; its schedule is written as `lr_schedule` and starts with the rung.
     progressive: (share of the epochs, frames factor, side factor) of each
@@ -209,6 +212,7 @@ def _check(s: checks.Arguments) -> None:
     *('num_devices', 'micro_batches', 'frames_multiple', 'side_multiple'),
   )
   checks.check_choice(s, 'mode', MODES)
+  checks.check_choice(s, 'batch_rule', BATCH_RULES)
   checks.check_choice(s, 'sampling', ('dense', 'segments'))
   checks.check_choice(s, 'group_by', ('phase', 'step'))
   checks.check_jitter(s.jitter_px, s.full)

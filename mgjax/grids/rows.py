@@ -29,8 +29,8 @@ Fields of a row; what is left out has the value in brackets:
                     starts; or {'schedule', 'base_lr', ...}, written as the
                     run's, which starts with the row.
   lr_scale          What multiplies it: a number; 'linear' or 'sqrt': (the root
-                    of) the base grid's batch / the full grid's; 'none'
-                    ['linear', or 'none' where the schedule does not scale].
+                    of) the base grid's batch / the full grid's; 'none' [the
+                    rule of the schedule].
   stride_frames     Frames from one frame of a clip to the next: [least,
                     greatest], of which a clip draws one; a number; 'fixed':
                     the full grid's; 'same_span': as many times more as there
@@ -67,7 +67,7 @@ FIELDS = (
   *('group_clips', 'augment', 'baseline_epochs'),
 )
 _BATCHES = ('equal_voxels', 'equal_cost', 'constant')
-_SCALES = ('linear', 'sqrt', 'none')
+BATCH_RULES = ('linear', 'sqrt', 'none')
 _STRIDES = ('fixed', 'same_span', 'between')
 # The step counter of a training has 32 bits.
 _MOST_STEPS = 2**31 - 1
@@ -348,14 +348,14 @@ class _Reader:
     return math.lcm(s.num_devices * s.micro_batches, clips * s.micro_batches)
 
   def _lr_scale(self, batch: int) -> float:
-    default = 'linear' if self._s.scale_lr else 'none'
+    default = self._s.batch_rule if self._s.scale_lr else 'none'
     value = self._row.get('lr_scale', default)
     ratio = batch / self._s.full.batch
     if isinstance(value, str):
-      if value not in _SCALES:
+      if value not in BATCH_RULES:
         self._fail(
           f'lr_scale is {value!r}; it must be a number, or one of '
-          f'{", ".join(_SCALES)}'
+          f'{", ".join(BATCH_RULES)}'
         )
       return {'linear': ratio, 'sqrt': ratio**0.5, 'none': 1.0}[value]
     return float(self._number('lr_scale', 1.0, most=_MOST_RATE))

@@ -5,8 +5,9 @@ grid of a schedule.
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -31,9 +32,21 @@ _STD_OF_FRAMES = 0.001
 class VideoNetwork(nn.Module, network_options.Given, kw_only=True):
   """What every network has besides its options (config/network_options.py).
 
+  Attributes:
+    head_modules: Names of the modules behind the backbone: what classifies,
+      and what pools by learned attention.
+    additions: Names of parameters that are added to features and weigh none,
+      such as tables of positions and tokens of classes.
+
   Raises:
     ValueError: An option has a value that is not accepted.
   """
+
+  head_modules: ClassVar[tuple[str, ...]] = (HEAD, 'probe')
+  additions: ClassVar[tuple[str, ...]] = (
+    *('class_token', 'position_table', 'time_table'),
+    *('rel_pos_t', 'rel_pos_h', 'rel_pos_w'),
+  )
 
   def __post_init__(self):
     super().__post_init__()
@@ -59,6 +72,37 @@ class VideoNetwork(nn.Module, network_options.Given, kw_only=True):
     """
     return num_frames, 32, 32
 
+  def layer_of(self, path: tuple[str, ...]) -> int | None:
+    """Number of the layer that a parameter belongs to, from the pixels on.
+
+    Of a residual network, the stem is layer 0, and stages follow. Of a
+    transformer, what makes the tokens is layer 0, and blocks follow.
+
+    Args:
+      path: The names on the way to it.
+
+    Returns:
+      0 or more; None: the last layer, behind all that have a number.
+
+    Raises:
+      ValueError: The network has parts that are neither.
+    """
+    # All networks of residual stages name them so; SlowFast's have a prefix.
+    stage = re.fullmatch(r'([a-z]+_)?(stem|res(\d+))', path[0])
+    if stage:
+      return int(stage[3]) - 1 if stage[3] else 0
+    block = re.fullmatch(r'block(\d+)', path[0])
+    if block:
+      return int(block[1]) + 1
+    if path[0] == 'embed' or path[0] in self.additions:
+      return 0
+    if path[0] in (*self.head_modules, 'norm', 'pool_norm'):
+      return None
+    raise ValueError(
+      f'layer_decay needs to know the layer of {"/".join(path)}, which the '
+      'network does not tell (a method `layer_of` does); leave it at 1.'
+    )
+
   @property
   def draws_by_clip(self) -> bool:
     """Whether dropout depends on a clip's number in the batch (`Dropout`)."""
@@ -77,6 +121,8 @@ class Head(nn.Module):
     dropout: Rate before the classifier, in training.
     per_frame: Whether each frame is classified by itself.
     dtype: Compute type of the network.
+    std: Standard deviation of the classifier's initial weights; None: 0.01, or
+      0.001 of frames.
 
   Source: PySlowFast 287ec00, models/head_helper.py, ResNetBasicHead: global
     pooling with the short cycle on, windows of the training clip's size
@@ -90,6 +136,7 @@ class Head(nn.Module):
   dropout: float
   per_frame: bool = False
   dtype: Any = jnp.float32
+  std: float | None = None
 
   @nn.compact
   def __call__(
@@ -125,7 +172,9 @@ class Head(nn.Module):
       features = [x.mean(axes) for x in pathways]
     x = jnp.concatenate(features, axis=-1)
     x = Dropout(self.dropout)(x, clip_index, deterministic=deterministic)
-    std = _STD_OF_FRAMES if self.per_frame else _STD_OF_CLIPS
+    std = self.std
+    if std is None:
+      std = _STD_OF_FRAMES if self.per_frame else _STD_OF_CLIPS
     x = nn.Dense(
       self.num_classes,
       dtype=dtype,
@@ -185,6 +234,7 @@ def classify(
   clip_index: ClipIndex,
   per_frame: bool = False,
   windows: Sequence[Window] | None = None,
+  std: float | None = None,
 ) -> Float[Array, 'B *positions K']:
   """Ends a network's `__call__`: its head, from its attributes.
 
@@ -193,7 +243,7 @@ def classify(
     pathways: Features of each pathway.
     in_training: Whether batch norm is by the statistics of groups.
     deterministic: Whether dropout is off; None: where it is not in training.
-    clip_index, windows: As those of `Head`.
+    clip_index, windows, std: As those of `Head`.
     per_frame: Whether each frame is classified by itself.
   """
   if deterministic is None:
@@ -203,6 +253,7 @@ def classify(
     network.dropout,
     per_frame,
     network.dtype,
+    std,
     name=HEAD,
   )
   return head(

@@ -73,6 +73,11 @@ class OwnNetwork(VideoNetwork):
     inner = {k: v for k, v in options.items() if hasattr(self.net, k)}
     return self.clone(net=self.net.clone(**inner), **options)
 
+  def layer_of(self, path: tuple[str, ...]) -> int | None:
+    """The module's `layer_of(path)`, where it has one."""
+    tells = getattr(self.net, 'layer_of', super().layer_of)
+    return tells(path)
+
   @property
   def draws_by_clip(self) -> bool:
     return 'clip_index' in self._takes

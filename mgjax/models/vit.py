@@ -30,8 +30,10 @@ _MLP_RATIO = 4  # Of the encoder by default, of the probe always.
 _AXES = 'thw'
 _SCALED = {'sincos': 'thw', 'learned': 'thw', 'rope': 'none'}
 
-# Source: timm's and both references' trunc_normal_(std=0.02).
-init_weights = nn.initializers.truncated_normal(0.02)
+# Source: timm's and both references' trunc_normal_(std=0.02), which cuts off at
+# 2, a hundred standard deviations away.
+_STD = 0.02
+init_weights = nn.initializers.normal(_STD)
 
 
 def layer_norm(eps: float, dtype: Any, name: str) -> nn.Module:
@@ -41,10 +43,25 @@ def layer_norm(eps: float, dtype: Any, name: str) -> nn.Module:
   )
 
 
-def dense(features: int, dtype: Any, name: str, bias: bool = True):
+def dense(
+  features: int, dtype: Any, name: str, bias: bool = True, scale: float = 1.0
+):
   return nn.Dense(
-    features, use_bias=bias, dtype=dtype, kernel_init=init_weights, name=name
+    features,
+    use_bias=bias,
+    dtype=dtype,
+    kernel_init=nn.initializers.normal(_STD * scale),
+    name=name,
   )
+
+
+def _init_scale(block: int) -> float:
+  """Factor on initial weights that V-JEPA 2 has in a block, from 0 on.
+
+  Source: facebookresearch/vjepa2 c2963a4, _rescale_blocks of
+    src/models/vision_transformer.py and attentive_pooler.py.
+  """
+  return (2 * (block + 1)) ** -0.5
 
 
 class TubeletEmbedding(nn.Module):
@@ -186,6 +203,7 @@ class SelfAttention(nn.Module):
     bias: Which of query, key and value have a bias: 'qkv', 'qv' or ''.
     dtype: Compute type.
     logit_cap: See `attend`.
+    init_scale: Factor on the initial weights of the last layer.
 
   Source: MCG-NJU/VideoMAE 14ef8d8, modeling_finetune.py, Attention (query, key
     and value from one matrix; q_bias, v_bias).
@@ -195,6 +213,7 @@ class SelfAttention(nn.Module):
   bias: str = 'qkv'
   dtype: Any = jnp.float32
   logit_cap: float = 0.0
+  init_scale: float = 1.0
 
   @nn.compact
   def __call__(
@@ -208,17 +227,25 @@ class SelfAttention(nn.Module):
     if rotation is not None:
       query = positions.rotate(query, rotation)
       key = positions.rotate(key, rotation)
-    return dense(width, self.dtype, 'proj')(
+    return dense(width, self.dtype, 'proj', scale=self.init_scale)(
       attend(query, key, value, self.logit_cap)
     )
 
 
 class MLP(nn.Module):
-  """Two layers with a GELU between them: 'exact', or by 'tanh'."""
+  """Two layers with a GELU between them.
+
+  Attributes:
+    hidden: Features between them.
+    dtype: Compute type.
+    gelu: 'exact', or an approximation by 'tanh'.
+    init_scale: Factor on the initial weights of the last layer.
+  """
 
   hidden: int
   dtype: Any = jnp.float32
   gelu: str = 'exact'
+  init_scale: float = 1.0
 
   @nn.compact
   def __call__(
@@ -226,7 +253,7 @@ class MLP(nn.Module):
   ) -> Float[Array, 'B tokens D']:
     y = dense(self.hidden, self.dtype, 'fc1')(x)
     y = jax.nn.gelu(y, approximate=self.gelu == 'tanh')
-    return dense(x.shape[-1], self.dtype, 'fc2')(y)
+    return dense(x.shape[-1], self.dtype, 'fc2', scale=self.init_scale)(y)
 
 
 class Block(nn.Module):
@@ -244,6 +271,7 @@ class Block(nn.Module):
     gelu: See `MLP`.
     logit_cap: See `attend`.
     norm: Makes a LayerNorm of an eps, a compute type and a name.
+    init_scale: Factor on the initial weights of the branches' last layers.
   """
 
   heads: int
@@ -256,6 +284,7 @@ class Block(nn.Module):
   gelu: str = 'exact'
   logit_cap: float = 0.0
   norm: Callable[[float, Any, str], nn.Module] = layer_norm
+  init_scale: float = 1.0
 
   @nn.compact
   def __call__(
@@ -271,11 +300,18 @@ class Block(nn.Module):
     )
     y = self.norm(self.eps, self.dtype, 'norm1')(x)
     y = SelfAttention(
-      self.heads, self.bias, self.dtype, self.logit_cap, name='attention'
+      self.heads,
+      self.bias,
+      self.dtype,
+      self.logit_cap,
+      self.init_scale,
+      name='attention',
     )(y, rotation)
     x = x + drop(y)
     y = self.norm(self.eps, self.dtype, 'norm2')(x)
-    mlp = MLP(self.mlp_width, self.dtype, self.gelu, name='mlp')
+    mlp = MLP(
+      self.mlp_width, self.dtype, self.gelu, self.init_scale, name='mlp'
+    )
     return x + drop(mlp(y))
 
 
@@ -291,8 +327,6 @@ class AttentiveProbe(nn.Module):
 
   Source: facebookresearch/vjepa2 c2963a4, src/models/attentive_pooler.py. The
     cross attention has no output projection and no norm of the query.
-  Differs: Initial projections of deep layers are not scaled down there
-    (_rescale_blocks).
   """
 
   block: Any
@@ -304,7 +338,7 @@ class AttentiveProbe(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'B tokens D']) -> Float[Array, 'B D']:
     for i in range(self.num_blocks):
-      x = self.block(name=f'block{i}')(x)
+      x = self.block(init_scale=_init_scale(i), name=f'block{i}')(x)
     batch, _, width = x.shape
     query = self.param('query', init_weights, (width,)).astype(self.dtype)
     query = jnp.broadcast_to(query, (batch, 1, width))
@@ -317,7 +351,10 @@ class AttentiveProbe(nn.Module):
       in_heads(value),
     )
     y = layer_norm(self.eps, self.dtype, 'norm2')(x)
-    x = x + MLP(_MLP_RATIO * width, self.dtype, name='mlp')(y)
+    # As the last block's in front of it.
+    scale = _init_scale(max(self.num_blocks - 1, 0))
+    mlp = MLP(_MLP_RATIO * width, self.dtype, init_scale=scale, name='mlp')
+    x = x + mlp(y)
     return x[:, 0]
 
 
@@ -329,7 +366,9 @@ class ViT(head.VideoNetwork, network_options.ViT):
     c2963a4, src/models/vision_transformer.py, and transformers, models/vjepa2.
     ViViT: transformers, models/vivit.
   Differs: V-JEPA 2 repeats a clip that is shorter than a tubelet; here it is
-    refused. ViViT's positions at other grids: see `positions.resized`.
+    refused. ViViT's positions at other grids: see `positions.resized`. Initial
+    weights are normal; VideoMAE has torch's default in the tubelet embedding,
+    V-JEPA 2 in the classifier.
   """
 
   def __post_init__(self):
@@ -414,6 +453,7 @@ class ViT(head.VideoNetwork, network_options.ViT):
       in_training=in_training,
       deterministic=deterministic,
       clip_index=clip_index,
+      std=self.head_std,
     )
 
   def _place(
@@ -488,7 +528,9 @@ class ViT(head.VideoNetwork, network_options.ViT):
     rates = self.drop_path * np.arange(self.depth) / max(self.depth - 1, 1)
     if self.is_initializing() or not self.scan_blocks:
       for i, rate in enumerate(rates.tolist()):
-        x = block(*options, rate, name=f'block{i}')(x, rotation, clip_index)
+        scale = _init_scale(i) if self.rescaled_init else 1.0
+        module = block(*options, rate, init_scale=scale, name=f'block{i}')
+        x = module(x, rotation, clip_index)
       return x
     params = self.variables['params']
     blocks = [params[f'block{i}'] for i in range(self.depth)]

@@ -18,6 +18,7 @@ def make_plan(
   names: Mapping[str, str],
   memory: Mapping[str, Any],
   size_source: str = 'data set',
+  samples_per_video: int = 1,
 ) -> dict[str, Any]:
   """Returns all that is known about a run before its launch, as JSON data.
 
@@ -30,6 +31,7 @@ def make_plan(
     names: 'mode', 'model' and 'data' of the run.
     memory: Of `memory.as_json`.
     size_source: Where the number of training videos is known from.
+    samples_per_video: Clips of a video in an epoch.
   """
   phases = [
     _phase_row(phase, num_steps, used, gmacs_per_clip)
@@ -49,7 +51,8 @@ def make_plan(
     'mode': names['mode'],
     'model': names['model'],
     'data': names['data'],
-    'dataset_size': schedule.num_train,
+    'dataset_size': schedule.num_train // samples_per_video,
+    'samples_per_video': samples_per_video,
     'dataset_size_source': size_source,
     'total_epochs': schedule.total_epochs,
     'total_steps': schedule.total_steps,

@@ -17,10 +17,12 @@ def table(plan: dict[str, Any]) -> str:
     plan: Of `plan.make_plan`.
   """
   full, io = plan['baseline']['grid'], plan['io']
+  samples = plan['samples_per_video']
   size = 'S²' if full['H'] == full['W'] else 'H x W'
   lines = [
     f'{plan["data"]}, {plan["model"]}, grid.mode={plan["mode"]}',
-    f'{plan["dataset_size"]:,} training videos ({plan["dataset_size_source"]})',
+    f'{plan["dataset_size"]:,} training videos ({plan["dataset_size_source"]})'
+    + (f', {samples} clips of each in an epoch' if samples > 1 else ''),
     f'full grid: B x T x {size} = '
     f'{full["batch"]} x {full["T"]} x {_side_text(full)}',
     '',

@@ -79,9 +79,14 @@ def open_all(
     for line in planning.warnings_of_schedule(config, schedule):
       bar.say(line)
   num_parameters = train_state.num_parameters(job.network.abstract.params)
+  num_videos, samples = (
+    len(job.train_stream.source),
+    config.data.samples_per_video,
+  )
   bar.say(
     f'{len(schedule.grids)} grids, {schedule.total_steps} steps, '
-    f'{schedule.total_epochs} epochs of {schedule.num_train} videos; '
+    f'{schedule.total_epochs} epochs of {num_videos} videos'
+    f'{f", {samples} clips of each" if samples > 1 else ""}; '
     f'{num_parameters:,} parameters; '
     f'{job.mesh.size} {jax.default_backend()} device(s)'
     + (f' in {job.peers.count} processes' if job.peers.count > 1 else '')

@@ -35,6 +35,7 @@ def augment(
     # Holes have the colour that becomes 0 once data.mean is subtracted.
     fill=tuple(255 * value for value in config.data.mean),
     num_classes=config.model.num_classes,
+    clips_per_video=config.data.samples_per_video,
   )
 
 

@@ -165,7 +165,7 @@ def train_stream(
   return TrainStream(
     schedule,
     source,
-    Order(len(source), config.seed, shard, num_shards),
+    Order(len(source), config.seed, shard, num_shards, data.samples_per_video),
     ClipSettings(
       sampling=data.sampling,
       target_fps=data.target_fps,

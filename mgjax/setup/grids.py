@@ -48,6 +48,7 @@ _FIELDS = {
   'warmup_epochs': 'optim.warmup_epochs',
   'warmup_lr': 'optim.warmup_lr',
   'base_batch': 'optim.base_batch',
+  'batch_rule': 'optim.batch_rule',
   'mode': 'grid.mode',
   'epoch_factor': 'grid.epoch_factor',
   'long_factors': 'grid.long_factors',
@@ -87,7 +88,8 @@ def schedule(
     section, name = field.split('.')
     values[argument] = config[section][name]
   values['width'] = full_grid(config).W
-  values['num_train'] = num_train
+  # An epoch reads every video once, and has so many clips of it.
+  values['num_train'] = num_train * config.data.samples_per_video
   if not network_options.options_of(config.model.name).has_batch_norm:
     # Every clip is normalised by itself: any batch divides, into any parts.
     values['group_clips'], values['group_by'] = 1, 'step'

@@ -5,6 +5,7 @@ too. What trains, replays or times a step takes all of it from `compose`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -16,7 +17,8 @@ from mgjax import models
 from mgjax.config import rules
 from mgjax.errors import ConfigError
 from mgjax.hosts import parallel
-from mgjax.step import optim, train_state
+from mgjax.models.head import VideoNetwork
+from mgjax.step import optim, parameters, train_state
 from mgjax.step.train_state import TrainState
 
 
@@ -49,7 +51,8 @@ def compose(
   Raises:
     ConfigError: The network's name or an option of it is unknown.
   """
-  module, tx = model(config), optimizer(config)
+  module = model(config)
+  tx = optimizer(config, module)
   make_state = state_maker(config, module, tx)
   return Trainable(
     model=module,
@@ -82,9 +85,15 @@ def model(config: ml_collections.ConfigDict) -> nn.Module:
 
 
 def optimizer(
-  config: ml_collections.ConfigDict,
+  config: ml_collections.ConfigDict, model: VideoNetwork | None = None
 ) -> optax.GradientTransformation:
-  """Makes the optimizer that the settings describe."""
+  """Makes the optimizer that the settings describe.
+
+  Args:
+    config: The settings.
+    model: The network, which says what its parameters are; None: all are
+      trained at one rate, and none are positions or tokens.
+  """
   options = config.optim
   return optim.make_optimizer(
     options.name,
@@ -97,7 +106,52 @@ def optimizer(
     trust_coefficient=options.trust_coefficient,
     clip_norm=options.clip_norm,
     frozen=config.norm.frozen,
+    decay_on=options.decay_on,
+    additions=(model or VideoNetwork).additions,
+    layer_decay=options.layer_decay if model else 1.0,
+    layer_of=model.layer_of if model else None,
+    trained=trained(config, model),
   )
+
+
+def trained(
+  config: ml_collections.ConfigDict, model: VideoNetwork | None = None
+) -> Callable[[dict], parameters.Marks]:
+  """From all parameters to marks of those that are trained.
+
+  Args:
+    config: The settings.
+    model: See `optimizer`.
+  """
+  if model is None:
+    return lambda params: None
+  return functools.partial(
+    parameters.trained, which=config.optim.train, head=model.head_modules
+  )
+
+
+def check_parameters(
+  config: ml_collections.ConfigDict, model: VideoNetwork
+) -> None:
+  """Refuses settings of parameters that the network does not have.
+
+  Args:
+    config: The settings.
+    model: The network.
+
+  Raises:
+    ConfigError: Names the field.
+  """
+  if config.optim.train == 'all' and config.optim.layer_decay == 1:
+    return  # Tracing takes seconds.
+  video = models.example_video(model, config.data.num_frames)
+  params = jax.eval_shape(model.init, jax.random.key(0), video)['params']
+  try:
+    trained(config, model)(params)
+    if config.optim.layer_decay != 1:
+      parameters.layers(params, model.layer_of)
+  except ValueError as error:
+    raise ConfigError(f'optim.{error}') from error
 
 
 def state_maker(

@@ -55,6 +55,7 @@ def make_plan(
       device_bytes=int(config.train.device_memory_gib * 2**30),
     ),
     size_source=size_source,
+    samples_per_video=config.data.samples_per_video,
   )
 
 
@@ -79,7 +80,16 @@ def check_network(
     ConfigError: Says what is wrong with the network, and names the grid.
   """
   check_own_network(config, grids, trains=bool(phases), phases=phases)
+  if phases:
+    _check_parameters(config)
   clip_costs.gmacs_per_clip(config, grids, phases)
+
+
+def _check_parameters(config: ml_collections.ConfigDict) -> None:
+  """Refuses settings of parameters that the network does not have."""
+  from mgjax.setup import network
+
+  network.check_parameters(config, network.model(config))
 
 
 def check_own_network(

@@ -10,6 +10,7 @@ from mgjax.config import network_options
 from mgjax.grids.schedule import GridSchedule
 from mgjax.hosts import parallel
 from mgjax.setup import augmentation, evaluation, grids
+from mgjax.setup import network as network_setup
 from mgjax.setup.network import Trainable
 from mgjax.step import programs, train_step
 from mgjax.step.step_cache import Program
@@ -110,6 +111,8 @@ def make_train_step(
     micro_batches=config.train.micro_batches,
     loss=config.optim.loss,
     augment=augmentation.augment(config, schedule),
+    trained=network_setup.trained(config, network.model),
+    frozen_dropout=config.optim.frozen_dropout,
   )
 
 

@@ -209,6 +209,7 @@ def _works(
     'baseline': _work(config, base, num_batches),
   }
   mode = config.grid.mode
+  num_videos = schedule.num_train // config.data.samples_per_video
   for other in MODES if mode in MODES else ():
     if other == mode:
       works[other] = works['run']
@@ -218,7 +219,7 @@ def _works(
     try:
       works[other] = _work(
         changed,
-        grids.schedule(changed, schedule.num_train, num_devices=num_devices),
+        grids.schedule(changed, num_videos, num_devices=num_devices),
         num_batches,
       )
     except ConfigError:

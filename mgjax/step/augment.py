@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from mgjax.step import increasing_operations
 from mgjax.step import pixel_operations as pixels
 from mgjax.step.pixel_operations import Video
 
@@ -41,6 +42,11 @@ class Augmentation:
   Attributes:
     randaugment_ops: Operations per clip, 0 or more; see `rand_augment`.
     randaugment_magnitude: Their strength, in [0, 10].
+    randaugment_policy: 'torchvision': the operations of this module; 'timm':
+      those of increasing_operations.py.
+    randaugment_probability: Of an operation that is drawn to be applied.
+    randaugment_magnitude_std: Standard deviation of the strength, drawn for
+      each clip and operation, and cut off at 0 and 10.
     brightness: See `colour_jitter`; 0 or more.
     contrast: See brightness.
     saturation: See brightness.
@@ -55,6 +61,9 @@ class Augmentation:
 
   randaugment_ops: int
   randaugment_magnitude: Strength
+  randaugment_policy: str
+  randaugment_probability: float
+  randaugment_magnitude_std: float
   brightness: Strength
   contrast: Strength
   saturation: Strength
@@ -67,7 +76,11 @@ class Augmentation:
 
 
 def make_augment(
-  options: Augmentation, *, fill: tuple[float, float, float], num_classes: int
+  options: Augmentation,
+  *,
+  fill: tuple[float, float, float],
+  num_classes: int,
+  clips_per_video: int = 1,
 ) -> Callable[..., dict] | None:
   """Returns augment(batch, rng, strengths) -> batch; None where it is all off.
 
@@ -81,6 +94,8 @@ def make_augment(
     options: What is on: of those in `strengths`, the greatest values.
     fill: RGB, 0..255, of holes and of what lies outside the picture.
     num_classes: K.
+    clips_per_video: Clips in a row that show one video; mixing takes no
+      neighbour of the same.
   """
   # None, not the identity: a program without augmentation is to be the same
   # program, bit for bit, as before there was any.
@@ -90,13 +105,16 @@ def make_augment(
     + (o.erase_probability, o.mixup_alpha, o.cutmix_alpha)
   ):
     return None
-  return functools.partial(_augment, options, fill, num_classes)
+  return functools.partial(
+    _augment, options, fill, num_classes, clips_per_video
+  )
 
 
 def _augment(
   options: Augmentation,
   fill: tuple[float, float, float],
   num_classes: int,
+  clips_per_video: int,
   batch: dict,
   rng: jax.Array,
   strengths: Mapping[str, jax.Array] | None = None,
@@ -118,7 +136,7 @@ def _augment(
     label = batch['label']
     if label.ndim == 1:
       label = jax.nn.one_hot(label, num_classes, dtype=jnp.float32)
-    batch |= mix(video, label, keys[3], options)
+    batch |= mix(video, label, keys[3], options, distance=clips_per_video)
   rounded = jnp.round(jnp.clip(batch['video'], 0, 255)).astype(jnp.uint8)
   return {**batch, 'video': rounded}
 
@@ -144,23 +162,42 @@ def rand_augment(
   Args:
     video: RGB, 0..255.
     rng: Key.
-    options: randaugment_ops operations are drawn for each clip, one
-      independently of the other. randaugment_magnitude is the strength of all;
-      the sign of those that have one is drawn.
-    fill: RGB of what lies outside the picture.
+    options: randaugment_ops operations of randaugment_policy are drawn for each
+      clip, one independently of the other; each is applied with
+      randaugment_probability. randaugment_magnitude is the strength of all, or
+      its mean; the sign of those that have one is drawn.
+    fill: RGB of what lies outside the picture, with 'torchvision'.
 
-  Source: Cubuk et al. 2020 (arXiv:1909.13719); ranges of torchvision 0.24,
-    transforms/autoaugment.py.
-  Differs: Bilinear, not nearest pixels; no equalize (a histogram per clip is a
-    scatter over all pixels, slow on accelerators).
+  Source: Cubuk et al. 2020 (arXiv:1909.13719); 'torchvision': ranges of
+    torchvision 0.24, transforms/autoaugment.py; 'timm': see
+    increasing_operations.py.
+  Differs: 'torchvision': bilinear, not nearest pixels; no equalize.
   """
+  timm = options.randaugment_policy == 'timm'
+  names = increasing_operations.OPERATIONS if timm else OPERATIONS
   for key in jax.random.split(rng, options.randaugment_ops):
     op_key, sign_key = jax.random.split(key)
     shape = (video.shape[0],)
-    op = jax.random.randint(op_key, shape, 0, len(OPERATIONS))
+    op = jax.random.randint(op_key, shape, 0, len(names))
     sign = jnp.where(jax.random.bernoulli(sign_key, shape=shape), 1.0, -1.0)
-    strength = sign * options.randaugment_magnitude / 10
-    video = apply_operation(video, op, strength, fill=fill)
+    magnitude = options.randaugment_magnitude
+    # Keys of their own, made where they are needed: the draws of runs without
+    # stay.
+    if options.randaugment_magnitude_std:
+      noise = jax.random.normal(jax.random.fold_in(key, 1), shape)
+      magnitude += options.randaugment_magnitude_std * noise
+      magnitude = jnp.clip(magnitude, 0, 10)
+    if options.randaugment_probability < 1:
+      applied = jax.random.bernoulli(
+        jax.random.fold_in(key, 2), options.randaugment_probability, shape
+      )
+      op = jnp.where(applied, op, -1)
+    if timm:
+      magnitude = jnp.broadcast_to(magnitude, shape)
+      video = increasing_operations.apply_operation(video, op, magnitude, sign)
+    else:
+      strength = sign * magnitude / 10
+      video = apply_operation(video, op, strength, fill=fill)
   return video
 
 
@@ -175,7 +212,7 @@ def apply_operation(
 
   Args:
     video: RGB, 0..255.
-    op: int [B], places in `OPERATIONS`.
+    op: int [B], places in `OPERATIONS`; another number: nothing is done.
     strength: float [B], in [-1, 1]; operations without a sign take its
       absolute value.
     fill: RGB of what lies outside the picture.
@@ -294,8 +331,10 @@ def mix(
   label: Float[Array, 'B K'],
   rng: Key[Array, ''],
   options: Augmentation,
+  *,
+  distance: int = 1,
 ) -> dict:
-  """Mixes each clip, and its label, with the one before it in the batch.
+  """Mixes each clip, and its label, with one before it in the batch.
 
   Mixup adds the two with weights; CutMix takes a rectangle, the same in all
   frames, from the other one. The labels' weights are the clips' shares of the
@@ -308,6 +347,7 @@ def mix(
     options: With mixup_alpha, the own share of a clip follows Beta(alpha,
       alpha); with cutmix_alpha, the share of the pixels outside the rectangle
       does. Where both are on, half of the clips are mixed by each.
+    distance: How many places before it that one is.
 
   Returns:
     {'video', 'label'}.
@@ -338,13 +378,13 @@ def mix(
       chance = _chance_of_mixup(mixup, cutmix)
       which = jax.random.bernoulli(keys[3], chance, (batch, 1, 1))
       own = jnp.where(which, own, own_cutmix)
-  # The neighbour, not a random clip: clips are shuffled already, and only one
-  # clip moves between devices.
+  # A neighbour, not a random clip: clips are shuffled already, and only so many
+  # clips move between devices.
   share = own.mean((1, 2))[:, None]
   own = own[:, None, :, :, None]
   return {
-    'video': own * video + (1 - own) * jnp.roll(video, 1, 0),
-    'label': share * label + (1 - share) * jnp.roll(label, 1, 0),
+    'video': own * video + (1 - own) * jnp.roll(video, distance, 0),
+    'label': share * label + (1 - share) * jnp.roll(label, distance, 0),
   }
 
 

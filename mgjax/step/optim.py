@@ -1,5 +1,7 @@
 """The optimizer: an optax chain whose learning rate comes from outside."""
 
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -7,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from mgjax.models import norm
+from mgjax.step import parameters
 
 
 def make_optimizer(
@@ -21,6 +24,11 @@ def make_optimizer(
   trust_coefficient: float,
   clip_norm: float,
   frozen: str,
+  decay_on: str = 'not_norms',
+  additions: Sequence[str] = (),
+  layer_decay: float = 1.0,
+  layer_of: Callable[[parameters.Path], int | None] | None = None,
+  trained: Callable[[dict], parameters.Marks] = lambda params: None,
 ) -> optax.GradientTransformation:
   """Makes an optimizer at learning rate 1.
 
@@ -28,10 +36,17 @@ def make_optimizer(
   is a program argument: the optimizer's state is free of it, so that a jump of
   the learning rate (a new phase) acts at once, as in torch.optim.SGD.
 
-  Gradients are first scaled down to a norm of `clip_norm`, over all
-  parameters. Weight decay spares batch norm (`decayed`); the layer-wise rates
-  of LARS and LAMB spare batch norm and biases (`adapted`). Scales and biases of
-  frozen batch norms stay as they are, and their gradients count as zero.
+  Gradients are first scaled down to a norm of `clip_norm`, over all trained
+  parameters. Weight decay acts on what `decay_on` says; the layer-wise rates of
+  LARS and LAMB spare norms and biases (`adapted`). Scales and biases of frozen
+  batch norms stay as they are, and their gradients count as zero.
+
+  Where only some parameters are trained, `update` gets gradients of those and
+  all parameters, and gives directions of those; the state has nothing of the
+  others.
+
+  Layer-wise decay multiplies the direction at the end, as a learning rate of
+  the layer's own would: momentum and the norms of LARS and LAMB do not see it.
 
   sgd    g + decay * p, then momentum, Nesterov's where asked.
   adamw  Adam's direction + decay * p.
@@ -51,6 +66,12 @@ def make_optimizer(
       rate and weight norm.
     clip_norm: Norm that gradients are scaled down to; 0: any norm.
     frozen: Which batch norms stay as they are: '', 'all' or 'but_first'.
+    decay_on: What weight decay acts on; see `parameters.decayed`.
+    additions: See `parameters.decayed`.
+    layer_decay: Factor on the learning rate from a layer to the one before it,
+      in (0, 1]; 1: all layers have the same.
+    layer_of: See `parameters.layers`; needed where that is not 1.
+    trained: From all parameters to marks of those that are trained.
 
   Returns:
     A transformation from gradients to descent directions (to be subtracted).
@@ -63,36 +84,56 @@ def make_optimizer(
     where it is constant), and divides by |g| + decay * |p| where optax and
     this take |g + decay * p|.
   """
-  decay = optax.add_decayed_weights(weight_decay, mask=decayed)
   trace = optax.trace(decay=momentum, nesterov=nesterov)
   adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
   layerwise = lambda coefficient: optax.masked(
     optax.scale_by_trust_ratio(trust_coefficient=coefficient), adapted
   )
-  parts = {
-    'sgd': lambda: (decay, trace),
-    'adamw': lambda: (adam, decay),
-    'lars': lambda: (decay, layerwise(trust_coefficient), trace),
-    'lamb': lambda: (adam, decay, layerwise(1.0)),
-  }[name]()
-  if clip_norm:
-    parts = (optax.clip_by_global_norm(clip_norm), *parts)
-  return _sparing(optax.chain(*parts), frozen)
+
+  def of_part(params: dict) -> optax.GradientTransformation:
+    """The optimizer of the part of some parameters that is trained."""
+    # Marks are those of the whole tree: a part may lack what tells a norm.
+    pick = functools.partial(parameters.part, marks=trained(params))
+    decay = optax.add_decayed_weights(
+      weight_decay, mask=pick(parameters.decayed(params, decay_on, additions))
+    )
+    parts = {
+      'sgd': lambda: (decay, trace),
+      'adamw': lambda: (adam, decay),
+      'lars': lambda: (decay, layerwise(trust_coefficient), trace),
+      'lamb': lambda: (adam, decay, layerwise(1.0)),
+    }[name]()
+    if clip_norm:
+      parts = (optax.clip_by_global_norm(clip_norm), *parts)
+    tx = optax.chain(*parts)
+    if frozen:
+      tx = _sparing(tx, pick(norm.frozen_parameters(params, frozen)))
+    if layer_decay != 1:
+      assert layer_of is not None
+      scales = parameters.layer_scales(params, layer_of, layer_decay)
+      tx = _scaled(tx, pick(scales))
+    return tx
+
+  return optax.GradientTransformation(
+    lambda params: of_part(params).init(
+      parameters.part(params, trained(params))
+    ),
+    lambda gradients, state, params: of_part(params).update(
+      gradients, state, parameters.part(params, trained(params))
+    ),
+  )
 
 
 def _sparing(
-  tx: optax.GradientTransformation, frozen: str
+  tx: optax.GradientTransformation, marks: parameters.Marks
 ) -> optax.GradientTransformation:
   """An optimizer that leaves frozen batch norms alone, with the same state.
 
   Their directions are set to zero as well as their gradients: the state may
   have a momentum, of a time before they were frozen.
   """
-  if not frozen:
-    return tx
 
   def spare(tree):
-    marks = norm.frozen_parameters(tree, frozen)
     return jax.tree.map(lambda m, x: jnp.zeros_like(x) if m else x, marks, tree)
 
   def update(gradients, state, params):
@@ -102,26 +143,17 @@ def _sparing(
   return optax.GradientTransformation(tx.init, update)
 
 
-def decayed(params: dict) -> dict:
-  """Marks the parameters that weight decay acts on: all but batch norm's.
+def _scaled(
+  tx: optax.GradientTransformation, scales: Any
+) -> optax.GradientTransformation:
+  """An optimizer whose directions are multiplied, with the same state."""
 
-  A batch norm is recognized by its scale: no other layer has one.
+  def update(gradients, state, params):
+    directions, state = tx.update(gradients, state, params)
+    # Python's numbers: the type of the direction stays.
+    return jax.tree.map(lambda s, d: s * d, scales, directions), state
 
-  Args:
-    params: Nested dict of arrays.
-
-  Returns:
-    The same tree of booleans.
-  """
-
-  def mark(tree: dict) -> dict:
-    is_norm = 'scale' in tree
-    return {
-      name: mark(leaf) if isinstance(leaf, dict) else not is_norm
-      for name, leaf in tree.items()
-    }
-
-  return mark(params)
+  return optax.GradientTransformation(tx.init, update)
 
 
 def adapted(params: dict) -> dict:

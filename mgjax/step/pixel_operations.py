@@ -54,7 +54,13 @@ def turn_hue(video: Video, turns: PerClip) -> Video:
 
 
 def sharpen(video: Video, factor: PerClip) -> Video:
-  """Multiplies the distance of RGB, 0..255, from a smoothed picture.
+  """Multiplies the distance of RGB, 0..255, from a smoothed picture."""
+  smoothed = smooth(video)
+  return _clip(smoothed + (video - smoothed) * per_clip(factor))
+
+
+def smooth(video: Video) -> Video:
+  """A weighted mean of RGB over 3 x 3 pixels.
 
   The outermost pixels have no neighbours to be smoothed with, and stay.
   """
@@ -65,8 +71,7 @@ def sharpen(video: Video, factor: PerClip) -> Video:
     for dx in range(3):
       total += video[:, :, dy : height - 2 + dy, dx : width - 2 + dx]
   # 1 around 5 in the middle, over 13, as in the Python Imaging Library.
-  smooth = video.at[:, :, 1:-1, 1:-1].set(total / 13)
-  return _clip(smooth + (video - smooth) * per_clip(factor))
+  return video.at[:, :, 1:-1, 1:-1].set(total / 13)
 
 
 def auto_contrast(video: Video) -> Video:
@@ -97,6 +102,7 @@ def warp(
   shift_x: PerClip,
   shift_y: PerClip,
   fill: tuple[float, ...],
+  extends_edges: bool = False,
 ) -> Video:
   """Rotates, shears and shifts each clip about its centre, bilinearly.
 
@@ -111,6 +117,8 @@ def warp(
     shift_x: Columns.
     shift_y: Rows.
     fill: RGB of what lies outside the picture.
+    extends_edges: Whether the outermost pixels reach to the edge of the
+      picture, half a pixel on; else they fade into the fill from their centres.
   """
   height, width = video.shape[2:4]
   y, x = jnp.meshgrid(
@@ -125,11 +133,15 @@ def warp(
   from_x = cos * sheared_x - sin * sheared_y + column(shift_x)
   from_y = sin * sheared_x + cos * sheared_y + column(shift_y)
   return _sample(
-    video, from_y + (height - 1) / 2, from_x + (width - 1) / 2, fill
+    video,
+    from_y + (height - 1) / 2,
+    from_x + (width - 1) / 2,
+    fill,
+    extends_edges,
   )
 
 
-def _sample(video, y, x, fill):
+def _sample(video, y, x, fill, extends_edges):
   """Reads [B, T, H, W, 3] at rows y and columns x, [B, H, W], bilinearly."""
   height, width = video.shape[2:4]
   y0, x0 = jnp.floor(y), jnp.floor(x)
@@ -139,7 +151,10 @@ def _sample(video, y, x, fill):
   result = 0.0
   for row, weight_y in ((y0, y0 + 1 - y), (y0 + 1, y - y0)):
     for column, weight_x in ((x0, x0 + 1 - x), (x0 + 1, x - x0)):
-      inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+      if extends_edges:
+        inside = _within(y, height) & _within(x, width)
+      else:
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
       place = jnp.clip(row, 0, height - 1) * width
       place += jnp.clip(column, 0, width - 1)
       # The same places in all frames of a clip.
@@ -147,6 +162,11 @@ def _sample(video, y, x, fill):
       weight = jnp.where(inside, weight_y * weight_x, 0.0)
       result += weight[:, None, :, :, None] * taken
   return result + background
+
+
+def _within(place, size: int):
+  """Whether a place, 0 at the centre of the first pixel, is on the picture."""
+  return (place >= -0.5) & (place < size - 0.5)
 
 
 def _grey(video):

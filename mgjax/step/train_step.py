@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from mgjax.models import norm
-from mgjax.step import losses, optim
+from mgjax.step import losses, optim, parameters
 from mgjax.step.train_state import TrainState
 
 
@@ -61,6 +61,8 @@ def make_train_step(
   ema_decay: float = 0.0,
   micro_batches: int = 1,
   augment: Callable | None = None,
+  trained: Callable[[dict], parameters.Marks] = lambda params: None,
+  frozen_dropout: bool = False,
 ) -> Callable:
   """Returns a function of the state, a batch and what its step says.
 
@@ -99,16 +101,27 @@ def make_train_step(
     micro_batches: M, parts of the batch that are computed one by one.
     augment: From a batch, a key and strengths to a batch (step/augment.py);
       None: off.
+    trained: From all parameters to marks of those that are trained, the same
+      as the optimizer's. There are no gradients of the others, so that no
+      backward pass goes through what comes before the first of them.
+    frozen_dropout: Whether modules without a trained parameter have dropout and
+      drop path, too; else they compute as in an evaluation (but batch norms:
+      see config.norm.frozen).
   """
   gradients = _make_gradients(
-    model, _make_inputs(model, mean, std), loss, label_smoothing
+    _make_apply(model, trained, frozen_dropout),
+    model.draws_by_clip,
+    _make_inputs(model, mean, std),
+    loss,
+    label_smoothing,
+    trained,
   )
 
   # Decided here, in Python: with one part the program has no loop, and is the
   # same, bit for bit, as before there were micro-batches.
   differentiate = gradients
   if micro_batches > 1:
-    differentiate = _accumulated(gradients, model, micro_batches)
+    differentiate = _accumulated(gradients, model, micro_batches, trained)
 
   def train_step(state, batch, lr, groups, rng, strengths=None):
     # The step is in the key, so that a resumed run draws what it would have
@@ -122,31 +135,54 @@ def make_train_step(
     # parameters are not, so XLA adds the all-reduce by itself.
     grads, metrics, batch_stats = differentiate(state, batch, groups, dropout)
     direction, opt_state = tx.update(grads, state.opt_state, state.params)
-    # The learning rate is an argument of the program: a schedule inside the
-    # optimizer would count steps, which have other lengths on other grids.
-    # Cast: a float32 rate would make float32 of parameters of a shorter type.
-    params = jax.tree.map(
-      lambda p, d: p - lr.astype(p.dtype) * d, state.params, direction
-    )
-    # {} where it is off, not a copy: with SGD a third less in checkpoints.
-    ema = {}
-    if ema_decay:
-      ema = optim.update_average(state.ema, params, state.step, ema_decay)
-      # Averages of equal numbers, but exactly.
-      frozen = norm.frozen_parameters(params, model.norm_frozen)
-      ema = jax.tree.map(lambda f, a, p: p if f else a, frozen, ema, params)
+    marks = trained(state.params)
+    params = _moved(state.params, direction, lr, marks)
     # Written out, not `replace`: a field that is forgotten here is an error.
     state = TrainState(
       step=state.step + 1,
       params=params,
       batch_stats=batch_stats,
       opt_state=opt_state,
-      ema=ema,
+      ema=_averaged(state, params, marks, model.norm_frozen, ema_decay),
     )
     # Before it is clipped: afterwards it would say nothing about the network.
     return state, {**metrics, 'grad_norm': optax.tree.norm(grads)}
 
   return train_step
+
+
+def _moved(
+  params: dict, direction: dict, lr: jax.Array, marks: parameters.Marks
+) -> dict:
+  """All parameters after a step of those that are marked."""
+  # The learning rate is an argument of the program: a schedule inside the
+  # optimizer would count steps, which have other lengths on other grids.
+  # Cast: a float32 rate would make float32 of parameters of a shorter type.
+  moved = jax.tree.map(
+    lambda p, d: p - lr.astype(p.dtype) * d,
+    parameters.part(params, marks),
+    direction,
+  )
+  return parameters.joined(moved, parameters.part(params, marks, marked=False))
+
+
+def _averaged(
+  state: TrainState,
+  params: dict,
+  marks: parameters.Marks,
+  norm_frozen: str,
+  decay: float,
+) -> dict:
+  """The average of the parameters after a step to new ones."""
+  # {} where it is off, not a copy: with SGD a third less in checkpoints.
+  if not decay:
+    return {}
+  ema = optim.update_average(state.ema, params, state.step, decay)
+  # Averages of equal numbers, but exactly.
+  frozen = norm.frozen_parameters(params, norm_frozen)
+  if marks is not None:
+    frozen = jax.tree.map(lambda f, m: f or not m, frozen, marks)
+  return jax.tree.map(lambda f, a, p: p if f else a, frozen, ema, params)
 
 
 def _make_inputs(model: nn.Module, mean, std) -> Callable[[dict], jax.Array]:
@@ -160,8 +196,28 @@ def _make_inputs(model: nn.Module, mean, std) -> Callable[[dict], jax.Array]:
   return inputs
 
 
+def _make_apply(
+  model: nn.Module, trained: Callable[[dict], parameters.Marks], dropout: bool
+) -> Callable:
+  """Returns model.apply, with dropout only where something is trained."""
+
+  def apply(variables, *args, **kwargs):
+    marks = trained(variables['params'])
+    if marks is None or dropout:
+      return model.apply(variables, *args, **kwargs)
+    with parameters.silent_dropout(variables['params'], marks):
+      return model.apply(variables, *args, **kwargs)
+
+  return apply
+
+
 def _make_gradients(
-  model: nn.Module, inputs: Callable, loss: str, label_smoothing: float
+  apply: Callable,
+  draws_by_clip: bool,
+  inputs: Callable,
+  loss: str,
+  label_smoothing: float,
+  trained: Callable[[dict], parameters.Marks],
 ) -> Callable:
   """Returns gradients(state, batch, groups, dropout, clip_index, collection).
 
@@ -175,18 +231,23 @@ def _make_gradients(
     state, batch, groups, dropout, clip_index=None, collection='batch_stats'
   ):
     video = inputs(batch)
-    if clip_index is not None and not model.draws_by_clip:
+    if clip_index is not None and not draws_by_clip:
       # Else all parts of a batch would have the same masks.
       dropout = jax.random.fold_in(dropout, clip_index[0])
     # A matrix and not a loop over the groups: their number is a value of the
     # program, and one program serves every phase that has this grid.
     same_group = norm.group_matrix(video.shape[0], groups)
+    marks = trained(state.params)
+    frozen = parameters.part(state.params, marks, marked=False)
 
     def loss_fn(params):
       # `clip_index`: dropout draws a mask for a clip's place in the whole
       # batch, so that parts draw what the whole would.
-      logits, updates = model.apply(
-        {'params': params, 'batch_stats': state.batch_stats},
+      logits, updates = apply(
+        {
+          'params': parameters.joined(params, frozen),
+          'batch_stats': state.batch_stats,
+        },
         video,
         same_group=same_group,
         clip_index=clip_index,
@@ -201,7 +262,7 @@ def _make_gradients(
     # Statistics leave as auxiliary output: they have no gradient.
     (mean_loss, (logits, statistics)), grads = jax.value_and_grad(
       loss_fn, has_aux=True
-    )(state.params)
+    )(parameters.part(state.params, marks))
     # Of the logits that training has anyway, dropout included.
     right = losses.hits(logits, batch['label'])
     metrics = {'loss': mean_loss, 'top1': right.mean(dtype=jnp.float32)}
@@ -211,7 +272,10 @@ def _make_gradients(
 
 
 def _accumulated(
-  gradients: Callable, model: nn.Module, micro_batches: int
+  gradients: Callable,
+  model: nn.Module,
+  micro_batches: int,
+  trained: Callable[[dict], parameters.Marks],
 ) -> Callable:
   """Returns what gives the same for a whole batch, part by part."""
 
@@ -241,9 +305,8 @@ def _accumulated(
       return jax.tree.map(jnp.add, total, (grads, metrics)), moments
 
     # Of the parameters' types, as the gradients of the parts are.
-    zeros = jax.tree.map(
-      jnp.zeros_like, (state.params, {'loss': 0.0, 'top1': 0.0})
-    )
+    params = parameters.part(state.params, trained(state.params))
+    zeros = jax.tree.map(jnp.zeros_like, (params, {'loss': 0.0, 'top1': 0.0}))
     # XLA:CPU is at its slowest inside a loop: a small SlowFast in 4 parts had
     # not compiled after 150 s; unrolled, it takes 1.65 times the compile time
     # of the whole batch and as long per step.

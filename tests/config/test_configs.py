@@ -390,6 +390,6 @@ def test_charades_has_any_number_of_labels_and_the_published_protocol():
   assert evaluation.ensemble == 'max'
 
 
-def test_augmentation_is_off_in_every_config():
-  for name in NAMES:
+def test_augmentation_is_off_in_every_config_of_convolutions():
+  for name in set(NAMES) - {'finetune'}:
     assert augmentation.augment(get_config(name)) is None

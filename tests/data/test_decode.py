@@ -11,8 +11,9 @@ import av
 import numpy as np
 import pytest
 
-from mgjax.data import decode
-from mgjax.data.decode import Crop, DecodeError, Video
+from mgjax.data import decode, views
+from mgjax.data.decode import DecodeError, Video
+from mgjax.data.views import Crop
 
 NUM_FRAMES = 50
 
@@ -282,7 +283,7 @@ def test_a_mistake_of_the_program_is_no_damage(monkeypatch, error):
     raise error('an argument is gone')
 
   with Video(encode(num_frames=3)) as video:
-    monkeypatch.setattr(decode, 'orientation', mistaken)
+    monkeypatch.setattr(views, 'orientation', mistaken)
     with pytest.raises(error, match='is gone'):
       video.frames(np.array([1]), 48, 64)
 

@@ -309,6 +309,58 @@ def test_the_rate_need_not_follow_the_batch(mode):
   assert {s.lr(step) for step in range(s.total_steps)} == {0.1}
 
 
+@pytest.mark.parametrize('schedule', ['steps', 'cosine'])
+@pytest.mark.parametrize('mode', ['long', 'both', 'progressive'])
+def test_the_rate_follows_the_batch_by_a_rule(mode, schedule):
+  linear, root, none = (
+    smooth(schedule, mode, batch_rule=rule)
+    for rule in ('linear', 'sqrt', 'none')
+  )
+  assert smooth(schedule, mode).lr_at_epoch(7) == linear.lr_at_epoch(7)
+  starts = [0, *(p.end_epoch for p in linear.phases)]
+  for phase, start in zip(linear.phases, starts, strict=False):
+    epoch = start + 0.1
+    ratio = phase.base.batch / 64
+    rate = none.lr_at_epoch(epoch)
+    assert linear.lr_at_epoch(epoch) == pytest.approx(rate * ratio, rel=1e-12)
+    assert root.lr_at_epoch(epoch) == pytest.approx(
+      rate * math.sqrt(ratio), rel=1e-12
+    )
+  assert {p.lr_scale for p in none.phases} == {1}
+  # Nothing else does.
+  assert [p.cycle for p in root.phases] == [p.cycle for p in linear.phases]
+
+
+@pytest.mark.parametrize('mode', ['short', 'ladder'])
+def test_a_rule_says_nothing_where_rates_do_not_follow_the_batch(mode):
+  assert (
+    len(
+      {
+        make(mode, batch_rule=rule).lr_at_epoch(5)
+        for rule in ('linear', 'sqrt', 'none')
+      }
+    )
+    == 1
+  )
+
+
+def test_a_row_may_have_a_rule_of_its_own():
+  rows = [
+    {'epochs': 1, 'side_factor': 0.5, 'lr_scale': rule}
+    for rule in ('linear', 'sqrt', 'none')
+  ]
+  rows.append({'epochs': 1, 'side_factor': 0.5})
+  s = smooth('constant', 'table', table=rows, batch_rule='sqrt')
+  assert [p.lr_scale for p in s.phases] == [4, 2, 1, 2]
+
+
+def test_a_run_on_a_smaller_batch_keeps_the_rule_of_its_grids():
+  s = smooth('constant', batch=64, base_batch=256, batch_rule='sqrt')
+  assert s.lr_at_epoch(0.1) == pytest.approx(
+    0.1 * 64 / 256 * math.sqrt(s.phases[0].base.batch / 64)
+  )
+
+
 def test_warm_up_ends_at_the_schedule_own_rate():
   warm = smooth('cosine', warmup_epochs=10.0, warmup_lr=0.5).lr_at_epoch
   plain = smooth('cosine').lr_at_epoch
@@ -418,6 +470,10 @@ def test_schedules_are_made_without_jax_and_without_settings():
     ({'frames': 0}, '^`frames` is 0; it must be at least 1'),
     ({'width': 0}, '^`width` is 0'),
     ({'num_train': 0}, '^`num_train` is 0'),
+    (
+      {'batch_rule': 'root'},
+      "^`batch_rule` is 'root'; use one of linear, sqrt",
+    ),
     ({'num_devices': 0}, '^`num_devices` is 0'),
     ({'micro_batches': 0}, '^`micro_batches` is 0'),
     ({'lr_steps': ()}, "^`lr_steps` is empty.*use `lr_schedule='constant'`"),

@@ -478,3 +478,46 @@ def with_classes(config, num_classes):
 def test_an_unknown_transformer_lists_the_known_ones():
   with pytest.raises(ConfigError, match='videomae_s, .* vjepa2_g'):
     config_of('videomae_g')
+
+
+# Initial weights.
+
+
+def stds(params, *names):
+  return [float(np.std(params[n]['kernel'])) for n in names]
+
+
+@pytest.mark.parametrize('rescaled', [False, True])
+def test_initial_weights_have_the_spread_of_the_references(rescaled):
+  """0.02, but V-JEPA 2's last layers of block i, from 1: over root 2 i."""
+  model = small(
+    width=96, depth=3, pool='probe', probe_blocks=2, rescaled_init=rescaled
+  )
+  params = jax.jit(model.init)(jax.random.key(0), clips(1, 2, 16, 16))['params']
+  scales = [(2 * i) ** -0.5 for i in (1, 2, 3)]
+  for i, scale in enumerate(scales):
+    block, expected = params[f'block{i}'], scale if rescaled else 1
+    found = stds(block['mlp'], 'fc2') + stds(block['attention'], 'proj')
+    assert found == pytest.approx([0.02 * expected] * 2, rel=0.05)
+    plain = stds(block['mlp'], 'fc1') + stds(block['attention'], 'qkv')
+    assert plain == pytest.approx([0.02] * 2, rel=0.05)
+  probe = params['probe']
+  for i, scale in enumerate(scales[:2]):
+    assert stds(probe[f'block{i}']['mlp'], 'fc2') == pytest.approx(
+      [0.02 * scale], rel=0.05
+    )
+  # The query's own MLP as the last block in front of it.
+  assert stds(probe['mlp'], 'fc2') == pytest.approx(
+    [0.02 * scales[1]], rel=0.05
+  )
+  assert stds(probe, 'q', 'kv') == pytest.approx([0.02] * 2, rel=0.05)
+  # Nothing is cut off at two standard deviations.
+  assert np.abs(params['block0']['mlp']['fc1']['kernel']).max() > 3.5 * 0.02
+
+
+def test_the_classifier_starts_as_small_as_its_option_says():
+  model = small(width=96, head_std=2e-5)
+  params = jax.jit(model.init)(jax.random.key(0), clips(1, 2, 16, 16))['params']
+  classifier = params['head']['classifier']
+  assert stds(params['head'], 'classifier') == pytest.approx([2e-5], rel=0.15)
+  assert not classifier['bias'].any()

@@ -352,3 +352,19 @@ def test_one_program_serves_all_strengths():
   for value in (0.0, 0.3, 1.0):
     run(batch, jax.random.key(0), {'mixup_alpha': jnp.float32(value)})
   assert run._cache_size() == 1
+
+
+@pytest.mark.parametrize('field', ['mixup_alpha', 'cutmix_alpha'])
+def test_no_clip_is_mixed_with_another_one_of_its_video(field):
+  config = make_config(**{field: 1.0})
+  config.data.samples_per_video = 2
+  batch = make_batch(batch=8)
+  batch['label'] = np.repeat(np.arange(4, dtype=np.int32), 2)
+  run = jax.jit(augmentation.augment(config))
+  label = np.asarray(run(batch, jax.random.key(3))['label'])
+  # Two labels in each clip: its own and that of the video before.
+  assert (label[np.arange(8), batch['label']] < 1).all()
+  before = np.roll(batch['label'], 2)
+  np.testing.assert_allclose(
+    label[np.arange(8), batch['label']] + label[np.arange(8), before], 1
+  )

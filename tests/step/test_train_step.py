@@ -9,7 +9,7 @@ from configs import moving_digits
 from mgjax.config import fields as default
 from mgjax.models import norm
 from mgjax.setup import augmentation, network
-from mgjax.step import losses, optim, train_state, train_step
+from mgjax.step import losses, parameters, train_state, train_step
 
 MEAN, STD = (0.45, 0.4, 0.5), (0.225, 0.2, 0.25)
 
@@ -75,7 +75,7 @@ def test_sgd_is_that_of_torch():
 
 def test_weight_decay_leaves_batch_norm_alone_and_nothing_else(setup):
   state = setup[3]
-  marks = optim.decayed(state.params)
+  marks = parameters.decayed(state.params, 'not_norms')
   flat = jax.tree_util.tree_flatten_with_path(marks)[0]
   for path, mark in flat:
     names = [p.key for p in path]
