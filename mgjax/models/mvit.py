@@ -14,21 +14,21 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mgjax.config import network_options
+from mgjax.config import transformer_options
 from mgjax.models import conv, head, positions, resnet3d
-from mgjax.models.dropout import Dropout
-from mgjax.models.head import ClipIndex
-from mgjax.models.positions import Sizes, count_tokens
-from mgjax.models.vit import (
+from mgjax.models.attention import (
   MLP,
+  MLP_RATIO,
   attend,
   dense,
   init_weights,
   layer_norm,
   query_key_value,
 )
+from mgjax.models.dropout import Dropout
+from mgjax.models.head import ClipIndex
+from mgjax.models.positions import Sizes, count_tokens
 
-_MLP_RATIO = 4
 _EPS = 1e-6  # Of all LayerNorms.
 _Q_STRIDE = 2  # Where a stage begins, but the first.
 _WIDER = 2  # A stage's features, over those of the one before; heads likewise.
@@ -226,7 +226,7 @@ class Block(nn.Module):
     )(y)
     x = x + drop(y)
     y = layer_norm(_EPS, self.dtype, 'norm2')(x)
-    return x + drop(MLP(_MLP_RATIO * self.width, self.dtype, name='mlp')(y))
+    return x + drop(MLP(MLP_RATIO * self.width, self.dtype, name='mlp')(y))
 
   def _pool(self, x: Float[Array, 'B tokens D']) -> Float[Array, 'B pooled D']:
     batch, _, width = x.shape
@@ -234,7 +234,7 @@ class Block(nn.Module):
     return jnp.concatenate([x[:, :1], y.reshape(batch, -1, width)], 1)
 
 
-class MViT(head.VideoNetwork, network_options.MViT):
+class MViT(head.VideoNetwork, transformer_options.MViT):
   """Transformer whose tokens become fewer and wider from stage to stage.
 
   A grid decides how many tokens there are, and how many distances: tables of

@@ -12,20 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mgjax.config import network_options
+from mgjax.config import transformer_options
 from mgjax.models import head, resnet3d
-from mgjax.models.dropout import Dropout
-from mgjax.models.head import ClipIndex
-from mgjax.models.positions import Sizes, count_tokens
-from mgjax.models.vit import (
+from mgjax.models.attention import (
   MLP,
+  MLP_RATIO,
   SelfAttention,
   TubeletEmbedding,
   init_weights,
   layer_norm,
 )
-
-_MLP_RATIO = 4
+from mgjax.models.dropout import Dropout
+from mgjax.models.head import ClipIndex
+from mgjax.models.positions import Sizes, count_tokens
 
 
 def nearest(size: int, new_size: int) -> np.ndarray:
@@ -123,7 +122,7 @@ class Block(nn.Module):
     return y[:, 0], y[:, 1:].reshape(x.shape)
 
 
-class TimeSformer(head.VideoNetwork, network_options.TimeSformer):
+class TimeSformer(head.VideoNetwork, transformer_options.TimeSformer):
   """Video transformer with divided attention.
 
   Learned positions of places and of frames are those of `position_grid`; at
@@ -178,7 +177,7 @@ class TimeSformer(head.VideoNetwork, network_options.TimeSformer):
     for i in range(self.depth):
       token, x = resnet3d.maybe_remat(Block, self.remat)(
         self.heads,
-        self.mlp_width or _MLP_RATIO * self.width,
+        self.mlp_width or MLP_RATIO * self.width,
         self.layer_norm_eps,
         # Blocks but the first begin without attention over time.
         nn.initializers.zeros if i else init_weights,

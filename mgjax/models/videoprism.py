@@ -14,12 +14,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from mgjax.config import network_options
+from mgjax.config import transformer_options
 from mgjax.models import head, positions, resnet3d
+from mgjax.models.attention import (
+  MLP_RATIO,
+  Block,
+  TubeletEmbedding,
+  attend,
+  init_weights,
+)
 from mgjax.models.head import ClipIndex
-from mgjax.models.vit import Block, TubeletEmbedding, attend, init_weights
-
-_MLP_RATIO = 4
 
 
 class LayerNorm(nn.Module):
@@ -134,7 +138,7 @@ class AttentionPooler(nn.Module):
     return _norm(self.eps, self.dtype, 'norm')(dense(name='proj')(x))[:, 0]
 
 
-class VideoPrism(head.VideoNetwork, network_options.VideoPrism):
+class VideoPrism(head.VideoNetwork, transformer_options.VideoPrism):
   """Factorised video transformer with an attention pooler and a classifier.
 
   Released weights are of clips whose pixels are in [0, 1]: data.mean=(0, 0, 0),
@@ -230,7 +234,7 @@ class VideoPrism(head.VideoNetwork, network_options.VideoPrism):
       block=functools.partial(
         resnet3d.maybe_remat(Block, self.remat),
         self.heads,
-        self.mlp_width or _MLP_RATIO * self.width,
+        self.mlp_width or MLP_RATIO * self.width,
         'qkv',
         self.layer_norm_eps,
         deterministic=deterministic,

@@ -111,8 +111,15 @@ def test_rates_follow_the_root_of_the_batch_of_coarse_grids():
 def test_pixels_are_those_of_the_family(name):
   config = fields.base()
   transformers.set_network(config, name)
-  assert config.data.mean == (0.485, 0.456, 0.406)
-  assert config.data.std == (0.229, 0.224, 0.225)
+  mean, std = {
+    'videomae': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    'vjepa2': ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    'vivit': ((0.5,) * 3, (0.5,) * 3),
+    'videoprism': ((0.0,) * 3, (1.0,) * 3),
+    'timesformer': ((0.45,) * 3, (0.225,) * 3),
+    'mvitv2': ((0.45,) * 3, (0.225,) * 3),
+  }[name.partition('_')[0]]
+  assert (config.data.mean, config.data.std) == (mean, std)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from mgjax import models
 from mgjax.config import fields
-from mgjax.models import norm, videoprism, vit
+from mgjax.models import attention, norm, videoprism
 from mgjax.planning import macs
 from mgjax.recipes import transformers
 from mgjax.setup import network
@@ -119,7 +119,7 @@ def test_norms_start_as_the_identity_of_what_is_normalised():
 
 def test_capped_affinities_stay_below_the_cap():
   query, key, value = 9 * jax.random.normal(jax.random.key(0), (3, 1, 4, 2, 8))
-  found = jit(vit.attend, static_argnums=3)(query, key, value, 5.0)
+  found = jit(attention.attend, static_argnums=3)(query, key, value, 5.0)
   affinities = np.einsum('bqhd,bkhd->bhqk', query, key) / np.sqrt(8)
   assert np.abs(affinities).max() > 100
   weights = np.exp(5 * np.tanh(affinities / 5))
@@ -228,13 +228,13 @@ def test_what_is_dropped_belongs_to_the_clips():
 
 def test_drop_path_grows_from_the_first_block_to_the_last(monkeypatch):
   rates = []
-  call = vit.Block.__call__
+  call = attention.Block.__call__
 
   def spy(self, *args):
     rates.append(self.drop_path)
     return call(self, *args)
 
-  monkeypatch.setattr(vit.Block, '__call__', spy)
+  monkeypatch.setattr(attention.Block, '__call__', spy)
   model = small(drop_path=0.3)
   jax.eval_shape(model.init, jax.random.key(0), clips(1, 2, 8, 8))
   assert rates == pytest.approx([0, 0.15, 0.3])

@@ -14,8 +14,8 @@ import pytest
 from mgjax import models
 from mgjax.config import fields
 from mgjax.errors import ConfigError
-from mgjax.models import norm, positions, vit
-from mgjax.models.vit import Block
+from mgjax.models import attention, norm, positions
+from mgjax.models.attention import Block
 from mgjax.planning import macs
 from mgjax.recipes import transformers
 from mgjax.setup import network
@@ -273,13 +273,13 @@ def test_a_table_ends_where_its_grid_ends():
 
 def test_attention_follows_the_platform_that_a_program_is_for(monkeypatch):
   """cuDNN's in half precision on NVIDIA GPUs, einsums everywhere else."""
-  monkeypatch.setattr(vit, '_flash', lambda q, k, v: jnp.sin(v))
-  vit._is_flash.cache_clear()
+  monkeypatch.setattr(attention, '_flash', lambda q, k, v: jnp.sin(v))
+  attention._is_flash.cache_clear()
   qkv = [jax.ShapeDtypeStruct((2, 6, 2, 8), jnp.bfloat16)] * 3
 
   def text(dtype, platform):
     arrays = [jax.ShapeDtypeStruct(x.shape, dtype) for x in qkv]
-    traced = jax.jit(vit.attend).trace(*arrays)
+    traced = jax.jit(attention.attend).trace(*arrays)
     return traced.lower(lowering_platforms=(platform,)).as_text()
 
   assert 'dot_general' not in text(jnp.bfloat16, 'cuda')
@@ -291,25 +291,27 @@ def test_attention_follows_the_platform_that_a_program_is_for(monkeypatch):
   ):
     found = text(dtype, platform)
     assert 'dot_general' in found and 'sine' not in found, (dtype, platform)
-  vit._is_flash.cache_clear()
+  attention._is_flash.cache_clear()
 
 
 def test_attention_is_einsums_where_cudnn_does_not_take_it(monkeypatch):
   def refuse(*arrays):
     raise NotImplementedError('head dim of 3')
 
-  monkeypatch.setattr(vit, '_flash', refuse)
-  vit._is_flash.cache_clear()
+  monkeypatch.setattr(attention, '_flash', refuse)
+  attention._is_flash.cache_clear()
   q = jax.random.normal(jax.random.key(0), (2, 5, 2, 3), jnp.bfloat16)
-  assert jax.jit(vit.attend)(q, q, q).shape == (2, 5, 6)
-  vit._is_flash.cache_clear()
+  assert jax.jit(attention.attend)(q, q, q).shape == (2, 5, 6)
+  attention._is_flash.cache_clear()
 
 
 def test_attention_in_half_precision_has_a_float32_softmax():
   """The error is that of rounded inputs and weights: 2^-8 of values."""
   q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 64, 2, 8))
-  exact = jax.jit(vit.attend)(q, k, v)
-  rounded = jax.jit(vit.attend)(*(x.astype(jnp.bfloat16) for x in (q, k, v)))
+  exact = jax.jit(attention.attend)(q, k, v)
+  rounded = jax.jit(attention.attend)(
+    *(x.astype(jnp.bfloat16) for x in (q, k, v))
+  )
   assert rounded.dtype == jnp.bfloat16
   assert jnp.abs(rounded.astype(jnp.float32) - exact).max() < 0.03
 
