@@ -1,8 +1,8 @@
 """The options of every network: the fields that config.model has.
 
 Those of transformers are in transformer_options.py. The classes in mgjax/models
-inherit them, so that an option is declared there only. Nothing here imports JAX, which takes seconds: a misspelt option is
-refused before.
+inherit them, so that an option is declared there only. Nothing here imports
+JAX, which takes seconds: a misspelt option is refused before.
 """
 
 import dataclasses

@@ -8,7 +8,6 @@ whose frames and sides divide into tubelets and patches.
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
