@@ -171,6 +171,23 @@ class VideoPrism(head.VideoNetwork, transformer_options.VideoPrism):
   def example_clip(self, num_frames: int) -> tuple[int, int, int]:
     return self._tubelet
 
+  def layer_of(self, path: tuple[str, ...]) -> int | None:
+    """See `VideoNetwork`: temporal blocks follow the spatial ones.
+
+    An encoder's positions are of the layer in front of its blocks, its norm is
+    of its last block.
+    """
+    if path[0] not in ('spatial', 'temporal'):
+      return super().layer_of(path)
+    is_spatial = path[0] == 'spatial'
+    before = 0 if is_spatial else self.spatial_depth
+    if path[1] == 'norm':
+      return before + (
+        self.spatial_depth if is_spatial else self.temporal_depth
+      )
+    found = super().layer_of(path[1:])
+    return None if found is None else before + found
+
   @nn.compact
   def __call__(
     self,

@@ -21,6 +21,12 @@ RECIPES = [
     ('vjepa2_l', ''),
     ('vjepa2_l', ',tune=full'),
     ('vjepa2_g', ''),
+    ('videoprism_b', ''),
+    ('videoprism_l', ''),
+    ('videoprism_b', ',tune=full'),
+    ('mvitv2_s', ''),
+    ('timesformer_b', ''),
+    ('vivit_b', ''),
   )
 ] + [
   ('finetune', 'model=videomae_b'),
@@ -43,7 +49,7 @@ def test_every_recipe_has_a_legal_schedule_in_every_mode(name, arg):
   for mode in MODES:
     config = rules.validate(get_config(name, f'{arg},grid={mode}'))
     config.model.num_classes = 5
-    tubelet = config.model.tubelet_frames, config.model.patch_px
+    tubelet = config.model.get('tubelet_frames', 1), config.model.patch_px
     for t, h, w, _ in (*schedule_of(config).grids, grids.eval_grid(config)):
       assert (t % tubelet[0], h % tubelet[1], w % tubelet[1]) == (0, 0, 0)
   network.model(config)

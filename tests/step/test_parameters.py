@@ -108,6 +108,31 @@ def test_stages_of_residual_networks_are_layers():
     assert set(jax.tree.leaves(ids['head'])) == {3}
 
 
+def test_temporal_blocks_follow_spatial_ones():
+  model = models.build(
+    'videoprism',
+    num_classes=5,
+    **{'width': 24, 'heads': 2, 'spatial_depth': 3, 'temporal_depth': 2},
+  )
+  ids, last = parameters.layers(shapes_of(model, 2), model.layer_of)
+  assert last == 6
+  found = {
+    (encoder, module): set(jax.tree.leaves(ids[encoder][module]))
+    for encoder in ('spatial', 'temporal')
+    for module in ids[encoder]
+  }
+  assert found == {
+    ('spatial', 'position_table'): {0},
+    **{('spatial', f'block{i}'): {i + 1} for i in range(3)},
+    ('spatial', 'norm'): {3},
+    ('temporal', 'position_table'): {3},
+    **{('temporal', f'block{i}'): {i + 4} for i in range(2)},
+    ('temporal', 'norm'): {5},
+  }
+  assert set(jax.tree.leaves([ids['probe'], ids['head']])) == {6}
+  assert set(jax.tree.leaves(ids['embed'])) == {0}
+
+
 def test_additions_and_biases_of_several_axes_do_not_decay():
   params = {
     'positions': np.ones((2, 3)),
