@@ -166,9 +166,9 @@ def test_options_that_cannot_be_are_refused(options, words):
 # Drop path.
 
 
-def in_training(model, video, clip_index=None):
+def in_training(model, video, clip_index=None, variables=None):
   """Logits, and the tokens of each encoder."""
-  kept = []
+  kept, variables = [], variables or small_variables()
 
   def keep(call, args, kwargs, context):
     result = call(*args, **kwargs)
@@ -180,7 +180,7 @@ def in_training(model, video, clip_index=None):
   def run(video, clip_index):
     with nn.intercept_methods(keep):
       logits = model.apply(
-        small_variables(),
+        variables,
         video,
         same_group=norm.group_matrix(len(video), 1),
         clip_index=clip_index,
@@ -200,13 +200,9 @@ def test_a_branch_is_dropped_for_all_frames_and_places_of_a_clip():
   video = jnp.tile(clips(6, 3, 8, 8), (1, 1, 2, 2, 1))
   table = small_variables()['params']['spatial']
   model = small(drop_path=0.8)
-  with pytest.MonkeyPatch.context() as patch:
-    table = table | {'position_table': jnp.zeros((12, 24))}
-    variables = {
-      'params': small_variables()['params'] | {'spatial': table},
-    }
-    patch.setattr(f'{__name__}.small_variables', lambda: variables)
-    _, _, temporal = in_training(model, video)
+  table = table | {'position_table': jnp.zeros((12, 24))}
+  params = small_variables()['params'] | {'spatial': table}
+  _, _, temporal = in_training(model, video, variables={'params': params})
   places = temporal.reshape(6, 4, -1)
   np.testing.assert_allclose(
     places[:, 1:], places[:, :1].repeat(3, 1), rtol=1e-5, atol=1e-5
