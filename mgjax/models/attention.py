@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mgjax.models import positions
+from mgjax.models import conv, positions
 from mgjax.models.dropout import Dropout
 from mgjax.models.head import ClipIndex
 from mgjax.models.positions import Rotation
@@ -286,9 +286,9 @@ class Block(nn.Module):
       self.init_scale,
       name='attention',
     )(y, rotation)
-    x = x + drop(y)
+    x = conv.join(x, drop(y), relu_after=False)
     y = self.norm(self.eps, self.dtype, 'norm2')(x)
     mlp = MLP(
       self.mlp_width, self.dtype, self.gelu, self.init_scale, name='mlp'
     )
-    return x + drop(mlp(y))
+    return conv.join(x, drop(mlp(y)), relu_after=False)

@@ -224,9 +224,10 @@ class Block(nn.Module):
       self.dtype,
       name='attention',
     )(y)
-    x = x + drop(y)
+    x = conv.join(x, drop(y), relu_after=False)
     y = layer_norm(_EPS, self.dtype, 'norm2')(x)
-    return x + drop(MLP(MLP_RATIO * self.width, self.dtype, name='mlp')(y))
+    y = MLP(MLP_RATIO * self.width, self.dtype, name='mlp')(y)
+    return conv.join(x, drop(y), relu_after=False)
 
   def _pool(self, x: Float[Array, 'B tokens D']) -> Float[Array, 'B pooled D']:
     batch, _, width = x.shape

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from mgjax.config import transformer_options
-from mgjax.models import head, resnet3d
+from mgjax.models import conv, head, resnet3d
 from mgjax.models.attention import (
   MLP,
   MLP_RATIO,
@@ -102,9 +102,10 @@ class Block(nn.Module):
     y = y.swapaxes(1, 2).reshape(-1, frames, width)
     y = attention(name='time_attention')(y)
     y = drop(y.reshape(batch, places, frames, width).swapaxes(1, 2))
-    x = x + nn.Dense(
+    y = nn.Dense(
       width, dtype=self.dtype, kernel_init=self.time_init, name='time_proj'
     )(y)
+    x = conv.join(x, y, relu_after=False)
 
     of_frames = jnp.broadcast_to(
       token[:, None, None], (batch, frames, 1, width)
@@ -114,11 +115,12 @@ class Block(nn.Module):
     y = attention(name='attention')(y.reshape(-1, 1 + places, width))
     y = drop(y.reshape(batch, frames, 1 + places, width))
     token = token + y[:, :, 0].mean(1)
-    x = x + y[:, :, 1:]
+    x = conv.join(x, y[:, :, 1:], relu_after=False)
 
     y = jnp.concatenate([token[:, None], x.reshape(batch, -1, width)], 1)
     z = layer_norm(self.eps, self.dtype, 'norm2')(y)
-    y = y + drop(MLP(self.mlp_width, self.dtype, name='mlp')(z))
+    z = drop(MLP(self.mlp_width, self.dtype, name='mlp')(z))
+    y = conv.join(y, z, relu_after=False)
     return y[:, 0], y[:, 1:].reshape(x.shape)
 
 
