@@ -7,6 +7,7 @@ coding, so that no decoder need be trusted for what a frame is.
 import fractions
 import functools
 import io
+import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -96,6 +97,10 @@ def encode(
       frame.time_base = 1 / rate
       out.mux(stream.encode(frame))
     out.mux(stream.encode(None))
+  if codec == 'libsvtav1' and hasattr(os, 'sched_setscheduler'):
+    # As root, this encoder makes the calling thread a real-time one of the
+    # highest priority, which then starves all others of the machine.
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
   return buffer.getvalue()
 
 
