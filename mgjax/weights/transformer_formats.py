@@ -318,13 +318,15 @@ _MVIT = Format(
 
 def _torch_axes(name: str, tensor: Tensor) -> Tensor:
   """Gives VideoPrism's arrays the axes of torch's; biases lose their heads."""
-  *_, module, leaf = name.split('/')
+  leaf = name.rpartition('/')[2]
   n = len(tensor.shape)
   change: Callable[[np.ndarray], np.ndarray]
   if leaf == 'w' and n == 3:  # Features, heads, features of a head.
     merged = lambda array: array.reshape(len(array), -1)
     # Of the layer behind attention, heads are what goes in.
-    change = merged if module == 'post' else lambda array: merged(array).T
+    change = (
+      merged if name.endswith('/post/w') else lambda array: merged(array).T
+    )
   elif name == 'patch_projection/linear/kernel' and n == 2:
     side = math.isqrt(tensor.shape[0] // 3)
     if 3 * side**2 != tensor.shape[0]:
