@@ -97,7 +97,7 @@ def find_config(values: flags.FlagValues, arguments: list[str]):
       return _config_of(known)
   raise ConfigError(
     'the model is not said; give --model=NAME (such as slowfast, slow, i3d, '
-    'c2d) or --config=FILE.py.'
+    'c2d, videomae_b) or --config=FILE.py.'
   )
 
 
