@@ -9,13 +9,14 @@ python -m mgjax.import_weights hf://ORGANISATION/NAME --out=weights/videomae
 python -m mgjax.import_weights runs/vit --to=huggingface --out=vit
 
 Reads files of PySlowFast (.pyth, and caffe2's .pkl), pytorchvideo, mmaction2
-and torchvision or timm (image networks, inflated to video), and VideoMAE and
-V-JEPA 2 of their authors or of Hugging Face (a folder with a config.json; or
-hf://, which is downloaded), saved by torch or as .safetensors; PyTorch is not
-needed and nothing in a file is executed. Every tensor must find its place:
-anything left over on either side ends the import with exit code 2. The network
-then runs once: its logits must be those of the file, where mgjax wrote it, or
-of --logits, and finite in any case. --model=NAME is short for
+and torchvision or timm (image networks, inflated to video); VideoMAE and
+V-JEPA 2 of their authors; torchvision's MViTv2, VideoPrism's .npz; and of
+Hugging Face VideoMAE, V-JEPA 2, ViViT and TimeSformer (a folder with a
+config.json; or hf://, which is downloaded), saved by torch or as .safetensors.
+PyTorch is not needed and nothing in a file is executed. Every tensor must find
+its place: anything left over on either side ends the import with exit code 2.
+The network then runs once: its logits must be those of the file, where mgjax
+wrote it, or of --logits, and finite in any case. --model=NAME is short for
 --config=kinetics400:model=NAME; PySlowFast's .pyth and folders of Hugging Face
 name their network themselves, in the configuration that they carry. Options
 that a file does not show are listed as unverified, the licence where names tell
@@ -96,7 +97,7 @@ def find_config(values: flags.FlagValues, arguments: list[str]):
       return _config_of(known)
   raise ConfigError(
     'the model is not said; give --model=NAME (such as slowfast, slow, i3d, '
-    'c2d) or --config=FILE.py.'
+    'c2d, videomae_b) or --config=FILE.py.'
   )
 
 
@@ -109,8 +110,8 @@ def _config_of(known: list[Fact]) -> ml_collections.ConfigDict:
     config = config_file.load('kinetics400')
     config.model.name = name
   facts.apply(config, known)
-  if 'tubelet_frames' in config.model:
-    config.grid.frames_multiple = config.model.tubelet_frames
+  if 'patch_px' in config.model:
+    config.grid.frames_multiple = config.model.get('tubelet_frames', 1)
     config.grid.side_multiple = config.model.patch_px
   return config
 

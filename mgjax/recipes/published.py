@@ -9,7 +9,7 @@ import ml_collections
 
 from mgjax.config import arguments, fields
 from mgjax.errors import ConfigError
-from mgjax.recipes import segments
+from mgjax.recipes import segments, transformers
 
 ARCHITECTURES = ('slowfast', 'slow', 'i3d', 'c2d')
 
@@ -48,7 +48,8 @@ def set_network(
       f'config argument model={name!r} is unknown here; accepted are '
       f'{", ".join(ARCHITECTURES)}, and longer names such as slow_nln_r50_8x8, '
       'slowfast_r101_16x8 or slowfast_r101_16x8_50_50; where a config has '
-      f'models on segments, {segments.ACCEPTED}.'
+      f'models on segments, {segments.ACCEPTED}; where it has transformers, '
+      f'{", ".join(transformers.NETWORKS)}.'
     )
   arch, deep = match['arch'], match['depth'] == '101'
   num_frames, stride = _FRAMES[match['frames'] or frames]

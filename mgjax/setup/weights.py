@@ -40,6 +40,22 @@ _HIDDEN = {
     'model.head_norm_eps',
     'model.probe_heads',
   ),
+  'videoprism': (
+    'model.position_grid',
+    'model.layer_norm_eps',
+    'model.logit_cap',
+  ),
+  'mvit': (
+    'model.position_grid',
+    'model.tubelet_frames',
+    'model.patch_px',
+    'model.kv_stride',
+  ),
+  'timesformer': (
+    'model.heads',
+    'model.position_grid',
+    'model.layer_norm_eps',
+  ),
   'slowfast': ('model.alpha',),
   'tsn': ('model.temporal_strides',),
   'tsm': ('model.shift_div', 'model.temporal_strides'),
@@ -55,7 +71,6 @@ _HIDDEN_NONLOCAL = (
 _HIDDEN_ALWAYS = ('norm.eps', 'data.mean', 'data.std')
 # Fields of transformers that mean something by (field, values) of another one.
 _ONLY_WITH = {
-  'model.position_grid': ('positions', ('sincos',)),
   'model.head_norm_eps': ('pool', ('mean', 'probe')),
   'model.probe_blocks': ('pool', ('probe',)),
   'model.probe_heads': ('pool', ('probe',)),
@@ -147,6 +162,13 @@ def with_constants(
         f'{option} {value!r}, but model.{option} is '
         f'{config.model[option]!r}; give --config.model.{option}={value}'
       )
+  shapes = {form.canonical(n): t.shape for n, t in file.state.items()}
+  for option, value in form.shown(shapes).items():
+    if config.model[option] != value:
+      raise ConfigError(
+        f'{path}: shows {option} {value!r}, but model.{option} is '
+        f'{config.model[option]!r}; give --config.model.{option}={value}'
+      )
   if any(fact.origin == hugging_face.CONFIG for fact in file.facts):
     return config, {}
   started = {path[1] for path in result.new}
@@ -165,6 +187,8 @@ def with_constants(
 
 def _means_something(config: ml_collections.ConfigDict, field: str) -> bool:
   """Whether a field decides anything, as others are."""
+  if field == 'model.position_grid':  # All but those that turn have a table.
+    return config.model.get('positions') != 'rope'
   option, values = _ONLY_WITH.get(field, ('name', (config.model.name,)))
   return config.model.get(option) in values
 
@@ -348,7 +372,8 @@ def fitting_options(
     if 'head' in new or wanted.model.num_classes is None:
       wanted.model.num_classes = config.model.num_classes
     # No tensor shows the heads: those that were given, where they can be.
-    if (heads := config.model.get('heads')) and 'heads' in options:
+    is_hidden = 'model.heads' in _HIDDEN.get(name, ())
+    if is_hidden and (heads := config.model.get('heads')):
       if wanted.model.width % heads == 0:
         wanted.model.heads = heads
     try:

@@ -10,6 +10,7 @@ import numpy as np
 from mgjax.errors import ConfigError
 from mgjax.weights import (
   checks,
+  flax_files,
   hugging_face,
   pyslowfast_cfg,
   safetensors_files,
@@ -124,6 +125,8 @@ def _read_one(path: pathlib.Path) -> File:
   for pattern, word in _RENAMED:
     state = {re.sub(f'^{pattern}', word, n): v for n, v in state.items()}
   state, made, dropped = merge_split_statistics(state)
+  state, layers = flax_files.unstack(state)
+  made |= layers
   facts, labels, folder = [], [], hugging_face.folder_of(path)
   if folder:
     facts = hugging_face.read_facts(folder)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from mgjax.weights.tensors import Tensor
+
 TORCH_LEAVES = {
   'kernel': '.weight',
   'scale': '.weight',
@@ -18,6 +20,14 @@ TORCH_LEAVES = {
 
 def _as_they_are(fields: dict, model: str, last: dict) -> dict:
   return fields
+
+
+def _same_axes(name: str, tensor: Tensor) -> Tensor:
+  return tensor
+
+
+def _nothing(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+  return {}
 
 
 class Format(NamedTuple):
@@ -42,6 +52,9 @@ class Format(NamedTuple):
       network with others is refused.
     constants: Options that the framework's program has as constants, or as
       defaults where no configuration lies beside a file. They are taken.
+    as_torch: Gives a tensor, by its name, the axes that torch has.
+    shown: Options of config.model that the shapes of a file show, by name, and
+      that those of our variables do not.
     licence: Of published weights of the framework; '': none is known.
   """
 
@@ -57,6 +70,8 @@ class Format(NamedTuple):
   left_out: tuple[tuple[str, str], ...] = ()
   only: Mapping[str, Any] = {}
   constants: Mapping[str, Any] = {}
+  as_torch: Callable[[str, Tensor], Tensor] = _same_axes
+  shown: Callable[[Mapping[str, tuple[int, ...]]], dict[str, Any]] = _nothing
   licence: str = ''
 
   def canonical(self, name: str) -> str:

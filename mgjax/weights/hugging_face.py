@@ -26,6 +26,13 @@ _ENDINGS = ('.safetensors', '.pth', '.pyth', '.pt', '.bin', '.npz', '.pkl')
 _ONLY: Mapping[str, tuple[tuple[str, Any], ...]] = {
   'videomae': (('num_channels', 3), ('hidden_act', 'gelu')),
   'vjepa2': (('in_chans', 3), ('hidden_act', 'gelu')),
+  'vivit': (('num_channels', 3),),
+  'timesformer': (
+    ('num_channels', 3),
+    ('hidden_act', 'gelu'),
+    ('qkv_bias', True),
+    ('attention_type', 'divided_space_time'),
+  ),
 }
 
 
@@ -152,8 +159,7 @@ def _facts(config: dict) -> list[Fact]:
   Raises:
     ConfigError: There is no such network here, or a value is of no known form.
 
-  Source: transformers 5.24.0, configuration_videomae.py and
-    configuration_vjepa2.py.
+  Source: transformers 5.24.0, configuration_videomae.py and its neighbours.
   """
   kind = config['model_type']
   if kind not in _FACTS:
@@ -168,7 +174,8 @@ def _facts(config: dict) -> list[Fact]:
         f'{only!r} only'
       )
   reader = _Reader(config)
-  reader.facts.append(Fact('model.name', 'vit', 'model_type', CONFIG))
+  name = 'timesformer' if kind == 'timesformer' else 'vit'
+  reader.facts.append(Fact('model.name', name, 'model_type', CONFIG))
   _FACTS[kind](reader)
   labels, count = config.get('id2label'), config.get('num_labels')
   if isinstance(labels, dict) or count is not None:
@@ -185,6 +192,53 @@ def _videomae(reader: _Reader) -> None:
   add = reader.add
   fixed = lambda value: lambda _: value
   add('model.positions', 'model_type', fixed('sincos'), None)
+  _add_sizes(reader, num_frames=16)
+  add('model.patch_px', 'patch_size', _side, 16)
+  add('model.tubelet_frames', 'tubelet_size', _integer, 2)
+  add('model.qkv_bias', 'qv_bias', lambda v: 'qv' if _truth(v) else '', True)
+  add('model.layer_norm_eps', 'layer_norm_eps', _number, 1e-12)
+  add('model.head_norm_eps', 'model_type', fixed(1e-5), None)
+  add(
+    'model.pool',
+    'use_mean_pooling',
+    lambda v: 'mean' if _truth(v) else 'first',
+    True,
+  )
+
+
+def _vivit(reader: _Reader) -> None:
+  add = reader.add
+  fixed = lambda value: lambda _: value
+  add('model.positions', 'model_type', fixed('learned'), None)
+  _add_sizes(reader, num_frames=32)
+  tubelet = [2, 16, 16]
+  add('model.patch_px', 'tubelet_size', lambda v: _side(_items(v)[1:]), tubelet)
+  add(
+    'model.tubelet_frames',
+    'tubelet_size',
+    lambda v: _integer(_items(v)[0]),
+    tubelet,
+  )
+  add('model.qkv_bias', 'qkv_bias', lambda v: 'qkv' if _truth(v) else '', True)
+  add('model.gelu', 'hidden_act', _gelu, 'gelu_fast')
+  add('model.layer_norm_eps', 'layer_norm_eps', _number, 1e-6)
+  add('model.pool', 'model_type', fixed('class'), None)
+
+
+def _timesformer(reader: _Reader) -> None:
+  _add_sizes(reader, num_frames=8)
+  reader.add('model.patch_px', 'patch_size', _side, 16)
+  reader.add('model.layer_norm_eps', 'layer_norm_eps', _number, 1e-6)
+
+
+def _add_sizes(reader: _Reader, *, num_frames: int) -> None:
+  """Adds sizes of the network, and of the clips that its positions are for.
+
+  Args:
+    reader: Gets them.
+    num_frames: Where the configuration does not say it.
+  """
+  add = reader.add
   add('model.depth', 'num_hidden_layers', _integer, 12)
   add('model.width', 'hidden_size', _integer, 768)
   add('model.heads', 'num_attention_heads', _integer, 12)
@@ -195,25 +249,14 @@ def _videomae(reader: _Reader) -> None:
     768,
     3072,
   )
-  add('model.patch_px', 'patch_size', _side, 16)
-  add('model.tubelet_frames', 'tubelet_size', _integer, 2)
   add(
     'model.position_grid',
     'num_frames image_size',
     lambda frames, size: (_integer(frames), *_sides(size)),
-    16,
+    num_frames,
     224,
   )
-  add('model.qkv_bias', 'qv_bias', lambda v: 'qv' if _truth(v) else '', True)
-  add('model.layer_norm_eps', 'layer_norm_eps', _number, 1e-12)
-  add('model.head_norm_eps', 'model_type', fixed(1e-5), None)
-  add(
-    'model.pool',
-    'use_mean_pooling',
-    lambda v: 'mean' if _truth(v) else 'first',
-    True,
-  )
-  add('data.num_frames', 'num_frames', _integer, 16)
+  add('data.num_frames', 'num_frames', _integer, num_frames)
   for section in ('data', 'eval'):
     add(f'{section}.crop_px', 'image_size', lambda v: _sides(v)[0], 224)
     add(f'{section}.crop_width_px', 'image_size', _other_side, 224)
@@ -251,6 +294,8 @@ def _vjepa2(reader: _Reader) -> None:
 _FACTS: Mapping[str, Callable[[_Reader], None]] = {
   'videomae': _videomae,
   'vjepa2': _vjepa2,
+  'vivit': _vivit,
+  'timesformer': _timesformer,
 }
 
 
@@ -377,6 +422,15 @@ def _number(value: Any) -> float:
   if type(value) not in (int, float):
     raise TypeError
   return float(value)
+
+
+def _gelu(value: Any) -> str:
+  """config.model.gelu, of what transformers calls it."""
+  if value == 'gelu':
+    return 'exact'
+  if value not in ('gelu_fast', 'gelu_new', 'gelu_pytorch_tanh'):
+    raise ValueError
+  return 'tanh'
 
 
 def _truth(value: Any) -> bool:

@@ -72,6 +72,12 @@ def to_theirs(array: np.ndarray) -> np.ndarray:
   return array.transpose(n - 1, n - 2, *range(n - 2)) if n >= 2 else array
 
 
+def _theirs(part: Part, variable: np.ndarray) -> np.ndarray:
+  """A part of a variable in their axis order: tables have the same in both."""
+  array = variable[part.selection]
+  return to_theirs(array) if part.path[-1] == 'kernel' else array
+
+
 def match_state(
   state: Mapping[str, Tensor],
   variables: dict,
@@ -212,8 +218,7 @@ def their_shape(
     leading: Axes of length 1 in front.
   """
   found = [
-    to_theirs(np.broadcast_to(0, shapes[part.path])[part.selection]).shape
-    for part in parts
+    _theirs(part, np.broadcast_to(0, shapes[part.path])).shape for part in parts
   ]
   shape = found[0]
   if len(found) > 1:
@@ -227,7 +232,7 @@ def joined(
   leading: int | None = None,
 ) -> np.ndarray:
   """The tensor of parts of our variables; see `their_shape`."""
-  found = [to_theirs(variables[part.path][part.selection]) for part in parts]
+  found = [_theirs(part, variables[part.path]) for part in parts]
   array = found[0] if len(found) == 1 else np.concatenate(found)
   return array.reshape((1,) * (leading or 0) + array.shape)
 
@@ -239,11 +244,13 @@ def _split(
 ) -> list[np.ndarray]:
   """The parts of our variables that a tensor of `their_shape` is joined of."""
   found = [their_shape((part,), shapes) for part in parts]
-  if len(parts) == 1:
-    return [to_ours(array.reshape(found[0]))]
+  # Axes of length 1 in front are dropped.
   array = array.reshape(-1, *found[0][1:])
   ends = np.cumsum([shape[0] for shape in found])
-  return [to_ours(piece) for piece in np.split(array, ends[:-1])]
+  return [
+    to_ours(piece) if part.path[-1] == 'kernel' else piece
+    for part, piece in zip(parts, np.split(array, ends[:-1]), strict=True)
+  ]
 
 
 def _text(part: Part) -> str:
@@ -315,8 +322,10 @@ def _by_name(
 ) -> dict[str, list[tuple[str, Tensor]]]:
   """A file's names and tensors by what a format calls them."""
   found = collections.defaultdict(list)
+  rules = naming.FORMATS[form]
   for name, tensor in state.items():
-    found[naming.FORMATS[form].canonical(name)].append((name, tensor))
+    canonical = rules.canonical(name)
+    found[canonical].append((name, rules.as_torch(canonical, tensor)))
   return found
 
 

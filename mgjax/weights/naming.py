@@ -30,6 +30,8 @@ _FIELDS = {
   'n': 'theta|phi|g|out',
   'k': r'\d',
   'r': 'big|little',
+  'q': '[qkv]',
+  'x': 'spatial|temporal',
 }
 
 

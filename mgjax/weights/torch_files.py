@@ -4,9 +4,10 @@ r"""Reads and writes weight files of PyTorch and its peers, without PyTorch.
     torch_files.save(path, {'state_dict': {'fc.weight': array}})
 
 Read: torch.save's zip format (1.6 and later) and the one before it (.pth,
-.pyth, .pt, .pth.tar), plain pickles of NumPy arrays (caffe2's .pkl) and
-.safetensors. Nothing of a file is executed or extracted to disk (unpickling.py
-has the reasons), and tensors are read only when they are asked for.
+.pyth, .pt, .pth.tar), plain pickles of NumPy arrays (caffe2's .pkl),
+.safetensors and NumPy's .npz. Nothing of a file is executed or extracted to
+disk (unpickling.py has the reasons), and tensors are read only when they are
+asked for.
 """
 
 import io
@@ -22,7 +23,7 @@ import numpy as np
 
 from mgjax import files
 from mgjax.errors import ConfigError
-from mgjax.weights import safetensors_files, unpickling
+from mgjax.weights import flax_files, safetensors_files, unpickling
 from mgjax.weights.tensors import Damaged, Tensor
 from mgjax.weights.unpickling import STORAGES, Unpickler
 
@@ -65,8 +66,8 @@ def load(path: pathlib.Path) -> dict:
     raise ConfigError(f'{path}: its containers are nested too deep') from error
   except Exception as error:  # Whatever a damaged pickle runs into.
     raise ConfigError(
-      f'{path}: not a readable weights file of torch, caffe2 or safetensors '
-      f'({type(error).__name__}: {error})'
+      f'{path}: not a readable weights file of torch, caffe2, safetensors '
+      f'or NumPy ({type(error).__name__}: {error})'
     ) from error
   if not isinstance(content, dict):
     raise ConfigError(
@@ -79,8 +80,13 @@ def load(path: pathlib.Path) -> dict:
 
 
 def _load_zip(path: pathlib.Path):
-  """torch.save's zip: NAME/data.pkl and a file NAME/data/KEY per storage."""
+  """torch.save's zip: NAME/data.pkl and a file NAME/data/KEY per storage.
+
+  Or that of NumPy.
+  """
   with zipfile.ZipFile(path) as archive:
+    if flax_files.is_npz(archive):
+      return flax_files.load(path)
     names = {info.filename: info for info in archive.infolist()}
     found = [n for n in names if n.endswith('/data.pkl')]
     if len(found) != 1 or any(i.compress_type for i in names.values()):

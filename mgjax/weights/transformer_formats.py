@@ -1,11 +1,20 @@
 """Names of video transformers in the files of other frameworks.
 
-In a rule, {i} is a block. Queries, keys and values are one matrix here. What
+In a rule, {i} is a block, {q} one of query, key and value, {x} one of
+VideoPrism's two encoders. Queries, keys and values are one matrix here. What
 the frameworks fuse and what they keep apart differs, also between a program and
 the files that it writes.
 """
 
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
 from mgjax.weights.formats import Format
+from mgjax.weights.tensors import Tensor
 
 _VIDEOMAE_LICENCE = (
   'CC-BY-NC 4.0 for the weights of VideoMAE: no commercial use (VideoMAE v2: '
@@ -31,6 +40,24 @@ def _modules(*names: str) -> tuple[str, ...]:
   return tuple(f'{names[0]}.{name}' for name in names[1:])
 
 
+def _in_transformers(layer: str, model: str) -> tuple[tuple[str, str], ...]:
+  """What networks of transformers call alike, but queries, keys and values."""
+  return (
+    ('block{i}/norm1', f'{layer}.layernorm_before'),
+    ('block{i}/attention/proj', f'{layer}.attention.output.dense'),
+    ('block{i}/norm2', f'{layer}.layernorm_after'),
+    ('block{i}/mlp/fc1', f'{layer}.intermediate.dense'),
+    ('block{i}/mlp/fc2', f'{layer}.output.dense'),
+    ('norm', f'{model}.layernorm'),
+    ('head/classifier', 'classifier'),
+  )
+
+
+def _projection(ours: str, theirs: str) -> tuple[tuple[str, str], ...]:
+  """A layer that VideoPrism has with an axis of heads."""
+  return (f'{ours}/kernel', f'{theirs}/w'), (f'{ours}/bias', f'{theirs}/b')
+
+
 # transformers 5.24.0, VideoMAEForVideoClassification: the names of its files,
 # which differ from those in memory by the biases. Models without a head have no
 # prefix.
@@ -38,20 +65,14 @@ _IN_LAYER = 'videomae.encoder.layer.{i}'
 _VIDEOMAE_HF = Format(
   rules=(
     ('embed', 'videomae.embeddings.patch_embeddings.projection'),
-    ('block{i}/norm1', f'{_IN_LAYER}.layernorm_before'),
+    *_in_transformers(_IN_LAYER, 'videomae'),
     (
       'block{i}/attention/qkv',
       _modules(f'{_IN_LAYER}.attention.attention', 'query', 'key', 'value'),
     ),
     (_BIASES[0], f'{_IN_LAYER}.attention.attention.q_bias'),
     (_BIASES[2], f'{_IN_LAYER}.attention.attention.v_bias'),
-    ('block{i}/attention/proj', f'{_IN_LAYER}.attention.output.dense'),
-    ('block{i}/norm2', f'{_IN_LAYER}.layernorm_after'),
-    ('block{i}/mlp/fc1', f'{_IN_LAYER}.intermediate.dense'),
-    ('block{i}/mlp/fc2', f'{_IN_LAYER}.output.dense'),
-    ('norm', 'videomae.layernorm'),
     ('pool_norm', 'fc_norm'),
-    ('head/classifier', 'classifier'),
   ),
   models=('vit',),
   aliases=(
@@ -184,9 +205,220 @@ _VJEPA2 = Format(
   licence=_VJEPA2_LICENCE,
 )
 
+# transformers 5.24.0, VivitForVideoClassification: the names of its files; in
+# memory they differ. Models without a head have no prefix.
+_IN_LAYER = 'vivit.encoder.layer.{i}'
+_VIVIT_HF = Format(
+  rules=(
+    ('embed', 'vivit.embeddings.patch_embeddings.projection'),
+    ('class_token', 'vivit.embeddings.cls_token'),
+    ('position_table', 'vivit.embeddings.position_embeddings'),
+    *_in_transformers(_IN_LAYER, 'vivit'),
+    (
+      'block{i}/attention/qkv',
+      _modules(f'{_IN_LAYER}.attention.attention', 'query', 'key', 'value'),
+    ),
+    (_BIASES[0], f'{_IN_LAYER}.attention.attention.query.bias'),
+    (_BIASES[1], f'{_IN_LAYER}.attention.attention.key.bias'),
+    (_BIASES[2], f'{_IN_LAYER}.attention.attention.value.bias'),
+  ),
+  models=('vit',),
+  aliases=(
+    (r'^(embeddings|encoder|layers|layernorm)\.', r'vivit.\1.'),
+    (r'^vivit\.layers\.', 'vivit.encoder.layer.'),
+    (r'\.attention\.q_proj\.', '.attention.attention.query.'),
+    (r'\.attention\.k_proj\.', '.attention.attention.key.'),
+    (r'\.attention\.v_proj\.', '.attention.attention.value.'),
+    (r'\.attention\.o_proj\.', '.attention.output.dense.'),
+    (r'\.mlp\.fc1\.', '.intermediate.dense.'),
+    (r'\.mlp\.fc2\.', '.output.dense.'),
+  ),
+  leading={
+    'vivit.embeddings.cls_token': 2,
+    'vivit.embeddings.position_embeddings': 1,
+  },
+  left_out=(
+    (
+      r'(vivit\.)?pooler\..*',
+      "made beside the network: the classifier doesn't use it",
+    ),
+  ),
+  only={'positions': 'learned'},
+  # The defaults of VivitConfig.
+  constants={'layer_norm_eps': 1e-6, 'gelu': 'tanh'},
+  licence='Apache-2.0 for the weights of ViViT (google-research/scenic)',
+)
+
+# transformers 5.24.0, TimesformerForVideoClassification with divided attention;
+# models without a head have no prefix.
+_IN_LAYER = 'timesformer.encoder.layer.{i}'
+_TIME_BIASES = tuple(f'block{{i}}/time_attention/{part}_bias' for part in _QKV)
+_TIMESFORMER_HF = Format(
+  rules=(
+    ('embed', 'timesformer.embeddings.patch_embeddings.projection'),
+    ('class_token', 'timesformer.embeddings.cls_token'),
+    ('position_table', 'timesformer.embeddings.position_embeddings'),
+    ('time_table', 'timesformer.embeddings.time_embeddings'),
+    *_in_transformers(_IN_LAYER, 'timesformer'),
+    ('block{i}/attention/qkv', f'{_IN_LAYER}.attention.attention.qkv'),
+    (_BIASES, f'{_IN_LAYER}.attention.attention.qkv.bias'),
+    ('block{i}/time_norm', f'{_IN_LAYER}.temporal_layernorm'),
+    (
+      'block{i}/time_attention/qkv',
+      f'{_IN_LAYER}.temporal_attention.attention.qkv',
+    ),
+    (_TIME_BIASES, f'{_IN_LAYER}.temporal_attention.attention.qkv.bias'),
+    (
+      'block{i}/time_attention/proj',
+      f'{_IN_LAYER}.temporal_attention.output.dense',
+    ),
+    ('block{i}/time_proj', f'{_IN_LAYER}.temporal_dense'),
+  ),
+  models=('timesformer',),
+  aliases=((r'^(embeddings|encoder|layernorm)\.', r'timesformer.\1.'),),
+  leading={
+    'timesformer.embeddings.cls_token': 2,
+    'timesformer.embeddings.position_embeddings': 1,
+    'timesformer.embeddings.time_embeddings': 1,
+  },
+  # The default of TimesformerConfig.
+  constants={'layer_norm_eps': 1e-6},
+  licence='CC-BY-NC 4.0 for the weights of TimeSformer: no commercial use',
+)
+
+# torchvision 0.29.1, models/video/mvit.py: mvit_v2_s.
+_MVIT = Format(
+  rules=(
+    ('embed', 'conv_proj'),
+    ('class_token', 'pos_encoding.class_token'),
+    ('block{i}/norm1', 'blocks.{i}.norm1'),
+    ('block{i}/norm2', 'blocks.{i}.norm2'),
+    ('block{i}/shortcut', 'blocks.{i}.project'),
+    ('block{i}/attention/qkv', 'blocks.{i}.attn.qkv'),
+    (_BIASES, 'blocks.{i}.attn.qkv.bias'),
+    ('block{i}/attention/pool_{q}/conv', 'blocks.{i}.attn.pool_{q}.pool'),
+    ('block{i}/attention/pool_{q}/norm', 'blocks.{i}.attn.pool_{q}.norm_act.0'),
+    *(
+      (
+        f'block{{i}}/attention/rel_pos_{axis}',
+        f'blocks.{{i}}.attn.rel_pos_{axis}',
+      )
+      for axis in 'thw'
+    ),
+    ('block{i}/attention/proj', 'blocks.{i}.attn.project.0'),
+    ('block{i}/mlp/fc1', 'blocks.{i}.mlp.0'),
+    ('block{i}/mlp/fc2', 'blocks.{i}.mlp.3'),
+    ('norm', 'norm'),
+    ('head/classifier', 'head.1'),
+  ),
+  models=('mvit',),
+  licence='BSD-3-Clause for the weights of torchvision',
+)
+
+
+def _torch_axes(name: str, tensor: Tensor) -> Tensor:
+  """Gives VideoPrism's arrays the axes of torch's; biases lose their heads."""
+  leaf = name.rpartition('/')[2]
+  n = len(tensor.shape)
+  change: Callable[[np.ndarray], np.ndarray]
+  if leaf == 'w' and n == 3:  # Features, heads, features of a head.
+    merged = lambda array: array.reshape(len(array), -1)
+    # Of the layer behind attention, heads are what goes in.
+    change = (
+      merged if name.endswith('/post/w') else lambda array: merged(array).T
+    )
+  elif name == 'patch_projection/linear/kernel' and n == 2:
+    side = math.isqrt(tensor.shape[0] // 3)
+    if 3 * side**2 != tensor.shape[0]:
+      return tensor
+    change = lambda array: array.reshape(1, side, side, 3, -1).transpose(
+      4, 3, 0, 1, 2
+    )
+  elif leaf == 'kernel' and n == 2:
+    change = np.transpose
+  elif leaf == 'b':
+    change = np.ravel
+  else:
+    return tensor
+  return dataclasses.replace(
+    tensor,
+    shape=change(np.broadcast_to(0, tensor.shape)).shape,
+    read=lambda: change(tensor.read()),
+  )
+
+
+def _heads(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+  """The heads of VideoPrism, which arrays have an axis of."""
+  for name, shape in shapes.items():
+    if name.endswith('/self_attention/query/w') and len(shape) == 3:
+      return {'heads': shape[1]}
+  return {}
+
+
+_LEFT_OUT_OF_VIDEOS_AND_TEXTS = (
+  r'(text_encoder|auxiliary_encoder|contrastive_vision_pooler)/.*',
+  "of the model of videos and texts: the classifier doesn't use it",
+)
+
+# google-deepmind/videoprism d481d91, videoprism/encoders.py: FactorizedEncoder
+# (which released files are of), FactorizedVideoClassifier, and the encoder of
+# videos in FactorizedVideoCLIP. Stacked layers are apart: flax_files.unstack.
+_IN_LAYER = '{x}_encoder/transformers_stack/x_layers_{i}'
+_POOLER = 'atten_pooler/pooling_attention'
+_VIDEOPRISM = Format(
+  rules=(
+    ('embed', 'patch_projection/linear'),
+    ('{x}/position_table', '{x}_pos_emb/emb_var'),
+    ('{x}/norm', '{x}_ln'),
+    ('{x}/block{i}/norm1', f'{_IN_LAYER}/layer_norm'),
+    (
+      '{x}/block{i}/attention/qkv/kernel',
+      tuple(
+        f'{_IN_LAYER}/self_attention/{part}/w'
+        for part in ('query', 'key', 'value')
+      ),
+    ),
+    *(
+      (
+        f'{{x}}/block{{i}}/attention/{part[0]}_bias',
+        f'{_IN_LAYER}/self_attention/{part}/b',
+      )
+      for part in ('query', 'key', 'value')
+    ),
+    *_projection(
+      '{x}/block{i}/attention/proj', f'{_IN_LAYER}/self_attention/post'
+    ),
+    ('{x}/block{i}/norm2', f'{_IN_LAYER}/ff_layer/layer_norm'),
+    ('{x}/block{i}/mlp/fc1', f'{_IN_LAYER}/ff_layer/ffn_layer1/linear'),
+    ('{x}/block{i}/mlp/fc2', f'{_IN_LAYER}/ff_layer/ffn_layer2/linear'),
+    ('probe/query', f'{_POOLER}_query'),
+    ('probe/per_dim_scale', f'{_POOLER}/per_dim_scale/per_dim_scale'),
+    *_projection('probe/q', f'{_POOLER}/query'),
+    *_projection('probe/k', f'{_POOLER}/key'),
+    *_projection('probe/v', f'{_POOLER}/value'),
+    *_projection('probe/proj', f'{_POOLER}/post'),
+    ('probe/norm', f'{_POOLER}_layer_norm'),
+    ('head/classifier', 'projection/linear'),
+  ),
+  leaves={'kernel': '/kernel', 'scale': '/scale', 'bias': '/bias'},
+  models=('videoprism',),
+  aliases=((r'^(params/)?((vision_)?encoder/)?', ''),),
+  leading={f'{_POOLER}_query': 1},
+  left_out=(_LEFT_OUT_OF_VIDEOS_AND_TEXTS,),
+  # Of all released networks.
+  constants={'layer_norm_eps': 1e-6, 'logit_cap': 50.0},
+  as_torch=_torch_axes,
+  shown=_heads,
+  licence='Apache-2.0 for the weights of VideoPrism',
+)
+
 FORMATS = {
   'huggingface_videomae': _VIDEOMAE_HF,
   'huggingface_vjepa2': _VJEPA2_HF,
   'videomae': _VIDEOMAE,
   'vjepa2': _VJEPA2,
+  'huggingface_vivit': _VIVIT_HF,
+  'huggingface_timesformer': _TIMESFORMER_HF,
+  'torchvision_mvit': _MVIT,
+  'videoprism': _VIDEOPRISM,
 }

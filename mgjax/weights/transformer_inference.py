@@ -5,8 +5,9 @@ Shapes show all sizes but the number of heads, which leaves no trace.
 
 import functools
 import itertools
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from flax import traverse_util
@@ -27,10 +28,12 @@ _BLOCK = (
   '(attention/proj|mlp/fc1|mlp/fc2)/(kernel|bias)',
 )
 _NUMBERS = '|'.join(map(str, range(_MAX_BLOCKS)))
+_ENDS = '(embed|head/classifier)/(kernel|bias)'
 # All variables that a network of any size may have, by config.model.name.
 _VARIABLES = {
   'vit': (
-    '(embed|head/classifier)/(kernel|bias)',
+    _ENDS,
+    '(class_token|position_table)',
     '(norm|pool_norm|probe/norm1|probe/norm2)/(scale|bias)',
     'probe/query',
     'probe/(q|kv|mlp/fc1|mlp/fc2)/(kernel|bias)',
@@ -38,6 +41,44 @@ _VARIABLES = {
       f'{place}block({_NUMBERS})/{variable}'
       for place in ('', 'probe/')
       for variable in _BLOCK
+    ),
+  ),
+  'videoprism': (
+    _ENDS,
+    '(spatial|temporal)/(position_table|norm/scale|norm/bias)',
+    *(
+      f'(spatial|temporal)/block({_NUMBERS})/{variable}' for variable in _BLOCK
+    ),
+    'probe/(query|per_dim_scale|norm/scale|norm/bias)',
+    'probe/(q|k|v|proj)/(kernel|bias)',
+  ),
+  'mvit': (
+    _ENDS,
+    'class_token',
+    'norm/(scale|bias)',
+    *(
+      f'block({_NUMBERS})/{variable}'
+      for variable in (
+        *_BLOCK,
+        'shortcut/(kernel|bias)',
+        'attention/rel_pos_(t|h|w)',
+        'attention/pool_(q|k|v)/(conv/kernel|norm/scale|norm/bias)',
+      )
+    ),
+  ),
+  'timesformer': (
+    _ENDS,
+    '(class_token|position_table|time_table)',
+    'norm/(scale|bias)',
+    *(
+      f'block({_NUMBERS})/{variable}'
+      for variable in (
+        *_BLOCK,
+        'time_norm/(scale|bias)',
+        'time_attention/qkv/kernel',
+        'time_attention/(q|k|v)_bias',
+        '(time_attention/proj|time_proj)/(kernel|bias)',
+      )
     ),
   ),
 }
@@ -97,23 +138,27 @@ def infer(state: Mapping[str, Tensor], model: str) -> dict[str, Any] | None:
     ((form, _shapes(state, form, model)) for form in naming.FORMATS),
     key=lambda found: len(found[1]),
   )
-  depth = _count(ours, ())
-  embed, hidden = (
-    ours.get(('params', *module.split('/'), 'kernel'))
-    for module in ('embed', 'block0/mlp/fc1')
-  )
-  if not depth or not hidden or not embed or len(embed) != 5:
+  found = _OPTIONS[model](ours)
+  if found is None:
     return None
-  width = embed[0]
-  found = {
-    'name': model,
-    **naming.FORMATS[form].only,
+  rules = naming.FORMATS[form]
+  shown = rules.shown({rules.canonical(n): t.shape for n, t in state.items()})
+  found = {'name': model, **rules.only, **found, **shown}
+  if HEAD in {path[1] for path in ours}:
+    head = _kernel(ours, f'{HEAD}/classifier') or (None,)
+    found['num_classes'] = head[0]
+  return found
+
+
+def _vit_options(ours: Mapping[Path, tuple[int, ...]]) -> dict | None:
+  found = _common_options(ours, 'block0/mlp/fc1')
+  depth, embed = _count(ours, ()), _kernel(ours, 'embed')
+  if not depth or found is None or len(embed) != 5:
+    return None
+  found |= {
     'depth': depth,
-    'width': width,
-    'heads': _usual_heads(width),
-    'mlp_width': 0 if hidden[0] == 4 * width else hidden[0],
+    'heads': _usual_heads(found['width']),
     'tubelet_frames': embed[2],
-    'patch_px': embed[3],
     'qkv_bias': ''.join(
       part
       for part in 'qkv'
@@ -125,24 +170,111 @@ def infer(state: Mapping[str, Tensor], model: str) -> dict[str, Any] | None:
     found |= {'pool': 'probe', 'probe_blocks': _count(ours, ('probe',))}
   elif 'pool_norm' in modules:
     found['pool'] = 'mean'
+  elif 'class_token' in modules:
+    found['pool'] = 'class'
   elif HEAD in modules:
     found['pool'] = 'first'
-  if HEAD in modules:
-    head = ours.get(('params', HEAD, 'classifier', 'kernel'), (None,))
-    found['num_classes'] = head[0]
   return found
+
+
+def _timesformer_options(ours: Mapping[Path, tuple[int, ...]]) -> dict | None:
+  found, depth = _common_options(ours, 'block0/mlp/fc1'), _count(ours, ())
+  if not depth or found is None:
+    return None
+  found |= {'depth': depth, 'heads': _usual_heads(found['width'])}
+  places, frames = (
+    ours.get(('params', f'{table}_table'), ()) for table in ('position', 'time')
+  )
+  if places and frames:  # One of the places is the class token's.
+    found |= _square_grid(frames[0], places[0] - 1, found['patch_px'])
+  return found
+
+
+def _videoprism_options(ours: Mapping[Path, tuple[int, ...]]) -> dict | None:
+  found = _common_options(ours, 'spatial/block0/mlp/fc1')
+  depths = [_count(ours, (place,)) for place in ('spatial', 'temporal')]
+  if not all(depths) or found is None:
+    return None
+  found['spatial_depth'], found['temporal_depth'] = depths
+  places, frames = (
+    ours.get(('params', place, 'position_table'), ())
+    for place in ('spatial', 'temporal')
+  )
+  if places and frames:
+    found |= _square_grid(frames[0], places[0], found['patch_px'])
+  return found
+
+
+def _mvit_options(ours: Mapping[Path, tuple[int, ...]]) -> dict | None:
+  depth, embed = _count(ours, ()), _kernel(ours, 'embed')
+  widths = [
+    ours.get(('params', f'block{i}', 'norm2', 'scale'), (0,))[0]
+    for i in range(depth)
+  ]
+  in_head, pool = (
+    ours.get(('params', 'block0', 'attention', *path), ())
+    for path in (('rel_pos_t',), ('pool_k', 'conv', 'kernel'))
+  )
+  if not depth or len(embed) != 5 or len(in_head) != 2 or len(pool) != 5:
+    return None
+  return {
+    'blocks': tuple(len(list(stage)) for _, stage in itertools.groupby(widths)),
+    'width': widths[0],
+    'heads': widths[0] // max(in_head[1], 1),
+    'patch_kernel': embed[2:],
+    'pool_kernel': pool[2:],
+  }
+
+
+_OPTIONS: Mapping[
+  str, Callable[[Mapping[Path, tuple[int, ...]]], dict[str, Any] | None]
+] = {
+  'vit': _vit_options,
+  'videoprism': _videoprism_options,
+  'mvit': _mvit_options,
+  'timesformer': _timesformer_options,
+}
+
+
+def _common_options(
+  ours: Mapping[Path, tuple[int, ...]], fc1: str
+) -> dict[str, Any] | None:
+  """Width, MLP and patch, of the first layers; None: they are not there."""
+  embed, hidden = _kernel(ours, 'embed'), _kernel(ours, fc1)
+  if len(embed) not in (4, 5) or not hidden:
+    return None
+  return {
+    'width': embed[0],
+    'mlp_width': 0 if hidden[0] == 4 * embed[0] else hidden[0],
+    'patch_px': embed[-1],
+  }
+
+
+def _kernel(
+  ours: Mapping[Path, tuple[int, ...]], module: str
+) -> tuple[int, ...]:
+  return ours.get(('params', *module.split('/'), 'kernel'), ())
+
+
+def _square_grid(frames: int, places: int, patch_px: int) -> dict[str, Any]:
+  """The grid of tables of positions, whose places are mostly a square."""
+  side = math.isqrt(places)
+  if side**2 != places:
+    return {}
+  return {'position_grid': (frames, side * patch_px, side * patch_px)}
 
 
 def _shapes(
   state: Mapping[str, Tensor], form: str, model: str
 ) -> dict[Path, tuple[int, ...]]:
   """Shapes of a file's tensors, by our variables that are in them."""
-  table = _possible_names(form, model)
-  canonical = naming.FORMATS[form].canonical
+  table, rules = _possible_names(form, model), naming.FORMATS[form]
   return {
-    part.path: tensor.shape
-    for name, tensor in state.items()
-    for part in table.get(canonical(name), ())
+    part.path: rules.as_torch(name, tensor).shape[rules.leading.get(name, 0) :]
+    for name, tensor in (
+      (rules.canonical(name), tensor) for name, tensor in state.items()
+    )
+    for part in table.get(name, ())
   }
 
 

@@ -18,6 +18,7 @@ from configs import kinetics400
 from mgjax import cli, import_weights, models
 from mgjax.cli import ConfigError
 from mgjax.config import saved
+from mgjax.recipes import transformers
 from mgjax.run import checkpoint
 from mgjax.setup import network
 from mgjax.weights import (
@@ -513,14 +514,19 @@ def test_bad_input_ends_in_one_line_and_code_2(tmp_path, capsys):
   file = tmp_path / 'x.pyth'
   file.write_bytes(b'cos\nsystem\n(U\x04trueoR.')
   out = f'--out={tmp_path / "out"}'
+  # Of a transformer's class, a network that has a name.
+  sized = {
+    options.get('name', 'vit'): name
+    for name, options in transformers.NETWORKS.items()
+  }
   for argv, words in (
     ([file, out], 'the model is not said'),
     ([file, out, '--model=resnet'], "model='resnet' is unknown"),
     *(
-      ([file, out, f'--model={m}'], 'names os.system')
+      ([file, out, f'--model={sized.get(m, m)}'], 'names os.system')
       for m in models.MODELS
-      if m != 'vit'  # Published ones have other names.
     ),
+    *(([file, out, f'--model={m}'], f' {sized[m]}') for m in sized),
     ([file, out, '--model=slow', '--logits=x', '--new_head'], '--new_head'),
     ([file, '--model=slow'], '--out is missing'),
     ([out, '--model=slow'], 'give one file'),
