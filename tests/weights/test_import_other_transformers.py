@@ -3,13 +3,19 @@
 See test_import_transformers.py.
 """
 
+import collections
 import json
+import re
 
+import jax
 import pytest
+from flax import traverse_util
 
+from mgjax import models
 from mgjax.config import saved
+from mgjax.recipes import transformers
 from mgjax.run import checkpoint
-from mgjax.weights import safetensors_files, torch_files
+from mgjax.weights import matching, naming, safetensors_files, torch_files
 from tests.golden import rule
 from tests.weights import test_import_transformers as importing
 from tests.weights.test_import_transformers import (
@@ -213,3 +219,42 @@ def test_a_config_json_that_cannot_be_is_refused(
   code, printed = run(capsys, folder, f'--out={tmp_path / "out"}')
   assert code == 2 and printed.err.count('\n') == 1
   assert words in printed.err
+
+
+@pytest.mark.parametrize(
+  'network,form',
+  [
+    ('vivit_b', 'huggingface_vivit'),
+    ('timesformer_b', 'huggingface_timesformer'),
+    ('mvitv2_s', 'torchvision_mvit'),
+  ],
+)
+def test_names_and_shapes_of_a_published_network_are_the_references(
+  network, form
+):
+  """Blocks are counted by their shapes."""
+  options = {'name': 'vit'} | transformers.NETWORKS[network]
+  name = options.pop('name')
+  model = models.build(name, num_classes=400, **options)
+  tree = jax.eval_shape(
+    model.init, jax.random.key(0), models.example_video(model, 16)
+  )
+  shapes = {
+    path: leaf.shape for path, leaf in traverse_util.flatten_dict(tree).items()
+  }
+  rules = naming.FORMATS[form]
+  found = collections.Counter(
+    (
+      re.sub(r'\.\d+\.', '.*.', theirs, count=1),
+      matching.their_shape(parts, shapes, rules.leading.get(theirs)),
+    )
+    for theirs, parts in naming.names(form, tree, name).items()
+  )
+  if name == 'timesformer':  # Its kernel of a frame is of an image there.
+    kernel = 'timesformer.embeddings.patch_embeddings.projection.weight'
+    del found[kernel, (768, 3, 1, 16, 16)]
+    found[kernel, (768, 3, 16, 16)] = 1
+  assert found == {
+    (rules.canonical(theirs), tuple(shape)): count
+    for theirs, shape, count in load('names')[network]
+  }
