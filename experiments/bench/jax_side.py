@@ -41,6 +41,28 @@ def by_name(variables: dict) -> dict[str, np.ndarray]:
   }
 
 
+def network_of(
+  name: str, clip: tuple[int, int, int], **options: Any
+) -> nn.Module:
+  """Makes a network of the benchmark, without dropout.
+
+  Args:
+    name: One of step_time.MODELS.
+    clip: Frames, height and width: Hugging Face's transformers make their table
+      of positions for the clips that they are built for.
+    **options: As those of models.build.
+  """
+  if name in transformers.NETWORKS:
+    options = {
+      **transformers.NETWORKS[name],
+      'position_grid': clip,
+      'head_norm_eps': 1e-5,
+      **options,
+    }
+    name = 'vit'
+  return models.build(name, dropout=0.0, **options)
+
+
 class JaxSide:
   """mgjax's training step, compiled, with its state and its clips."""
 
@@ -57,19 +79,10 @@ class JaxSide:
     config = fields.base()
     self.optim = config.optim
     self.frames = frames
-    is_transformer = name in transformers.NETWORKS
-    if is_transformer:
-      options = {
-        **transformers.NETWORKS[name],
-        **options,
-        # Hugging Face's makes its table for the clips that it is built for.
-        'position_grid': (frames, args.crop_px, args.crop_px),
-        'head_norm_eps': 1e-5,
-      }
-    self.model = models.build(
-      'vit' if is_transformer else name,
+    self.model = network_of(
+      name,
+      (frames, args.crop_px, args.crop_px),
       num_classes=num_classes,
-      dropout=0.0,
       dtype=args.dtype,
       **options,
     )
