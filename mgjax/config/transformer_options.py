@@ -61,8 +61,9 @@ class ViT(Transformer):
   # (hw), or 'none': tokens of every clip are counted 0, 1, 2, ... '': as the
   # references do, 'none' with 'rope' and 'thw' else.
   position_scale: str = setting('', one_of('', 'none', 't', 'hw', 'thw'))
-  # Whether the encoder's blocks are a loop for the compiler, which then is
-  # faster; their parameters are stacked at every step.
+  # Whether the encoder's blocks are one loop, whose parameters are stacked at
+  # every step. On CPUs it compiles and runs slower (experiments/bench/
+  # blocks_loop); whether accelerators gain by it was not measured.
   scan_blocks: bool = setting(False)
   # Which of query, key and value have a bias: 'qkv' (V-JEPA 2, ViViT), 'qv'
   # (VideoMAE) or '', none.
@@ -145,37 +146,17 @@ class MViT(NetworkOptions):
   kv_stride: int = setting(8, at_least(1))
   # Frames, height and width in pixels of the clips that the tables of relative
   # positions are made for; for others they are interpolated.
-  position_grid: tuple[int, ...] = setting(
-    (16, 224, 224), Accepted('three positive integers', is_window)
-  )
+  position_grid: tuple[int, ...] = setting((16, 224, 224), _POSITION_GRID)
   # Share of the clips that skip a branch of the last block in training; at the
   # first block it is 0, between them it grows evenly.
   drop_path: float = setting(0.0, within('[0, 1)'))
 
 
 @dataclasses.dataclass(kw_only=True)
-class TimeSformer(NetworkOptions):
+class TimeSformer(Transformer):
   """Video transformer with attention over time, then over space."""
 
-  has_batch_norm: ClassVar[bool] = False
-  has_class_maps: ClassVar[bool] = False
-
-  # Rate of the dropout before the classifier, in training.
-  dropout: float = setting(0.0, within('[0, 1)'))
   depth: int = setting(12, at_least(1))  # Blocks.
-  width: int = setting(768, at_least(1))  # Features of a token.
-  heads: int = setting(12, at_least(1))  # They divide the width.
-  # Hidden features of the blocks' MLPs; 0: four times the width.
-  mlp_width: int = setting(0, at_least(0))
-  # Height and width of a token, of which all clips have a multiple.
-  patch_px: int = setting(16, at_least(1))
   # Frames, height and width in pixels of the clips that the tables of learned
   # positions are made for; for others, the nearest of each axis is taken.
-  position_grid: tuple[int, ...] = setting(
-    (8, 224, 224), Accepted('three positive integers', is_window)
-  )
-  # Added to the variances of the LayerNorms.
-  layer_norm_eps: float = setting(1e-6, POSITIVE)
-  # Share of the clips that skip a branch of the last block in training; at the
-  # first block it is 0, between them it grows evenly.
-  drop_path: float = setting(0.0, within('[0, 1)'))
+  position_grid: tuple[int, ...] = setting((8, 224, 224), _POSITION_GRID)

@@ -225,10 +225,8 @@ def depthwise(
   As `conv3d`, every axis of n elements becomes ceil(n / stride); sums are in
   float32 at least.
 
-  Multiply-adds of slices, which XLA fuses into one pass, on every backend. Of 2
-  clips of 8 x 28 x 28 x 96 with 3 x 3 x 3 taps, forward takes 5 ms and both
-  gradients 0.3 s on two busy cores of an AMD EPYC; as one grouped convolution
-  3.2 s and 4.4 s.
+  Multiply-adds of slices, which XLA fuses into one pass, on every backend. (As a
+  grouped convolution it is much slower on CPUs, above all its gradients.)
 
   Args:
     x: Video features.
