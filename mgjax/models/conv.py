@@ -225,8 +225,8 @@ def depthwise(
   As `conv3d`, every axis of n elements becomes ceil(n / stride); sums are in
   float32 at least.
 
-  Multiply-adds of slices, which XLA fuses into one pass, on every backend. (As a
-  grouped convolution it is much slower on CPUs, above all its gradients.)
+  Multiply-adds of slices, which XLA fuses into one pass, on every backend. (A
+  grouped convolution is much slower on CPUs, above all its gradients.)
 
   Args:
     x: Video features.
