@@ -27,7 +27,8 @@ from mgjax.models.attention import (
 )
 from mgjax.models.dropout import Dropout
 from mgjax.models.head import ClipIndex
-from mgjax.models.positions import Sizes, count_tokens
+from mgjax.models.positions import Sizes
+from mgjax.models.video_transformer import VideoTransformer
 
 _EPS = 1e-6  # Of all LayerNorms.
 _Q_STRIDE = 2  # Where a stage begins, but the first.
@@ -235,7 +236,7 @@ class Block(nn.Module):
     return jnp.concatenate([x[:, :1], y.reshape(batch, -1, width)], 1)
 
 
-class MViT(head.VideoNetwork, transformer_options.MViT):
+class MViT(VideoTransformer, transformer_options.MViT):
   """Transformer whose tokens become fewer and wider from stage to stage.
 
   A grid decides how many tokens there are, and how many distances: tables of
@@ -252,21 +253,6 @@ class MViT(head.VideoNetwork, transformer_options.MViT):
     not divide. The bias of the first convolution begins at zero.
   """
 
-  def __post_init__(self):
-    super().__post_init__()
-    if self.width % self.heads:
-      raise ValueError(
-        f'heads is {self.heads}; it must divide the width of {self.width}.'
-      )
-    count_tokens(self.position_grid, self._tubelet, 'position_grid has')
-
-  @property
-  def _tubelet(self) -> Sizes:
-    return self.tubelet_frames, self.patch_px, self.patch_px
-
-  def example_clip(self, num_frames: int) -> Sizes:
-    return self._tubelet
-
   @nn.compact
   def __call__(
     self,
@@ -280,8 +266,8 @@ class MViT(head.VideoNetwork, transformer_options.MViT):
     in_training = same_group is not None
     if deterministic is None:
       deterministic = not in_training
-    size = count_tokens(video.shape[1:4], self._tubelet, 'clips have')
-    base = count_tokens(self.position_grid, self._tubelet, '')
+    size = self._tokens(video.shape[1:4], 'clips have')
+    base = self._tokens(self.position_grid, 'position_grid has')
     x = conv.Conv(
       self.width,
       self.patch_kernel,

@@ -24,7 +24,8 @@ from mgjax.models.attention import (
 )
 from mgjax.models.dropout import Dropout
 from mgjax.models.head import ClipIndex
-from mgjax.models.positions import Sizes, count_tokens
+from mgjax.models.positions import Sizes
+from mgjax.models.video_transformer import VideoTransformer
 
 
 def nearest(size: int, new_size: int) -> np.ndarray:
@@ -124,7 +125,7 @@ class Block(nn.Module):
     return y[:, 0], y[:, 1:].reshape(x.shape)
 
 
-class TimeSformer(head.VideoNetwork, transformer_options.TimeSformer):
+class TimeSformer(VideoTransformer, transformer_options.TimeSformer):
   """Video transformer with divided attention.
 
   Learned positions of places and of frames are those of `position_grid`; at
@@ -139,21 +140,6 @@ class TimeSformer(head.VideoNetwork, transformer_options.TimeSformer):
     out places and frames one by one, here whole clips.
   """
 
-  def __post_init__(self):
-    super().__post_init__()
-    if self.width % self.heads:
-      raise ValueError(
-        f'heads is {self.heads}; it must divide the width of {self.width}.'
-      )
-    count_tokens(self.position_grid, self._tubelet, 'position_grid has')
-
-  @property
-  def _tubelet(self) -> Sizes:
-    return 1, self.patch_px, self.patch_px
-
-  def example_clip(self, num_frames: int) -> Sizes:
-    return self._tubelet
-
   @nn.compact
   def __call__(
     self,
@@ -167,7 +153,7 @@ class TimeSformer(head.VideoNetwork, transformer_options.TimeSformer):
     in_training = same_group is not None
     if deterministic is None:
       deterministic = not in_training
-    size = count_tokens(video.shape[1:4], self._tubelet, 'clips have')
+    size = self._tokens(video.shape[1:4], 'clips have')
     x = TubeletEmbedding(self.width, self._tubelet, self.dtype, name='embed')(
       video.astype(self.dtype)
     )
@@ -200,7 +186,7 @@ class TimeSformer(head.VideoNetwork, transformer_options.TimeSformer):
 
   def _positions(self, size: Sizes):
     """Those of `at_nearest`."""
-    base = count_tokens(self.position_grid, self._tubelet, '')
+    base = self._tokens(self.position_grid, 'position_grid has')
     places = self.param(
       'position_table', init_weights, (1 + base[1] * base[2], self.width)
     )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from mgjax.config import transformer_options
-from mgjax.models import head, positions, resnet3d
+from mgjax.models import head, resnet3d
 from mgjax.models.attention import (
   MLP_RATIO,
   Block,
@@ -24,6 +24,7 @@ from mgjax.models.attention import (
   init_weights,
 )
 from mgjax.models.head import ClipIndex
+from mgjax.models.video_transformer import VideoTransformer
 
 
 class LayerNorm(nn.Module):
@@ -138,7 +139,7 @@ class AttentionPooler(nn.Module):
     return _norm(self.eps, self.dtype, 'norm')(dense(name='proj')(x))[:, 0]
 
 
-class VideoPrism(head.VideoNetwork, transformer_options.VideoPrism):
+class VideoPrism(VideoTransformer, transformer_options.VideoPrism):
   """Factorised video transformer with an attention pooler and a classifier.
 
   Released weights are of clips whose pixels are in [0, 1]: data.mean=(0, 0, 0),
@@ -151,25 +152,6 @@ class VideoPrism(head.VideoNetwork, transformer_options.VideoPrism):
     initial weights are those of `vit.ViT`. In float64 programs the softmax is
     in float64, there in float32 always.
   """
-
-  def __post_init__(self):
-    super().__post_init__()
-    if self.width % self.heads:
-      raise ValueError(
-        f'heads is {self.heads}; it must divide the width of {self.width}.'
-      )
-    self._tokens(self.position_grid, 'position_grid has')
-
-  @property
-  def _tubelet(self) -> tuple[int, int, int]:
-    return 1, self.patch_px, self.patch_px
-
-  def _tokens(self, clip: tuple[int, int, int], what: str) -> tuple[int, ...]:
-    """See `positions.count_tokens`."""
-    return positions.count_tokens(clip, self._tubelet, what)
-
-  def example_clip(self, num_frames: int) -> tuple[int, int, int]:
-    return self._tubelet
 
   def layer_of(self, path: tuple[str, ...]) -> int | None:
     """See `VideoNetwork`: temporal blocks follow the spatial ones.

@@ -30,6 +30,7 @@ from mgjax.models.attention import (
 )
 from mgjax.models.head import ClipIndex
 from mgjax.models.positions import Rotation
+from mgjax.models.video_transformer import VideoTransformer
 
 # Letters of frames, rows and columns in `position_scale`, and what the
 # references scale.
@@ -89,7 +90,7 @@ class AttentiveProbe(nn.Module):
     return x[:, 0]
 
 
-class ViT(head.VideoNetwork, transformer_options.ViT):
+class ViT(VideoTransformer, transformer_options.ViT):
   """Video transformer whose tokens all attend to each other.
 
   Source: VideoMAE: MCG-NJU/VideoMAE 14ef8d8, modeling_finetune.py, and
@@ -104,19 +105,13 @@ class ViT(head.VideoNetwork, transformer_options.ViT):
 
   def __post_init__(self):
     super().__post_init__()
-    for field in ('heads', 'probe_heads'):
-      heads = getattr(self, field)
-      if heads and self.width % heads:
-        raise ValueError(
-          f'{field} is {heads}; it must divide the width of {self.width}.'
-        )
+    if self.probe_heads:
+      self._check_heads('probe_heads')
     if self.positions == 'rope' and self.width // self.heads < 6:
       raise ValueError(
         f'width is {self.width} with {self.heads} heads; with '
         "positions='rope' every head must have 6 or more of it."
       )
-    if self._has_position_grid:
-      self._tokens(self.position_grid, 'position_grid has')
 
   @property
   def _scaled_axes(self) -> str:
@@ -125,21 +120,6 @@ class ViT(head.VideoNetwork, transformer_options.ViT):
   @property
   def _has_position_grid(self) -> bool:
     return self.positions != 'rope' or self._scaled_axes != 'none'
-
-  @property
-  def _tubelet(self) -> tuple[int, int, int]:
-    return self.tubelet_frames, self.patch_px, self.patch_px
-
-  def _tokens(self, clip: tuple[int, int, int], what: str) -> tuple[int, ...]:
-    """How many tokens a clip has in time, height and width.
-
-    Raises:
-      ValueError: It does not divide into tubelets.
-    """
-    return positions.count_tokens(clip, self._tubelet, what)
-
-  def example_clip(self, num_frames: int) -> tuple[int, int, int]:
-    return self._tubelet
 
   @nn.compact
   def __call__(
