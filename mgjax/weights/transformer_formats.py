@@ -246,7 +246,10 @@ _VIVIT_HF = Format(
   only={'positions': 'learned'},
   # The defaults of VivitConfig.
   constants={'layer_norm_eps': 1e-6, 'gelu': 'tanh'},
-  licence='Apache-2.0 for the weights of ViViT (google-research/scenic)',
+  licence=(
+    'Apache-2.0 for ViViT of google-research/scenic; of a copy, see where the '
+    'file is from'
+  ),
 )
 
 # transformers 5.24.0, TimesformerForVideoClassification with divided attention;
@@ -409,7 +412,8 @@ _VIDEOPRISM = Format(
   constants={'layer_norm_eps': 1e-6, 'logit_cap': 50.0},
   as_torch=_torch_axes,
   shown=_heads,
-  licence='Apache-2.0 for the weights of VideoPrism',
+  # Its README has Apache-2.0 for software, CC-BY 4.0 for 'other materials'.
+  licence='CC-BY 4.0 for the weights of VideoPrism (its software: Apache-2.0)',
 )
 
 FORMATS = {

@@ -77,7 +77,7 @@ def test_a_file_of_videoprism_gives_the_logits_of_its_reference(
   assert 'model.layer_norm_eps=1e-06 (not 1e-05)' in printed.out
   assert 'model.logit_cap=50.0 (not 10.0)' in printed.out
   assert 'model.heads' not in printed.out  # Arrays have an axis of them.
-  licence = 'Apache-2.0 for the weights of VideoPrism'
+  licence = 'CC-BY 4.0 for the weights of VideoPrism (its software: Apache-2.0)'
   table = (out / 'import.txt').read_text()
   assert licence in printed.out and licence in table
   record = checkpoint.read_record(checkpoint.find(out, 'out'))

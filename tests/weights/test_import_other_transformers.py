@@ -86,7 +86,10 @@ def test_a_folder_of_transformers_needs_no_other_settings(
   family = network.split('_')[0]
   assert f'names of huggingface_{family}' in printed.out
   licence = {
-    'vivit': 'Apache-2.0 for the weights of ViViT (google-research/scenic)',
+    'vivit': (
+      'Apache-2.0 for ViViT of google-research/scenic; of a copy, see where '
+      'the file is from'
+    ),
     'timesformer': (
       'CC-BY-NC 4.0 for the weights of TimeSformer: no commercial use'
     ),
