@@ -141,6 +141,12 @@ def _set_transformer(config: ml_collections.ConfigDict, *, tiny: bool) -> None:
   config.optim.weight_decay = 0.05
   # AdamW's: a fiftieth of SGD's.
   config.optim.base_lr, config.optim.warmup_lr = 1e-3, 1e-4
+  config.optim.batch_rule = 'sqrt'
+  if not tiny:
+    # It needs more steps than the networks with convolutions to begin to learn,
+    # and learns nothing in as many of 8 clips.
+    data.batch_size = 16
+    config.optim.total_epochs, config.optim.lr_steps = 12, (9,)
   config.grid.ladder = tuple(
     (factor, epochs, 1e-3, schedule)
     for factor, epochs, _, schedule in config.grid.ladder

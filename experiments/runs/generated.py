@@ -25,11 +25,16 @@ def _run(
   size: str,
   model: str = 'slowfast',
   frames: int = 0,
+  labels: str = '',
   overrides: tuple[str, ...] = (),
   baseline: str = '',
 ) -> Run:
-  """Makes a run; `size` is the argument of configs/moving_digits.py."""
-  arguments = (f'size={size}', *([f'frames={frames}'] if frames else []))
+  """Makes a run; `size`, `labels` are arguments of configs/moving_digits.py."""
+  arguments = (
+    f'size={size}',
+    *([f'frames={frames}'] if frames else []),
+    *([f'labels={labels}'] if labels else []),
+  )
   return Run(
     *(name, row, FILE, grid, model, frames, arguments, overrides, baseline)
   )
@@ -220,10 +225,110 @@ MULTIGRID_CHOICES = [
   ),
 ]
 
+# A small video transformer, from scratch and from other labels.
+
+
+def _transformer(
+  name: str,
+  row: str,
+  grid: str,
+  *overrides: str,
+  labels: str = '',
+  baseline: str = '',
+) -> Run:
+  return _run(
+    name,
+    row,
+    grid=grid,
+    size='small',
+    model='vit',
+    labels=labels,
+    overrides=overrides,
+    baseline=baseline,
+  )
+
+
+def _transformers(table: str, *overrides: str) -> list[Run]:
+  """The runs of a table: each kind of grids."""
+  return [
+    _transformer(
+      f'{table}/{name}',
+      row,
+      grid,
+      *overrides,
+      *([f'--config.grid.epoch_factor={factor}'] if factor else []),
+      baseline=f'{table}/none',
+    )
+    for name, row, grid, factor in (
+      ('none', 'none', 'none', None),
+      ('both-1.5', 'both, 1.5 x the epochs', 'both', None),
+      ('both-3', 'both, 3 x the epochs', 'both', 3.0),
+      ('progressive-1.5', 'progressive, 1.5 x the epochs', 'progressive', None),
+    )
+  ]
+
+
+TRANSFORMER_SCRATCH = _transformers('transformer_scratch')
+# With --init_from, a run of this:
+TRANSFORMER_PRETRAINING = [
+  _transformer(
+    'transformer_pretraining/none',
+    'pre-training on digit_motion',
+    'none',
+    labels='digit_motion',
+  )
+]
+# From its weights, in a third of the epochs.
+TRANSFORMER_FINE_TUNING = _transformers(
+  'transformer_fine_tuning',
+  '--config.optim.total_epochs=4',
+  '--config.optim.lr_steps=(3,)',
+)
+
+_SCRATCH_BOTH = TRANSFORMER_SCRATCH[1]
+TRANSFORMER_CHOICES = [
+  _SCRATCH_BOTH._replace(row='both; positions scaled; root of the batch'),
+  *(
+    _transformer(
+      f'transformer_choices/{name}',
+      row,
+      'both',
+      override,
+      baseline=TRANSFORMER_SCRATCH[0].name,
+    )
+    for name, row, override in (
+      (
+        'positions-hw',
+        'positions scaled in height and width only',
+        '--config.model.position_scale=hw',
+      ),
+      (
+        'positions-none',
+        'positions counted from 0',
+        '--config.model.position_scale=none',
+      ),
+      (
+        'linear',
+        'learning rate with the batch',
+        '--config.optim.batch_rule=linear',
+      ),
+      (
+        'constant-rate',
+        "the baseline's learning rate for every batch",
+        '--config.optim.batch_rule=none',
+      ),
+    )
+  ),
+]
+
 RUNS = {
   'moving_digits': MOVING_DIGITS,
   'epoch_factors': EPOCH_FACTORS,
   'frames_accuracy': [*FRAMES_ACCURACY, *RESOLUTIONS],
   'frames_ladder': FRAMES_LADDER,
   'multigrid_choices': MULTIGRID_CHOICES,
+  'transformer_scratch': TRANSFORMER_SCRATCH,
+  'transformer_pretraining': TRANSFORMER_PRETRAINING,
+  'transformer_fine_tuning': TRANSFORMER_FINE_TUNING,
+  'transformer_choices': TRANSFORMER_CHOICES,
 }

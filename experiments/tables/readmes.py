@@ -33,6 +33,7 @@ from experiments.tables import (
   multigrid_schedules,
   published_accuracy,
   successors,
+  transformers,
 )
 from mgjax import cli
 
@@ -58,6 +59,7 @@ SCRIPTS = (
   activation_memory,
   successors,
   published_accuracy,
+  transformers,
 )
 
 
