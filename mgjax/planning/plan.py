@@ -19,6 +19,7 @@ def make_plan(
   memory: Mapping[str, Any],
   size_source: str = 'data set',
   samples_per_video: int = 1,
+  has_batch_norm: bool = True,
 ) -> dict[str, Any]:
   """Returns all that is known about a run before its launch, as JSON data.
 
@@ -32,6 +33,7 @@ def make_plan(
     memory: Of `memory.as_json`.
     size_source: Where the number of training videos is known from.
     samples_per_video: Clips of a video in an epoch.
+    has_batch_norm: Whether the network has some; else its groups are nothing.
   """
   phases = [
     _phase_row(phase, num_steps, used, gmacs_per_clip)
@@ -51,6 +53,7 @@ def make_plan(
     'mode': names['mode'],
     'model': names['model'],
     'data': names['data'],
+    'has_batch_norm': has_batch_norm,
     'dataset_size': schedule.num_train // samples_per_video,
     'samples_per_video': samples_per_video,
     'dataset_size_source': size_source,

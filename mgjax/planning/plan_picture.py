@@ -193,7 +193,8 @@ def _decorate(
     'crop: short side in pixels',
     'clips per step',
     'learning rate',
-    'batch-norm groups',
+    'batch-norm groups'
+    + ('' if plan['has_batch_norm'] else ' (the network has no batch norm)'),
     time_axis.title,
   )
   edges, phases = time_axis.edges, plan['phases']

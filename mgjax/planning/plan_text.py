@@ -149,7 +149,9 @@ def _phase_rows(plan: dict[str, Any]) -> list[tuple[str, ...]]:
         f'{phase["gmacs"] / plan["total_gmacs"]:.1%}',
         f'{phase["lr_scale"]:g}',
         f'{first:.3g}' if first == last else f'{first:.3g} .. {last:.3g}',
-        '/'.join(dict.fromkeys(map(str, phase['bn_groups_cycle']))),
+        '/'.join(dict.fromkeys(map(str, phase['bn_groups_cycle'])))
+        if plan['has_batch_norm']
+        else '-',
         '-'.join(map(str, dict.fromkeys(phase['stride_frames']))),
         f'{"/".join(lows)}-{phase["jitter_px"][0][1]}',
       )

@@ -10,7 +10,7 @@ from typing import Any
 
 import ml_collections
 
-from mgjax.config import own
+from mgjax.config import network_options, own
 from mgjax.errors import ConfigError
 from mgjax.grids import Grid, GridSchedule, Phase
 from mgjax.planning import plan, schedule_warnings
@@ -56,6 +56,7 @@ def make_plan(
     ),
     size_source=size_source,
     samples_per_video=config.data.samples_per_video,
+    has_batch_norm=network_options.options_of(config.model.name).has_batch_norm,
   )
 
 

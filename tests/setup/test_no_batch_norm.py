@@ -9,8 +9,8 @@ from mgjax import cli
 from mgjax import plan as plan_flags
 from mgjax.cli import ConfigError
 from mgjax.hosts import parallel
-from mgjax.planning import command
-from mgjax.setup import grids, network, programs, run_checks
+from mgjax.planning import command, plan_text
+from mgjax.setup import grids, network, planning, programs, run_checks
 from mgjax.step import train_state
 from mgjax.step.programs import batch_spec
 
@@ -119,3 +119,14 @@ def test_one_state_takes_steps_at_all_grids_of_a_table(config, name, options):
     changed = jax.tree.map(lambda x, y: (x != y).any(), before, state.params)
     assert changed['head']['classifier']['kernel']
     assert changed['embed']['kernel']
+
+
+def test_a_plan_of_them_shows_no_groups(config):
+  made = planning.make_plan(config, grids.schedule(config, 240))
+  assert made['has_batch_norm'] is False
+  rows = plan_text.table(made).splitlines()
+  names = next(row for row in rows if 'BN groups' in row)
+  place = names.index('BN groups') + len('BN groups') - 1
+  assert [row[place] for row in rows[rows.index(names) + 1 :]] == ['-'] * len(
+    made['phases']
+  )
