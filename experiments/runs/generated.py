@@ -252,23 +252,38 @@ def _transformers(table: str, *overrides: str) -> list[Run]:
   """The runs of a table: each kind of grids."""
   return [
     _transformer(
-      f'{table}/{name}',
-      row,
-      grid,
-      *overrides,
-      *([f'--config.grid.epoch_factor={factor}'] if factor else []),
-      baseline=f'{table}/none',
+      f'{table}/{name}', row, grid, *overrides, baseline=f'{table}/none'
     )
-    for name, row, grid, factor in (
-      ('none', 'none', 'none', None),
-      ('both-1.5', 'both, 1.5 x the epochs', 'both', None),
-      ('both-3', 'both, 3 x the epochs', 'both', 3.0),
-      ('progressive-1.5', 'progressive, 1.5 x the epochs', 'progressive', None),
+    for name, row, grid in (
+      ('none', 'none', 'none'),
+      ('both-1.5', 'both, 1.5 x the epochs', 'both'),
+      ('progressive-1.5', 'progressive, 1.5 x the epochs', 'progressive'),
     )
   ]
 
 
-TRANSFORMER_SCRATCH = _transformers('transformer_scratch')
+_SCRATCH = 'transformer_scratch'
+TRANSFORMER_SCRATCH = _transformers(_SCRATCH)
+TRANSFORMER_SCRATCH += [
+  _transformer(
+    f'{_SCRATCH}/{name}', row, grid, override, baseline=f'{_SCRATCH}/none'
+  )
+  for name, row, grid, override in (
+    (
+      *('both-3', 'both, 3 x the epochs', 'both'),
+      '--config.grid.epoch_factor=3.0',
+    ),
+    # Not the better schedule of the learning rate.
+    (
+      *('none-steps', 'none, step decay', 'none'),
+      '--config.optim.schedule=steps',
+    ),
+    (
+      *('both-cosine', 'both, 1.5 x the epochs, cosine', 'both'),
+      '--config.optim.schedule=cosine',
+    ),
+  )
+]
 # With --init_from, a run of this:
 TRANSFORMER_PRETRAINING = [
   _transformer(
