@@ -141,17 +141,16 @@ def _set_transformer(
   config.grid.frames_multiple = model.tubelet_frames
   config.optim.name = 'adamw'
   config.optim.weight_decay = 0.05
-  # AdamW's: a fiftieth of SGD's.
-  config.optim.base_lr, config.optim.warmup_lr = 1e-3, 1e-4
+  config.optim.base_lr, config.optim.warmup_lr = 5e-4, 1e-4
   config.optim.batch_rule = 'sqrt'
   if not tiny:
     data.batch_size = 16
     config.optim.total_epochs, config.optim.lr_steps = 12, (9,)
-    # Each the better of two (experiments/README.md): a constant rate at which
-    # large batches of small clips learn is too high for small ones of large.
+    # Each the better of two (experiments/README.md): the full grid does not
+    # learn at a constant rate, and a cosine leaves the last phases none.
     if grid not in ('short', 'long', 'both'):
       config.optim.schedule = 'cosine'
   config.grid.ladder = tuple(
-    (factor, epochs, 1e-3, schedule)
+    (factor, epochs, config.optim.base_lr, schedule)
     for factor, epochs, _, schedule in config.grid.ladder
   )
