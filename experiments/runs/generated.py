@@ -273,6 +273,10 @@ TRANSFORMER_SCRATCH += [
       *('both-3', 'both, 3 x the epochs', 'both'),
       '--config.grid.epoch_factor=3.0',
     ),
+    (
+      *('none-third', 'none, a third of the epochs', 'none'),
+      '--config.optim.total_epochs=4',
+    ),
     # Not the better schedule of the learning rate.
     (
       *('none-steps', 'none, step decay', 'none'),
