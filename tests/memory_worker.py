@@ -12,11 +12,11 @@ import jax.numpy as jnp
 
 from configs import moving_digits
 from mgjax import models
-from mgjax.cpu import allocator, compilation
+from mgjax.cpu import allocator
 from mgjax.grids.schedule import Grid
 from mgjax.planning import memory
 from mgjax.setup import network
-from mgjax.step import train_state, train_step
+from mgjax.step import compilation, train_state, train_step
 
 
 def status(name: str) -> int:

@@ -56,8 +56,8 @@ def _compiled_steps(
 ) -> dict[Grid, Callable]:
   """The training step of every grid of a schedule, and of the full grid."""
   # They take seconds to import, and bad flags need none of them.
-  from mgjax.cpu import compilation
   from mgjax.setup import augmentation, programs
+  from mgjax.step import compilation
 
   schedule = settings.schedule(config)
   baseline = config.copy_and_resolve_references()

@@ -13,11 +13,10 @@ from absl import flags
 
 from mgjax import models
 from mgjax.config import fields
-from mgjax.cpu import compilation
 from mgjax.planning import macs, made_up
 from mgjax.recipes import transformers
 from mgjax.setup import network
-from mgjax.step import train_state, train_step
+from mgjax.step import compilation, train_state, train_step
 
 
 def random_variables(model: nn.Module, video: Any) -> dict:

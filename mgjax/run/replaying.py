@@ -5,13 +5,12 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from mgjax.cpu import compilation
 from mgjax.hosts import parallel
 from mgjax.run import checkpoint, failure, run_folder
 from mgjax.setup import augmentation, data, grids, job, planning, run_checks
 from mgjax.setup import programs as programs_setup
 from mgjax.setup.initial_weights import initial_variables
-from mgjax.step import programs, train_state
+from mgjax.step import compilation, programs, train_state
 from mgjax.step.step_cache import Program
 
 _SHOWN = 8  # Names in a list.

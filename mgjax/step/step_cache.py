@@ -19,8 +19,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 
-from mgjax.cpu import compilation
 from mgjax.grids.schedule import Grid
+from mgjax.step import compilation
 
 _THREAD = 'compile'
 

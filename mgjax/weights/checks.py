@@ -15,9 +15,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from mgjax.cpu import compilation
 from mgjax.errors import ConfigError
 from mgjax.models import norm
+from mgjax.step import compilation
 from mgjax.weights.tensors import Tensor
 
 # Where a file keeps them, and the clips' sides.

@@ -15,14 +15,13 @@ from etils import epath
 from configs import kinetics400, moving_digits
 from mgjax import cli, models
 from mgjax import plan as plan_flags
-from mgjax.cpu import compilation
 from mgjax.grids.schedule import Grid
 from mgjax.hosts.peers import Peers
 from mgjax.models import conv
 from mgjax.planning import command, memory
 from mgjax.run import launch
 from mgjax.setup import grids, network, planning
-from mgjax.step import train_state, train_step
+from mgjax.step import compilation, train_state, train_step
 
 DIGITS = 'configs/moving_digits.py:grid=both'
 

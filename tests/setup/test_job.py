@@ -5,12 +5,11 @@ import pytest
 from etils import epath
 
 from mgjax.cli import ConfigError
-from mgjax.cpu import compilation
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
 from mgjax.planning import compiled, measured
 from mgjax.setup import grids, initial_weights, job, network, programs
-from mgjax.step import train_state
+from mgjax.step import compilation, train_state
 from tests import speck
 
 

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from mgjax.cpu import compilation, folded
+from mgjax.cpu import folded
 from mgjax.models import conv
+from mgjax.step import compilation
 
 
 def test_what_is_materialized_is_not_computed_again_for_each_reader():
