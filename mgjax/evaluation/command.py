@@ -82,7 +82,8 @@ def evaluate_checkpoint(
   )
   # After what is cheap to refuse: a large network compiles for minutes.
   program = compilation.compile_program(
-    evaluation.lower_eval_step(config, model, mesh, state)
+    evaluation.lower_eval_step(config, model, mesh, state),
+    parallel.platform(mesh),
   )
   key = evaluation.partial_key(config, state, source)
   partial = scoring.Partial(workdir, key, config.eval.save_every_s)

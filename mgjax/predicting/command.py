@@ -69,7 +69,8 @@ def open_predictor(
     state=state,
     mesh=mesh,
     program=compilation.compile_program(
-      evaluation.lower_eval_step(config, model, mesh, state)
+      evaluation.lower_eval_step(config, model, mesh, state),
+      parallel.platform(mesh),
     ),
     make_stream=make_stream,
     ensemble=config.eval.ensemble,

@@ -48,7 +48,9 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
   for step in range(first_step, failed['step'] + 1):
     program = Program('train', schedule(step))
     if program not in compiled:
-      compiled[program] = compilation.compile_program(lowered[program]())
+      compiled[program] = compilation.compile_program(
+        lowered[program](), parallel.platform(mesh)
+      )
     batch = parts.train_stream.batch(step)
     if step == failed['step']:
       result['bad_before'] = not_finite(state)
