@@ -15,7 +15,7 @@ def describe() -> dict[str, Any]:
   import numpy as np
 
   return {
-    'backend': jax.default_backend(),
+    'backend': jax.devices()[0].platform,
     'device': jax.devices()[0].device_kind,
     'num_devices': jax.device_count(),
     'num_processes': jax.process_count(),

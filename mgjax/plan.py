@@ -10,6 +10,10 @@ Nothing is trained and no data is read but the number of videos.
   --budget_hours=H    the mode and epoch factor with the most epochs in H hours,
                       and what else there is
 
+  --compile           the compiler's own figures: bytes of a device and traffic
+  --target=NAME       between devices; for these devices, or for named ones that
+                      need not be there: v5e:2x4, v4:2x2x1, h100x8, a100x8, cpu
+
 With --workdir, --step_ms or --gmacs_per_s, which say how long steps take
 (mgjax/planning/step_seconds.py), the plan has the hours of training. Where this
 machine has trained this network, or measured it with --compile, the plan has
@@ -49,11 +53,22 @@ def define_flags(values: flags.FlagValues) -> None:
   )
   flag('device_memory_gib', float, 0.0, text, 0.0)
   text = (
-    "Compile every grid's step for this machine's devices, list the memory "
-    'that XLA gives it, and measure what it and the other programs of the run '
-    'take: exact, and slow.'
+    'Compile every program of the run and say what the compiler says of it: '
+    'exact, and slow. Without --target for the devices of this machine, on '
+    'which each is timed, too.'
   )
   flag('compile', bool, False, text)
+  text = (
+    'With --compile: the devices to compile for, which need not be there, such '
+    "as v5e:2x4, v4:2x2x1, h100x8, a100x8, h200x1; 'cpu': those CPU devices "
+    'that JAX shows. It says the number of devices, too.'
+  )
+  flag('target', str, None, text)
+  text = (
+    "With --target: which grids; 'all', 'base' for the full grid alone, or "
+    'some as frames x height x width, such as 8x112x112,32x224x224.'
+  )
+  flag('grids', str, 'all', text)
   text = 'Compare the schedules of two configs, given as arguments.'
   flag('diff', bool, False, text)
   text = 'Find the schedule with the most epochs in this time.'

@@ -15,7 +15,8 @@ import pytest
 BODIES = (
   *('run.launch', 'run.loop', 'run.measuring', 'run.outputs', 'run.replaying'),
   *('run.report', 'run.run_summary', 'run.step_log'),
-  *('planning.command', 'planning.compiled', 'planning.plan_budget'),
+  *('planning.ahead', 'planning.command', 'planning.compiled'),
+  'planning.plan_budget',
   *('evaluation.command', 'predicting.command', 'weights.command'),
   'data.decode_rates',
 )
@@ -59,10 +60,8 @@ INSIDE = {
   ('planning.command', '_plan'): _NO_JAX,
   ('setup.planning', '_check_parameters'): _NO_JAX,
   ('setup.planning', 'check_own_network'): _NO_JAX,
-  ('setup.planning', 'estimate_memory'): _NO_JAX,
   ('setup.clip_costs', 'gmacs_per_clip'): _NO_JAX,
-  ('setup.planning', 'make_plan'): _NO_JAX,
-  ('setup.planning', 'warn_of_memory'): _NO_JAX,
+  ('planning.targets', 'find'): _NO_JAX,
   ('setup.wall_time', '_file'): _NO_JAX,
   ('setup.wall_time', '_work'): _NO_JAX,
   ('setup.data', 'describe'): _NO_READER,
@@ -230,6 +229,16 @@ def test_grids_import_no_jax_and_no_model():
     if name.startswith('grids'):
       for package in packages(tree):
         assert package.split('.')[0] not in ('jax', 'flax'), name
+
+
+def test_nothing_asks_which_backend_jax_has_found():
+  """Programs are for the devices of a mesh, which may be elsewhere."""
+  assert not {
+    name
+    for name, tree in modules().items()
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Attribute) and node.attr == 'default_backend'
+  }
 
 
 def test_no_import_is_inside_a_function_but_with_a_reason():

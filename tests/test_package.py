@@ -87,7 +87,9 @@ def test_the_wheel_holds_the_package_and_the_recipes_only(wheel):
   with zipfile.ZipFile(wheel) as file:
     names = {name for name in file.namelist() if '.dist-info/' not in name}
   here = {
-    str(path.relative_to(ROOT)) for path in (ROOT / 'mgjax').rglob('*.py')
+    str(path.relative_to(ROOT))
+    for ending in ('py', 'txtpb')  # Descriptions of GPUs.
+    for path in (ROOT / 'mgjax').rglob(f'*.{ending}')
   } | {
     f'mgjax/{path.relative_to(ROOT)}'
     for path in (ROOT / 'configs').rglob('*.py')

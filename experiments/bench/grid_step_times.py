@@ -56,8 +56,9 @@ def _compiled_steps(
 ) -> dict[Grid, Callable]:
   """The training step of every grid of a schedule, and of the full grid."""
   # They take seconds to import, and bad flags need none of them.
-  from mgjax.cpu import compilation
+  from mgjax.hosts import parallel
   from mgjax.setup import augmentation, programs
+  from mgjax.step import compilation
 
   schedule = settings.schedule(config)
   baseline = config.copy_and_resolve_references()
@@ -68,7 +69,7 @@ def _compiled_steps(
     lowered = programs.lower_programs(config, s, composed, mesh, 0, set())
     for program, lower in lowered.items():
       if program.grid not in steps:
-        run = compilation.compile_program(lower())
+        run = compilation.compile_program(lower(), parallel.platform(mesh))
         strengths = augmentation.put_strengths(config, s, mesh, 0)
         steps[program.grid] = _with_strengths(run, strengths)
         print(f'compiled {program.grid}', file=sys.stderr, flush=True)

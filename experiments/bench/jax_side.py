@@ -13,11 +13,10 @@ from absl import flags
 
 from mgjax import models
 from mgjax.config import fields
-from mgjax.cpu import compilation
 from mgjax.planning import macs, made_up
 from mgjax.recipes import transformers
 from mgjax.setup import network
-from mgjax.step import train_state, train_step
+from mgjax.step import compilation, train_state, train_step
 
 
 def random_variables(model: nn.Module, video: Any) -> dict:
@@ -126,7 +125,8 @@ class JaxSide:
     step = train_step.make_train_step(self.model, tx, mean=mean, std=std)
     start, cpu = time.perf_counter(), time.process_time()
     self.step = compilation.compile_program(
-      jax.jit(step, donate_argnums=0).lower(self.state, *self.inputs)
+      jax.jit(step, donate_argnums=0).lower(self.state, *self.inputs),
+      jax.devices()[0].platform,
     )
     self.compile_s = time.perf_counter() - start
     self.compile_cpu_s = time.process_time() - cpu

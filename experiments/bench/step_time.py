@@ -135,13 +135,13 @@ def prepare(args: flags.FlagValues) -> None:
 
   from mgjax.cpu import allocator
 
-  # The formulation of convolutions follows the default backend. On a GPU both
-  # processes need room, and JAX would take three quarters of it at once.
+  # On a GPU both processes need room, and JAX would take three quarters of it
+  # at once.
   os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
   if args.device == 'cpu':
     jax.config.update('jax_platforms', 'cpu')
   allocator.keep()  # As training does.
-  if jax.default_backend() != args.device:
+  if jax.devices()[0].platform != args.device:
     raise ConfigError(f'--device=gpu: JAX finds only {jax.devices()}.')
 
 

@@ -347,9 +347,9 @@ class _Train:
   # 'block': the backward pass computes the inside of each residual block
   # again instead of keeping it: less memory, about a third more time. '': off.
   remat: str = setting('', one_of('', 'block'))
-  # Memory of a device in GiB, with which the plan's estimate is compared: a run
-  # that may not fit gets a warning. 0: what the device says it has (CPUs do
-  # not: nothing is compared there).
+  # Memory of a device in GiB, with which that of each compiled program is
+  # compared: a run that does not fit ends before it reads data. 0: what the
+  # device says it has (CPUs do not: nothing is compared there).
   device_memory_gib: float = setting(0.0, at_least(0))
   # Steps between lines of metrics.jsonl.
   log_every_steps: int = setting(10, at_least(1))

@@ -10,7 +10,7 @@ from absl import flags
 from etils import epath
 
 from mgjax import files, stop_signal
-from mgjax.cpu import allocator, compilation
+from mgjax.cpu import allocator
 from mgjax.data import sources
 from mgjax.data.eval_stream import EvalStream
 from mgjax.errors import ConfigError
@@ -27,6 +27,7 @@ from mgjax.setup import (
   run_checks,
   run_settings,
 )
+from mgjax.step import compilation
 from mgjax.weights import checks
 
 
@@ -81,7 +82,8 @@ def evaluate_checkpoint(
   )
   # After what is cheap to refuse: a large network compiles for minutes.
   program = compilation.compile_program(
-    evaluation.lower_eval_step(config, model, mesh, state)
+    evaluation.lower_eval_step(config, model, mesh, state),
+    parallel.platform(mesh),
   )
   key = evaluation.partial_key(config, state, source)
   partial = scoring.Partial(workdir, key, config.eval.save_every_s)

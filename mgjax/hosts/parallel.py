@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -181,9 +181,35 @@ def make_mesh(num_devices: int | None = None) -> Mesh:
     ConfigError: There is no device.
   """
   devices = sorted(find_devices(), key=lambda d: (d.process_index, d.id))
-  return Mesh(
-    np.array(devices[:num_devices]), (BATCH_AXIS,), axis_types=(AxisType.Auto,)
-  )
+  return mesh_of(devices[:num_devices])
+
+
+def mesh_of(devices: Sequence[Any]) -> Mesh:
+  """A one-axis mesh over devices, which may be ones to compile for only."""
+  return Mesh(np.array(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def device_bytes(known_gib: float) -> int:
+  """Returns the memory of a device in bytes; 0 where it is unknown.
+
+  Args:
+    known_gib: What is known of it, in GiB; 0: what the devices say. GPUs and
+      TPUs do, CPUs do not.
+  """
+  if known_gib:
+    return int(known_gib * 2**30)
+  # None on CPUs.
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  return min(found.get('bytes_limit', 0) for found in stats)
+
+
+def platform(mesh: Mesh) -> str:
+  """What a mesh's devices are: 'cpu', 'gpu' or 'tpu'.
+
+  Programs depend on it, and not on what JAX finds on this machine: devices of a
+  mesh may be ones that it compiles for only.
+  """
+  return mesh.devices.flat[0].platform
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -42,13 +42,22 @@ def conv3d(
     kernel: Weights, of the same dtype as `x`.
     strides: Of T, H and W.
     formulation: 'native' for one XLA convolution, 'folded' for the CPU's
-      formulations, 'auto' to choose by `jax.default_backend()`.
+      formulations, 'auto' to choose by the platform that the program is
+      lowered for: 'folded' on CPUs, 'native' elsewhere.
 
   Raises:
     ValueError: If the formulation is unknown.
   """
   if formulation == 'auto':
-    formulation = 'folded' if jax.default_backend() == 'cpu' else 'native'
+    # Not by the backend that JAX has found here, which is another one where a
+    # program is compiled ahead for other devices. Both are traced, which takes
+    # a third longer (SlowFast-R50); one becomes part of the program.
+    return lax.platform_dependent(
+      x,
+      kernel,
+      cpu=functools.partial(folded.conv3d, strides=strides),
+      default=functools.partial(native, strides=strides),
+    )
   if formulation == 'native':
     return native(x, kernel, strides)
   if formulation != 'folded':

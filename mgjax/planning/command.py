@@ -1,5 +1,6 @@
 """The command mgjax.plan: makes the plan that its flags ask for."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -15,7 +16,7 @@ from mgjax import cli, files
 from mgjax.errors import ConfigError
 from mgjax.grids import GridSchedule
 from mgjax.planning import plan as plan_lib
-from mgjax.planning import plan_budget, plan_text, step_seconds
+from mgjax.planning import plan_budget, plan_text, step_seconds, targets
 from mgjax.setup import (
   clip_costs,
   grids,
@@ -31,10 +32,12 @@ _PICTURE = 'plan.png'  # What --format=png writes without --output.
 
 def main(values: flags.FlagValues, *configs: str) -> None:
   """Makes the plan that the flags ask for, and writes it."""
-  if not values.compile:
+  _check_flags(values)
+  if values.target:
+    targets.prepare(values.target)
+  elif not values.compile:
     # Planning takes no accelerator, nor the seconds of finding one.
     os.environ['JAX_PLATFORMS'] = 'cpu'
-  _check_flags(values)
   if values.diff:
     _write(values, *_diff(values, configs))
     return
@@ -42,6 +45,7 @@ def main(values: flags.FlagValues, *configs: str) -> None:
     raise ConfigError(
       f'unexpected argument {configs[0]!r}; flags look like --config=FILE.'
     )
+  target = _find_target(values) if values.target else None
   config = data_setup.with_classes(values.config)
   num_train, size_source = grids.dataset_size(config)
   run_checks.check(config, data_setup.describe(config), values.num_devices)
@@ -60,7 +64,7 @@ def main(values: flags.FlagValues, *configs: str) -> None:
     phases=schedule.phases,
   )
   planning.check_network(config, [grids.eval_grid(config)])
-  plan = _plan(values, config, schedule, size_source)
+  plan = _plan(values, config, schedule, size_source, target)
   # Once nothing is refused: that is one line, without advice.
   for line in planning.warnings_of_schedule(config, schedule):
     print(line, file=sys.stderr)
@@ -87,13 +91,35 @@ def _check_flags(values: flags.FlagValues) -> None:
       '--format=png draws one schedule; with --diff and --budget_hours use '
       'table or json'
     )
+  if values.target and not values.compile:
+    raise ConfigError(f'--target={values.target} needs --compile')
+  if values['grids'].present and not values.target:
+    raise ConfigError(f'--grids={values.grids} needs --compile --target=NAME')
+  if values.target and values.budget_hours:
+    raise ConfigError('give one of --target and --budget_hours')
   # What says something of one schedule only.
-  of_one = ('config', *step_seconds.FLAGS, 'compile', 'device_memory_gib')
+  of_one = (
+    *('config', *step_seconds.FLAGS),
+    *('compile', 'target', 'device_memory_gib'),
+  )
   for name in of_one if values.diff else ():
     if values[name].present:
       raise ConfigError(
         f'--{name} does nothing with --diff; plan one config with it'
       )
+
+
+def _find_target(values: flags.FlagValues) -> targets.Target:
+  """The devices of --target, which share each batch of the plan."""
+  target = targets.find(values.target)
+  number = len(target.devices)
+  if values['num_devices'].present and values.num_devices != number:
+    raise ConfigError(
+      f'--num_devices={values.num_devices}, but --target={values.target} is '
+      f'{number} device(s); leave --num_devices away'
+    )
+  values.num_devices = number
+  return target
 
 
 def _write(
@@ -113,8 +139,9 @@ def _plan(
   config: ml_collections.ConfigDict,
   schedule: GridSchedule,
   size_source: str,
+  target: targets.Target | None,
 ) -> dict[str, Any]:
-  """Returns the plan, with the hours and compiled bytes that are asked for."""
+  """Returns the plan, with the hours and programs that are asked for."""
   num_devices = values.num_devices
   plan = planning.make_plan(
     config, schedule, size_source=size_source, num_devices=num_devices
@@ -125,17 +152,28 @@ def _plan(
   step_s = step_seconds.step_seconds(values, costs, full, config.model.name)
   if step_s is not None:
     plan['time'] = plan_lib.training_time(schedule, plan, step_s)
-  memory_plan = plan['memory']
-  if values.device_memory_gib:
-    memory_plan['device_bytes'] = int(values.device_memory_gib * 2**30)
+  device_bytes = int(
+    2**30 * (values.device_memory_gib or config.train.device_memory_gib)
+  )
+  if target and device_bytes:
+    target = dataclasses.replace(target, device_bytes=device_bytes)
   if values.compile:
     # Import JAX, which finds the devices.
-    from mgjax.planning import compiled, memory
+    from mgjax.planning import ahead, compiled
 
-    sizes = compiled.measure(config, schedule, num_devices=num_devices)
-    memory_plan['compiled_bytes'] = [sizes[grid] for grid in schedule.grids]
-    if not memory_plan['device_bytes']:
-      memory_plan['device_bytes'] = memory.device_bytes(0.0)
+    if target:
+      plan['target'] = target.as_json()
+      plan['compiled'] = ahead.compile_all(
+        config, schedule, target, which=values.grids
+      )
+    else:
+      plan['compiled'] = compiled.measure(
+        config, schedule, num_devices=num_devices, device_bytes=device_bytes
+      )
+    device_bytes = plan['compiled'][0]['device_bytes']
+  plan['memory'] = plan_lib.memory(
+    schedule.grids, num_devices, device_bytes, plan.get('compiled', ())
+  )
   plan['wall_time'] = wall_time.plan(
     config, schedule, num_devices=num_devices, step_s=step_s
   )

@@ -14,14 +14,20 @@ import ml_collections
 
 from mgjax import files
 from mgjax.errors import ConfigError
-from mgjax.grids.schedule import Grid, GridSchedule
+from mgjax.grids.schedule import GridSchedule, Phase
 from mgjax.hosts import parallel
-from mgjax.planning import made_up, measured, memory, wall_time
-from mgjax.setup import augmentation, grids, network, programs
+from mgjax.planning import (
+  compiler_facts,
+  made_up,
+  measured,
+  wall_time,
+)
+from mgjax.planning.targets import Target
+from mgjax.setup import augmentation, clip_costs, grids, network, programs
 from mgjax.setup import wall_time as wall_time_setup
 from mgjax.setup.network import Trainable
+from mgjax.step import compilation, step_cache
 from mgjax.step import programs as step_programs
-from mgjax.step import step_cache
 from mgjax.step.step_cache import Program, StepCache
 
 _RUNS = 4  # Of each program; the first does not count.
@@ -33,7 +39,8 @@ def measure(
   schedule: GridSchedule,
   *,
   num_devices: int,
-) -> dict[Grid, int]:
+  device_bytes: int = 0,
+) -> list[dict[str, Any]]:
   """Compiles and times every program of a run, and of its baseline.
 
   The seconds are kept for plans (planning/measured.py), and the programs in the
@@ -43,10 +50,10 @@ def measure(
     config: The settings.
     schedule: The run's schedule.
     num_devices: Devices that share each batch.
+    device_bytes: Memory of each; 0: what they say.
 
   Returns:
-    Bytes that XLA gives to the step of each grid of the schedule, per device of
-    this machine's kind: of the state, one batch and everything in between.
+    What `compiler_facts.describe` says of each program of the run.
 
   Raises:
     ConfigError: There are fewer devices than asked for.
@@ -60,8 +67,8 @@ def measure(
   mesh = parallel.make_mesh(num_devices)
   step_cache.use_persistent_cache()
   composed = network.compose(config, mesh)
-  lowered = _lowered(config, schedule, composed, mesh)
-  cache = _compile(lowered)
+  lowered = lower_all(config, schedule, composed, mesh, with_baseline=True)
+  cache = _compile(lowered, parallel.platform(mesh))
   remember = functools.partial(wall_time_setup.remember, config, schedule, mesh)
   # At once: to run them may take longer than the user waits.
   remember(measured.Collected(), cache)
@@ -69,41 +76,55 @@ def measure(
   remember(_time_all(config, schedule, composed, mesh, executables), cache)
   if new := {p: lowered[p] for p in lowered if p not in cache.from_disk}:
     jax.clear_caches()  # A run traces them before it reads them from the disk.
-    remember(measured.Collected(), _compile(new, quiet=True))
-  return {
-    grid: num_bytes(executables[Program('train', grid)])
-    for grid in schedule.grids
-  }
-
-
-def num_bytes(executable: Any) -> int:
-  """Bytes per device that XLA gives to a compiled program."""
-  found = executable.memory_analysis()
-  return (
-    found.argument_size_in_bytes
-    + found.output_size_in_bytes
-    + found.temp_size_in_bytes
-    - found.alias_size_in_bytes
+    remember(
+      measured.Collected(), _compile(new, parallel.platform(mesh), quiet=True)
+    )
+  target = Target(
+    name='this machine',
+    platform=parallel.platform(mesh),
+    devices=tuple(mesh.devices.flat),
+    device_bytes=device_bytes or parallel.device_bytes(0.0),
+    rates=None,
   )
+  gmacs = clip_costs.gmacs_per_clip(config, {p.grid for p in lowered})
+  return [
+    compiler_facts.describe(
+      program,
+      compiler_facts.of(executables[program], cache.compile_s[program]),
+      gmacs_per_clip=gmacs[program.grid],
+      dtype=config.model.dtype,
+      target=target,
+    )
+    for program in lowered
+    if program.kind != 'train' or program.grid in schedule.grids
+  ]
 
 
-def _lowered(
+def lower_all(
   config: ml_collections.ConfigDict,
   schedule: GridSchedule,
   composed: Trainable,
   mesh: jax.sharding.Mesh,
+  *,
+  with_baseline: bool,
 ) -> dict[Program, Callable[[], jax.stages.Lowered]]:
-  """Functions that lower the programs of a run and the step of its baseline."""
-  full = wall_time.baseline(
-    grids.full_grid(config), steps=1, epochs=0, num_train=schedule.num_train
-  ).phases[0]
-  last = schedule.total_steps
-  full = dataclasses.replace(full, start_step=last, end_step=last + 1)
+  """Functions that lower the programs of a run, in the order of first use.
+
+  Args:
+    config: The settings.
+    schedule: The run's schedule.
+    composed: Its network, optimizer and state.
+    mesh: Its devices.
+    with_baseline: Whether the step of its baseline, of the full grid, is one.
+  """
+  phases = schedule.phases
+  if with_baseline:
+    phases = (*phases, _full_phase(config, schedule))
   return programs.lower_programs(
     config,
     # A phase more, and not another schedule: strengths of augmentation are
     # those of the run.
-    dataclasses.replace(schedule, phases=(*schedule.phases, full)),
+    dataclasses.replace(schedule, phases=phases),
     composed,
     mesh,
     0,
@@ -111,13 +132,25 @@ def _lowered(
   )
 
 
+def _full_phase(
+  config: ml_collections.ConfigDict, schedule: GridSchedule
+) -> Phase:
+  """One step of the full grid behind a schedule."""
+  full = wall_time.baseline(
+    grids.full_grid(config), steps=1, epochs=0, num_train=schedule.num_train
+  ).phases[0]
+  last = schedule.total_steps
+  return dataclasses.replace(full, start_step=last, end_step=last + 1)
+
+
 def _compile(
   lowered: Mapping[Program, Callable[[], jax.stages.Lowered]],
+  platform: str,
   *,
   quiet: bool = False,
 ) -> StepCache[Program]:
   """Compiles programs one after the other; says which unless it is quiet."""
-  with StepCache(lowered) as cache:
+  with StepCache(lowered, platform=platform) as cache:
     for program in lowered:
       if not quiet:
         print(f'compiling {program}', file=sys.stderr)
@@ -141,7 +174,9 @@ def _time_all(
   strengths = augmentation.put_strengths(config, schedule, mesh, 0)
   weighted = config.model.num_classes if config.optim.loss == 'sigmoid' else 0
   for program, executable in executables.items():
-    if (needed := num_bytes(executable)) > (room := _free_bytes(mesh)):
+    if (needed := compilation.needed_bytes(executable)) > (
+      room := _free_bytes(mesh)
+    ):
       print(
         f'not measuring {program}: it takes {files.size_text(needed)}, and '
         f'{files.size_text(room)} are free',
@@ -176,7 +211,7 @@ def _time_all(
 
 def _free_bytes(mesh: jax.sharding.Mesh) -> int:
   """Bytes that a program may take of each device."""
-  if device_bytes := memory.device_bytes(0.0):
+  if device_bytes := parallel.device_bytes(0.0):
     return device_bytes
   # The devices of a CPU share the machine's memory.
   return _available_bytes() // mesh.size

@@ -1,7 +1,7 @@
 """What a run will do, computed from its schedule: grids, costs, hours."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mgjax.grids import Grid, GridSchedule, Phase
@@ -30,7 +30,7 @@ def make_plan(
     full: The full grid, that of the baseline.
     baseline_epochs: Epochs of the baseline, which the run is compared with.
     names: 'mode', 'model' and 'data' of the run.
-    memory: Of `memory.as_json`.
+    memory: Of `memory`.
     size_source: Where the number of training videos is known from.
     samples_per_video: Clips of a video in an epoch.
     has_batch_norm: Whether the network has some; else its groups are nothing.
@@ -212,6 +212,43 @@ def phase_hours(
     math.fsum(step_s[grid] * clips / grid.batch for grid, clips in used) / 3600
     for *_, used in uses(schedule)
   ]
+
+
+def memory(
+  grids: Sequence[Grid],
+  num_devices: int,
+  device_bytes: int,
+  compiled: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
+  """Returns what a plan has of memory, as JSON data.
+
+  Args:
+    grids: Those of the schedule.
+    num_devices: Devices that share each batch.
+    device_bytes: Memory of each; 0: unknown.
+    compiled: What the compiler says of the programs: see
+      `compiler_facts.describe`. There is no other way to know what they take.
+      An estimate from the network was tried: right within a quarter for CPUs
+      and GPUs, and 3.4 times too low for SlowFast on TPUs, whose layouts pad 8
+      channels to 128.
+
+  Returns:
+    'num_devices', 'device_bytes', and where the step of every grid was compiled
+    'compiled_bytes' of each, and as 'grids' the same once more.
+  """
+  found: dict[str, Any] = {
+    'num_devices': num_devices,
+    'device_bytes': device_bytes,
+  }
+  sizes = {
+    Grid(*(row[name] for name in Grid._fields)): row['peak_bytes']
+    for row in compiled
+    if row['kind'] == 'train'
+  }
+  if sizes.keys() >= {*grids}:
+    found['compiled_bytes'] = [sizes[grid] for grid in grids]
+    found['grids'] = [{'total': sizes[grid]} for grid in grids]
+  return found
 
 
 def training_time(

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from mgjax.grids.schedule import Grid
-from mgjax.planning import wall_time_text
+from mgjax.planning import compiled_text, wall_time_text
 from mgjax.planning.columns import aligned
 
 
@@ -38,6 +38,7 @@ def table(plan: dict[str, Any]) -> str:
     *_time_text(plan),
     *_random_text(plan),
     *wall_time_text.block(plan),
+    *compiled_text.block(plan),
     '',
     *aligned(
       [
@@ -53,21 +54,22 @@ def table(plan: dict[str, Any]) -> str:
 def _memory_text(plan: dict[str, Any]) -> str:
   """Says what the largest grid takes of a device, and whether all fit."""
   memory = plan['memory']
-  sizes = memory['grids']
-  most = max(range(len(sizes)), key=lambda i: sizes[i]['total'])
+  sizes = memory.get('compiled_bytes')
+  if 'compiled' in plan and not sizes:
+    return 'memory: of the grids that were compiled, below'
+  if not sizes:
+    return (
+      'memory: known once compiled: --compile, or for other devices --compile '
+      '--target=v5e:2x4, h100x8, ...'
+    )
+  most = max(range(len(sizes)), key=sizes.__getitem__)
   gib = lambda size: f'{size / 2**30:.2f} GiB'
-  parts = ', '.join(
-    f'{k} {gib(v)}' for k, v in sizes[most].items() if k != 'total'
-  )
   text = (
-    f'memory: about {gib(sizes[most]["total"])} on each of '
-    f'{memory["num_devices"]} device(s) at '
-    f'{Grid(**plan["grids"][most])} ({parts})'
+    f'memory: {gib(sizes[most])} on each of {memory["num_devices"]} device(s) '
+    f'at {Grid(**plan["grids"][most])}'
   )
-  if 'compiled_bytes' in memory:
-    text += f'; compiled: {gib(max(memory["compiled_bytes"]))} at most'
   if limit := memory['device_bytes']:
-    fit = sum(size['total'] <= limit for size in sizes)
+    fit = sum(size <= limit for size in sizes)
     text += f'; {fit} of {len(sizes)} grids fit {gib(limit)}'
   return text
 

@@ -9,7 +9,7 @@ from absl import flags
 
 from mgjax import files
 from mgjax.config import network_options, own
-from mgjax.cpu import allocator, compilation
+from mgjax.cpu import allocator
 from mgjax.data import copies
 from mgjax.data.eval_stream import EvalStream
 from mgjax.errors import ConfigError, RunError
@@ -19,6 +19,7 @@ from mgjax.predicting.predictor import Predictor
 from mgjax.run import checkpoint, run_folder
 from mgjax.setup import data as data_setup
 from mgjax.setup import evaluation, grids, planning, run_settings
+from mgjax.step import compilation
 
 
 def open_predictor(
@@ -68,7 +69,8 @@ def open_predictor(
     state=state,
     mesh=mesh,
     program=compilation.compile_program(
-      evaluation.lower_eval_step(config, model, mesh, state)
+      evaluation.lower_eval_step(config, model, mesh, state),
+      parallel.platform(mesh),
     ),
     make_stream=make_stream,
     ensemble=config.eval.ensemble,

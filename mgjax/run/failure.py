@@ -101,7 +101,7 @@ def write(
     (folder / 'config.json').write_text(settings)
     record = {
       **failure,
-      'backend': jax.default_backend(),
+      'backend': jax.devices()[0].platform,
       'num_devices': jax.device_count(),
       'jax': jax.__version__,
       'jaxlib': jaxlib.__version__,

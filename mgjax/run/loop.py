@@ -118,7 +118,6 @@ class Training:
     total_steps = self._job.schedule.total_steps
     restored = self._checkpoints.restore_newest(self._job.network.abstract)
     state, saved, self.done = restored or (None, {}, 0)
-    # With a shorter schedule there is no step that the state belongs to.
     if self.done > total_steps:
       raise ConfigError(
         f'{self._checkpoints.directory} has a checkpoint of step {self.done}, '
@@ -169,7 +168,7 @@ class Training:
       # A compilation may take minutes, and whoever sent the signal may kill.
       self._programs.close(wait=False)
       sys.exit(stop_signal.exit_code(stopped.args[0]))
-    # A trace of the last steps has not been closed by a step after it.
+    # No step after the last ones closes their trace.
     if said := self._trace.close():
       self._bar.say(said)
     return began
@@ -201,14 +200,16 @@ class Training:
 
   def _train(self) -> None:
     """Takes all steps that are left, saves and evaluates."""
-    settings = self._job.config.train
+    settings, schedule = self._job.config.train, self._job.schedule
+    if self._programs.device_bytes and self.done < schedule.total_steps:
+      # Before data is read: what does not fit the devices ends the run.
+      self._program('train', schedule(self.done))
     # Decoded ahead by workers, from this step on: a batch depends on its step
     # alone, so that nothing of them is in the checkpoint.
     batches = self._job.train_stream.batches(self.done)
     last_save = time.monotonic()
-    # What came before (restoring, an evaluation) was no wait for data.
     self._clock.restart()
-    for step in range(self.done, self._job.schedule.total_steps):
+    for step in range(self.done, schedule.total_steps):
       if said := self._trace.before(step, self._clock.drain):
         self._bar.say(said)
       # Watches differ: the first process's says when a checkpoint is due, or
@@ -235,7 +236,6 @@ class Training:
       if at_evaluation:
         self._evaluate()
       self._clock.restart()
-    # Up to two steps still have to be reported.
     self._clock.drain()
 
   def _step(self, step: int, batches: Iterator[dict], late: bool) -> bool:
@@ -283,7 +283,6 @@ class Training:
       self.done in job.eval_steps
       and programs_setup.statistics_batches(job.config) > 0
     )
-    # While the device computes.
     seen = self._exchange(batch, late)
     self._clock.dispatched(
       values,
@@ -356,7 +355,8 @@ class Training:
         self._ready.add(program)
       else:
         self._stop.check(self._job.peers)
-    return self._programs[program]
+    # One that has failed ends the run now, and not when its turn comes.
+    return self._programs[self._programs.failed or program]
 
   def _waits_for(self) -> str:
     return f'{self._doing} and the checkpoint'

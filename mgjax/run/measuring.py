@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from mgjax.grids import Grid
+from mgjax.hosts import parallel
 from mgjax.planning import measured
 from mgjax.run.clock import Marks, StepClock, Times
 from mgjax.setup import programs, wall_time
@@ -72,7 +73,9 @@ def start(
       first_step,
       job.eval_steps,
       statistics_due=statistics_due,
-    )
+    ),
+    platform=parallel.platform(job.mesh),
+    device_bytes=parallel.device_bytes(job.config.train.device_memory_gib),
   )
   stack.callback(found.close)
   collected = Measuring(found)

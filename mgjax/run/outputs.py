@@ -4,8 +4,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
-
+from mgjax.hosts import parallel
 from mgjax.planning import plan_picture, wall_time_text
 from mgjax.progress import Progress
 from mgjax.run import step_log, writers
@@ -88,7 +87,7 @@ def open_all(
     f'{schedule.total_epochs} epochs of {num_videos} videos'
     f'{f", {samples} clips of each" if samples > 1 else ""}; '
     f'{num_parameters:,} parameters; '
-    f'{job.mesh.size} {jax.default_backend()} device(s)'
+    f'{job.mesh.size} {parallel.platform(job.mesh)} device(s)'
     + (f' in {job.peers.count} processes' if job.peers.count > 1 else '')
     + (f'; resuming at step {done}' if done else '')
   )

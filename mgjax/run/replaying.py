@@ -5,13 +5,12 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from mgjax.cpu import compilation
 from mgjax.hosts import parallel
 from mgjax.run import checkpoint, failure, run_folder
 from mgjax.setup import augmentation, data, grids, job, planning, run_checks
 from mgjax.setup import programs as programs_setup
 from mgjax.setup.initial_weights import initial_variables
-from mgjax.step import programs, train_state
+from mgjax.step import compilation, programs, train_state
 from mgjax.step.step_cache import Program
 
 _SHOWN = 8  # Names in a list.
@@ -49,7 +48,9 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
   for step in range(first_step, failed['step'] + 1):
     program = Program('train', schedule(step))
     if program not in compiled:
-      compiled[program] = compilation.compile_program(lowered[program]())
+      compiled[program] = compilation.compile_program(
+        lowered[program](), parallel.platform(mesh)
+      )
     batch = parts.train_stream.batch(step)
     if step == failed['step']:
       result['bad_before'] = not_finite(state)

@@ -125,7 +125,7 @@ def make_job(
   # In the order of what it costs: seconds of tracing, then data, then weights.
   config = grids.with_table(data.with_classes(config))
   mesh = parallel.make_mesh()
-  _check_settings(config, mesh, speaks=peers.is_first)
+  _check_settings(config, mesh)
   if (workdir / 'import.txt').exists():
     raise ConfigError(
       f'--workdir={workdir} holds imported weights, not a run; use another '
@@ -169,15 +169,13 @@ def make_job(
 
 
 def _check_settings(
-  config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh, *, speaks: bool
+  config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
 ) -> None:
   """Refuses what can be refused before data is opened."""
   # The size of the data set is enough for batches.
   planned = grids.schedule(
     config, grids.dataset_size(config)[0], num_devices=mesh.size
   )
-  if speaks:
-    planning.warn_of_memory(config, planned, num_devices=mesh.size)
   run_checks.check(config, data.describe(config), mesh.size)
   planning.check_network(config, planned.grids, planned.phases)
   planning.check_network(config, [grids.eval_grid(config)])

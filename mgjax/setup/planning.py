@@ -1,10 +1,9 @@
-"""From the settings to what a plan is made from: costs and memory of grids.
+"""From the settings to what a plan is made from: costs of grids.
 
 Functions import JAX when they are called: planning's commands refuse bad flags
 before that takes its second.
 """
 
-import sys
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -36,8 +35,6 @@ def make_plan(
   Raises:
     ConfigError: If the model cannot be built, or a grid is too small for it.
   """
-  from mgjax.planning import memory
-
   full = grids_setup.full_grid(config)
   return plan.make_plan(
     schedule,
@@ -49,10 +46,8 @@ def make_plan(
       'model': config.model.name,
       'data': config.data.name,
     },
-    memory=memory.as_json(
-      estimate_memory(config, schedule, num_devices=num_devices),
-      num_devices=num_devices,
-      device_bytes=int(config.train.device_memory_gib * 2**30),
+    memory=plan.memory(
+      schedule.grids, num_devices, int(config.train.device_memory_gib * 2**30)
     ),
     size_source=size_source,
     samples_per_video=config.data.samples_per_video,
@@ -70,7 +65,7 @@ def check_network(
   Of a network of the user's own, all that it will be asked is traced.
 
   Commands call it before they open any data. What it traces is kept, so
-  that a plan, and an estimate of memory, trace no grid again.
+  that a plan traces no grid again.
 
   Args:
     config: See mgjax/config/fields.py; `model`, `norm` and `train` are read.
@@ -140,36 +135,6 @@ def check_own_network(
     ) from error
 
 
-def estimate_memory(
-  config: ml_collections.ConfigDict, schedule: GridSchedule, *, num_devices: int
-) -> dict[Grid, Any]:
-  """Returns the estimated `memory.Memory` of every grid of a schedule.
-
-  Args:
-    config: See mgjax/config/fields.py.
-    schedule: Its schedule.
-    num_devices: Devices that share each batch.
-  """
-  from mgjax.planning import memory
-  from mgjax.setup import network
-
-  model = network.model(config)
-  copies = memory.state_copies(
-    network.optimizer(config),
-    averaged=config.optim.ema_decay > 0,
-  )
-  return {
-    grid: memory.estimate(
-      model,
-      grid,
-      num_devices=num_devices,
-      micro_batches=config.train.micro_batches,
-      copies=copies,
-    )
-    for grid in schedule.grids
-  }
-
-
 def warnings_of_schedule(
   config: ml_collections.ConfigDict, schedule: GridSchedule
 ) -> list[str]:
@@ -181,30 +146,3 @@ def warnings_of_schedule(
   """
   full = grids_setup.full_grid(config)
   return schedule_warnings.find(schedule, full, optimizer=config.optim.name)
-
-
-def warn_of_memory(
-  config: ml_collections.ConfigDict, schedule: GridSchedule, *, num_devices: int
-) -> None:
-  """Says in one line on stderr that a run may not fit its devices.
-
-  Args:
-    config: See mgjax/config/fields.py. Devices have the memory of
-      `train.device_memory_gib`, or what they say; nothing is said where
-      neither is known.
-    schedule: Its schedule.
-    num_devices: Devices that share each batch.
-  """
-  from mgjax.planning import memory
-
-  device_bytes = memory.device_bytes(config.train.device_memory_gib)
-  if not device_bytes:
-    return  # Tracing the network takes a second, for nothing.
-  said = memory.warning(
-    estimate_memory(config, schedule, num_devices=num_devices),
-    schedule,
-    num_devices=num_devices,
-    device_bytes=device_bytes,
-  )
-  if said:
-    print(said, file=sys.stderr)

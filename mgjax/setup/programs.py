@@ -41,7 +41,7 @@ def lower_programs(
   replicated = parallel.replicated(mesh)
   # One jitted function for all grids: it is traced once for each.
   run_train_step = jax.jit(
-    make_train_step(config, network, schedule),
+    make_train_step(config, network, schedule, mesh),
     # The old state's memory is the new one's: two would not fit large networks.
     donate_argnums=0,
     out_shardings=replicated,
@@ -93,6 +93,7 @@ def make_train_step(
   config: ml_collections.ConfigDict,
   network: Trainable,
   schedule: GridSchedule | None = None,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> Callable:
   """The training step that the settings describe, not compiled.
 
@@ -100,6 +101,7 @@ def make_train_step(
     config: The settings.
     network: The network, its optimizer and state.
     schedule: See `augmentation.augment`.
+    mesh: Devices that share the batches; None: one CPU.
   """
   return train_step.make_train_step(
     network.model,
@@ -113,6 +115,7 @@ def make_train_step(
     augment=augmentation.augment(config, schedule),
     trained=network_setup.trained(config, network.model),
     frozen_dropout=config.optim.frozen_dropout,
+    unroll=mesh is None or parallel.platform(mesh) == 'cpu',
   )
 
 

@@ -19,8 +19,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 
-from mgjax.cpu import compilation
 from mgjax.grids.schedule import Grid
+from mgjax.step import compilation
 
 _THREAD = 'compile'
 
@@ -48,17 +48,30 @@ class StepCache(Generic[Key]):
   Attributes:
     compile_s: Seconds spent lowering and compiling, by program.
     from_disk: Programs that the persistent cache already held.
+    failed: The first program that could not be compiled; None: there is none.
+    device_bytes: Memory of each device; 0: unknown.
   """
 
-  def __init__(self, programs: Mapping[Key, Callable]):
+  def __init__(
+    self,
+    programs: Mapping[Key, Callable],
+    *,
+    platform: str | None = None,
+    device_bytes: int = 0,
+  ):
     """Starts compiling.
 
     Args:
       programs: For each program, in order of first use, a function without
         arguments that returns it lowered (`jax.jit(f).lower(...)`).
+      platform: Of the devices that they are lowered for; None: of those where
+        JAX runs what names no device.
+      device_bytes: Memory of each of them: a program that takes more is as one
+        that cannot be compiled; 0: unknown.
     """
     self.compile_s: dict[Key, float] = {}
     self.from_disk: set[Key] = set()
+    self.failed: Key | None = None
     # An event for each, made before the thread starts: an access can wait for a
     # program whose turn has not come.
     self._done = {program: threading.Event() for program in programs}
@@ -66,7 +79,9 @@ class StepCache(Generic[Key]):
     # Read by the thread between two programs; a bool needs no lock.
     self._closed = False
     self._current = None
-    compilation.options()  # Here: its trials are not a program's.
+    self._platform = platform or jax.devices()[0].platform
+    self.device_bytes = device_bytes
+    compilation.options(self._platform)  # Here: trials are not a program's.
     # A daemon: a compilation cannot be stopped, and a command that ends in the
     # middle of one does not wait for it (`parallel.leave`). Python's own way
     # out does: XLA crashes where Python takes down what it works with.
@@ -84,6 +99,8 @@ class StepCache(Generic[Key]):
     step: Any,
     grids: Iterable[Grid],
     arguments: Callable[[Grid], tuple],
+    *,
+    platform: str | None = None,
   ) -> 'StepCache[Grid]':
     """Starts compiling one step for every grid.
 
@@ -95,11 +112,13 @@ class StepCache(Generic[Key]):
         what `abstract` makes of them, or jax.ShapeDtypeStruct. Only shapes,
         types and shardings are read, in another thread: do not give it an
         array that a step donates.
+      platform: See `StepCache`.
     """
     # Lowered by the thread too: tracing a large network takes seconds.
     # `grid=grid` binds this grid; without it all functions had the last one.
     return cls(
-      {grid: lambda grid=grid: step.lower(*arguments(grid)) for grid in grids}
+      {grid: lambda grid=grid: step.lower(*arguments(grid)) for grid in grids},
+      platform=platform,
     )
 
   def __enter__(self) -> 'StepCache[Key]':
@@ -189,10 +208,15 @@ class StepCache(Generic[Key]):
       # Lowering counts: a run waits for it as well.
       start = time.perf_counter()
       try:
-        self._results[program] = compilation.compile_program(lower())
+        self._results[program] = compilation.compile_program(
+          lower(), self._platform, device_bytes=self.device_bytes
+        )
         self.compile_s[program] = time.perf_counter() - start
       except BaseException as error:  # Raised where the program is needed.
+        if isinstance(error, compilation.OutOfMemory):
+          error = error.of(program)
         self._results[program] = error
+        self.failed = self.failed or program
       # Set after an error, too: whoever waits must wake up to raise it.
       self._done[program].set()
 

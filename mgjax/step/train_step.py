@@ -63,6 +63,7 @@ def make_train_step(
   augment: Callable | None = None,
   trained: Callable[[dict], parameters.Marks] = lambda params: None,
   frozen_dropout: bool = False,
+  unroll: bool = True,
 ) -> Callable:
   """Returns a function of the state, a batch and what its step says.
 
@@ -107,6 +108,8 @@ def make_train_step(
     frozen_dropout: Whether modules without a trained parameter have dropout and
       drop path, too; else they compute as in an evaluation (but batch norms:
       see config.norm.frozen).
+    unroll: Whether micro-batches stand one after the other in the program, as
+      CPUs need it, and not in a loop.
   """
   gradients = _make_gradients(
     _make_apply(model, trained, frozen_dropout),
@@ -121,7 +124,9 @@ def make_train_step(
   # same, bit for bit, as before there were micro-batches.
   differentiate = gradients
   if micro_batches > 1:
-    differentiate = _accumulated(gradients, model, micro_batches, trained)
+    differentiate = _accumulated(
+      gradients, model, micro_batches, trained, unroll
+    )
 
   def train_step(state, batch, lr, groups, rng, strengths=None):
     # The step is in the key, so that a resumed run draws what it would have
@@ -276,6 +281,7 @@ def _accumulated(
   model: nn.Module,
   micro_batches: int,
   trained: Callable[[dict], parameters.Marks],
+  unroll: bool,
 ) -> Callable:
   """Returns what gives the same for a whole batch, part by part."""
 
@@ -310,9 +316,7 @@ def _accumulated(
     # XLA:CPU is at its slowest inside a loop: a small SlowFast in 4 parts had
     # not compiled after 150 s; unrolled, it takes 1.65 times the compile time
     # of the whole batch and as long per step.
-    total, moments = jax.lax.scan(
-      add_part, zeros, parts, unroll=jax.default_backend() == 'cpu'
-    )
+    total, moments = jax.lax.scan(add_part, zeros, parts, unroll=unroll)
     # Parts are equal, so the mean of their means is that of the batch.
     grads, metrics = jax.tree.map(lambda x: x / micro_batches, total)
     # Once for all parts: a running average that moved M times would forget

@@ -15,9 +15,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from mgjax.cpu import compilation
 from mgjax.errors import ConfigError
 from mgjax.models import norm
+from mgjax.step import compilation
 from mgjax.weights.tensors import Tensor
 
 # Where a file keeps them, and the clips' sides.
@@ -182,7 +182,7 @@ def check_features(
     names[:] = [*means, 'the logits']
     return [*means.values(), logits.mean()]
 
-  options = compilation.options_once() or None
+  options = compilation.options_once(jax.devices()[0].platform) or None
   run = jax.jit(layer_means, compiler_options=options)
   means = jax.device_get(run(variables, clip(_shape(model, num_frames))))
   for name, mean in zip(names, means, strict=True):
