@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 import sys
@@ -98,7 +99,12 @@ def _lowered(
     grids.full_grid(config), steps=1, epochs=0, num_train=schedule.num_train
   ).phases[0]
   last = schedule.total_steps
-  full = dataclasses.replace(full, start_step=last, end_step=last + 1)
+  batch = full.base.batch
+  # Batch-norm groups of the run: on several devices a program depends on them.
+  groups = batch // math.gcd(batch, config.norm.group_clips)
+  full = dataclasses.replace(
+    full, start_step=last, end_step=last + 1, bn_groups=(groups,)
+  )
   return programs.lower_programs(
     config,
     # A phase more, and not another schedule: strengths of augmentation are

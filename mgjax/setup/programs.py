@@ -12,7 +12,7 @@ from mgjax.hosts import parallel
 from mgjax.setup import augmentation, evaluation, grids
 from mgjax.setup import network as network_setup
 from mgjax.setup.network import Trainable
-from mgjax.step import programs, train_step
+from mgjax.step import on_devices, programs, train_step
 from mgjax.step.step_cache import Program
 
 
@@ -41,14 +41,17 @@ def lower_programs(
   replicated = parallel.replicated(mesh)
   # One jitted function for all grids: it is traced once for each.
   run_train_step = jax.jit(
-    make_train_step(config, network, schedule),
+    make_train_step(config, network, schedule, mesh),
     # The old state's memory is the new one's: two would not fit large networks.
     donate_argnums=0,
     out_shardings=replicated,
   )
   run_stats_step = jax.jit(
     train_step.make_stats_step(
-      network.model, mean=config.data.mean, std=config.data.std
+      network.model,
+      mean=config.data.mean,
+      std=config.data.std,
+      layout=_layout(mesh, schedule),
     ),
     out_shardings=replicated,
   )
@@ -93,6 +96,7 @@ def make_train_step(
   config: ml_collections.ConfigDict,
   network: Trainable,
   schedule: GridSchedule | None = None,
+  mesh: jax.sharding.Mesh | None = None,
 ) -> Callable:
   """The training step that the settings describe, not compiled.
 
@@ -100,6 +104,7 @@ def make_train_step(
     config: The settings.
     network: The network, its optimizer and state.
     schedule: See `augmentation.augment`.
+    mesh: Devices that share the batches; None: one.
   """
   return train_step.make_train_step(
     network.model,
@@ -113,7 +118,18 @@ def make_train_step(
     augment=augmentation.augment(config, schedule),
     trained=network_setup.trained(config, network.model),
     frozen_dropout=config.optim.frozen_dropout,
+    layout=_layout(mesh, schedule) if mesh and schedule else None,
+    reduce_dtype=config.optim.reduce_dtype,
   )
+
+
+def _layout(
+  mesh: jax.sharding.Mesh, schedule: GridSchedule
+) -> on_devices.Layout | None:
+  # One device has nobody to share with.
+  if mesh.size == 1:
+    return None
+  return on_devices.Layout(mesh, schedule.group_clips)
 
 
 def statistics_batches(config: ml_collections.ConfigDict) -> int:
