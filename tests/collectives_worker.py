@@ -1,19 +1,18 @@
 """Compiles training steps for several devices; prints what crosses as JSON.
 
-Arguments: the target, 'cpu' or a topology of TPUs such as 'v5e:2x4'; then the
-steps, each as JSON with options of `describe`. It runs in a process of its own:
-the number of CPU devices is fixed when JAX starts.
+Arguments: the target ('cpu', TPUs such as 'v5e:2x4' or GPUs such as 'h100x8'),
+then the steps, each as JSON with options of `describe`. It runs in a process of
+its own: the number of CPU devices is fixed when JAX starts.
 """
 
 import collections
 import dataclasses
 import json
 import math
-import os
+import pathlib
 import re
 import sys
 
-import jax
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
@@ -29,6 +28,8 @@ KINDS = (
   *('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all'),
   'collective-permute',
 )
+# Descriptions of GPUs, by name.
+GPUS = pathlib.Path('mgjax/planning/gpus')
 # These are for what is looked at: no program here runs.
 FAST = {
   'cpu': {
@@ -41,7 +42,15 @@ FAST = {
 def make_mesh(target: str) -> Mesh:
   if target == 'cpu':
     return parallel.make_mesh()
-  found = topologies.get_topology_desc(platform='tpu', topology_name=target)
+  if found := re.fullmatch(r'([ah]\d+)x(\d)', target):
+    found = topologies.get_topology_desc(
+      platform='cuda',
+      topology_name='',
+      target_config=(GPUS / f'{found[1]}.txtpb').read_text(),
+      topology=f'1x1x{found[2]}',
+    )
+  else:
+    found = topologies.get_topology_desc(platform='tpu', topology_name=target)
   return Mesh(
     np.array(found.devices).reshape(-1),
     (parallel.BATCH_AXIS,),
@@ -132,7 +141,8 @@ def largest_written(text: str, dtype: str) -> int:
     if line.endswith('{'):
       fused = 'fused_computation' in line or line.startswith('%region')
     elif not fused:
-      result = line.partition(' = ')[2].partition(' ')[0]
+      # Behind it stands the operation, such as ' fusion('.
+      result = re.split(r' [a-z][\w.-]*\(', line.partition(' = ')[2])[0]
       for shape in re.findall(rf'{dtype}\[([\d,]+)\]', result):
         found = max(found, math.prod(map(int, shape.split(','))))
   return found
@@ -146,6 +156,4 @@ def main(target: str, *steps: str) -> None:
 
 
 if __name__ == '__main__':
-  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
-  jax.config.update('jax_platforms', 'cpu')
   main(*sys.argv[1:])

@@ -1,5 +1,6 @@
 """What crosses between devices in a step, and that the step stays the same."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -26,14 +27,24 @@ SMALL = {'model.blocks': [1], 'model.width': 4}
 NUM_NORMS = 5
 
 
-def describe(*steps, target='cpu', python=sys.executable):
+def describe(
+  *steps, target='cpu', flags='--xla_force_host_platform_device_count=8'
+):
   """What `collectives_worker.describe` says of steps on 8 devices."""
   found = subprocess.run(
     [
-      *(python, '-m', 'tests.collectives_worker', target),
+      *(sys.executable, '-m', 'tests.collectives_worker', target),
       *map(json.dumps, steps),
     ],
-    env=os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=8'},
+    env={
+      **os.environ,
+      'JAX_PLATFORMS': 'cpu',
+      'XLA_FLAGS': flags,
+      # Nothing asks for a TPU that is not there.
+      'TPU_SKIP_MDS_QUERY': '1',
+      'TPU_WORKER_HOSTNAMES': 'localhost',
+      'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+    },
     check=True,
     stdout=subprocess.PIPE,
   )
@@ -120,6 +131,42 @@ def test_gradients_cross_in_the_type_that_is_asked_for(name, reduce_dtype):
     jax.tree.leaves(state.params)
   )
   assert found in ({}, {'f32': 2})  # Loss and accuracy.
+
+
+# Compilers that are not installed with mgjax: package, what installs it, flags.
+TARGETS = {
+  'v5e:2x4': ('libtpu', 'libtpu', ''),
+  'h100x8': (
+    'jax_cuda12_plugin',
+    "'jax[cuda12]'",
+    # No kernel can be timed without a GPU, and Triton's products need times.
+    '--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false',
+  ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('target', TARGETS)
+def test_compiled_for_accelerators_a_step_is_as_it_is_on_cpus(target):
+  """And in bfloat16 it writes no feature of the clips in float32."""
+  package, pip, flags = TARGETS[target]
+  if importlib.util.find_spec(package) is None:
+    pytest.skip(f'its compiler is not installed: pip install {pip}')
+  wide = {'model.blocks': [1], 'model.width': 16, 'model.dtype': 'bfloat16'}
+  grid = (8, 64, 64, 64)
+  fits, spans = describe(
+    *({**wide, 'grid': grid, 'group_clips': clips} for clips in (8, 16)),
+    target=target,
+    flags=flags,
+  )
+  assert set(fits['counts']) == {'all-reduce'}
+  assert fits['counts']['all-reduce'] <= 4
+  assert set(fits['types']) == {'f32'}
+  others = sum(spans['counts'].values()) - spans['counts']['all-reduce']
+  assert others <= 2 * NUM_NORMS
+  # The smallest of a device's features has 8 x 8 x 16 x 16 x 16 numbers, its
+  # pixels have 8 x 8 x 64 x 64 x 3, all parameters together have 14,000.
+  assert fits['float32'] < 2**16
 
 
 def make_steps():
