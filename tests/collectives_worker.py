@@ -12,6 +12,7 @@ import math
 import pathlib
 import re
 import sys
+from collections.abc import Iterator
 
 import numpy as np
 from jax.experimental import topologies
@@ -122,11 +123,16 @@ def asked(text: str) -> collections.Counter:
 def collectives(text: str) -> dict:
   """Counts of compiled collectives by kind, and of what they move by type."""
   counts, types = collections.Counter(), collections.Counter()
-  for shapes, kind in re.findall(
-    rf'= (.*?) ({"|".join(KINDS)})(?:-start)?\(', text
-  ):
-    counts[kind] += 1
-    types.update(re.findall(r'(\w+)\[', shapes))
+  for body, is_fused in computations(text):
+    # A TPU's program has one in as many pieces as it does other things
+    # meanwhile, each in a fusion; one of them starts it.
+    if is_fused and '"AsyncCollectiveStart"' not in body:
+      continue
+    for shapes, kind in re.findall(
+      rf'= (.*?) ({"|".join(KINDS)})(?:-start)?\(', body
+    ):
+      counts[kind] += 1
+      types.update(re.findall(r'(\w+)\[', shapes))
   return {'counts': dict(counts), 'types': dict(types)}
 
 
@@ -135,17 +141,24 @@ def largest_written(text: str, dtype: str) -> int:
 
   What stands inside of a fusion is computed and used up in registers.
   """
-  found = 0
-  fused = False
-  for line in text.splitlines():
-    if line.endswith('{'):
-      fused = 'fused_computation' in line or line.startswith('%region')
-    elif not fused:
-      # Behind it stands the operation, such as ' fusion('.
-      result = re.split(r' [a-z][\w.-]*\(', line.partition(' = ')[2])[0]
-      for shape in re.findall(rf'{dtype}\[([\d,]+)\]', result):
-        found = max(found, math.prod(map(int, shape.split(','))))
-  return found
+  return max(
+    (
+      math.prod(map(int, shape.split(',')))
+      for body, is_fused in computations(text)
+      if not is_fused
+      # Behind the result stands the operation, such as ' fusion('.
+      for result in re.findall(r' = (.*?) [a-z][\w.-]*\(', body)
+      for shape in re.findall(rf'{dtype}\[([\d,]+)\]', result)
+    ),
+    default=0,
+  )
+
+
+def computations(text: str) -> Iterator[tuple[str, bool]]:
+  """Those of a compiled program, and whether each is the inside of a fusion."""
+  inside = set(re.findall(r' fusion\(.*calls=%?([\w.-]+)', text))
+  for found in re.finditer(r'^(?:ENTRY )?%?([\w.-]+) .*\{\n', text, re.M):
+    yield text[found.end() : text.find('\n}', found.end())], found[1] in inside
 
 
 def main(target: str, *steps: str) -> None:
