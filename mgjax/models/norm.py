@@ -176,48 +176,17 @@ def clip_moments(
   x: Float[Array, 'B *N C'],
 ) -> tuple[Float[Array, 'B C'], Float[Array, 'B C']]:
   """Mean and (biased) variance of each clip's channels, at least float32."""
-  # XLA:CPU makes a loop of its own of each sum, so that one pass is none, and
-  # its library sums faster than its loops. Milliseconds of two passes and of
-  # one, 8 clips in float32 on two cores: 12 and 54 (8 x 56^2 x 64), 11 and 15
-  # (32 x 56^2 x 8), 1.6 and 2.7 (8 x 7^2 x 1024).
-  return lax.platform_dependent(x, cpu=in_two_passes, default=in_one_pass)
-
-
-def in_two_passes(
-  x: Float[Array, 'B *N C'],
-) -> tuple[Float[Array, 'B C'], Float[Array, 'B C']]:
-  """`clip_moments` that reads x once more, for the distances to the mean."""
-  x, axes = _exact(x)
-  mean = x.mean(axes)
-  return mean, jnp.square(x - _like(mean, x)).mean(axes)
-
-
-def in_one_pass(
-  x: Float[Array, 'B *N C'],
-) -> tuple[Float[Array, 'B C'], Float[Array, 'B C']]:
-  """`clip_moments` that reads x once: GPUs and TPUs make one loop of both sums.
-
-  A mean of squares less a squared mean loses all digits where the mean is much
-  larger than the spread. Not so if a number of the clip itself is subtracted
-  first: its distance to the mean is one of those that the variance is made of,
-  so that of n numbers it is at most sqrt(n) standard deviations, and mostly
-  one.
-  """
-  x, axes = _exact(x)
-  # One in the middle: at the border are features of padding.
-  middle = tuple(n // 2 for n in x.shape[1:-1])
-  pivot = x[(slice(None), *middle)]
-  shifted = x - _like(pivot, x)
-  mean, square = shifted.mean(axes), jnp.square(shifted).mean(axes)
-  # Where all numbers are equal, rounding must not make it negative.
-  return pivot + mean, jnp.maximum(square - jnp.square(mean), 0)
-
-
-def _exact(x):
-  """x in float32 at least, and its axes of positions."""
   # bfloat16 has 8 bits: a sum in it stops growing after some hundred terms.
   x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-  return x, tuple(range(1, x.ndim - 1))
+  axes = tuple(range(1, x.ndim - 1))
+  mean = x.mean(axes)
+  # Centred: a mean of squares less a squared mean loses all digits where the
+  # mean is much larger than the spread. It reads the tensor twice. One pass,
+  # with a number of the clip subtracted instead of the mean, is as exact but no
+  # better: XLA:CPU makes a loop of its own of each sum, slower than its
+  # library's (8 clips of 8 x 56^2 x 64: 12 ms, and 54 in one pass), and for an
+  # H100 it writes the differences to memory in float32, transposed.
+  return mean, jnp.square(x - _like(mean, x)).mean(axes)
 
 
 def _clip_moments_forward(x):
