@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 
-from configs import moving_digits
+from configs import kinetics400, moving_digits
 from mgjax.grids.schedule import Grid, GridSchedule
 from mgjax.hosts import parallel
 from mgjax.planning import wall_time
@@ -72,6 +72,7 @@ def describe(
   target: str,
   *,
   name: str = 'slow',
+  recipe: str = '',
   grid: tuple[int, int, int, int] = (4, 16, 16, 64),
   group_clips: int = 8,
   kind: str = 'train',
@@ -82,14 +83,18 @@ def describe(
   Args:
     mesh: Its devices.
     target: What they are.
-    name: The network.
+    name: The network, small.
+    recipe: Arguments of configs/kinetics400.py instead, whose network is large.
     grid: Frames, height, width, clips.
     group_clips: Clips of a batch-norm group; 0: all.
     kind: 'train' or 'stats'.
     **settings: Fields of the config, such as {'optim.reduce_dtype': ...}.
   """
-  config = moving_digits.get_config(f'size=tiny,model={name}')
-  config.model.num_classes = 4
+  if recipe:
+    config = kinetics400.get_config(recipe)
+  else:
+    config = moving_digits.get_config(f'size=tiny,model={name}')
+    config.model.num_classes = 4
   for path, value in settings.items():
     room, field = path.split('.')
     config[room][field] = value

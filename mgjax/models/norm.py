@@ -184,8 +184,8 @@ def clip_moments(
   # mean is much larger than the spread. It reads the tensor twice. One pass,
   # with a number of the clip subtracted instead of the mean, is as exact but no
   # better: XLA:CPU makes a loop of its own of each sum, slower than its
-  # library's (8 clips of 8 x 56^2 x 64: 12 ms, and 54 in one pass), and for an
-  # H100 it writes the differences to memory in float32, transposed.
+  # library's (8 clips of 8 x 56^2 x 64: 12 ms, and 54 in one pass). Compiled
+  # for an H100 or a v5e, a bfloat16 network then writes features in float32.
   return mean, jnp.square(x - _like(mean, x)).mean(axes)
 
 
@@ -260,11 +260,12 @@ def _pool_over(axis_name: str, mean: Array, var: Array, same_group: Array):
   # One exchange for both, [c, 2 C] numbers and not the clips themselves; the
   # one of their gradients is its transpose.
   both = gather(jnp.concatenate([mean, var], -1), sharing, axis_name)
-  clips = jnp.split(both, 2, -1)
+  all_mean, all_var = jnp.split(both, 2, -1)
   # Each member computes the moments of all these groups, and takes its own.
   place = lax.axis_index(axis_name) % sharing * own
-  pooled = pool_moments(*clips, same_group)
-  return [lax.dynamic_slice_in_dim(v, place, own) for v in pooled], clips
+  mine = lambda v: lax.dynamic_slice_in_dim(v, place, own)
+  group_mean, group_var = pool_moments(all_mean, all_var, same_group)
+  return (mine(group_mean), mine(group_var)), (all_mean, all_var)
 
 
 def gather(x: Array, sharing: int, axis_name: str = BATCH_AXIS) -> Array:

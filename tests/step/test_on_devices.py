@@ -133,8 +133,9 @@ def test_gradients_cross_in_the_type_that_is_asked_for(name, reduce_dtype):
   assert found in ({}, {'f32': 2})  # Loss and accuracy.
 
 
-# Compilers that are not installed with mgjax: package, what installs it, flags.
+# Of a compiler: its package, what installs it, flags of XLA.
 TARGETS = {
+  'cpu': ('jax', 'jax', '--xla_force_host_platform_device_count=8'),
   'v5e:2x4': ('libtpu', 'libtpu', ''),
   'h100x8': (
     'jax_cuda12_plugin',
@@ -145,13 +146,19 @@ TARGETS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('target', TARGETS)
-def test_compiled_for_accelerators_a_step_is_as_it_is_on_cpus(target):
-  """And in bfloat16 it writes no feature of the clips in float32."""
+def check_installed(target):
+  """Skips a test whose compiler is not there; returns XLA's flags."""
   package, pip, flags = TARGETS[target]
   if importlib.util.find_spec(package) is None:
     pytest.skip(f'its compiler is not installed: pip install {pip}')
+  return flags
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('target', ['v5e:2x4', 'h100x8'])
+def test_compiled_for_accelerators_a_step_is_as_it_is_on_cpus(target):
+  """And in bfloat16 it writes no feature of the clips in float32."""
+  flags = check_installed(target)
   wide = {'model.blocks': [1], 'model.width': 16, 'model.dtype': 'bfloat16'}
   grid = (8, 64, 64, 64)
   fits, spans = describe(
@@ -167,6 +174,24 @@ def test_compiled_for_accelerators_a_step_is_as_it_is_on_cpus(target):
   # The smallest of a device's features has 8 x 8 x 16 x 16 x 16 numbers, its
   # pixels have 8 x 8 x 64 x 64 x 3, all parameters together have 14,000.
   assert fits['float32'] < 2**16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('target', ['cpu', 'h100x8'])
+def test_slowfast_r50_exchanges_nothing_but_its_sums(target):
+  """At the base grid and the coarsest, 8 and 64 clips on each device."""
+  flags = check_installed(target)
+  slowfast = {'recipe': 'grid=both,model=slowfast', 'model.dtype': 'bfloat16'}
+  for found in describe(
+    {**slowfast, 'grid': (32, 224, 224, 64)},
+    {**slowfast, 'grid': (8, 158, 158, 512)},
+    target=target,
+    flags=flags,
+  ):
+    assert set(found['asked']) == set(found['types']) == {'f32'}
+    # XLA puts most gradients, and all statistics of the layers, into a few.
+    assert set(found['counts']) == {'all-reduce'}
+    assert found['counts']['all-reduce'] < 50
 
 
 def make_steps():
