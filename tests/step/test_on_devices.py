@@ -15,7 +15,7 @@ from mgjax import models
 from mgjax.config import fields
 from mgjax.grids.schedule import Grid
 from mgjax.hosts import parallel
-from mgjax.models import norm
+from mgjax.models import head, norm
 from mgjax.setup import network
 from mgjax.step import on_devices, train_state, train_step
 from tests import collectives_worker
@@ -231,10 +231,17 @@ def make_steps():
 
 # Of 8 clips, 4 on each device.
 @pytest.mark.parametrize(
-  'group_clips,micro_batches', [(2, 1), (8, 1), (2, 2), (4, 2)]
+  'group_clips,micro_batches,by_clip',
+  [(2, 1, True), (8, 1, True), (2, 2, True), (4, 2, True), (2, 2, False)],
 )
-def test_a_step_on_two_devices_is_the_step_on_one(group_clips, micro_batches):
-  """Whether groups fit or span devices: gradients, statistics and masks."""
+def test_a_step_on_two_devices_is_the_step_on_one(
+  group_clips, micro_batches, by_clip, monkeypatch
+):
+  """Whether groups fit or span devices: gradients, statistics and masks.
+
+  And where XLA itself divides the work, as that of a network of one's own.
+  """
+  monkeypatch.setattr(head.VideoNetwork, 'computes_by_clip', by_clip)
   layout = on_devices.Layout(parallel.make_mesh(2), lambda grid: group_clips)
   with jax.enable_x64(True):
     run = make_steps()
