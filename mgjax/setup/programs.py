@@ -46,15 +46,11 @@ def lower_programs(
     donate_argnums=0,
     out_shardings=replicated,
   )
-  run_stats_step = jax.jit(
-    train_step.make_stats_step(
-      network.model,
-      mean=config.data.mean,
-      std=config.data.std,
-      layout=_layout(mesh, schedule),
-    ),
-    out_shardings=replicated,
+  pixels = {'mean': config.data.mean, 'std': config.data.std}
+  stats_step = train_step.make_stats_step(
+    network.model, **pixels, layout=_layout(mesh, schedule)
   )
+  run_stats_step = jax.jit(stats_step, out_shardings=replicated)
   scalar = lambda dtype: jax.ShapeDtypeStruct((), dtype, sharding=replicated)
   key = scalar(jax.random.key(0).dtype)
   is_weighted = config.optim.loss == 'sigmoid'

@@ -112,10 +112,10 @@ def make_train_step(
     layout: Devices that share the batch; None: one.
     reduce_dtype: Type in which they sum gradients, see `on_devices.on_devices`.
   """
-  # Several devices, or parts, give the moments of their clips; running
-  # statistics are updated once for all of them.
-  devices = layout if model.computes_by_clip else None
-  gives_moments = bool(devices) or micro_batches > 1
+  # Decided here, in Python: in one part on one device, the program is the same,
+  # bit for bit, as before there were others.
+  shares = layout is not None and model.computes_by_clip
+  in_shares = shares or micro_batches > 1
   differentiate = _make_gradients(
     _make_apply(model, trained, frozen_dropout),
     model.draws_by_clip,
@@ -123,17 +123,11 @@ def make_train_step(
     loss,
     label_smoothing,
     trained,
-    'batch_moments' if gives_moments else 'batch_stats',
+    'batch_moments' if in_shares else 'batch_stats',
   )
-  # Decided here, in Python: with one part the program has no loop, and is the
-  # same, bit for bit, as before there were micro-batches.
-  if micro_batches > 1:
-    differentiate = _accumulated(
-      differentiate, micro_batches, trained, None if devices else layout
-    )
-  if devices:
-    differentiate = on_devices.on_devices(
-      differentiate, devices, micro_batches, reduce_dtype
+  if in_shares:
+    differentiate = _put_together(
+      differentiate, model, trained, micro_batches, layout, reduce_dtype
     )
 
   def train_step(state, batch, lr, groups, rng, strengths=None):
@@ -144,16 +138,8 @@ def make_train_step(
       # The whole batch, before it is cut; and another key than dropout's, which
       # stays that of a run without.
       batch = augment(batch, jax.random.fold_in(dropout, 1), strengths)
-    group_clips = batch['label'].shape[0] // groups
-    # A network of the user's own computes the whole batch on all devices: it is
-    # sharded and the parameters are not, so XLA adds the sums by itself.
-    grads, metrics, batch_stats = differentiate(
-      state, batch, group_clips, dropout
-    )
-    if gives_moments:
-      batch_stats = statistics.update(
-        state.batch_stats, batch_stats, model.norm_momentum
-      )
+    size = batch['label'].shape[0] // groups
+    grads, metrics, batch_stats = differentiate(state, batch, size, dropout)
     direction, opt_state = tx.update(grads, state.opt_state, state.params)
     marks = trained(state.params)
     params = _moved(state.params, direction, lr, marks)
@@ -289,6 +275,41 @@ def _make_gradients(
     return grads, metrics, found
 
   return gradients
+
+
+def _put_together(
+  gradients: Callable,
+  model: nn.Module,
+  trained: Callable[[dict], parameters.Marks],
+  micro_batches: int,
+  layout: Layout | None,
+  reduce_dtype: str,
+) -> Callable:
+  """Returns gradients of a batch in micro-batches, on several devices, or both.
+
+  Its arguments are those of `make_train_step`, and `gradients`, of a part.
+  """
+  # For other networks XLA places the clips and adds up the gradients itself: the
+  # batch is sharded and the parameters are not.
+  by_clip = model.computes_by_clip
+  if micro_batches > 1:
+    gradients = _accumulated(
+      gradients, micro_batches, trained, None if by_clip else layout
+    )
+  if layout is not None and by_clip:
+    gradients = on_devices.on_devices(
+      gradients, layout, micro_batches, reduce_dtype
+    )
+
+  def differentiate(state, batch, group_clips, dropout):
+    grads, metrics, moments = gradients(state, batch, group_clips, dropout)
+    # Once for all parts and devices.
+    batch_stats = statistics.update(
+      state.batch_stats, moments, model.norm_momentum
+    )
+    return grads, metrics, batch_stats
+
+  return differentiate
 
 
 def _accumulated(
