@@ -289,8 +289,8 @@ def _put_together(
 
   Its arguments are those of `make_train_step`, and `gradients`, of a part.
   """
-  # For other networks XLA places the clips and adds up the gradients itself: the
-  # batch is sharded and the parameters are not.
+  # For other networks XLA places the clips and adds up the gradients by itself:
+  # the batch is sharded and the parameters are not.
   by_clip = model.computes_by_clip
   if micro_batches > 1:
     gradients = _accumulated(
