@@ -225,6 +225,9 @@ class _Optim:
   frozen_dropout: bool = setting(False)
   # Norm, over all parameters, down to which gradients are scaled; 0: any norm.
   clip_norm: float = setting(0.0, at_least(0))
+  # Type in which gradients are summed over devices: 'float32', or 'bfloat16',
+  # which moves half the bytes and keeps 8 bits of each gradient.
+  reduce_dtype: str = setting('float32', one_of('float32', 'bfloat16'))
   # Share of the target that is spread evenly over all classes, in [0, 1).
   label_smoothing: float = setting(0.0, within('[0, 1)'))
   # Share of the average of the weights that a step keeps (less during the

@@ -323,6 +323,23 @@ class GridSchedule:
     phase, position = self.place(step)
     return phase.bn_groups[position]
 
+  def group_clips(self, grid: Grid) -> int:
+    """Consecutive clips that are whole groups in every step of this grid.
+
+    The same grid may have two numbers of groups: as the base of a phase, and
+    in the short cycle of another.
+
+    Args:
+      grid: Of the schedule; of another one, it is the whole batch.
+    """
+    sizes = [
+      grid.batch // groups
+      for phase in self.phases
+      for other, groups in zip(phase.cycle, phase.bn_groups, strict=True)
+      if other == grid
+    ]
+    return math.lcm(*sizes) if sizes else grid.batch
+
   def clips_before(self, step: int) -> int:
     """Returns the number of clips that all earlier steps have used.
 

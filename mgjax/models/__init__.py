@@ -25,10 +25,11 @@ from mgjax.models.blvnet import BLVNet
 from mgjax.models.head import HEAD, VideoNetwork
 from mgjax.models.ibm_resnet3d import I3DResNet, S3DResNet
 from mgjax.models.mvit import MViT
-from mgjax.models.norm import combine_statistics, group_matrix
+from mgjax.models.norm import group_matrix
 from mgjax.models.resnet2d import TAM, TSM, TSN
 from mgjax.models.resnet3d import ResNet3D
 from mgjax.models.slowfast import SlowFast
+from mgjax.models.statistics import combine as combine_statistics
 from mgjax.models.timesformer import TimeSformer
 from mgjax.models.videoprism import VideoPrism
 from mgjax.models.vit import ViT

@@ -108,6 +108,14 @@ class VideoNetwork(nn.Module, network_options.Given, kw_only=True):
     """Whether dropout depends on a clip's number in the batch (`Dropout`)."""
     return True
 
+  @property
+  def computes_by_clip(self) -> bool:
+    """Whether each clip is computed alone, but for mgjax's batch norms.
+
+    Then a device may compute its own clips without the others'.
+    """
+    return True
+
 
 class Head(nn.Module):
   """Average of each pathway, joined, dropout, linear classifier.

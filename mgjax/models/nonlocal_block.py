@@ -79,7 +79,7 @@ class NonLocalBlock(nn.Module, network_options.NormOptions):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'B T H W C'], same_group: Float[Array, 'B B'] | None
+    self, x: Float[Array, 'B T H W C'], same_group: norm.SameGroup
   ) -> Float[Array, 'B T H W C']:
     """Returns x plus what each position takes from the others.
 

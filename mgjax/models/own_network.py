@@ -83,6 +83,10 @@ class OwnNetwork(VideoNetwork):
     return 'clip_index' in self._takes
 
   @property
+  def computes_by_clip(self) -> bool:
+    return False  # Nobody knows: it may have a batch norm of its own.
+
+  @property
   def takes_groups(self) -> bool:
     """Whether the module is told which clips are normalised together."""
     return 'same_group' in self._takes

@@ -22,7 +22,7 @@ _NORM_OPTIONS = [
   field.name for field in dataclasses.fields(network_options.NormOptions)
 ]
 
-SameGroup = Float[Array, 'B B'] | None
+SameGroup = norm.SameGroup
 
 # Temporal kernels of the first convolution of each block, per stage; the
 # pattern of a stage repeats over its blocks. Source: PySlowFast 287ec00,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 import sys
@@ -139,8 +140,12 @@ def _full_phase(
   full = wall_time.baseline(
     grids.full_grid(config), steps=1, epochs=0, num_train=schedule.num_train
   ).phases[0]
-  last = schedule.total_steps
-  return dataclasses.replace(full, start_step=last, end_step=last + 1)
+  last, batch = schedule.total_steps, full.base.batch
+  # Batch-norm groups of the run: on several devices a program depends on them.
+  groups = batch // math.gcd(batch, config.norm.group_clips)
+  return dataclasses.replace(
+    full, start_step=last, end_step=last + 1, bn_groups=(groups,)
+  )
 
 
 def _compile(

@@ -16,7 +16,7 @@ from mgjax.errors import ConfigError
 from mgjax.evaluation import eval_picture, results, scoring
 from mgjax.grids.schedule import Grid
 from mgjax.hosts import parallel
-from mgjax.models import norm
+from mgjax.models import statistics
 from mgjax.run import (
   bad_videos,
   failure,
@@ -434,12 +434,12 @@ class Training:
     )
     # Of all batches together: averaged while they come, as running statistics
     # are, they would favour the last ones.
-    statistics = norm.replace_statistics(
-      self.state.batch_stats, norm.combine_statistics(moments)
+    new = statistics.replace(
+      self.state.batch_stats, statistics.combine(moments)
     )
     self.state = self.state.replace(
       # Laid out as the programs were compiled for: they take nothing else.
-      batch_stats=jax.device_put(statistics, parallel.replicated(job.mesh))
+      batch_stats=jax.device_put(new, parallel.replicated(job.mesh))
     )
     self._statistics_due = False
     total_s = time.perf_counter() - begin

@@ -12,7 +12,7 @@ from mgjax.hosts import parallel
 from mgjax.setup import augmentation, evaluation, grids
 from mgjax.setup import network as network_setup
 from mgjax.setup.network import Trainable
-from mgjax.step import programs, train_step
+from mgjax.step import on_devices, programs, train_step
 from mgjax.step.step_cache import Program
 
 
@@ -46,12 +46,11 @@ def lower_programs(
     donate_argnums=0,
     out_shardings=replicated,
   )
-  run_stats_step = jax.jit(
-    train_step.make_stats_step(
-      network.model, mean=config.data.mean, std=config.data.std
-    ),
-    out_shardings=replicated,
+  pixels = {'mean': config.data.mean, 'std': config.data.std}
+  stats_step = train_step.make_stats_step(
+    network.model, **pixels, layout=_layout(mesh, schedule)
   )
+  run_stats_step = jax.jit(stats_step, out_shardings=replicated)
   scalar = lambda dtype: jax.ShapeDtypeStruct((), dtype, sharding=replicated)
   key = scalar(jax.random.key(0).dtype)
   is_weighted = config.optim.loss == 'sigmoid'
@@ -116,7 +115,18 @@ def make_train_step(
     trained=network_setup.trained(config, network.model),
     frozen_dropout=config.optim.frozen_dropout,
     unroll=mesh is None or parallel.platform(mesh) == 'cpu',
+    layout=_layout(mesh, schedule) if mesh and schedule else None,
+    reduce_dtype=config.optim.reduce_dtype,
   )
+
+
+def _layout(
+  mesh: jax.sharding.Mesh, schedule: GridSchedule
+) -> on_devices.Layout | None:
+  # One device has nobody to share with.
+  if mesh.size == 1:
+    return None
+  return on_devices.Layout(mesh, schedule.group_clips)
 
 
 def statistics_batches(config: ml_collections.ConfigDict) -> int:

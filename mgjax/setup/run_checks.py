@@ -5,7 +5,7 @@
 
 import ml_collections
 
-from mgjax.config import network_options
+from mgjax.config import network_options, own
 from mgjax.config.network_options import GIVEN
 from mgjax.data.description import Description
 from mgjax.errors import ConfigError
@@ -35,6 +35,12 @@ def check(
     raise ConfigError(
       f'optim.label_smoothing={config.optim.label_smoothing} spreads one label '
       "over the classes; with optim.loss='sigmoid' it must be 0"
+    )
+  if config.optim.reduce_dtype != 'float32' and own.is_own(config.model.name):
+    raise ConfigError(
+      f'optim.reduce_dtype is {config.optim.reduce_dtype!r}, but gradients of '
+      f'model.name={config.model.name!r} are summed in the types in which it '
+      "computes them; leave it at 'float32'"
     )
   if data is None:
     return

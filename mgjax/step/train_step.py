@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mgjax.models import norm
-from mgjax.step import losses, optim, parameters
+from mgjax.models import norm, statistics
+from mgjax.step import losses, on_devices, optim, parameters
+from mgjax.step.on_devices import Layout
 from mgjax.step.train_state import TrainState
 
 
@@ -64,6 +65,8 @@ def make_train_step(
   trained: Callable[[dict], parameters.Marks] = lambda params: None,
   frozen_dropout: bool = False,
   unroll: bool = True,
+  layout: Layout | None = None,
+  reduce_dtype: str = 'float32',
 ) -> Callable:
   """Returns a function of the state, a batch and what its step says.
 
@@ -84,12 +87,11 @@ def make_train_step(
   clips whose likeliest class is right, see `losses.hits`), 'grad_norm' (before
   it is clipped).
 
-  With micro-batches, part m of M consists of the clips m, m + M, m + 2 M, ...
-  of the batch. Clip i belongs to batch-norm group i % groups, so these are
-  whole groups wherever M divides `groups` (which must be so, and is not
-  checked here: `groups` is a value of the program). Then the sum over the
-  parts is exact: gradients, running statistics and dropout masks are those of
-  the whole batch, up to the order of summation.
+  With micro-batches, each part of M is of whole batch-norm groups, that is, of
+  consecutive clips, and every device has an equal share of it. (M must divide
+  `groups`, which is not checked here: `groups` is a value of the program.) Then
+  the sum over the parts is exact: gradients, running statistics and dropout
+  masks are those of the whole batch, up to the order of summation.
 
   Args:
     model: The network.
@@ -110,22 +112,26 @@ def make_train_step(
       see config.norm.frozen).
     unroll: Whether micro-batches stand one after the other in the program, as
       CPUs need it, and not in a loop.
+    layout: Devices that share the batch; None: one.
+    reduce_dtype: Type in which they sum gradients, see `on_devices.on_devices`.
   """
-  gradients = _make_gradients(
+  # Decided here, in Python: in one part on one device, the program is the same,
+  # bit for bit, as before there were others.
+  shares = layout is not None and model.computes_by_clip
+  in_shares = shares or micro_batches > 1
+  differentiate = _make_gradients(
     _make_apply(model, trained, frozen_dropout),
     model.draws_by_clip,
     _make_inputs(model, mean, std),
     loss,
     label_smoothing,
     trained,
+    'batch_moments' if in_shares else 'batch_stats',
   )
-
-  # Decided here, in Python: with one part the program has no loop, and is the
-  # same, bit for bit, as before there were micro-batches.
-  differentiate = gradients
-  if micro_batches > 1:
-    differentiate = _accumulated(
-      gradients, model, micro_batches, trained, unroll
+  if in_shares:
+    differentiate = _put_together(
+      *(differentiate, model, trained, micro_batches, unroll),
+      *(layout, reduce_dtype),
     )
 
   def train_step(state, batch, lr, groups, rng, strengths=None):
@@ -136,9 +142,8 @@ def make_train_step(
       # The whole batch, before it is cut; and another key than dropout's, which
       # stays that of a run without.
       batch = augment(batch, jax.random.fold_in(dropout, 1), strengths)
-    # Sums over the batch cross the devices inside: the batch is sharded and the
-    # parameters are not, so XLA adds the all-reduce by itself.
-    grads, metrics, batch_stats = differentiate(state, batch, groups, dropout)
+    size = batch['label'].shape[0] // groups
+    grads, metrics, batch_stats = differentiate(state, batch, size, dropout)
     direction, opt_state = tx.update(grads, state.opt_state, state.params)
     marks = trained(state.params)
     params = _moved(state.params, direction, lr, marks)
@@ -223,25 +228,25 @@ def _make_gradients(
   loss: str,
   label_smoothing: float,
   trained: Callable[[dict], parameters.Marks],
+  collection: str,
 ) -> Callable:
-  """Returns gradients(state, batch, groups, dropout, clip_index, collection).
+  """Returns gradients(state, batch, group_clips, dropout, clip_index, sharing).
 
   That gives the gradients, metrics and new statistics of (a part of) a batch:
   `clip_index` are the places of its clips in the whole one (None: it is the
-  whole one), `collection` says which statistics, 'batch_stats' (the running
-  ones) or 'batch_moments' (those of this part).
+  whole one), `sharing` is the number of devices that share groups
+  (`on_devices.Layout`), `collection` says which statistics, 'batch_stats' (the
+  running ones) or 'batch_moments' (those of its clips).
   """
 
-  def gradients(
-    state, batch, groups, dropout, clip_index=None, collection='batch_stats'
-  ):
+  def gradients(state, batch, group_clips, dropout, clip_index=None, sharing=1):
     video = inputs(batch)
     if clip_index is not None and not draws_by_clip:
       # Else all parts of a batch would have the same masks.
       dropout = jax.random.fold_in(dropout, clip_index[0])
     # A matrix and not a loop over the groups: their number is a value of the
     # program, and one program serves every phase that has this grid.
-    same_group = norm.group_matrix(video.shape[0], groups)
+    same_group = norm.consecutive(sharing * video.shape[0], group_clips)
     marks = trained(state.params)
     frozen = parameters.part(state.params, marks, marked=False)
 
@@ -265,32 +270,80 @@ def _make_gradients(
       return each.mean(), (logits, updates.get(collection, {}))
 
     # Statistics leave as auxiliary output: they have no gradient.
-    (mean_loss, (logits, statistics)), grads = jax.value_and_grad(
+    (mean_loss, (logits, found)), grads = jax.value_and_grad(
       loss_fn, has_aux=True
     )(parameters.part(state.params, marks))
     # Of the logits that training has anyway, dropout included.
     right = losses.hits(logits, batch['label'])
     metrics = {'loss': mean_loss, 'top1': right.mean(dtype=jnp.float32)}
-    return grads, metrics, statistics
+    return grads, metrics, found
 
   return gradients
 
 
-def _accumulated(
+def _put_together(
   gradients: Callable,
   model: nn.Module,
+  trained: Callable[[dict], parameters.Marks],
+  micro_batches: int,
+  unroll: bool,
+  layout: Layout | None,
+  reduce_dtype: str,
+) -> Callable:
+  """Returns gradients of a batch in micro-batches, on several devices, or both.
+
+  Its arguments are those of `make_train_step`, and `gradients`, of a part.
+  """
+  # For other networks XLA places the clips and adds up the gradients by itself:
+  # the batch is sharded and the parameters are not.
+  by_clip = model.computes_by_clip
+  if micro_batches > 1:
+    gradients = _accumulated(
+      gradients, micro_batches, trained, unroll, None if by_clip else layout
+    )
+  if layout is not None and by_clip:
+    gradients = on_devices.on_devices(
+      gradients, layout, micro_batches, reduce_dtype
+    )
+
+  def differentiate(state, batch, group_clips, dropout):
+    grads, metrics, moments = gradients(state, batch, group_clips, dropout)
+    # Once for all parts and devices.
+    batch_stats = statistics.update(
+      state.batch_stats, moments, model.norm_momentum
+    )
+    return grads, metrics, batch_stats
+
+  return differentiate
+
+
+def _accumulated(
+  gradients: Callable,
   micro_batches: int,
   trained: Callable[[dict], parameters.Marks],
   unroll: bool,
+  layout: Layout | None,
 ) -> Callable:
-  """Returns what gives the same for a whole batch, part by part."""
+  """Returns what gives the same for a whole batch, part by part.
 
-  def accumulated_gradients(state, batch, groups, dropout):
-    # Part m gets the clips m, m + M, ...: whole batch-norm groups, which are
-    # interleaved too; and every device keeps an equal share of each part.
-    parts = jax.tree.map(
-      lambda x: x.reshape(-1, micro_batches, *x.shape[1:]).swapaxes(0, 1),
-      {**batch, 'clip_index': jnp.arange(batch['label'].shape[0])},
+  Args:
+    gradients: Of a part.
+    micro_batches: Parts.
+    trained: Marks of the trained parameters.
+    unroll: Whether the parts stand one after the other, not in a loop.
+    layout: Devices on which XLA itself places the clips, if there are any.
+  """
+
+  def accumulated_gradients(
+    state, batch, group_clips, dropout, clip_index=None, sharing=1
+  ):
+    if clip_index is None:
+      clip_index = jnp.arange(batch['label'].shape[0])
+    parts = on_devices.parts_of(
+      {**batch, 'clip_index': clip_index},
+      micro_batches,
+      sharing,
+      layout.blocks(on_devices.grid_of(batch), micro_batches) if layout else 1,
     )
 
     def add_part(total, part):
@@ -299,14 +352,8 @@ def _accumulated(
       total, part = jax.lax.optimization_barrier((total, part))
       # The clips' places in the whole batch, see `gradients`.
       clip_index = part.pop('clip_index')
-      # Moments and not running statistics: these are updated once, below.
       grads, metrics, moments = gradients(
-        state,
-        part,
-        groups // micro_batches,
-        dropout,
-        clip_index,
-        'batch_moments',
+        state, part, group_clips, dropout, clip_index, sharing
       )
       return jax.tree.map(jnp.add, total, (grads, metrics)), moments
 
@@ -319,44 +366,58 @@ def _accumulated(
     total, moments = jax.lax.scan(add_part, zeros, parts, unroll=unroll)
     # Parts are equal, so the mean of their means is that of the batch.
     grads, metrics = jax.tree.map(lambda x: x / micro_batches, total)
-    # Once for all parts: a running average that moved M times would forget
-    # faster than that of the whole batch.
-    statistics = norm.update_statistics(
-      state.batch_stats,
-      [
-        jax.tree.map(lambda x, m=m: x[m], moments) for m in range(micro_batches)
-      ],
-      model.norm_momentum,
-    )
-    return grads, metrics, statistics
+    # Of all clips, whichever part they were in.
+    return grads, metrics, jax.tree.map(jnp.concatenate, moments)
 
   return accumulated_gradients
 
 
 def make_stats_step(
-  model: nn.Module, *, mean: tuple[float, ...], std: tuple[float, ...]
+  model: nn.Module,
+  *,
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+  layout: Layout | None = None,
 ) -> Callable:
   """Returns stats_step(state, batch, groups, rng) -> batch moments.
 
-  These are means and variances of this batch alone, a tree like
-  state.batch_stats with counts; `norm.combine_statistics` pools those of
-  several batches. The parameters are those that evaluation uses; dropout is on,
-  as in training.
+  These are means and biased variances of this batch alone, a tree like
+  state.batch_stats; `statistics.combine` pools those of several batches. The
+  parameters are those that evaluation uses; dropout is on, as in training.
+
+  Args:
+    model: The network.
+    mean: Subtracted from RGB in [0, 1].
+    std: By which that is divided.
+    layout: Devices that share the batch; None: one.
   """
   inputs = _make_inputs(model, mean, std)
 
-  def stats_step(state, batch, groups, rng):
+  def clip_moments(
+    state, batch, group_clips, dropout, clip_index=None, sharing=1
+  ):
     video = inputs(batch)
     _, moments = model.apply(
       # Those of evaluation (the average, where there is one): statistics of
       # other weights would not fit them.
       {'params': state.eval_params, 'batch_stats': state.batch_stats},
       video,
-      same_group=norm.group_matrix(video.shape[0], groups),
-      rngs={'dropout': jax.random.fold_in(rng, state.step)},
+      same_group=norm.consecutive(sharing * video.shape[0], group_clips),
+      clip_index=clip_index,
+      rngs={'dropout': dropout},
       mutable=['batch_moments'],
     )
-    return moments['batch_moments']
+    # No gradients, and no metrics.
+    return {}, {}, moments['batch_moments']
+
+  if layout is not None and model.computes_by_clip:
+    clip_moments = on_devices.on_devices(clip_moments, layout, 1, 'float32')
+
+  def stats_step(state, batch, groups, rng):
+    group_clips = batch['label'].shape[0] // groups
+    dropout = jax.random.fold_in(rng, state.step)
+    *_, moments = clip_moments(state, batch, group_clips, dropout)
+    return statistics.whole_moments(moments)
 
   return stats_step
 

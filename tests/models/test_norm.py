@@ -9,16 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mgjax.models import norm
+from mgjax.models import norm, statistics
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'ops'
 
 
 def reference(x, groups, scale, bias, eps=1e-5):
-  """Normalises clips i, i + groups, ... together. Works on NumPy and JAX."""
-  b = x.shape[0]
-  y = x.reshape(b // groups, groups, *x.shape[1:])
-  axes = (0, 2, 3, 4)
+  """Normalises consecutive clips together. Works on NumPy and JAX."""
+  y = x.reshape(groups, -1, *x.shape[1:])
+  axes = (1, 2, 3, 4)
   mean = y.mean(axes, keepdims=True)
   var = ((y - mean) ** 2).mean(axes, keepdims=True)
   y = (y - mean) / (var + eps) ** 0.5
@@ -85,12 +84,30 @@ def test_the_number_of_groups_may_be_traced():
   assert run._cache_size() == 1
 
 
-def test_large_means_do_not_spoil_float32_variances():
+@pytest.mark.parametrize('mean', [0.0, 300.0, 1e6])
+def test_moments_in_float64_are_those_of_numpy(mean):
   x, *_ = random_input(np.float64)
-  x = x + 300.0
-  _, var = norm.clip_moments(jnp.asarray(x, jnp.float32))
-  # A mean of squares minus a squared mean would lose 1e5 * 1e-7 = 1 %.
-  np.testing.assert_allclose(var, x.var((1, 2, 3)), rtol=1e-4)
+  x = x + mean
+  with jax.enable_x64(True):
+    found = norm.clip_moments(jnp.asarray(x))
+  np.testing.assert_allclose(
+    found[0], x.mean((1, 2, 3)), rtol=1e-14, atol=1e-14
+  )
+  # 1e6 has ten digits left.
+  np.testing.assert_allclose(found[1], x.var((1, 2, 3)), rtol=1e-9)
+
+
+@pytest.mark.parametrize('mean,spread', [(0, 1), (300, 1), (300, 0.01), (1, 0)])
+def test_large_means_do_not_spoil_float32_variances(mean, spread):
+  rng = np.random.default_rng(0)
+  x = (mean + spread * rng.normal(size=(2, 8, 20, 20, 4))).astype(np.float32)
+  found = norm.clip_moments(jnp.asarray(x))
+  want = x.astype(np.float64)
+  np.testing.assert_allclose(
+    found[0], want.mean((1, 2, 3)), rtol=1e-6, atol=1e-6
+  )
+  # A mean of squares less a squared mean would lose all digits of the third.
+  np.testing.assert_allclose(found[1], want.var((1, 2, 3)), rtol=1e-4)
 
 
 def test_groups_must_divide_the_batch():
@@ -99,12 +116,15 @@ def test_groups_must_divide_the_batch():
 
 
 def golden():
+  """Of PySlowFast, whose split i has the clips i, i + num_splits, ...; here
+  these come one after the other."""
   stored = json.loads((GOLDEN / 'subbn_numeric.json').read_text())
   shape = stored['x_shape']
 
   def video(name):
     x = np.asarray(stored[name], np.float32).reshape(shape)
-    return np.moveaxis(x, 1, -1)
+    x = x.reshape(-1, stored['num_splits'], *shape[1:]).swapaxes(0, 1)
+    return np.moveaxis(x.reshape(shape), 1, -1)
 
   vector = lambda name: np.asarray(stored[name], np.float32)
   return stored, video, vector
@@ -159,7 +179,7 @@ def test_combined_statistics_are_those_of_all_clips_together():
     apply(part, scale, bias, norm.group_matrix(4, 2), mutable=['batch_moments'])
     for part in np.split(x, 3)
   ]
-  combined = norm.combine_statistics([m['batch_moments'] for _, m in moments])
+  combined = statistics.combine([m['batch_moments'] for _, m in moments])
   x = x.astype(np.float64)
   np.testing.assert_allclose(combined['mean'], x.mean((0, 1, 2, 3)), atol=1e-5)
   np.testing.assert_allclose(combined['var'], x.var((0, 1, 2, 3)), rtol=1e-5)
@@ -180,7 +200,7 @@ def test_combining_keeps_the_tree_of_batch_stats():
   _, new = Two().apply(
     variables, x, norm.group_matrix(12, 1), mutable=['batch_moments']
   )
-  combined = norm.combine_statistics([new['batch_moments']])
+  combined = statistics.combine([new['batch_moments']])
   assert jax.tree.structure(combined) == jax.tree.structure(
     variables['batch_stats']
   )
@@ -188,7 +208,7 @@ def test_combining_keeps_the_tree_of_batch_stats():
 
 def test_no_statistics_to_combine_is_an_error():
   with pytest.raises(ValueError, match='at least one batch'):
-    norm.combine_statistics([])
+    statistics.combine([])
 
 
 def test_bfloat16_keeps_float32_statistics():
@@ -221,7 +241,7 @@ def test_precise_statistics_equal_the_reference():
       mutable=['batch_moments'],
     )
     moments.append(updates['batch_moments'])
-  precise = norm.combine_statistics(moments)
+  precise = statistics.combine(moments)
   # float32 sums of 64 numbers of size 1 in both.
   np.testing.assert_allclose(
     precise['mean'], stored['precise_bn_mean'], rtol=1e-6
