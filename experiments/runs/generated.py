@@ -148,6 +148,34 @@ FRAMES_LADDER = [
   _rungs('16', '8x2 frames', 'none', 16),
 ]
 
+# Classes of which some have a hundred times the videos of others.
+
+CLASS_BALANCE = [
+  _run(
+    f'class_balance/{name}',
+    row,
+    grid='none',
+    size='small',
+    overrides=('--config.data.name=moving_digits/motion_long_tail', *overrides),
+    baseline='class_balance/none',
+  )
+  for name, row, overrides in (
+    ('none', 'as they are', ()),
+    *(
+      (
+        f'{section}-{power:g}',
+        f'{what}, {section}.class_balance={power:g}',
+        (f'--config.{section}.class_balance={power}',),
+      )
+      for section, what in (
+        ('optim', 'class weights'),
+        ('data', 'balanced sampling'),
+      )
+      for power in (0.5, 1.0)
+    ),
+  )
+]
+
 # One part of multigrid changed at a time.
 
 # Runs of another table are not repeated.
@@ -350,4 +378,5 @@ RUNS = {
   'transformer_pretraining': TRANSFORMER_PRETRAINING,
   'transformer_fine_tuning': TRANSFORMER_FINE_TUNING,
   'transformer_choices': TRANSFORMER_CHOICES,
+  'class_balance': CLASS_BALANCE,
 }

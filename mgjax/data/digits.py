@@ -86,6 +86,9 @@ class Spec:
   size_px: int = 80  # H = W: even, from 32 to 512.
   num_frames: int = 34  # From 8 to 600, at FPS.
   seed: int = 0  # From 0.
+  # Training clips of the most frequent class for one of the rarest; 1: as many
+  # of each. Validation clips are balanced.
+  imbalance: float = 1.0
 
   def __post_init__(self):
     class_names(self.labels)
@@ -105,6 +108,11 @@ class Spec:
       raise ConfigError(f'num_frames is {self.num_frames}; use 8 to 600.')
     if self.seed < 0:
       raise ConfigError(f'seed is {self.seed}; use 0 or more.')
+    if not 1 <= self.imbalance <= self.num_train:
+      raise ConfigError(
+        f'imbalance is {self.imbalance:g}; use 1 to num_train '
+        f'({self.num_train}).'
+      )
 
   def num_videos(self, split: str) -> int:
     """Returns the number of clips of 'train' or 'validation'."""
@@ -238,17 +246,35 @@ def label_of(spec: Spec, split: str, index: int) -> int:
   """Returns the label of a clip.
 
   Labels are dealt in shuffled rounds of all classes: the classes are balanced,
-  and counting clips does not give their labels away.
+  and counting clips does not give their labels away. Where training classes are
+  not, the whole split is shuffled.
 
   Args:
-    spec: Has the label set and the seed.
+    spec: Has the label set, the seed and the imbalance.
     split: 'train' or 'validation'.
     index: Number of the clip in its split, from 0.
   """
   num_classes = len(class_names(spec.labels))
+  if split == 'train' and spec.imbalance > 1:
+    return int(_long_tail(spec)[index])
   deal, position = divmod(index, num_classes)
   order = _rng(spec, split, 0, deal).permutation(num_classes)
   return int(order[position])
+
+
+@functools.lru_cache(maxsize=1)
+def _long_tail(spec: Spec) -> Int[np.ndarray, ' N']:
+  """Returns the labels of the training clips where some classes are rare.
+
+  The numbers of clips of the classes fall as a geometric series.
+  """
+  num_classes = len(class_names(spec.labels))
+  shares = spec.imbalance ** -np.linspace(0, 1, num_classes)
+  ends = np.rint(np.cumsum(shares) / shares.sum() * spec.num_train)
+  rng = _rng(spec, 'train', 2)
+  # Which class is how frequent is drawn: neighbours are alike (the swings).
+  ranks = np.searchsorted(ends, np.arange(spec.num_train), side='right')
+  return rng.permutation(rng.permutation(num_classes)[ranks])
 
 
 def _texture(
@@ -455,7 +481,8 @@ def make_clip(spec: Spec, split: str, index: int) -> Clip:
   """Draws a clip: a function of the arguments only.
 
   Args:
-    spec: What determines the data set; the numbers of clips do not matter.
+    spec: What determines the data set; the numbers of clips do not matter
+      where classes are balanced.
     split: 'train' or 'validation'.
     index: Number of the clip in its split, from 0.
   """

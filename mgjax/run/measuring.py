@@ -72,6 +72,7 @@ def start(
       first_step,
       job.eval_steps,
       statistics_due=statistics_due,
+      class_weights=job.class_weights,
     )
   )
   stack.callback(found.close)

@@ -158,14 +158,24 @@ def train_stream(
     shard: Index of this host among those that share every batch.
     num_shards: Number of such hosts.
   """
+  from mgjax.data.balance import BalancedOrder
   from mgjax.data.order import Order
   from mgjax.data.stream import ClipSettings, TrainStream
 
   data = config.data
+  numbers = (
+    *(len(source), config.seed, shard, num_shards),
+    data.samples_per_video,
+  )
+  if data.class_balance:
+    labels = tuple(source.labels().tolist())
+    order = BalancedOrder(*numbers, labels, data.class_balance)
+  else:
+    order = Order(*numbers)
   return TrainStream(
     schedule,
     source,
-    Order(len(source), config.seed, shard, num_shards, data.samples_per_video),
+    order,
     ClipSettings(
       sampling=data.sampling,
       target_fps=data.target_fps,
@@ -175,6 +185,24 @@ def train_stream(
     ),
     workers(config),
   )
+
+
+def class_weights(
+  config: ml_collections.ConfigDict, source: Source
+) -> Sequence[float] | None:
+  """What a clip of each class counts in the loss; None: all count alike.
+
+  Args:
+    config: The settings, with the number of classes.
+    source: The training videos.
+  """
+  from mgjax.data import balance
+
+  if not (power := config.optim.class_balance):
+    return None
+  return balance.class_weights(
+    source.labels(), config.model.num_classes, power
+  ).tolist()
 
 
 def eval_stream(

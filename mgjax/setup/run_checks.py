@@ -36,6 +36,12 @@ def check(
       f'optim.label_smoothing={config.optim.label_smoothing} spreads one label '
       "over the classes; with optim.loss='sigmoid' it must be 0"
     )
+  for section in ('data', 'optim'):
+    if config[section].class_balance and config.optim.loss == 'sigmoid':
+      raise ConfigError(
+        f'{section}.class_balance={config[section].class_balance:g} needs one '
+        "label for each video; with optim.loss='sigmoid' it must be 0"
+      )
   if data is None:
     return
   _check_split('train', data)

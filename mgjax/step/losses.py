@@ -6,7 +6,11 @@ import optax
 
 
 def clip_losses(
-  logits: jax.Array, label: jax.Array, loss: str, smoothing: float = 0.0
+  logits: jax.Array,
+  label: jax.Array,
+  loss: str,
+  smoothing: float = 0.0,
+  class_weights: jax.Array | None = None,
 ) -> jax.Array:
   """The loss of each clip, [B].
 
@@ -18,18 +22,21 @@ def clip_losses(
     smoothing: 'softmax': share of the target that is spread over all K classes,
       that of the label included, as in
       torch.nn.CrossEntropyLoss(label_smoothing=).
+    class_weights: 'softmax': what each class counts, [K], as in
+      torch.nn.CrossEntropyLoss(weight=, reduction='none'); None: all count 1.
 
   Source: PySlowFast 287ec00, models/losses.py (cross_entropy, bce_logit).
   """
   if loss == 'sigmoid':
     return optax.sigmoid_binary_cross_entropy(logits, label).mean(-1)
   if label.ndim == 1:
-    if not smoothing:
+    if not smoothing and class_weights is None:
       return optax.softmax_cross_entropy_with_integer_labels(logits, label)
     label = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
-  return optax.softmax_cross_entropy(
-    logits, optax.smooth_labels(label, smoothing)
-  )
+  target = optax.smooth_labels(label, smoothing)
+  if class_weights is not None:
+    target = target * class_weights
+  return optax.softmax_cross_entropy(logits, target)
 
 
 def hits(logits: jax.Array, label: jax.Array) -> jax.Array:

@@ -5,7 +5,8 @@ everything that changes from step to step is an argument, so one compiled
 program serves every step of a grid.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -58,6 +59,7 @@ def make_train_step(
   std: tuple[float, ...],
   loss: str = 'softmax',
   label_smoothing: float = 0.0,
+  class_weights: Sequence[float] | None = None,
   ema_decay: float = 0.0,
   micro_batches: int = 1,
   augment: Callable | None = None,
@@ -97,6 +99,8 @@ def make_train_step(
     std: By which that is divided.
     loss: See `losses.clip_losses`.
     label_smoothing: See `losses.clip_losses`.
+    class_weights: See `losses.clip_losses`. The loss is still the mean over the
+      clips, whatever they weigh: so parts of a batch add up to the whole.
     ema_decay: See `optim.update_average`; 0: no average.
     micro_batches: M, parts of the batch that are computed one by one.
     augment: From a batch, a key and strengths to a batch (step/augment.py);
@@ -112,8 +116,12 @@ def make_train_step(
     _make_apply(model, trained, frozen_dropout),
     model.draws_by_clip,
     _make_inputs(model, mean, std),
-    loss,
-    label_smoothing,
+    functools.partial(
+      losses.clip_losses,
+      loss=loss,
+      smoothing=label_smoothing,
+      class_weights=None if class_weights is None else jnp.array(class_weights),
+    ),
     trained,
   )
 
@@ -215,8 +223,7 @@ def _make_gradients(
   apply: Callable,
   draws_by_clip: bool,
   inputs: Callable,
-  loss: str,
-  label_smoothing: float,
+  clip_losses: Callable[[jax.Array, jax.Array], jax.Array],
   trained: Callable[[dict], parameters.Marks],
 ) -> Callable:
   """Returns gradients(state, batch, groups, dropout, clip_index, collection).
@@ -254,7 +261,7 @@ def _make_gradients(
         rngs={'dropout': dropout},
         mutable=[collection],
       )
-      each = losses.clip_losses(logits, batch['label'], loss, label_smoothing)
+      each = clip_losses(logits, batch['label'])
       # Where all batch norms are frozen there are no moments.
       # The mean over all clips: groups are for statistics only.
       return each.mean(), (logits, updates.get(collection, {}))
