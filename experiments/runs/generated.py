@@ -104,6 +104,17 @@ FRAMES_ACCURACY = [
 ]
 
 # What small pictures cost: the same clips, in fewer pixels.
+
+
+def _in_pixels(pixels: int) -> tuple[str, ...]:
+  return (
+    f'--config.data.crop_px={pixels}',
+    f'--config.data.jitter_px={pixels},{5 * pixels // 4}',
+    f'--config.eval.crop_px={pixels}',
+    f'--config.eval.short_side_px={pixels}',
+  )
+
+
 RESOLUTIONS = [
   _run(
     f'frames_accuracy/tam-8-{pixels}px',
@@ -111,12 +122,7 @@ RESOLUTIONS = [
     grid='none',
     size='small',
     model='tam',
-    overrides=(
-      f'--config.data.crop_px={pixels}',
-      f'--config.data.jitter_px={pixels},{5 * pixels // 4}',
-      f'--config.eval.crop_px={pixels}',
-      f'--config.eval.short_side_px={pixels}',
-    ),
+    overrides=_in_pixels(pixels),
   )
   for pixels in (16, 24, 34)
 ]
@@ -156,7 +162,12 @@ CLASS_BALANCE = [
     row,
     grid='none',
     size='small',
-    overrides=('--config.data.name=moving_digits/motion_long_tail', *overrides),
+    model='tam',
+    overrides=(
+      '--config.data.name=moving_digits/motion_long_tail',
+      *_in_pixels(24),
+      *overrides,
+    ),
     baseline='class_balance/none',
   )
   for name, row, overrides in (
