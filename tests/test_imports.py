@@ -45,6 +45,8 @@ ORDER = (
   ('setup',),
   BODIES,
   COMMANDS,
+  # Commands that call others.
+  ('new', 'weights.published', 'weights.__main__'),
   ('recipes',),
 )
 # Who may see a whole config. The parts of a command have its settings.
@@ -65,6 +67,7 @@ INSIDE = {
   ('setup.planning', 'warn_of_memory'): _NO_JAX,
   ('setup.wall_time', '_file'): _NO_JAX,
   ('setup.wall_time', '_work'): _NO_JAX,
+  ('setup.data', 'class_weights'): _NO_READER,
   ('setup.data', 'describe'): _NO_READER,
   ('setup.data', 'eval_stream'): _NO_READER,
   ('setup.data', 'source'): _NO_READER,

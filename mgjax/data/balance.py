@@ -21,12 +21,11 @@ def class_weights(
   Args:
     labels: Class of every training video; -1: it is not known.
     num_classes: K.
-    power: A class of n videos gets a weight in proportion to n ** -power: 1
-      lets all classes count alike, 0.5 is half of the way, 0 lets all clips.
+    power: A class of n videos gets a weight in proportion to n ** -power; 0:
+      all the same.
 
   Returns:
-    float32 [K]. The mean over the videos is 1, so that the learning rate need
-    not change; a class without videos gets 0.
+    float32 [K], with a mean of 1 over the videos; a class without any gets 0.
   """
   counts = np.bincount(labels[labels >= 0], minlength=num_classes)
   weights = np.where(counts, np.maximum(counts, 1.0) ** -power, 0.0)
@@ -89,3 +88,23 @@ class BalancedOrder(Order):
     # Every turn of all members has an order of its own.
     chosen = self._shuffled(position, len(members), number, turn)
     return int(members[chosen])
+
+
+def long_tail(
+  num_examples: int,
+  num_classes: int,
+  imbalance: float,
+  rng: np.random.Generator,
+) -> Int[np.ndarray, ' N']:
+  """Draws labels whose numbers fall as a geometric series, for experiments.
+
+  Args:
+    num_examples: N.
+    num_classes: K.
+    imbalance: Examples of the most frequent class for one of the rarest.
+    rng: Draws which class is how frequent, and the order.
+  """
+  shares = imbalance ** -np.linspace(0, 1, num_classes)
+  ends = np.rint(np.cumsum(shares) / shares.sum() * num_examples)
+  ranks = np.searchsorted(ends, np.arange(num_examples), side='right')
+  return rng.permutation(rng.permutation(num_classes)[ranks])

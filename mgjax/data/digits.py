@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from sklearn import datasets
 
+from mgjax.data import balance
 from mgjax.errors import ConfigError
 
 # Of the whole process: clips are drawn in parallel by processes.
@@ -86,8 +87,7 @@ class Spec:
   size_px: int = 80  # H = W: even, from 32 to 512.
   num_frames: int = 34  # From 8 to 600, at FPS.
   seed: int = 0  # From 0.
-  # Training clips of the most frequent class for one of the rarest; 1: as many
-  # of each. Validation clips are balanced.
+  # Training clips of the most frequent class for one of the rarest.
   imbalance: float = 1.0
 
   def __post_init__(self):
@@ -104,15 +104,15 @@ class Spec:
       raise ConfigError(
         f'size_px is {self.size_px}; use an even number from 32 to 512.'
       )
-    if not 8 <= self.num_frames <= 600:
-      raise ConfigError(f'num_frames is {self.num_frames}; use 8 to 600.')
-    if self.seed < 0:
-      raise ConfigError(f'seed is {self.seed}; use 0 or more.')
-    if not 1 <= self.imbalance <= self.num_train:
-      raise ConfigError(
-        f'imbalance is {self.imbalance:g}; use 1 to num_train '
-        f'({self.num_train}).'
-      )
+    for field, least, most in (
+      ('num_frames', 8, 600),
+      ('seed', 0, 2**63 - 1),
+      ('imbalance', 1, self.num_train),
+    ):
+      if not least <= getattr(self, field) <= most:
+        raise ConfigError(
+          f'{field} is {getattr(self, field)}; use {least} to {most}.'
+        )
 
   def num_videos(self, split: str) -> int:
     """Returns the number of clips of 'train' or 'validation'."""
@@ -246,8 +246,7 @@ def label_of(spec: Spec, split: str, index: int) -> int:
   """Returns the label of a clip.
 
   Labels are dealt in shuffled rounds of all classes: the classes are balanced,
-  and counting clips does not give their labels away. Where training classes are
-  not, the whole split is shuffled.
+  and counting clips does not give their labels away.
 
   Args:
     spec: Has the label set, the seed and the imbalance.
@@ -264,17 +263,10 @@ def label_of(spec: Spec, split: str, index: int) -> int:
 
 @functools.lru_cache(maxsize=1)
 def _long_tail(spec: Spec) -> Int[np.ndarray, ' N']:
-  """Returns the labels of the training clips where some classes are rare.
-
-  The numbers of clips of the classes fall as a geometric series.
-  """
+  """Returns the labels of a training split whose classes differ in size."""
   num_classes = len(class_names(spec.labels))
-  shares = spec.imbalance ** -np.linspace(0, 1, num_classes)
-  ends = np.rint(np.cumsum(shares) / shares.sum() * spec.num_train)
   rng = _rng(spec, 'train', 2)
-  # Which class is how frequent is drawn: neighbours are alike (the swings).
-  ranks = np.searchsorted(ends, np.arange(spec.num_train), side='right')
-  return rng.permutation(rng.permutation(num_classes)[ranks])
+  return balance.long_tail(spec.num_train, num_classes, spec.imbalance, rng)
 
 
 def _texture(
@@ -481,8 +473,7 @@ def make_clip(spec: Spec, split: str, index: int) -> Clip:
   """Draws a clip: a function of the arguments only.
 
   Args:
-    spec: What determines the data set; the numbers of clips do not matter
-      where classes are balanced.
+    spec: What determines the data set; the numbers of clips do not matter.
     split: 'train' or 'validation'.
     index: Number of the clip in its split, from 0.
   """

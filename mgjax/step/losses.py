@@ -6,11 +6,7 @@ import optax
 
 
 def clip_losses(
-  logits: jax.Array,
-  label: jax.Array,
-  loss: str,
-  smoothing: float = 0.0,
-  class_weights: jax.Array | None = None,
+  logits: jax.Array, label: jax.Array, loss: str, smoothing: float = 0.0
 ) -> jax.Array:
   """The loss of each clip, [B].
 
@@ -22,21 +18,33 @@ def clip_losses(
     smoothing: 'softmax': share of the target that is spread over all K classes,
       that of the label included, as in
       torch.nn.CrossEntropyLoss(label_smoothing=).
-    class_weights: 'softmax': what each class counts, [K], as in
-      torch.nn.CrossEntropyLoss(weight=, reduction='none'); None: all count 1.
 
   Source: PySlowFast 287ec00, models/losses.py (cross_entropy, bce_logit).
   """
   if loss == 'sigmoid':
     return optax.sigmoid_binary_cross_entropy(logits, label).mean(-1)
   if label.ndim == 1:
-    if not smoothing and class_weights is None:
+    if not smoothing:
       return optax.softmax_cross_entropy_with_integer_labels(logits, label)
     label = jax.nn.one_hot(label, logits.shape[-1], dtype=logits.dtype)
-  target = optax.smooth_labels(label, smoothing)
-  if class_weights is not None:
-    target = target * class_weights
-  return optax.softmax_cross_entropy(logits, target)
+  return optax.softmax_cross_entropy(
+    logits, optax.smooth_labels(label, smoothing)
+  )
+
+
+def clip_weights(label: jax.Array, class_weights: jax.Array) -> jax.Array:
+  """What each clip of a whole batch counts in its loss, float32 [B]; mean 1.
+
+  A mean over clips that are weighed by these is that of
+  torch.nn.CrossEntropyLoss(weight=), which divides by the sum of the weights:
+  a batch with a rare clip moves the parameters no further than another one.
+
+  Args:
+    label: int [B], or weights of the classes, [B, K].
+    class_weights: What a clip of each class counts, float32 [K].
+  """
+  weights = class_weights[label] if label.ndim == 1 else label @ class_weights
+  return weights / weights.mean()
 
 
 def hits(logits: jax.Array, label: jax.Array) -> jax.Array:

@@ -5,7 +5,6 @@ everything that changes from step to step is an argument, so one compiled
 program serves every step of a grid.
 """
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -99,8 +98,8 @@ def make_train_step(
     std: By which that is divided.
     loss: See `losses.clip_losses`.
     label_smoothing: See `losses.clip_losses`.
-    class_weights: See `losses.clip_losses`. The loss is still the mean over the
-      clips, whatever they weigh: so parts of a batch add up to the whole.
+    class_weights: K numbers, what a clip of each class counts in the loss, see
+      `losses.clip_weights`; None: all clips count alike.
     ema_decay: See `optim.update_average`; 0: no average.
     micro_batches: M, parts of the batch that are computed one by one.
     augment: From a batch, a key and strengths to a batch (step/augment.py);
@@ -116,12 +115,8 @@ def make_train_step(
     _make_apply(model, trained, frozen_dropout),
     model.draws_by_clip,
     _make_inputs(model, mean, std),
-    functools.partial(
-      losses.clip_losses,
-      loss=loss,
-      smoothing=label_smoothing,
-      class_weights=None if class_weights is None else jnp.array(class_weights),
-    ),
+    loss,
+    label_smoothing,
     trained,
   )
 
@@ -139,6 +134,10 @@ def make_train_step(
       # The whole batch, before it is cut; and another key than dropout's, which
       # stays that of a run without.
       batch = augment(batch, jax.random.fold_in(dropout, 1), strengths)
+    if class_weights is not None:
+      # Of the whole batch, before it is cut: parts then add up to it.
+      weight = losses.clip_weights(batch['label'], jnp.array(class_weights))
+      batch = {**batch, 'weight': weight}
     # Sums over the batch cross the devices inside: the batch is sharded and the
     # parameters are not, so XLA adds the all-reduce by itself.
     grads, metrics, batch_stats = differentiate(state, batch, groups, dropout)
@@ -223,7 +222,8 @@ def _make_gradients(
   apply: Callable,
   draws_by_clip: bool,
   inputs: Callable,
-  clip_losses: Callable[[jax.Array, jax.Array], jax.Array],
+  loss: str,
+  label_smoothing: float,
   trained: Callable[[dict], parameters.Marks],
 ) -> Callable:
   """Returns gradients(state, batch, groups, dropout, clip_index, collection).
@@ -261,7 +261,9 @@ def _make_gradients(
         rngs={'dropout': dropout},
         mutable=[collection],
       )
-      each = clip_losses(logits, batch['label'])
+      each = losses.clip_losses(logits, batch['label'], loss, label_smoothing)
+      if 'weight' in batch:
+        each = each * batch['weight']
       # Where all batch norms are frozen there are no moments.
       # The mean over all clips: groups are for statistics only.
       return each.mean(), (logits, updates.get(collection, {}))

@@ -61,8 +61,8 @@ def define_flags(values: flags.FlagValues) -> None:
   flag('frame_fps', float, None, text, 0.001, 1000)
   flag('videos_per_shard', int, 256, 'Videos in a file of the data set.', 1)
   text = (
-    'Share of damaged files to accept; of a set below 1000 videos as many as of '
-    '1000, up to an eighth.'
+    'Share of damaged files to accept; in a set below 1000 videos as many as '
+    'in 1000, up to an eighth.'
   )
   flag('max_bad_fraction', float, 0.01, text, 0, 1)
   text = "Share of a split's annotated videos that may have no file."

@@ -153,11 +153,7 @@ def from_folders(
         '[train|validation|test/]CLASS/VIDEO.'
       )
     name = '/'.join(part)
-    split = (
-      _SPLITS[part[0].lower()]
-      if has_split
-      else ''
-    )
+    split = _SPLITS[part[0].lower()] if has_split else ''
     videos.append(Annotated(name, split, rest[0], (name,), file=path))
   return single_label(_draw_splits(videos, validation_fraction))
 

@@ -13,7 +13,6 @@ from mgjax.data.prepare.settings import Settings
 from mgjax.data.prepare.suffixes import FRAME_CODECS, suffix_of
 from mgjax.errors import ConfigError, RunError
 
-
 _BIG_SET = 1000  # Videos.
 
 

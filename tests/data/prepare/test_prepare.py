@@ -382,9 +382,11 @@ def test_one_damaged_file_of_32_is_named_and_left_out(tmp_path, capsys):
   said = capsys.readouterr().err
   assert 'damaged and left out: b/7.mp4: ' in said
   assert '  a: train 13, validation 3\n' in said
-  assert summary_of(tmp_path / 'mine/1.0.0')['splits']['train']['stored'] + (
-    summary_of(tmp_path / 'mine/1.0.0')['splits']['validation']['stored']
-  ) == 31
+  assert (
+    summary_of(tmp_path / 'mine/1.0.0')['splits']['train']['stored']
+    + (summary_of(tmp_path / 'mine/1.0.0')['splits']['validation']['stored'])
+    == 31
+  )
 
 
 def test_more_than_an_eighth_of_a_small_set_is_too_much(tmp_path, capsys):
