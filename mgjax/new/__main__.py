@@ -45,6 +45,8 @@ def define_flags(values: flags.FlagValues) -> None:
   flag('flip', bool, None, 'Whether a mirrored video still shows its class.')
   text = 'Validation share of each class, where there are no split folders.'
   flag('validation_fraction', float, 0.2, text, 0, 0.9)
+  text = 'Share of damaged files to accept, as mgjax.data.prepare has it.'
+  flag('max_bad_fraction', float, 0.01, text, 0, 1)
   text = 'Encode the videos at most this small, for speed; 0: store as is.'
   flag('short_side_px', int, 256, text, 0)
   text = 'Minutes that timing may take; 0: use what was measured before.'

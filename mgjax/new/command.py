@@ -34,6 +34,9 @@ def main(values: flags.FlagValues, *arguments: str) -> None:
       f'give one folder of videos, not {len(arguments)}: python -m mgjax.new '
       'VIDEOS --out=FOLDER'
     )
+  folder = pathlib.Path(arguments[0])
+  if not folder.is_dir():
+    raise ConfigError(f'{folder}: there is no folder of videos')
   if not values.out:
     raise ConfigError('--out is missing; name the folder to write to')
   out = pathlib.Path(values.out)
@@ -51,7 +54,7 @@ def main(values: flags.FlagValues, *arguments: str) -> None:
       '--preset=finetune'
     )
   flip = values.flip if values.flip is not None else _ask_flip()
-  videos = _prepare(values, pathlib.Path(arguments[0]), out)
+  videos = _prepare(values, folder, out)
   for line in videos.lines:
     print(line)
   write(videos, out, flip=flip, weights=weights, minutes=values.measure_minutes)
@@ -132,7 +135,7 @@ def _prepare(
       validation_fraction=values.validation_fraction,
       encoding=Encoding(values.short_side_px, 12, 20, 30.0),
       videos_per_shard=256,
-      max_bad_fraction=0.01,
+      max_bad_fraction=values.max_bad_fraction,
       max_missing_fraction=0.3,
       num_workers=values.num_workers,
       beam_runner='',

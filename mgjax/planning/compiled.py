@@ -17,7 +17,7 @@ from mgjax.errors import ConfigError
 from mgjax.grids.schedule import Grid, GridSchedule
 from mgjax.hosts import parallel
 from mgjax.planning import made_up, measured, memory, wall_time
-from mgjax.setup import augmentation, grids, network, programs
+from mgjax.setup import augmentation, data, grids, network, programs
 from mgjax.setup import wall_time as wall_time_setup
 from mgjax.setup.network import Trainable
 from mgjax.step import programs as step_programs
@@ -108,6 +108,7 @@ def _lowered(
     mesh,
     0,
     step_programs.evaluation_steps(schedule, config.eval.every),
+    class_weights=data.class_weights(config),
   )
 
 

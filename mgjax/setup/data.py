@@ -188,20 +188,25 @@ def train_stream(
 
 
 def class_weights(
-  config: ml_collections.ConfigDict, source: Source
+  config: ml_collections.ConfigDict, training: Source | None = None
 ) -> Sequence[float] | None:
   """What a clip of each class counts in the loss; None: all count alike.
 
   Args:
     config: The settings, with the number of classes.
-    source: The training videos.
+    training: The training videos; None: they are opened, if they are needed and
+      here. If they are not here, all weights are 1: a program of the same cost.
   """
   from mgjax.data import balance
 
   if not (power := config.optim.class_balance):
     return None
+  if training is None:
+    if not describe(config):
+      return [1.0] * config.model.num_classes
+    training = source(config, 'train')
   return balance.class_weights(
-    source.labels(), config.model.num_classes, power
+    training.labels(), config.model.num_classes, power
   ).tolist()
 
 

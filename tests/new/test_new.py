@@ -127,13 +127,13 @@ def test_weights_bring_their_network_and_clips(
   [
     ([], 'give one folder of videos, not 0'),
     (['a', 'b'], 'give one folder of videos, not 2'),
-    (['a'], '--out is missing'),
-    (['nowhere', '--out=o'], 'there is no folder nowhere'),
+    (['.'], '--out is missing'),
+    (['nowhere', '--out=o'], 'nowhere: there is no folder of videos'),
     (
-      ['a', '--out=o', '--preset=finetune', '--weights=vjepa2_l'],
+      ['.', '--out=o', '--preset=finetune', '--weights=vjepa2_l'],
       'python -m mgjax.weights vjepa2_l says where',
     ),
-    (['a', '--out=o', '--weights=x'], 'does nothing with --preset=scratch'),
+    (['.', '--out=o', '--weights=x'], 'does nothing with --preset=scratch'),
   ],
 )
 def test_what_cannot_be_is_one_line(
