@@ -86,6 +86,16 @@ def test_labels_without_a_manifest_are_read(tiny_config):
   assert source.labels().tolist() == [source[i].label for i in range(240)]
 
 
+def test_weights_are_those_of_the_training_videos(tiny_config, tmp_path):
+  assert data_setup.class_weights(tiny_config) is None  # Nothing is opened.
+  tiny_config.optim.class_balance = 1.0
+  labels = data_setup.source(tiny_config, 'train').labels()
+  expected = balance.class_weights(labels, 16, 1.0)
+  assert data_setup.class_weights(tiny_config) == expected.tolist()
+  tiny_config.data.dir = str(tmp_path)  # A plan needs no data.
+  assert data_setup.class_weights(tiny_config) == [1.0] * 16
+
+
 def test_the_stream_takes_the_balanced_order(tiny_config):
   tiny_config.data.class_balance = 0.5
   source = data_setup.source(tiny_config, 'train')
