@@ -104,15 +104,14 @@ class Spec:
       raise ConfigError(
         f'size_px is {self.size_px}; use an even number from 32 to 512.'
       )
+    if self.seed < 0:
+      raise ConfigError(f'seed is {self.seed}; use 0 or more.')
     for field, least, most in (
       ('num_frames', 8, 600),
-      ('seed', 0, 2**63 - 1),
       ('imbalance', 1, self.num_train),
     ):
-      if not least <= getattr(self, field) <= most:
-        raise ConfigError(
-          f'{field} is {getattr(self, field)}; use {least} to {most}.'
-        )
+      if not least <= (value := getattr(self, field)) <= most:
+        raise ConfigError(f'{field} is {value}; use {least} to {most}.')
 
   def num_videos(self, split: str) -> int:
     """Returns the number of clips of 'train' or 'validation'."""
