@@ -175,8 +175,12 @@ CLASS_BALANCE = [
   )
   for name, row, overrides in (
     ('none', 'as they are', ()),
-    ('loss', 'class weights', ('--config.optim.class_balance=1.0',)),
-    ('order', 'balanced sampling', ('--config.data.class_balance=1.0',)),
+    ('order-1', 'data.class_balance=1', ('--config.data.class_balance=1.0',)),
+    (
+      *('loss-0.5', 'optim.class_balance=0.5'),
+      ('--config.optim.class_balance=0.5',),
+    ),
+    ('loss-1', 'optim.class_balance=1', ('--config.optim.class_balance=1.0',)),
   )
 ]
 

@@ -14,8 +14,10 @@ _SPAN_S = 2.2
 # From so many training videos of the most frequent class for one of the rarest
 # on, the loss weighs the classes.
 _UNEVEN = 1.5
-# And how far: see config.optim.class_balance.
-_CLASS_BALANCE = 1.0
+# And how far: see config.optim.class_balance. With the batches of a small set,
+# 1 makes steps so noisy that a network may learn nothing
+# (experiments/README.md).
+_CLASS_BALANCE = 0.5
 
 
 class Setting(NamedTuple):
