@@ -19,7 +19,7 @@ def main(values: flags.FlagValues, *names: str) -> None:
   Raises:
     ConfigError: There are no weights of this name, or the file is not the one
       that was published.
-    SystemExit: With the exit code of the import.
+    SystemExit: The import has failed; with its exit code.
   """
   if not names:
     for name, published in WEIGHTS.items():
@@ -50,15 +50,15 @@ def main(values: flags.FlagValues, *names: str) -> None:
   for file, digest in check(published, path).items():
     print(f'here       {file}, SHA-256 {digest}', flush=True)
   command = ['import_weights', str(path), f'--out={out}', *published.flags]
-  sys.exit(
-    cli.run(
-      'mgjax.weights.command',
-      import_weights.define_flags,
-      command,
-      arguments='FILE',
-      find_config=import_weights.find_config,
-    )
+  code = cli.run(
+    'mgjax.weights.command',
+    import_weights.define_flags,
+    command,
+    arguments='FILE',
+    find_config=import_weights.find_config,
   )
+  if code:
+    sys.exit(code)
 
 
 def describe(name: str, published: Published) -> list[str]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import pathlib
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 
+import mgjax
 from mgjax import cli
 from mgjax.config import saved
 from mgjax.new import choose, command, look
@@ -100,6 +102,8 @@ def test_weights_bring_their_network_and_clips(
   clips, prepared, tmp_path, monkeypatch
 ):
   monkeypatch.chdir(tmp_path)
+  # For the command that is called there.
+  monkeypatch.setenv('PYTHONPATH', str(pathlib.Path(mgjax.__file__).parents[1]))
   wanted = [clips, '--out=mine', '--preset=finetune', '--flip']
   wanted.append('--measure_minutes=0')
   folder = tmp_path / 'weights/videomae_b'
@@ -181,7 +185,7 @@ def test_a_person_is_asked_whether_to_mirror(answers, flip, monkeypatch):
 def modes(**seconds):
   programs = [{'run_is_measured': True}]
   return {
-    'modes': {name: {'total_s': s} for name, s in seconds.items()},
+    'modes': {name: {'total_s': float(s)} for name, s in seconds.items()},
     'programs': programs,
     'num_devices': 1,
     'device': 'cpu',
