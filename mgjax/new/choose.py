@@ -12,12 +12,11 @@ _BATCHES_PER_EPOCH = 8
 # Seconds that a clip spans at most: as in published recipes on Kinetics.
 _SPAN_S = 2.2
 # From so many training videos of the most frequent class for one of the rarest
-# on, the loss weighs the classes.
+# on, rare classes are shown more often.
 _UNEVEN = 1.5
-# And how far: see config.optim.class_balance. With the batches of a small set,
-# 1 makes steps so noisy that a network may learn nothing
-# (experiments/README.md).
-_CLASS_BALANCE = 0.5
+# And how far: see config.data.class_balance. On long-tailed generated videos it
+# gave more than weights in the loss (experiments/README.md).
+_CLASS_BALANCE = 1.0
 
 
 class Setting(NamedTuple):
@@ -144,14 +143,20 @@ def _clip(videos: Videos, clip: Clip, flip: bool) -> list[Setting]:
 def _training(videos: Videos, batch: int, epochs: int) -> list[Setting]:
   num_train, uneven = videos.total('train'), videos.unevenness
   steps = math.ceil(epochs * num_train / batch)
-  balance, why = 0.0, 'all clips count alike in the loss.'
+  balance, why = 0.0, 'an epoch shows every video once.'
   if uneven >= _UNEVEN:
     balance = _CLASS_BALANCE
     why = (
-      'clips of rare classes count more in the loss. Look at the mean class '
-      'accuracy.'
+      'all classes are shown equally often. Look at the mean class accuracy. '
+      'In its place, optim.class_balance = 0.5 would weigh clips in the loss.'
     )
   return [
+    Setting(
+      'data.class_balance',
+      balance,
+      f'The most frequent class has {uneven:.1f} times the training videos of '
+      f'the rarest: {why}',
+    ),
     Setting(
       'data.batch_size',
       batch,
@@ -164,12 +169,6 @@ def _training(videos: Videos, batch: int, epochs: int) -> list[Setting]:
       f'{steps} steps on the full grid; fewer than some hundred teach little.',
     ),
     Setting('optim.warmup_epochs', float(max(1, epochs // 10))),
-    Setting(
-      'optim.class_balance',
-      balance,
-      f'The most frequent class has {uneven:.1f} times the training videos of '
-      f'the rarest: {why}',
-    ),
   ]
 
 

@@ -106,7 +106,7 @@ def test_the_stream_takes_the_balanced_order(tiny_config):
 
 
 def test_long_tailed_digits_have_the_ratio_and_are_balanced_in_validation():
-  spec = digits.Spec(num_train=800, num_validation=160, imbalance=20)
+  spec = digits.Spec(num_train=800, num_validation=160, imbalance=20.0)
   count = lambda split, number: np.bincount(
     [digits.label_of(spec, split, i) for i in range(number)], minlength=16
   )

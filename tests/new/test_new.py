@@ -69,7 +69,7 @@ def test_the_config_file_fits_the_videos(made):
   assert config.data.batch_size == 2 and schedule.total_steps >= 300
   assert (config.data.num_frames, config.data.stride_frames) == (16, 1)
   assert config.data.crop_px == 48 and config.data.target_fps == 12
-  assert config.optim.class_balance > 0  # 10 videos for 4.
+  assert config.data.class_balance > 0  # 10 videos for 4.
   assert not config.data.flip  # Nobody was asked.
   assert config.grid.mode == 'none'
   text = (made / 'config.py').read_text()
@@ -267,7 +267,7 @@ def test_long_videos_have_clips_of_two_seconds_and_short_ones_of_their_own():
     )
     settings = choose.settings(found, flip=False, weights=None)
     values = {s.field: s.value for s in settings}
-    assert values['optim.class_balance'] == 0
+    assert values['data.class_balance'] == 0
     return values['data.num_frames'], values['data.stride_frames']
 
   assert stride(900, 30) == (16, 4)
