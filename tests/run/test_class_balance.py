@@ -3,13 +3,12 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 
 from mgjax.cli import ConfigError
 from mgjax.run import launch, run_folder
 from tests import speck
-from tests.run_state import final_state
+from tests.run import test_resume
 
 
 @pytest.fixture(scope='module')
@@ -41,23 +40,8 @@ def test_a_run_goes_on_exactly(config, run, tmp_path):
     if int(path.name) > 10:
       shutil.rmtree(path)
   launch.train(config, other)
-  of = lambda folder: [
-    (m['step'], m['loss'], m['ids_crc32'])
-    for m in run_folder.read_metrics(folder)
-    if 'loss' in m
-  ]
-  assert of(whole) == of(other) and len(of(whole)) == 30
-  for a, b in zip(
-    *(map(np.asarray, _leaves(final_state(f))) for f in (whole, other)),
-    strict=True,
-  ):
-    np.testing.assert_array_equal(a, b)
-
-
-def _leaves(tree):
-  if isinstance(tree, dict):
-    return [leaf for k in sorted(tree) for leaf in _leaves(tree[k])]
-  return [tree]
+  assert len(test_resume.losses_and_clips(whole)) == 30
+  test_resume.assert_same_run(whole, other)
 
 
 def test_every_report_has_the_mean_class_accuracy(run):
