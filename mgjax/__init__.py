@@ -17,9 +17,9 @@ The names in `mgjax.__all__` and `mgjax.config.fields.base` are stable: what
 they take is only added to before version 1.0, and what is to go is announced
 one version before. Everything else may move.
 
-Commands: train, evaluate, predict, plan, replay, import_weights, data.prepare,
-data.bench and data.moving_digits are modules with flags alone. They import what
-does the work, and with it JAX, once the flags are right.
+Commands: new, train, evaluate, predict, plan, replay, weights, import_weights,
+data.prepare, data.bench and data.moving_digits are modules with flags alone.
+They import what does the work, and with it JAX, once the flags are right.
 
 Rooms, from the commands down:
   setup/       settings -> what a run is made of; job.py composes all of it
@@ -28,7 +28,8 @@ Rooms, from the commands down:
   evaluation/  accuracy of a checkpoint
   predicting/  labels for videos
   planning/    a run before its launch: steps, cost, memory
-  weights/     files of other frameworks, in and out
+  new/         a folder of videos -> a config file
+  weights/     files of other frameworks, in and out; where they are published
   data/        stream.py: step -> batch; decoding, sampling, prepared data sets
   step/        train_step.py: one step; step_cache.py: programs, compiled once
   models/      the networks; norm.py: batch norm over groups of clips

@@ -46,6 +46,8 @@ ORDER = (
   ('setup',),
   BODIES,
   COMMANDS,
+  # Commands that call others.
+  ('new', 'weights.published', 'weights.__main__'),
   ('recipes',),
 )
 # Who may see a whole config. The parts of a command have its settings.
@@ -64,6 +66,7 @@ INSIDE = {
   ('planning.targets', 'find'): _NO_JAX,
   ('setup.wall_time', '_file'): _NO_JAX,
   ('setup.wall_time', '_work'): _NO_JAX,
+  ('setup.data', 'class_weights'): _NO_READER,
   ('setup.data', 'describe'): _NO_READER,
   ('setup.data', 'eval_stream'): _NO_READER,
   ('setup.data', 'source'): _NO_READER,

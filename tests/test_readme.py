@@ -73,12 +73,14 @@ def clone(tmp_path_factory):
     (folder / f'{name}.csv').write_text(
       f'label,youtube_id,time_start,time_end,split\n{line}\n'
     )
-    for path in (
-      f'k400/youtube{i}_000001_000011.mp4',
-      f'my_videos/{"validation" if i else "train"}/waving/{i}.mp4',
-    ):
-      (folder / path).parent.mkdir(parents=True, exist_ok=True)
-      (folder / path).write_bytes(videos.encode(seed=i))
+    path = folder / f'k400/youtube{i}_000001_000011.mp4'
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(videos.encode(seed=i))
+  for number, label in enumerate(('bowing', 'jumping', 'waving')):
+    for i in range(4):
+      path = folder / f'my_videos/{label}/{i}.mp4'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_bytes(videos.encode(seed=10 * number + i))
   (folder / 'VIDEO.mp4').write_bytes(videos.encode(num_frames=40))
   (folder / 'labels').mkdir()
   for name in write_something_v1(folder / 'labels'):

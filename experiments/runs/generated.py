@@ -104,6 +104,17 @@ FRAMES_ACCURACY = [
 ]
 
 # What small pictures cost: the same clips, in fewer pixels.
+
+
+def _in_pixels(pixels: int) -> tuple[str, ...]:
+  return (
+    f'--config.data.crop_px={pixels}',
+    f'--config.data.jitter_px={pixels},{5 * pixels // 4}',
+    f'--config.eval.crop_px={pixels}',
+    f'--config.eval.short_side_px={pixels}',
+  )
+
+
 RESOLUTIONS = [
   _run(
     f'frames_accuracy/tam-8-{pixels}px',
@@ -111,12 +122,7 @@ RESOLUTIONS = [
     grid='none',
     size='small',
     model='tam',
-    overrides=(
-      f'--config.data.crop_px={pixels}',
-      f'--config.data.jitter_px={pixels},{5 * pixels // 4}',
-      f'--config.eval.crop_px={pixels}',
-      f'--config.eval.short_side_px={pixels}',
-    ),
+    overrides=_in_pixels(pixels),
   )
   for pixels in (16, 24, 34)
 ]
@@ -146,6 +152,36 @@ FRAMES_LADDER = [
   _rungs('32', '16x2 frames', 'none', 32),
   _rungs('16-32', '8x2, then 16x2 frames', 'ladder', 32),
   _rungs('16', '8x2 frames', 'none', 16),
+]
+
+# Classes of which some have a hundred times the videos of others.
+
+CLASS_BALANCE = [
+  _run(
+    f'class_balance/{name}',
+    row,
+    grid='none',
+    size='small',
+    model='tam',
+    overrides=(
+      '--config.data.name=moving_digits/motion_long_tail',
+      *_in_pixels(24),
+      # Half the epochs of the config.
+      '--config.optim.total_epochs=3',
+      '--config.optim.lr_steps=(2,)',
+      *overrides,
+    ),
+    baseline='class_balance/none',
+  )
+  for name, row, overrides in (
+    ('none', 'as they are', ()),
+    ('order-1', 'data.class_balance=1', ('--config.data.class_balance=1.0',)),
+    (
+      *('loss-0.5', 'optim.class_balance=0.5'),
+      ('--config.optim.class_balance=0.5',),
+    ),
+    ('loss-1', 'optim.class_balance=1', ('--config.optim.class_balance=1.0',)),
+  )
 ]
 
 # One part of multigrid changed at a time.
@@ -350,4 +386,5 @@ RUNS = {
   'transformer_pretraining': TRANSFORMER_PRETRAINING,
   'transformer_fine_tuning': TRANSFORMER_FINE_TUNING,
   'transformer_choices': TRANSFORMER_CHOICES,
+  'class_balance': CLASS_BALANCE,
 }

@@ -152,6 +152,11 @@ def plan_of(entry: dict) -> dict:
   return files.read_json(RECORDS / entry['name'] / 'plan.json')
 
 
+def eval_of(entry: dict) -> dict:
+  """The last evaluation of a loaded record."""
+  return files.read_json(RECORDS / entry['name'] / 'eval.json')
+
+
 def machine_of(entry: dict) -> tuple:
   """What two loaded records must share for their times to be comparable."""
   environment = entry['summary']['environment']

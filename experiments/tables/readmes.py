@@ -22,6 +22,7 @@ from experiments.runs import catalogue, planned, record
 from experiments.tables import (
   activation_memory,
   blvnet_costs,
+  class_balance,
   epoch_factors,
   frames_accuracy,
   frames_ladder,
@@ -49,6 +50,7 @@ SCRIPTS = (
   frames_accuracy,
   frames_ladder,
   multigrid_choices,
+  class_balance,
   grid_step_times,
   decode_speed,
   multigrid_grids,

@@ -89,6 +89,10 @@ class _Data:
   # and changed in its own way ("repeated augmentation"). An epoch reads every
   # video once, so that it has so many times more clips, and steps.
   samples_per_video: int = setting(1, at_least(1))
+  # How far rare classes are shown more often, in [0, 1]. 0: an epoch shows each
+  # video once. 1: it shows all classes equally often, in as many clips. Between
+  # them a class of n videos has clips in proportion to n^(1 - class_balance).
+  class_balance: float = setting(0.0, within('[0, 1]'))
   num_frames: int = setting(32)  # T of the full grid.
   stride_frames: int = setting(2)  # Frames from one sampled frame to the next.
   # Frame rate at which stride_frames counts (videos of another rate are
@@ -230,6 +234,10 @@ class _Optim:
   reduce_dtype: str = setting('float32', one_of('float32', 'bfloat16'))
   # Share of the target that is spread evenly over all classes, in [0, 1).
   label_smoothing: float = setting(0.0, within('[0, 1)'))
+  # How far clips of rare classes count more in the loss, in [0, 1]: those of a
+  # class of n training videos in proportion to n^-class_balance, divided by the
+  # mean over the batch. 0: all count alike. 'softmax' only.
+  class_balance: float = setting(0.0, within('[0, 1]'))
   # Share of the average of the weights that a step keeps (less during the
   # first steps), in [0, 1); 0: no average. With one, evaluation uses it.
   ema_decay: float = setting(0.0, within('[0, 1)'))

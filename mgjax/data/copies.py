@@ -117,7 +117,7 @@ def find(
       found.append((int(number[1]), path.parent))
   if not found:
     return None
-  originals = _read_manifest(folder, split)
+  originals = read_manifest(folder, split)
   if not originals:
     return None
   copies = []
@@ -163,7 +163,7 @@ def _open(
       raise _OtherLabelsError(
         f'label {label} is {names[0]!r}, not {names[1]!r}'
       )
-  copied = _read_manifest(folder, split)
+  copied = read_manifest(folder, split)
   place_of = {record['id']: i for i, record in enumerate(copied)}
   places = np.full(len(originals), -1)
   short_side_px = np.zeros(len(originals), np.int64)
@@ -193,7 +193,7 @@ def _open(
   return Copy(name, records, places, short_side_px)
 
 
-def _read_manifest(folder: epath.Path, split: str) -> list[dict]:
+def read_manifest(folder: epath.Path, split: str) -> list[dict]:
   """Lines of the stored videos of a split, in the order of its examples."""
   with (folder / _MANIFEST).open() as file:
     records = [json.loads(line) for line in file]

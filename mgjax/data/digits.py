@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 from sklearn import datasets
 
+from mgjax.data import balance
 from mgjax.errors import ConfigError
 
 # Of the whole process: clips are drawn in parallel by processes.
@@ -86,6 +87,8 @@ class Spec:
   size_px: int = 80  # H = W: even, from 32 to 512.
   num_frames: int = 34  # From 8 to 600, at FPS.
   seed: int = 0  # From 0.
+  # Training clips of the most frequent class for one of the rarest.
+  imbalance: float = 1.0
 
   def __post_init__(self):
     class_names(self.labels)
@@ -101,10 +104,14 @@ class Spec:
       raise ConfigError(
         f'size_px is {self.size_px}; use an even number from 32 to 512.'
       )
-    if not 8 <= self.num_frames <= 600:
-      raise ConfigError(f'num_frames is {self.num_frames}; use 8 to 600.')
     if self.seed < 0:
       raise ConfigError(f'seed is {self.seed}; use 0 or more.')
+    for field, least, most in (
+      ('num_frames', 8, 600),
+      ('imbalance', 1, self.num_train),
+    ):
+      if not least <= (value := getattr(self, field)) <= most:
+        raise ConfigError(f'{field} is {value}; use {least} to {most}.')
 
   def num_videos(self, split: str) -> int:
     """Returns the number of clips of 'train' or 'validation'."""
@@ -241,14 +248,24 @@ def label_of(spec: Spec, split: str, index: int) -> int:
   and counting clips does not give their labels away.
 
   Args:
-    spec: Has the label set and the seed.
+    spec: Has the label set, the seed and the imbalance.
     split: 'train' or 'validation'.
     index: Number of the clip in its split, from 0.
   """
   num_classes = len(class_names(spec.labels))
+  if split == 'train' and spec.imbalance > 1:
+    return int(_long_tail(spec)[index])
   deal, position = divmod(index, num_classes)
   order = _rng(spec, split, 0, deal).permutation(num_classes)
   return int(order[position])
+
+
+@functools.lru_cache(maxsize=1)
+def _long_tail(spec: Spec) -> Int[np.ndarray, ' N']:
+  """Returns the labels of a training split whose classes differ in size."""
+  num_classes = len(class_names(spec.labels))
+  rng = _rng(spec, 'train', 2)
+  return balance.long_tail(spec.num_train, num_classes, spec.imbalance, rng)
 
 
 def _texture(

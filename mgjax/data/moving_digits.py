@@ -20,6 +20,9 @@ reversal, so neither a frame nor an unordered set of frames tells a pair apart:
   swing_1, swing_2, swing_3, swing_4
       A number of swings along a diagonal: the amplitude is random, so speed
       does not give the number away; span and enough frames do.
+
+With --config=motion_long_tail the most frequent class has a hundred times the
+training clips of the rarest; validation stays balanced.
 """
 
 from mgjax import stop_signal
@@ -57,6 +60,7 @@ CONFIGS = {
   'motion': Spec(),
   'motion_tiny': Spec(num_train=240, num_validation=64),
   'digit_motion': Spec(labels='digit_motion'),
+  'motion_long_tail': Spec(imbalance=100.0),
 }
 
 
@@ -68,9 +72,10 @@ def config_name(spec: Spec) -> str:
   for name, known in CONFIGS.items():
     if spec == known:
       return name
+  uneven = f'_imbalance{spec.imbalance:g}' if spec.imbalance > 1 else ''
   return (
     f'{spec.labels}_{spec.num_train}_{spec.num_validation}'
-    f'_{spec.size_px}px_{spec.num_frames}f_seed{spec.seed}'
+    f'_{spec.size_px}px_{spec.num_frames}f_seed{spec.seed}{uneven}'
   )
 
 
@@ -240,6 +245,10 @@ def define_flags(values: flags.FlagValues) -> None:
     ('size_px', int, 'side of the frames'),
     ('num_frames', int, 'frames of a clip'),
     ('seed', int, 'of everything that is drawn'),
+    (
+      *('imbalance', float),
+      'training clips of the most frequent class for one of the rarest',
+    ),
   ):
     flag(field, kind, None, f"{text} (default: the config's)")
   flag('workers', int, 0, 'Processes; 0: one per core.', 0)

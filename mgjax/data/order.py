@@ -78,11 +78,15 @@ class Order:
     epoch, position = divmod(
       int(clip) // self.clips_per_example, self.num_examples
     )
+    return self._shuffled(position, self.num_examples, epoch)
+
+  def _shuffled(self, position: int, size: int, *key: int) -> int:
+    """Where a shuffle of `size` places, which the key names, takes one."""
     return grain_experimental.index_shuffle(
       index=position,
-      max_index=self.num_examples - 1,
+      max_index=size - 1,
       # Not seed + epoch: run 1 would have the orders of run 0, an epoch later.
-      seed=_hash32(self.seed, epoch),
+      seed=_hash32(self.seed, *key),
       rounds=4,
     )
 

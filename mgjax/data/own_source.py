@@ -181,6 +181,9 @@ class OwnSource(Source):
     """The id of an example; its number where it has none."""
     return self._parsed(index).id
 
+  def label_of(self, index: int) -> int:
+    return self._parsed(index).label
+
   def _parsed(self, index: int) -> _Parsed:
     """An example as the user's object gives it.
 

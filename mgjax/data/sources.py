@@ -6,6 +6,7 @@ any number of timed labels per video (Charades) has 'actions' in place of
 'label'. Nothing here needs TensorFlow.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -69,6 +70,7 @@ class Source:
     manifest_sha256: Hash of the manifest, which lists every video of the data
       set; None where there is none (generated data sets).
     copies: Smaller copies of the videos, for `read`; None: there are none.
+    folder: Of the data set, where it is a prepared one.
   """
 
   name: str
@@ -78,6 +80,7 @@ class Source:
   has_actions: bool = False
   manifest_sha256: str | None = None
   copies: Copies | None = None
+  folder: epath.Path | None = None
 
   def __len__(self) -> int:
     return len(self.records)
@@ -111,6 +114,31 @@ class Source:
       return self[index].id
     except DamagedRecordError as error:
       return error.record
+
+  def labels(self) -> np.ndarray:
+    """The class of every example, of a source without actions.
+
+    A manifest tells them at once; without one, every example is read.
+
+    Returns:
+      int64 [N]; -1 where the example is damaged.
+
+    Raises:
+      RunError: The disk cannot be read.
+    """
+    if self.manifest_sha256:
+      number = {name: k for k, name in enumerate(self.label_names)}
+      lines = copies_lib.read_manifest(self.folder, self.split)
+      return np.array([number[line['labels'][0]] for line in lines], np.int64)
+    found = np.full(len(self), -1)
+    for index in range(len(self)):
+      with contextlib.suppress(DamagedRecordError):
+        found[index] = self.label_of(index)
+    return found
+
+  def label_of(self, index: int) -> int:
+    """The class of an example, of a source without actions."""
+    return self[index].label
 
   def _example(self, records, index: int) -> Example:
     try:
@@ -216,4 +244,5 @@ def open_source(
     copies=(
       copies_lib.find(folder, name, split, label_names) if copies else None
     ),
+    folder=folder,
   )

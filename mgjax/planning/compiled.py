@@ -24,7 +24,7 @@ from mgjax.planning import (
   wall_time,
 )
 from mgjax.planning.targets import Target
-from mgjax.setup import augmentation, clip_costs, grids, network, programs
+from mgjax.setup import augmentation, clip_costs, data, grids, network, programs
 from mgjax.setup import wall_time as wall_time_setup
 from mgjax.setup.network import Trainable
 from mgjax.step import compilation, step_cache
@@ -130,6 +130,7 @@ def lower_all(
     mesh,
     0,
     step_programs.evaluation_steps(schedule, config.eval.every),
+    class_weights=data.class_weights(config),
   )
 
 

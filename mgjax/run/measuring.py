@@ -73,6 +73,7 @@ def start(
       first_step,
       job.eval_steps,
       statistics_due=statistics_due,
+      class_weights=job.class_weights,
     ),
     platform=parallel.platform(job.mesh),
     device_bytes=parallel.device_bytes(job.config.train.device_memory_gib),

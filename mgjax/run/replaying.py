@@ -40,7 +40,8 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
   mesh, schedule = parts.mesh, parts.schedule
   state, first_step = _first_state(parts, folder)
   lowered = programs_setup.lower_programs(
-    config, schedule, parts.network, mesh, first_step, ()
+    *(config, schedule, parts.network, mesh, first_step, ()),
+    class_weights=parts.class_weights,
   )
   compiled = {}
   rng = parallel.make_key(mesh, config.seed)

@@ -158,14 +158,24 @@ def train_stream(
     shard: Index of this host among those that share every batch.
     num_shards: Number of such hosts.
   """
+  from mgjax.data.balance import BalancedOrder
   from mgjax.data.order import Order
   from mgjax.data.stream import ClipSettings, TrainStream
 
   data = config.data
+  numbers = (
+    *(len(source), config.seed, shard, num_shards),
+    data.samples_per_video,
+  )
+  if data.class_balance:
+    labels = tuple(source.labels().tolist())
+    order = BalancedOrder(*numbers, labels, data.class_balance)
+  else:
+    order = Order(*numbers)
   return TrainStream(
     schedule,
     source,
-    Order(len(source), config.seed, shard, num_shards, data.samples_per_video),
+    order,
     ClipSettings(
       sampling=data.sampling,
       target_fps=data.target_fps,
@@ -175,6 +185,29 @@ def train_stream(
     ),
     workers(config),
   )
+
+
+def class_weights(
+  config: ml_collections.ConfigDict, training: Source | None = None
+) -> Sequence[float] | None:
+  """What a clip of each class counts in the loss; None: all count alike.
+
+  Args:
+    config: The settings, with the number of classes.
+    training: The training videos; None: they are opened, if they are needed and
+      here. If they are not here, all weights are 1: a program of the same cost.
+  """
+  from mgjax.data import balance
+
+  if not (power := config.optim.class_balance):
+    return None
+  if training is None:
+    if not describe(config):
+      return [1.0] * config.model.num_classes
+    training = source(config, 'train')
+  return balance.class_weights(
+    training.labels(), config.model.num_classes, power
+  ).tolist()
 
 
 def eval_stream(

@@ -26,6 +26,7 @@ PUBLISHED_SIZES = {
   'moving_digits/motion': 4_000,
   'moving_digits/motion_tiny': 240,
   'moving_digits/digit_motion': 4_000,
+  'moving_digits/motion_long_tail': 4_000,
 }
 
 # The field that has each argument of `make_schedule`. Its errors name the

@@ -6,6 +6,7 @@ being one, such as `replay`, builds on `compose`; what has no data, on
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import ml_collections
@@ -43,6 +44,8 @@ class Composition:
     schedule: Grids and learning rate of every step.
     train_stream: The training batches.
     network: Network, optimizer and state.
+    class_weights: What a clip of each class counts in the loss; None: all
+      count alike.
   """
 
   config: ml_collections.ConfigDict
@@ -50,6 +53,7 @@ class Composition:
   schedule: GridSchedule
   train_stream: TrainStream
   network: Trainable
+  class_weights: Sequence[float] | None
 
 
 def compose(
@@ -78,6 +82,7 @@ def compose(
       config, schedule, source, shard=peers.index, num_shards=peers.count
     ),
     network=network.compose(config, mesh),
+    class_weights=data.class_weights(config, source),
   )
 
 

@@ -1,6 +1,6 @@
 """The programs of a run, from its settings, ready to be compiled."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ def lower_programs(
   eval_steps: Collection[int],
   *,
   statistics_due: bool = False,
+  class_weights: Sequence[float] | None = None,
 ) -> dict[Program, Callable[[], jax.stages.Lowered]]:
   """Functions that lower each program still needed, in order of first use.
 
@@ -37,11 +38,12 @@ def lower_programs(
     eval_steps: Of the evaluations: the steps done by then.
     statistics_due: Whether the evaluation after `first_step`, if there is one,
       still needs batch-norm statistics.
+    class_weights: See `train_step.make_train_step`.
   """
   replicated = parallel.replicated(mesh)
   # One jitted function for all grids: it is traced once for each.
   run_train_step = jax.jit(
-    make_train_step(config, network, schedule, mesh),
+    make_train_step(config, network, schedule, mesh, class_weights),
     # The old state's memory is the new one's: two would not fit large networks.
     donate_argnums=0,
     out_shardings=replicated,
@@ -93,6 +95,7 @@ def make_train_step(
   network: Trainable,
   schedule: GridSchedule | None = None,
   mesh: jax.sharding.Mesh | None = None,
+  class_weights: Sequence[float] | None = None,
 ) -> Callable:
   """The training step that the settings describe, not compiled.
 
@@ -101,6 +104,7 @@ def make_train_step(
     network: The network, its optimizer and state.
     schedule: See `augmentation.augment`.
     mesh: Devices that share the batches; None: one CPU.
+    class_weights: See `train_step.make_train_step`.
   """
   return train_step.make_train_step(
     network.model,
@@ -108,6 +112,7 @@ def make_train_step(
     mean=config.data.mean,
     std=config.data.std,
     label_smoothing=config.optim.label_smoothing,
+    class_weights=class_weights,
     ema_decay=config.optim.ema_decay,
     micro_batches=config.train.micro_batches,
     loss=config.optim.loss,

@@ -42,6 +42,12 @@ def check(
       f'model.name={config.model.name!r} are summed in the types in which it '
       "computes them; leave it at 'float32'"
     )
+  for section in ('data', 'optim'):
+    if config[section].class_balance and config.optim.loss == 'sigmoid':
+      raise ConfigError(
+        f'{section}.class_balance={config[section].class_balance:g} needs one '
+        "label for each video; with optim.loss='sigmoid' it must be 0"
+      )
   if data is None:
     return
   _check_split('train', data)

@@ -41,7 +41,13 @@ _COMPILED = (
   *('norm.momentum', 'norm.eps', 'optim.momentum', 'optim.nesterov'),
   *('optim.b1', 'optim.b2', 'optim.eps', 'optim.trust_coefficient'),
   *('optim.weight_decay', 'optim.clip_norm', 'optim.label_smoothing'),
-  *('optim.ema_decay', 'data.mean', 'data.std', 'data.num_frames'),
+  *(
+    'optim.class_balance',
+    'optim.ema_decay',
+    'data.mean',
+    'data.std',
+    'data.num_frames',
+  ),
   *('data.crop_px', 'data.crop_width_px'),
 )
 

@@ -32,6 +32,21 @@ def clip_losses(
   )
 
 
+def clip_weights(label: jax.Array, class_weights: jax.Array) -> jax.Array:
+  """What each clip of a whole batch counts in its loss, float32 [B]; mean 1.
+
+  A mean over clips that are weighed by these is that of
+  torch.nn.CrossEntropyLoss(weight=), which divides by the sum of the weights:
+  a batch with a rare clip moves the parameters no further than another one.
+
+  Args:
+    label: int [B], or weights of the classes, [B, K].
+    class_weights: What a clip of each class counts, float32 [K].
+  """
+  weights = class_weights[label] if label.ndim == 1 else label @ class_weights
+  return weights / weights.mean()
+
+
 def hits(logits: jax.Array, label: jax.Array) -> jax.Array:
   """Whether the likeliest class of each clip is right, bool [B].
 

@@ -5,7 +5,7 @@ everything that changes from step to step is an argument, so one compiled
 program serves every step of a grid.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -59,6 +59,7 @@ def make_train_step(
   std: tuple[float, ...],
   loss: str = 'softmax',
   label_smoothing: float = 0.0,
+  class_weights: Sequence[float] | None = None,
   ema_decay: float = 0.0,
   micro_batches: int = 1,
   augment: Callable | None = None,
@@ -100,6 +101,8 @@ def make_train_step(
     std: By which that is divided.
     loss: See `losses.clip_losses`.
     label_smoothing: See `losses.clip_losses`.
+    class_weights: K numbers, what a clip of each class counts in the loss, see
+      `losses.clip_weights`; None: all clips count alike.
     ema_decay: See `optim.update_average`; 0: no average.
     micro_batches: M, parts of the batch that are computed one by one.
     augment: From a batch, a key and strengths to a batch (step/augment.py);
@@ -142,6 +145,10 @@ def make_train_step(
       # The whole batch, before it is cut; and another key than dropout's, which
       # stays that of a run without.
       batch = augment(batch, jax.random.fold_in(dropout, 1), strengths)
+    if class_weights is not None:
+      # Of the whole batch, before it is cut: parts then add up to it.
+      weight = losses.clip_weights(batch['label'], jnp.array(class_weights))
+      batch = {**batch, 'weight': weight}
     size = batch['label'].shape[0] // groups
     grads, metrics, batch_stats = differentiate(state, batch, size, dropout)
     direction, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -265,6 +272,8 @@ def _make_gradients(
         mutable=[collection],
       )
       each = losses.clip_losses(logits, batch['label'], loss, label_smoothing)
+      if 'weight' in batch:
+        each = each * batch['weight']
       # Where all batch norms are frozen there are no moments.
       # The mean over all clips: groups are for statistics only.
       return each.mean(), (logits, updates.get(collection, {}))

@@ -481,6 +481,7 @@ def test_known_specs_have_short_names_and_others_tell_every_field():
     'motion',
     'motion_tiny',
     'digit_motion',
+    'motion_long_tail',
   ]
   others = [
     Spec(num_train=1),
@@ -489,6 +490,7 @@ def test_known_specs_have_short_names_and_others_tell_every_field():
     Spec(num_frames=32),
     Spec(seed=1),
     Spec(labels='digit_motion', seed=1),
+    Spec(imbalance=2.0),
   ]
   assert len({name(s) for s in others}) == len(others)
 
@@ -523,6 +525,7 @@ def test_command_prints_the_name_to_train_on(tmp_path, capsys):
     '--size_px=81',
     '--num_frames=2',
     '--seed=-1',
+    '--imbalance=0.5',
     '--workers=-1',
     '--sizepx=80',
   ],

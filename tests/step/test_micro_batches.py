@@ -206,3 +206,15 @@ def test_groups_that_do_not_divide_into_micro_batches_are_refused():
   grids.schedule(config, 4000)
   with pytest.raises(ConfigError, match='do not divide among 8 devices'):
     grids.schedule(config, 4000, num_devices=8)
+
+
+def test_parts_add_up_where_classes_have_weights():
+  weights = tuple(np.linspace(0.1, 3, 16))
+  with jax.enable_x64(True):
+    _, ((whole, one), (parts, other)) = steps(
+      'float64',
+      {'class_weights': weights},
+      {'class_weights': weights, 'micro_batches': 4},
+    )
+    assert largest_difference(whole, parts) < 1e-12
+    assert largest_difference(one, other) < 1e-12

@@ -215,3 +215,37 @@ def test_augmentation_off_is_the_same_program_and_on_has_a_key_of_its_own(
   )
   assert float(step(*arguments)[1]['loss']) == float(take(setup)[1]['loss'])
   assert len(seen) == 1
+
+
+def test_class_weights_give_the_weighted_mean_of_torch(setup):
+  """sum(w[label] loss) / sum(w[label]), and equal weights change nothing."""
+  _, model, tx, state, step, batch = setup
+  arguments = (state, batch, jnp.float32(0.1), jnp.int32(1), jax.random.key(0))
+  make = lambda weights: jax.jit(
+    train_step.make_train_step(
+      model, tx, mean=MEAN, std=STD, class_weights=weights
+    )
+  )
+  plain, metrics = step(*arguments)
+  equal, same = make((2.0,) * 16)(*arguments)
+  assert float(same['loss']) == pytest.approx(float(metrics['loss']), rel=1e-6)
+  np.testing.assert_allclose(
+    *(s.params['stem']['layer']['conv']['kernel'] for s in (plain, equal))
+    if 'stem' in plain.params
+    else [jax.tree.leaves(s.params)[0] for s in (plain, equal)],
+    rtol=1e-5,
+    atol=1e-7,
+  )
+  # Of the clips of one class alone, where all others weigh nothing.
+  label = int(batch['label'][0])
+  alone, _ = make(tuple(float(k == label) for k in range(16)))(*arguments), 0
+  mask = np.array(batch['label'] == label)
+  weights = losses.clip_weights(jnp.array(batch['label']), jnp.eye(16)[label])
+  np.testing.assert_allclose(weights, mask / mask.mean(), rtol=1e-6)
+  assert np.isfinite(float(alone[1]['loss']))
+
+
+def test_a_mixed_clip_has_the_weights_of_its_classes():
+  label = jnp.array([[0.25, 0.75, 0], [0, 0, 1.0]])
+  weights = losses.clip_weights(label, jnp.array([4.0, 2.0, 1.0]))
+  np.testing.assert_allclose(weights, np.array([2.5, 1]) / 1.75, rtol=1e-6)

@@ -45,7 +45,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flag('classes', str, None, 'File of the classes to keep, in order of labels.')
   flag('num_classes', int, None, 'Keep so many classes, always the same.', 1)
   flag('fold', int, 1, 'UCF101, HMDB51: the published split.', 1, 3)
-  text = 'Share of validation videos, where the annotation has no splits.'
+  text = 'Validation share of each class, where the annotation has no splits.'
   flag('validation_fraction', float, 0.1, text, 0, 0.999)
   text = 'Encode all videos anew, at most this small; 0: store as is.'
   flag('short_side_px', int, 0, text)
@@ -60,9 +60,11 @@ def define_flags(values: flags.FlagValues) -> None:
   text = "Frames per second of frame folders (the data set's, else 30)."
   flag('frame_fps', float, None, text, 0.001, 1000)
   flag('videos_per_shard', int, 256, 'Videos in a file of the data set.', 1)
-  flag(
-    'max_bad_fraction', float, 0.01, 'Share of damaged files to accept.', 0, 1
+  text = (
+    'Share of damaged files to accept; in a set below 1000 videos as many as '
+    'in 1000, up to an eighth.'
   )
+  flag('max_bad_fraction', float, 0.01, text, 0, 1)
   text = "Share of a split's annotated videos that may have no file."
   flag('max_missing_fraction', float, 0.3, text, 0, 1)
   flag('num_workers', int, 0, 'Processes; 0: all cores; 1: this one.', 0)

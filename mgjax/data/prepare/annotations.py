@@ -5,6 +5,7 @@ readers of a data set of one's own are here; those of the public data sets are
 in publishers.py. Nothing here opens a video.
 """
 
+import collections
 import csv
 import difflib
 import hashlib
@@ -128,9 +129,9 @@ def from_folders(
 
   Args:
     paths: Paths of all videos, relative to the top folder.
-    validation_fraction: Share of the videos, in [0, 1), that become the
-      validation split if there are no folders for splits. Which ones depends on
-      their paths alone, so a new video moves no other.
+    validation_fraction: Share of the videos of each class, in [0, 1), that
+      become the validation split if there are no folders for splits; see
+      `_draw_splits`.
 
   Raises:
     ConfigError: A video is in no class folder, or only some are in splits.
@@ -152,13 +153,9 @@ def from_folders(
         '[train|validation|test/]CLASS/VIDEO.'
       )
     name = '/'.join(part)
-    split = (
-      _SPLITS[part[0].lower()]
-      if has_split
-      else _drawn_split(name, validation_fraction)
-    )
+    split = _SPLITS[part[0].lower()] if has_split else ''
     videos.append(Annotated(name, split, rest[0], (name,), file=path))
-  return single_label(videos)
+  return single_label(_draw_splits(videos, validation_fraction))
 
 
 def from_csv(
@@ -167,7 +164,7 @@ def from_csv(
   """Reads CSV files with the columns path, label and, if wanted, split.
 
   A header `path,label[,split]` may stand first. The split of a row without one
-  is that in the file's name (train.csv, val.csv), or drawn.
+  is that in the file's name (train.csv, val.csv), or drawn class by class.
 
   Args:
     paths: The files.
@@ -194,9 +191,9 @@ def from_csv(
       if len(row) == 3:
         split = check_split(row[2], where)
       else:
-        split = split_of_file(path) or _drawn_split(name, validation_fraction)
+        split = split_of_file(path) or ''
       videos.append(Annotated(name, split, row[1], (name,), file=row[0]))
-  return single_label(videos)
+  return single_label(_draw_splits(videos, validation_fraction))
 
 
 def single_label(
@@ -242,9 +239,38 @@ def split_of_file(path: pathlib.Path) -> str | None:
   return next((_SPLITS[w] for w in reversed(words) if w in _SPLITS), None)
 
 
-def _drawn_split(name: str, validation_fraction: float) -> str:
-  drawn = _hash_fraction(name) < validation_fraction
-  return 'validation' if drawn else 'train'
+def _draw_splits(
+  videos: Sequence[Annotated], validation_fraction: float
+) -> list[Annotated]:
+  """Gives each video without a split one, class by class.
+
+  Args:
+    videos: The split of those without one is ''.
+    validation_fraction: Share of the videos of each class, rounded, that become
+      the validation split; one at least of two or more, unless it is 0. They
+      are those whose paths have the least hashes: a new video moves one other
+      at most.
+  """
+  drawn = collections.defaultdict(set)
+  for video in videos:
+    if not video.split:
+      drawn[video.label].add(video.id)
+  in_validation = set()
+  for names in drawn.values():
+    count = 0
+    if validation_fraction and len(names) > 1:
+      # Each class is in both splits.
+      wanted = round(validation_fraction * len(names))
+      count = min(max(1, wanted), len(names) - 1)
+    in_validation.update(sorted(names, key=_hash_fraction)[:count])
+  return [
+    video
+    if video.split
+    else video._replace(
+      split='validation' if video.id in in_validation else 'train'
+    )
+    for video in videos
+  ]
 
 
 def _hash_fraction(text: str) -> float:

@@ -1,6 +1,7 @@
 """The command: plans a data set, writes what is missing of it, and reports."""
 
 import collections
+import itertools
 import math
 import pathlib
 import sys
@@ -14,6 +15,8 @@ from mgjax.data.prepare.plan import Plan, make_plan
 from mgjax.data.prepare.settings import Settings, of_flags
 from mgjax.data.prepare.shards import read_deaths
 from mgjax.errors import ConfigError
+
+_MAX_NAMED = 20  # Classes, and damaged videos, that are told one by one.
 
 
 def main(values: flags.FlagValues) -> None:
@@ -92,6 +95,29 @@ def _check_missing(plan: Plan, settings: Settings) -> None:
       )
 
 
+def _class_lines(summary: dict[str, Any]) -> Iterator[str]:
+  """Yields the videos per class and split, and what a class lacks."""
+  classes = {
+    name: {split: counts['stored'] for split, counts in splits.items()}
+    for name, splits in summary['classes'].items()
+  }
+  for name, counts in itertools.islice(classes.items(), _MAX_NAMED):
+    found = ', '.join(f'{split} {count}' for split, count in counts.items())
+    yield f'  {name}: {found}'
+  if len(classes) > _MAX_NAMED:
+    more = len(classes) - _MAX_NAMED
+    yield f'  and {more} more classes; {layout.SUMMARY} lists them'
+  for split in summary['splits']:
+    if empty := [name for name, counts in classes.items() if not counts[split]]:
+      more = ', …' if len(empty) > _MAX_NAMED else ''
+      yield (
+        f'{split}: no video of {len(empty)} classes '
+        f'({", ".join(empty[:_MAX_NAMED])}{more})'
+      )
+  if 'validation' not in summary['splits']:
+    yield 'there are no validation videos: a training on it cannot be evaluated'
+
+
 def _report_lines(
   plan: Plan, summary: dict[str, Any], settings: Settings
 ) -> Iterator[str]:
@@ -102,13 +128,11 @@ def _report_lines(
       f'{counts["hours"]:.1f} h), {counts["missing"]} missing, '
       f'{counts["quarantined"]} damaged'
     )
-    empty = [
-      name
-      for name, splits in summary['classes'].items()
-      if not splits[split]['stored']
-    ]
-    if empty:
-      yield f'{split}: no video of {len(empty)} classes ({empty[0]}, …)'
+  yield from _class_lines(summary)
+  for video in summary['quarantined'][:_MAX_NAMED]:
+    yield f'damaged and left out: {video["file"]}: {video["reason"]}'
+  if (more := len(summary['quarantined']) - _MAX_NAMED) > 0:
+    yield f'and {more} more damaged videos; {layout.SUMMARY} lists them'
   lists = {
     f'left out {len(plan.duplicates)} videos whose id was there already': [
       video.file or video.id for video in plan.duplicates

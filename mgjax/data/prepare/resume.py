@@ -13,6 +13,8 @@ from mgjax.data.prepare.settings import Settings
 from mgjax.data.prepare.suffixes import FRAME_CODECS, suffix_of
 from mgjax.errors import ConfigError, RunError
 
+_BIG_SET = 1000  # Videos.
+
 
 def is_complete(plan: Plan) -> bool:
   """Whether the data set is written.
@@ -105,7 +107,11 @@ def check_bad(num_bad: int, plan: Plan, settings: Settings) -> None:
   Raises:
     RunError: There are more; says how to accept them.
   """
-  if num_bad > settings.max_bad_fraction * plan.num_items:
+  # A share of a small set is less than a file, and a file or two say nothing:
+  # there the number that a thousand videos may have counts, up to an eighth.
+  share, num_videos = settings.max_bad_fraction, plan.num_items
+  few = min(share * _BIG_SET, num_videos / 8)
+  if num_bad > max(share * num_videos, few):
     log = plan.folder / layout.PARTS / layout.QUARANTINED
     raise RunError(
       f'{num_bad} of {plan.num_items} videos are damaged, more than '

@@ -1,5 +1,6 @@
 """The publishers' annotation files, in small, are read for what they say."""
 
+import collections
 import json
 
 import pytest
@@ -257,16 +258,55 @@ def test_folders_name_classes_and_may_name_splits():
   ]
 
 
-def test_drawn_split_has_its_share_and_depends_on_the_path_alone():
-  paths = [f'run/{i}' for i in range(2000)]
-  result = annotations.from_folders(paths, validation_fraction=0.2)
-  drawn = {v.id for v in result.videos if v.split == 'validation'}
-  # 400 expected, standard deviation 18.
-  assert 320 < len(drawn) < 480
-  again = annotations.from_folders(paths[::-3], validation_fraction=0.2)
-  assert {v.id for v in again.videos if v.split == 'validation'} == drawn & set(
-    paths[::-3]
-  )
+def validation_of(paths, fraction):
+  found = annotations.from_folders(paths, validation_fraction=fraction)
+  return {v.id for v in found.videos if v.split == 'validation'}
+
+
+@pytest.mark.parametrize(
+  'counts,fraction,expected',
+  [
+    ((100, 10, 3, 2, 1), 0.1, (10, 1, 1, 1, 0)),
+    ((90, 6), 0.2, (18, 1)),
+    ((4, 2), 0.9, (3, 1)),  # Each class keeps a training video.
+    ((50, 2), 0.0, (0, 0)),
+  ],
+)
+def test_every_class_has_its_share_of_the_drawn_split(
+  counts, fraction, expected
+):
+  paths = [f'class{k}/{i}' for k, n in enumerate(counts) for i in range(n)]
+  drawn = validation_of(paths, fraction)
+  found = [
+    sum(name.startswith(f'class{k}/') for name in drawn)
+    for k in range(len(counts))
+  ]
+  assert tuple(found) == expected
+
+
+def test_a_new_video_moves_one_other_at_most():
+  paths = [f'run/{i}' for i in range(40)]
+  before = validation_of(paths, 0.2)
+  assert before == validation_of(paths[::-1], 0.2)
+  for new in range(40, 60):
+    after = validation_of([*paths, f'run/{new}'], 0.2)
+    assert len((before ^ after) - {f'run/{new}'}) <= 1
+
+
+def test_rows_without_a_split_get_one_class_by_class(tmp_path):
+  lines = [f'{k}{i}.mp4,{k}' for k in 'ab' for i in range(3)]
+  write(tmp_path, my__csv='\n'.join([*lines, 'c.mp4,b,test']))
+  found = annotations.from_csv(
+    [tmp_path / 'my.csv'], validation_fraction=0.1
+  ).videos
+  counts = collections.Counter((v.label, v.split) for v in found)
+  assert counts == {
+    ('a', 'train'): 2,
+    ('a', 'validation'): 1,
+    ('b', 'train'): 2,
+    ('b', 'validation'): 1,
+    ('b', 'test'): 1,
+  }
 
 
 def test_chosen_classes_are_numbered_in_the_given_order(tmp_path):

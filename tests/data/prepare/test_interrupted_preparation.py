@@ -42,7 +42,7 @@ def test_same_command_does_nothing_and_another_is_refused(kinetics, capsys):
 
 def test_too_many_damaged_videos_stop_and_more_may_be_allowed(kinetics, capsys):
   a_file(kinetics).write_bytes(b'')
-  assert run(arguments(kinetics)) == 1
+  assert run(arguments(kinetics, '--max_bad_fraction=0')) == 1
   error = capsys.readouterr().err.splitlines()[-1]
   assert '1 of 8 videos are damaged' in error
   folder = kinetics / 'out/kinetics400/1.0.0'
@@ -68,7 +68,7 @@ def test_too_many_damaged_videos_stop_and_more_may_be_allowed(kinetics, capsys):
 )
 def test_a_part_that_lost_its_end_is_written_again(kinetics, damage):
   a_file(kinetics).write_bytes(b'')
-  assert run(arguments(kinetics)) == 1
+  assert run(arguments(kinetics, '--max_bad_fraction=0')) == 1
   folder = kinetics / 'out/kinetics400/1.0.0'
   part = folder / 'parts/train-00000.jsonl'
   part.write_bytes(damage(part.read_bytes()))
@@ -80,7 +80,7 @@ def test_shards_of_other_settings_and_files_are_written_again(kinetics):
   bad = a_file(kinetics)
   sound = bad.read_bytes()
   bad.write_bytes(b'')
-  wanted = arguments(kinetics, '--name=k')
+  wanted = arguments(kinetics, '--name=k', '--max_bad_fraction=0')
   assert run(wanted) == 1
   bad.write_bytes(sound)
   folder = kinetics / 'out/k/1.0.0'

@@ -371,3 +371,41 @@ def test_beam_writes_the_same_data_set(kinetics):
   assert_same(
     kinetics / 'beam/kinetics400/1.0.0', kinetics / 'out/kinetics400/1.0.0'
   )
+
+
+def test_one_damaged_file_of_32_is_named_and_left_out(tmp_path, capsys):
+  names = [f'{"ab"[i % 2]}/{i}.mp4' for i in range(32)]
+  wanted = folder_of(tmp_path, *names)
+  damaged = tmp_path / 'videos/b/7.mp4'
+  damaged.write_bytes(damaged.read_bytes()[:300])
+  assert run([*wanted, '--validation_fraction=0.2']) == 0
+  said = capsys.readouterr().err
+  assert 'damaged and left out: b/7.mp4: ' in said
+  assert '  a: train 13, validation 3\n' in said
+  assert (
+    summary_of(tmp_path / 'mine/1.0.0')['splits']['train']['stored']
+    + (summary_of(tmp_path / 'mine/1.0.0')['splits']['validation']['stored'])
+    == 31
+  )
+
+
+def test_more_than_an_eighth_of_a_small_set_is_too_much(tmp_path, capsys):
+  names = [f'a/{i}.mp4' for i in range(16)]
+  wanted = folder_of(tmp_path, *names)
+  for number in (3, 4):
+    (tmp_path / f'videos/a/{number}.mp4').write_bytes(b'no video')
+  assert run([*wanted, '--max_bad_fraction=0']) == 1
+  (tmp_path / 'videos/a/5.mp4').write_bytes(b'no video')
+  assert run(wanted) == 1
+  assert '3 of 16 videos are damaged' in capsys.readouterr().err
+  (tmp_path / 'videos/a/5.mp4').write_bytes(videos.encode(num_frames=3))
+  assert run(wanted) == 0
+
+
+def test_a_class_without_validation_videos_is_named(tmp_path, capsys):
+  wanted = folder_of(tmp_path, 'a/0.mp4', 'a/1.mp4', 'b/0.mp4')
+  assert run([*wanted, '--validation_fraction=0.2']) == 0
+  said = capsys.readouterr().err
+  assert 'validation: no video of 1 classes (b)\n' in said
+  assert run([*wanted, '--name=all']) == 0  # All are training videos.
+  assert 'no validation videos' in capsys.readouterr().err

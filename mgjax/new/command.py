@@ -1,0 +1,289 @@
+"""The command: prepares videos, looks at them, and writes a config file."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+from absl import flags
+
+from mgjax import cli, files
+from mgjax.config import config_file, network_options, saved
+from mgjax.data.prepare import command as prepare
+from mgjax.data.prepare.settings import Settings
+from mgjax.data.prepare.transcode import Encoding
+from mgjax.errors import ConfigError
+from mgjax.new import choose, look, program
+from mgjax.progress import duration
+from mgjax.run import run_folder
+
+CONFIG = 'config.py'
+# Multigrid is chosen where it takes so much less than the baseline.
+_WORTH = 0.9
+
+
+def main(values: flags.FlagValues, *arguments: str) -> None:
+  """Runs the command: see __main__.py for its flags."""
+  if len(arguments) != 1:
+    raise ConfigError(
+      f'give one folder of videos, not {len(arguments)}: python -m mgjax.new '
+      'VIDEOS --out=FOLDER'
+    )
+  folder = pathlib.Path(arguments[0])
+  if not folder.is_dir():
+    raise ConfigError(f'{folder}: there is no folder of videos')
+  if not values.out:
+    raise ConfigError('--out is missing; name the folder to write to')
+  out = pathlib.Path(values.out)
+  if (out / CONFIG).exists():
+    raise ConfigError(
+      f'{out / CONFIG} is there already, and may have been changed; use '
+      'another --out, or delete it'
+    )
+  weights = None
+  if values.preset == 'finetune':
+    weights = find_weights(values.weights)
+  elif values['weights'].present:
+    raise ConfigError(
+      f'--weights={values.weights} does nothing with --preset=scratch; give '
+      '--preset=finetune'
+    )
+  flip = values.flip if values.flip is not None else _ask_flip()
+  videos = _prepare(values, folder, out)
+  for line in videos.lines:
+    print(line)
+  write(videos, out, flip=flip, weights=weights, minutes=values.measure_minutes)
+  config = f'--config={out / CONFIG}'
+  python = f'{cli.interpreter()} -m mgjax'
+  print(
+    f'Wrote {out / CONFIG}: {len((out / CONFIG).read_text().splitlines())} '
+    'lines, to be read and changed.',
+    'Next:',
+    f'  {python}.train {config} --workdir={out}/run',
+    f'  {python}.predict --workdir={out}/run --heatmap={out}/heat VIDEO',
+    sep='\n',
+  )
+
+
+def find_weights(name: str) -> pathlib.Path:
+  """Folder of weights.
+
+  Args:
+    name: What mgjax.weights knows, or a folder.
+
+  Raises:
+    ConfigError: They are not there.
+  """
+  for folder in (pathlib.Path('weights') / name, pathlib.Path(name)):
+    if (folder / run_folder.CONFIG).exists():
+      if ',' in str(folder.resolve()):
+        raise ConfigError(f'--weights={folder}: its path has a comma; move it')
+      return folder
+  raise ConfigError(
+    f'--weights={name}: there are no weights in weights/{name}; python -m '
+    f'mgjax.weights {name} says where they come from and imports them. Or give '
+    'the folder of a run, or of weights that mgjax.import_weights has written'
+  )
+
+
+def _ask_flip() -> bool:
+  """Asks on a terminal whether clips may be mirrored; else they are not."""
+  if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    print('Clips are not mirrored; --flip would mirror half of them.')
+    return False
+  while True:
+    print(
+      'Does a mirrored video still show its class? With "turn left" it does '
+      'not. [y/n] ',
+      end='',
+      file=sys.stderr,
+      flush=True,
+    )
+    answer = sys.stdin.readline()
+    if answer.strip().lower() in ('y', 'yes', 'n', 'no'):
+      return answer.strip().lower().startswith('y')
+    if not answer:
+      raise ConfigError('no answer; give --flip or --noflip')
+
+
+def _prepare(
+  values: flags.FlagValues, folder: pathlib.Path, out: pathlib.Path
+) -> look.Videos:
+  """Prepares the videos of a folder, and looks at what there is.
+
+  Raises:
+    ConfigError: There are no such videos, or too few for a training.
+  """
+  name = re.sub('[^a-z0-9]+', '_', folder.resolve().name.lower()).strip('_')
+  if not name[:1].isalpha():
+    name = f'videos_{name}'.rstrip('_')
+  prepared = prepare.prepare(
+    Settings(
+      dataset='folder',
+      videos=folder,
+      annotations=(),
+      out=out / 'data',
+      name=name,
+      classes=None,
+      num_classes=None,
+      fold=1,
+      validation_fraction=values.validation_fraction,
+      encoding=Encoding(values.short_side_px, 12, 20, 30.0),
+      videos_per_shard=256,
+      max_bad_fraction=values.max_bad_fraction,
+      max_missing_fraction=0.3,
+      num_workers=values.num_workers,
+      beam_runner='',
+      beam_options='',
+    )
+  )
+  videos = look.look(prepared, name)
+  for split in ('train', 'validation'):
+    if not videos.total(split):
+      raise ConfigError(
+        f'{folder}: there is no video for the split {split}; give each class '
+        'two videos or more, and --validation_fraction more than 0'
+      )
+  if len(videos.counts) < 2:
+    raise ConfigError(
+      f'{folder}: there is one class, {next(iter(videos.counts))!r}; a network '
+      'learns to tell two or more apart, each in a folder of its own'
+    )
+  return videos
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+  """A mode of the grid schedule.
+
+  Attributes:
+    mode: Its name.
+    why: Why it was chosen.
+  """
+
+  mode: str = 'none'
+  why: str = (
+    'The grid schedule: every step has the same grid. Nothing was measured '
+    'here, so multigrid was not compared; python -m mgjax.plan with this '
+    'config and --compile does it.'
+  )
+
+
+def write(
+  videos: look.Videos,
+  out: pathlib.Path,
+  *,
+  flip: bool,
+  weights: pathlib.Path | None,
+  minutes: float,
+) -> None:
+  """Writes the config file, once its grid is chosen.
+
+  Args:
+    videos: What it is for.
+    out: Its folder.
+    flip: Whether half of the clips are mirrored.
+    weights: Folder of the weights to start from.
+    minutes: See `compare`.
+  """
+  start = _clip_of(weights) if weights else None
+  chosen = choose.settings(videos, flip=flip, weights=start)
+
+  def content(grid: Chosen) -> str:
+    return program.text(
+      chosen,
+      name=videos.name,
+      path=str(out / CONFIG),
+      folder=str(out),
+      found=videos.lines,
+      weights=os.path.relpath(weights, out) if weights else '',
+      grid=grid.mode,
+      why_grid=grid.why,
+      fields=config_file.fields_path(),
+    )
+
+  # Only a file that is complete has the name: what is measured for it may be
+  # interrupted.
+  with tempfile.NamedTemporaryFile(
+    'w', dir=out, prefix='.', suffix='.py', encoding='utf-8'
+  ) as file:
+    file.write(content(Chosen()))
+    file.flush()
+    grid = compare(file.name, minutes)
+  print(grid.why)
+  files.write_text(out / CONFIG, content(grid))
+
+
+def _clip_of(weights: pathlib.Path) -> choose.Clip:
+  """What weights were trained on."""
+  config = saved.read_saved(weights)
+  return choose.Clip(
+    config.data.num_frames,
+    config.data.crop_px,
+    network_options.options_of(config.model.name).has_batch_norm,
+  )
+
+
+def compare(config: str, minutes: float) -> Chosen:
+  """Chooses the grid schedule by the wall time that is predicted.
+
+  Args:
+    config: Path of the config file.
+    minutes: What measuring may take: then it ends, and nothing is compared. 0:
+      what was measured before counts.
+  """
+  # In a process of its own: a compilation can be ended in no other way.
+  with tempfile.TemporaryDirectory() as folder:
+    output = pathlib.Path(folder) / 'plan.json'
+    command = [
+      *(sys.executable, '-m', 'mgjax.plan', f'--config={config}'),
+      *('--format=json', f'--output={output}'),
+    ]
+    if minutes:
+      print('Timing the steps of this network on this machine:', flush=True)
+      command.append('--compile')
+    try:
+      subprocess.run(command, check=True, timeout=60 * minutes or None)
+    except subprocess.TimeoutExpired:
+      return Chosen(
+        why='The grid schedule: every step has the same grid. Timing took '
+        f'longer than the {minutes:g} minutes of --measure_minutes, so '
+        'multigrid was not compared.'
+      )
+    except subprocess.CalledProcessError as error:
+      raise ConfigError(
+        'the config that was written does not work here, as the line above '
+        f'says (exit code {error.returncode})'
+      ) from error
+    return choose_grid(json.loads(output.read_text())['wall_time'])
+
+
+def choose_grid(wall_time: dict[str, Any] | None) -> Chosen:
+  """Chooses a mode, and says why.
+
+  Args:
+    wall_time: That of a plan; None: nothing is known.
+  """
+  if not wall_time or 'none' not in wall_time['modes']:
+    return Chosen()
+  seconds = {m: found['total_s'] for m, found in wall_time['modes'].items()}
+  fastest = min(seconds, key=seconds.get)
+  mode = fastest if seconds[fastest] <= _WORTH * seconds['none'] else 'none'
+  verdict = (
+    'multigrid does not pay here'
+    if mode == 'none'
+    else f'multigrid pays here, as grid={mode}'
+  )
+  listed = ', '.join(f'{m} {duration(s)}' for m, s in seconds.items())
+  return Chosen(
+    mode,
+    f'The grid schedule: {verdict}. Predicted wall time of the training on '
+    f'{wall_time["num_devices"]} x {wall_time["device"]}, compilation '
+    f'included: {listed}. Grids that were not measured count by their '
+    'multiply-adds, and as long to compile as those that were.',
+  )

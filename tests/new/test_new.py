@@ -1,0 +1,276 @@
+"""A folder of videos becomes a config file that can be trained."""
+
+import io
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+import mgjax
+from mgjax import cli
+from mgjax.config import saved
+from mgjax.new import choose, command, look
+from mgjax.new.__main__ import define_flags
+from mgjax.recipes import transformers
+from mgjax.setup import data as data_setup
+from mgjax.setup import grids
+from tests.data import videos
+
+# Videos of each class.
+COUNTS = {'bow': 12, 'jump': 8, 'wave': 5}
+
+
+@pytest.fixture(scope='module')
+def clips(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('own') / 'My clips 2'
+  for label, count in COUNTS.items():
+    for i in range(count):
+      path = folder / label / f'{i}.mp4'
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_bytes(videos.encode(seed=i, num_frames=20))
+  return folder
+
+
+def run(*arguments):
+  return cli.run(
+    command.main,
+    define_flags,
+    ['new', '--num_workers=1', '--short_side_px=0', *map(str, arguments)],
+    arguments='VIDEOS',
+    takes_config=False,
+  )
+
+
+@pytest.fixture(scope='module')
+def made(clips, tmp_path_factory):
+  """A folder with a config file, of which nothing was measured."""
+  out = tmp_path_factory.mktemp('made') / 'mine'
+  assert run(clips, f'--out={out}', '--measure_minutes=0') == 0
+  return out
+
+
+@pytest.fixture
+def prepared(made, tmp_path):
+  """A folder whose data set is prepared already, which saves seconds."""
+  out = tmp_path / 'mine'
+  shutil.copytree(made / 'data', out / 'data')
+  return out
+
+
+def test_the_config_file_fits_the_videos(made):
+  config = cli.read_config(str(made / 'config.py'))
+  # 25 videos, of which 2 + 2 + 1 are for validation.
+  assert data_setup.describe(config).splits == {'train': 20, 'validation': 5}
+  schedule = grids.schedule(config, 20)
+  assert config.data.batch_size == 2 and schedule.total_steps >= 300
+  assert (config.data.num_frames, config.data.stride_frames) == (16, 1)
+  assert config.data.crop_px == 48 and config.data.target_fps == 12
+  assert config.data.class_balance > 0  # 10 videos for 4.
+  assert not config.data.flip  # Nobody was asked.
+  assert config.grid.mode == 'none'
+  text = (made / 'config.py').read_text()
+  assert 'bow: 10 + 2' in text and 'multigrid was not compared' in text
+  code = text.partition('import pathlib')[2]
+  assert max(map(len, code.splitlines())) <= 80
+
+
+def test_the_config_file_takes_other_grids_and_seeds(made):
+  config = cli.read_config(f'{made / "config.py"}:grid=both,seed=3')
+  assert config.grid.mode == 'both' and config.seed == 3
+  assert len(grids.schedule(config, 20).grids) > 2
+
+
+def test_the_folder_can_be_moved(made, tmp_path):
+  made.joinpath('config.py').rename(tmp_path / 'config.py')
+  try:
+    config = cli.read_config(str(tmp_path / 'config.py'))
+    assert config.data.dir == str(tmp_path / 'data')
+  finally:
+    (tmp_path / 'config.py').rename(made / 'config.py')
+
+
+def test_a_config_file_is_not_overwritten(made, clips, capsys):
+  assert run(clips, f'--out={made}') == 2
+  assert 'config.py is there already' in capsys.readouterr().err
+
+
+def test_weights_bring_their_network_and_clips(
+  clips, prepared, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  # For the command that is called there.
+  monkeypatch.setenv('PYTHONPATH', str(pathlib.Path(mgjax.__file__).parents[1]))
+  wanted = [clips, '--out=mine', '--preset=finetune', '--flip']
+  wanted.append('--measure_minutes=0')
+  folder = tmp_path / 'weights/videomae_b'
+  config = cli.read_config('finetune')
+  transformers.use(config, 'videomae_b')
+  # Small: only its settings are read.
+  config.model.update(depth=1, width=24, heads=2, num_classes=400)
+  config.data.num_frames, config.data.crop_px = 8, 32
+  config.model.position_grid = (8, 32, 32)
+  folder.mkdir(parents=True)
+  (folder / 'config.json').write_text(json.dumps(saved.as_json(config)))
+  assert run(*wanted) == 0
+  monkeypatch.chdir('/')  # The weights are found from anywhere.
+  config = cli.read_config(str(tmp_path / 'mine/config.py'))
+  assert config.model.name == 'vit' and config.model.num_classes is None
+  assert config.init_from == str(tmp_path / 'mine/../weights/videomae_b')
+  assert config.data.num_frames == 8 and config.data.crop_px == 32
+  assert config.data.flip and config.optim.name == 'adamw'
+  assert config.data.batch_size == 2
+  assert grids.schedule(config, 20).total_steps >= 200
+
+
+@pytest.mark.parametrize(
+  'arguments,words',
+  [
+    ([], 'give one folder of videos, not 0'),
+    (['a', 'b'], 'give one folder of videos, not 2'),
+    (['.'], '--out is missing'),
+    (['nowhere', '--out=o'], 'nowhere: there is no folder of videos'),
+    (
+      ['.', '--out=o', '--preset=finetune', '--weights=vjepa2_l'],
+      'python -m mgjax.weights vjepa2_l says where',
+    ),
+    (['.', '--out=o', '--weights=x'], 'does nothing with --preset=scratch'),
+  ],
+)
+def test_what_cannot_be_is_one_line(
+  arguments, words, tmp_path, monkeypatch, capsys
+):
+  monkeypatch.chdir(tmp_path)
+  assert run(*arguments, '--noflip') == 2
+  said = capsys.readouterr().err
+  assert words in said and said.count('\n') == 1
+  assert not (tmp_path / 'o/config.py').exists()
+
+
+@pytest.mark.parametrize(
+  'names,more,words',
+  [
+    (['a/0.mp4', 'a/1.mp4'], [], "there is one class, 'a'"),
+    (['a/0.mp4', 'b/0.mp4'], [], 'no video for the split validation'),
+    (
+      ['a/0.mp4', 'a/1.mp4', 'b/0.mp4', 'b/1.mp4'],
+      ['--validation_fraction=0'],
+      'no video for the split validation',
+    ),
+  ],
+)
+def test_too_few_videos_are_refused(names, more, words, tmp_path, capsys):
+  for name in names:
+    (tmp_path / 'v' / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / 'v' / name).write_bytes(videos.encode(num_frames=3))
+  assert run(tmp_path / 'v', f'--out={tmp_path}/o', '--noflip', *more) == 2
+  assert words in capsys.readouterr().err
+
+
+class Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+@pytest.mark.parametrize('answers,flip', [('y\n', True), ('what\nNo\n', False)])
+def test_a_person_is_asked_whether_to_mirror(answers, flip, monkeypatch):
+  monkeypatch.setattr('sys.stdin', Terminal(answers))
+  monkeypatch.setattr('sys.stderr', Terminal())
+  assert command._ask_flip() == flip
+
+
+def modes(**seconds):
+  programs = [{'run_is_measured': True}]
+  return {
+    'modes': {name: {'total_s': float(s)} for name, s in seconds.items()},
+    'programs': programs,
+    'num_devices': 1,
+    'device': 'cpu',
+  }
+
+
+@pytest.mark.parametrize(
+  'found,mode,words',
+  [
+    (None, 'none', 'not compared'),
+    (modes(none=100, both=190), 'none', 'does not pay here.*none 1:40, both'),
+    (modes(none=100, both=91), 'none', 'does not pay here'),
+    (modes(none=600, short=400, both=300), 'both', 'pays here, as grid=both'),
+  ],
+)
+def test_multigrid_is_chosen_where_it_is_a_tenth_faster(found, mode, words):
+  chosen = command.choose_grid(found)
+  assert chosen.mode == mode
+  assert re.search(words, chosen.why)
+
+
+def test_what_was_measured_decides_and_is_said(
+  clips, prepared, monkeypatch, capsys
+):
+  def plan(arguments, **options):
+    (output,) = (a for a in arguments if a.startswith('--output='))
+    (config,) = (a for a in arguments if a.startswith('--config='))
+    assert '--compile' in arguments and options['timeout'] == 600
+    assert cli.read_config(config.partition('=')[2]).grid.mode == 'none'
+    found = {'wall_time': modes(none=600, both=300)}
+    with open(output.partition('=')[2], 'w') as file:
+      json.dump(found, file)
+
+  monkeypatch.setattr(subprocess, 'run', plan)
+  assert run(clips, f'--out={prepared}', '--noflip') == 0
+  assert 'multigrid pays here' in capsys.readouterr().out
+  assert cli.read_config(str(prepared / 'config.py')).grid.mode == 'both'
+
+
+@pytest.mark.parametrize(
+  'error,code',
+  [
+    (subprocess.TimeoutExpired('plan', 1), 0),
+    (subprocess.CalledProcessError(2, 'plan'), 2),
+    (KeyboardInterrupt(), 130),
+  ],
+)
+def test_measuring_may_end_early(error, code, clips, prepared, monkeypatch):
+  def fail(*arguments, **options):
+    raise error
+
+  monkeypatch.setattr(subprocess, 'run', fail)
+  assert run(clips, f'--out={prepared}', '--noflip') == code
+  config = prepared / 'config.py'
+  assert config.exists() == (code == 0)
+  assert {path.name for path in prepared.iterdir()} <= {'config.py', 'data'}
+  if code == 0:
+    assert 'took longer than' in ' '.join(config.read_text().split())
+
+
+@pytest.mark.parametrize(
+  'num_train,batch', [(1, 1), (15, 1), (16, 2), (72, 8), (1000, 16)]
+)
+def test_a_batch_is_at_most_an_eighth_of_an_epoch(num_train, batch):
+  assert choose.batch_size(num_train, 16) == batch
+
+
+def test_long_videos_have_clips_of_two_seconds_and_short_ones_of_their_own():
+  def stride(num_frames, fps):
+    found = look.Videos(
+      'v',
+      {
+        'a': {'train': 50, 'validation': 9},
+        'b': {'train': 50, 'validation': 9},
+      },
+      np.array([num_frames] * 118),
+      np.array([fps] * 118, float),
+      np.array([240] * 118),
+    )
+    settings = choose.settings(found, flip=False, weights=None)
+    values = {s.field: s.value for s in settings}
+    assert values['data.class_balance'] == 0
+    return values['data.num_frames'], values['data.stride_frames']
+
+  assert stride(900, 30) == (16, 4)
+  assert stride(900, 60) == (16, 8)
+  assert stride(40, 30) == (16, 2)
+  assert stride(12, 30) == (8, 1)
