@@ -32,8 +32,7 @@ import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 from absl import flags
@@ -53,8 +52,11 @@ TABLE = record.STEP_TIMES
 
 def _compiled_steps(
   config: ml_collections.ConfigDict, composed: Any, mesh: Any
-) -> dict[Grid, Callable]:
-  """The training step of every grid of a schedule, and of the full grid."""
+) -> dict[Grid, tuple[Any, dict[str, Any]]]:
+  """The training step of every grid of a schedule, and of the full grid.
+
+  Each with the strengths of augmentation that it takes.
+  """
   # They take seconds to import, and bad flags need none of them.
   from mgjax.hosts import parallel
   from mgjax.setup import augmentation, programs
@@ -64,25 +66,37 @@ def _compiled_steps(
   baseline = config.copy_and_resolve_references()
   baseline.grid.mode = 'none'
   planning.check_network(config, [grids.full_grid(config)])
-  steps = {}
+  steps: dict[Grid, tuple[Any, dict[str, Any]]] = {}
   for s in (schedule, settings.schedule(baseline)):
     lowered = programs.lower_programs(config, s, composed, mesh, 0, set())
     for program, lower in lowered.items():
       if program.grid not in steps:
-        run = compilation.compile_program(lower(), parallel.platform(mesh))
-        strengths = augmentation.put_strengths(config, s, mesh, 0)
-        steps[program.grid] = _with_strengths(run, strengths)
+        steps[program.grid] = (
+          compilation.compile_program(lower(), parallel.platform(mesh)),
+          augmentation.put_strengths(config, s, mesh, 0),
+        )
         print(f'compiled {program.grid}', file=sys.stderr, flush=True)
   return steps
 
 
-def _with_strengths(run: Callable, strengths: dict) -> Callable:
-  return lambda *arguments: run(*arguments, strengths)
+class Measured(NamedTuple):
+  """What was found of the training step of a grid.
+
+  Attributes:
+    seconds: Of each step.
+    compiled_bytes: What the compiler gives to it, of each device.
+    allocated_bytes: The most that the device's allocator had given out when it
+      had run, less the batches of other grids; None where it does not count.
+  """
+
+  seconds: list[float]
+  compiled_bytes: int
+  allocated_bytes: int | None
 
 
 def measure(
   config: ml_collections.ConfigDict, *, turns: int
-) -> dict[Grid, list[float]]:
+) -> dict[Grid, Measured]:
   """Times the training step of every grid.
 
   Args:
@@ -90,8 +104,7 @@ def measure(
     turns: Steps of each grid.
 
   Returns:
-    Seconds of each step, by grid, the full grid last where it is not one of
-    the schedule's.
+    By grid, the full grid last where it is not one of the schedule's.
   """
   # They take seconds to import, and bad flags need none of them.
   import jax
@@ -99,7 +112,7 @@ def measure(
   from mgjax.hosts import parallel
   from mgjax.planning import made_up
   from mgjax.setup import network
-  from mgjax.step import programs
+  from mgjax.step import compilation, programs
 
   mesh = parallel.make_mesh()
   composed = network.compose(config, mesh)
@@ -113,16 +126,41 @@ def measure(
     )
     for grid in steps
   }
-  seconds: dict[Grid, list[float]] = {grid: [] for grid in steps}
-  # The first turn is slower: buffers, threads, choice of algorithms.
-  for turn in range(turns + 1):
-    for grid, step in steps.items():
-      begin = time.perf_counter()
-      state, _ = step(state, inputs[grid], lr, groups, key)
-      jax.block_until_ready(state)
-      if turn:
-        seconds[grid].append(time.perf_counter() - begin)
-  return seconds
+  found = {
+    grid: Measured([], compilation.needed_bytes(step), None)
+    for grid, (step, _) in steps.items()
+  }
+
+  def run(grid: Grid) -> float:
+    nonlocal state
+    step, strengths = steps[grid]
+    begin = time.perf_counter()
+    state, _ = step(state, inputs[grid], lr, groups, key, strengths)
+    jax.block_until_ready(state)
+    return time.perf_counter() - begin
+
+  # The first turn is slower: buffers, threads, choice of algorithms. From the
+  # smallest program on, since the allocator keeps the peak of all so far.
+  for grid in sorted(found, key=lambda grid: found[grid].compiled_bytes):
+    run(grid)
+    others = sum(_bytes_here(i) for g, i in inputs.items() if g != grid)
+    if (peak := _allocator_peak(mesh)) is not None:
+      found[grid] = found[grid]._replace(allocated_bytes=peak - others)
+  for _ in range(turns):
+    for grid in steps:
+      found[grid].seconds.append(run(grid))
+  return found
+
+
+def _allocator_peak(mesh: Any) -> int | None:
+  """The most bytes that were in use on a device; None: it does not count."""
+  counted = mesh.devices.flat[0].memory_stats() or {}
+  return counted.get('peak_bytes_in_use')
+
+
+def _bytes_here(batch: dict[str, Any]) -> int:
+  """Bytes of a batch on a device."""
+  return sum(x.addressable_shards[0].data.nbytes for x in batch.values())
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -135,6 +173,20 @@ def define_flags(values: flags.FlagValues) -> None:
   flags.DEFINE_integer(
     'turns', 7, 'Steps of each grid.', lower_bound=1, flag_values=values
   )
+  flags.DEFINE_string(
+    'records',
+    str(record.RECORDS / TABLE),
+    'Folder of results.',
+    flag_values=values,
+  )
+  flags.DEFINE_float(
+    'peak_tflops',
+    None,
+    "All devices' rate of matrix products in this type, for the share that "
+    'steps reach.',
+    lower_bound=1e-9,
+    flag_values=values,
+  )
 
 
 def main(values: flags.FlagValues) -> None:
@@ -144,14 +196,15 @@ def main(values: flags.FlagValues) -> None:
       f'optim.loss={config.optim.loss!r}: clips have one random label each; '
       "use 'softmax'"
     )
-  path = record.RECORDS / TABLE / f'{values.name or config.model.name}.json'
+  folder = pathlib.Path(values.records)
+  path = folder / f'{values.name or config.model.name}.json'
   if path.exists():
     raise ConfigError(f'{path} is there already; give another --name')
   from mgjax.cpu import allocator
 
   allocator.keep()  # As training does.
   version, load = record.code_version(), os.getloadavg()[0]
-  seconds = measure(config, turns=values.turns)
+  found = measure(config, turns=values.turns)
   entry = {
     'command': record.command_line(__spec__.name),
     'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
@@ -160,13 +213,21 @@ def main(values: flags.FlagValues) -> None:
     'load_average': [load, os.getloadavg()[0]],
     **described(values['config']),
     'grids': [
-      {**grid._asdict(), 'wall_s': times} for grid, times in seconds.items()
+      {
+        **grid._asdict(),
+        'wall_s': one.seconds,
+        'compiled_bytes': one.compiled_bytes,
+        'allocated_bytes': one.allocated_bytes,
+      }
+      for grid, one in found.items()
     ],
+    'peak_tflops': values.peak_tflops,
   }
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(entry, indent=1) + '\n')
   print(f'wrote {path}', file=sys.stderr)
-  print('\n\n'.join(tabulate.markdown(table) for table in make()))
+  if folder == record.RECORDS / TABLE:
+    print('\n\n'.join(tabulate.markdown(table) for table in make()))
 
 
 def described(flag: flags.Flag) -> dict[str, Any]:
@@ -227,10 +288,29 @@ def _machine(entry: dict[str, Any], config: ml_collections.ConfigDict) -> str:
   return f'{device}, {config.model.dtype}'
 
 
+def _share(entry: dict[str, Any], gmacs: float, seconds: float) -> str:
+  """What a step reaches of the devices' rate of matrix products, in percent.
+
+  Args:
+    entry: A record.
+    gmacs: 1e9 multiply-adds of the step's forward pass.
+    seconds: Of the step.
+  """
+  if not (peak := entry.get('peak_tflops')):
+    return ''
+  # A multiply-add is two operations; backward is twice forward.
+  return f'{100 * 6 * gmacs / 1e3 / seconds / peak:.0f}'
+
+
+def _gib(num_bytes: int | None) -> str:
+  return '' if num_bytes is None else f'{num_bytes / 2**30:.2f}'
+
+
 def times_table() -> tabulate.Table:
   """One row per grid of each record."""
   rows = []
   for name, (entry, config) in _load().items():
+    lines = {Grid(*(x[n] for n in Grid._fields)): x for x in entry['grids']}
     step_s, full = _step_s(entry), grids.full_grid(config)
     gmacs = clip_costs.gmacs_per_clip(config, step_s)
     for grid, seconds in step_s.items():
@@ -244,6 +324,9 @@ def times_table() -> tabulate.Table:
           f'{1e3 * seconds:.0f}',
           f'{seconds / step_s[full]:.2f}',
           f'{grid.batch / seconds:.1f}',
+          _share(entry, grid.batch * gmacs[grid], seconds),
+          _gib(lines[grid].get('compiled_bytes')),
+          _gib(lines[grid].get('allocated_bytes')),
           f'{TABLE}/{name}.json',
         )
       )
@@ -257,6 +340,9 @@ def times_table() -> tabulate.Table:
       'step, ms [measured]',
       'time / full step [measured]',
       'clips/s [measured]',
+      '% of matrix rate [measured]',
+      'memory, GiB [compiled]',
+      'memory, GiB [measured]',
       'record',
     ),
     rows,

@@ -8,6 +8,7 @@ import pytest
 from experiments.bench import grid_step_times
 from experiments.runs import record, settings
 from mgjax import cli
+from mgjax.setup import clip_costs
 from tests.experiments.rows import rows_of
 
 TINY = 'configs/moving_digits.py:grid=short,size=tiny,model=tsn'
@@ -87,6 +88,29 @@ def test_step_times_are_those_of_every_grid_and_the_full_one():
     'configs/moving_digits.py:grid=short,size=tiny,model=tsn',
     ['--config.data.num_frames=2'],
   )
-  seconds = grid_step_times.measure(config, turns=1)
-  assert tuple(seconds) == settings.schedule(config).grids
-  assert all(len(turns) == 1 and turns[0] > 0 for turns in seconds.values())
+  found = grid_step_times.measure(config, turns=1)
+  assert tuple(found) == settings.schedule(config).grids
+  for one in found.values():
+    (seconds,) = one.seconds
+    assert seconds > 0
+    assert one.compiled_bytes > 0
+    assert one.allocated_bytes is None  # A CPU's allocator does not count.
+
+
+def test_share_of_the_matrix_rate_and_memory_by_hand(step_times):
+  # Of 32 clips in 4 s; forward and backward take six operations for each
+  # multiply-add of the forward pass.
+  step_times()
+  path = record.RECORDS / 'grid_step_times/tsn.json'
+  entry = json.loads(path.read_text())
+  config = cli.read_config(TINY)
+  grid = settings.schedule(config).grids[0]
+  gmacs = clip_costs.gmacs_per_clip(config, [grid])[grid]
+  entry['peak_tflops'] = 6 * grid.batch * gmacs / 1000  # In one second: all.
+  entry['grids'][0] |= {'compiled_bytes': 3 << 29, 'allocated_bytes': 1 << 30}
+  path.write_text(json.dumps(entry))
+  first, *others = rows_of(grid_step_times.times_table())
+  assert first['% of matrix rate [measured]'] == '25'
+  assert first['memory, GiB [compiled]'] == '1.50'
+  assert first['memory, GiB [measured]'] == '1.00'
+  assert {row['memory, GiB [measured]'] for row in others} == {''}
