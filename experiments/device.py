@@ -45,19 +45,7 @@ from absl import flags
 from experiments.runs import record
 from mgjax import cli
 from mgjax.cli import ConfigError
-
-# Tera-operations a second of products in bfloat16, by what stands in JAX's name
-# of the device, the first that does. Source: NVIDIA's data sheets (SXM) and
-# docs.cloud.google.com/tpu.
-_PEAK_TFLOPS = {
-  'H200': 989.4,
-  'H100': 989.4,
-  'A100': 312.0,
-  'TPU v4': 275.0,
-  'TPU v5 lite': 197.0,
-  'TPU v5': 459.0,
-  'TPU v6 lite': 918.0,
-}
+from mgjax.planning import targets
 
 
 class Here(NamedTuple):
@@ -311,7 +299,6 @@ def _look(args: flags.FlagValues) -> Here:
     raise ConfigError(
       'JAX finds no accelerator here; --small tries the parts on a CPU'
     )
-  peak = next((v for k, v in _PEAK_TFLOPS.items() if k in kind), 0.0)
   torch = args.torch_python
   if not torch and importlib.util.find_spec('torch'):
     torch = sys.executable
@@ -319,7 +306,7 @@ def _look(args: flags.FlagValues) -> Here:
     (args.name or name) + ('-small' if args.small else ''),
     platform,
     int(number),
-    peak * int(number),
+    targets.bfloat16_flops(kind) / 1e12 * int(number),
     args.small,
     torch,
     pathlib.Path(args.records).resolve(),

@@ -46,6 +46,15 @@ _TPUS = {
   'tpu7x': _TPU(96, 2307 / 2, 7380 / 2),
 }
 
+# What JAX calls devices of these kinds; GPUs have their name in theirs.
+_TPU_KINDS = {
+  'TPU v4': 'v4',
+  'TPU v5 lite': 'v5e',
+  'TPU v5': 'v5p',
+  'TPU v6 lite': 'v6e',
+  'TPU7x': 'tpu7x',
+}
+
 # Tera-operations a second of products in bfloat16 and in TF32, not of sparse
 # matrices; the rest is in the descriptions of gpus/, which XLA has, too.
 # Source: NVIDIA's data sheets of A100 80GB SXM, H100 SXM and H200 SXM.
@@ -101,6 +110,18 @@ class Target:
       'device_bytes': self.device_bytes,
       'rates': self.rates and self.rates._asdict(),
     }
+
+
+def bfloat16_flops(device_kind: str) -> float:
+  """Operations a second of a device's matrix products; 0: not known.
+
+  Args:
+    device_kind: As JAX says it, such as 'TPU v5 lite' or 'NVIDIA H200'.
+  """
+  if tpu := _TPU_KINDS.get(device_kind):
+    return _TPUS[tpu].bfloat16_tflops * 1e12
+  words = device_kind.lower().replace('-', ' ').split()
+  return next((r[0] * 1e12 for g, r in _GPU_TFLOPS.items() if g in words), 0.0)
 
 
 def accepted() -> str:

@@ -85,3 +85,18 @@ def test_a_gpu_has_the_memory_of_its_description(kind, gib, monkeypatch):
   # What JAX takes, where nothing else is said.
   share = targets._gpu_target(f'{kind}x8', text, ()).device_bytes
   assert share == pytest.approx(0.75 * found.device_bytes, abs=1)
+
+
+@pytest.mark.parametrize(
+  'kind,teraflops',
+  [
+    ('NVIDIA H200', 989.4),
+    ('NVIDIA A100-SXM4-80GB', 312.0),
+    ('TPU v5 lite', 197.0),
+    ('TPU v5', 459.0),
+    ('cpu', 0.0),
+    ('NVIDIA H20', 0.0),
+  ],
+)
+def test_rates_are_found_by_what_jax_calls_a_device(kind, teraflops):
+  assert targets.bfloat16_flops(kind) == teraflops * 1e12
