@@ -5,6 +5,7 @@ import json
 import math
 from typing import Any
 
+from mgjax.files import size_text
 from mgjax.grids.schedule import Grid
 from mgjax.planning import compiled_text, wall_time_text
 from mgjax.planning.columns import aligned
@@ -63,14 +64,13 @@ def _memory_text(plan: dict[str, Any]) -> str:
       '--target=v5e:2x4, h100x8, ...'
     )
   most = max(range(len(sizes)), key=sizes.__getitem__)
-  gib = lambda size: f'{size / 2**30:.2f} GiB'
   text = (
-    f'memory: {gib(sizes[most])} on each of {memory["num_devices"]} device(s) '
-    f'at {Grid(**plan["grids"][most])}'
+    f'memory: {size_text(sizes[most])} on each of {memory["num_devices"]} '
+    f'device(s) at {Grid(**plan["grids"][most])}'
   )
   if limit := memory['device_bytes']:
     fit = sum(size <= limit for size in sizes)
-    text += f'; {fit} of {len(sizes)} grids fit {gib(limit)}'
+    text += f'; {fit} of {len(sizes)} grids fit {size_text(limit)}'
   return text
 
 
