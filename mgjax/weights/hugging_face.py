@@ -328,11 +328,10 @@ def config_of(
   """
   kind = {'sincos': 'videomae', 'rope': 'vjepa2'}.get(options.get('positions'))
   if options['name'] != 'vit' or kind is None:
-    positions = options.get('positions')
-    like = f' with positions={positions!r}' if positions else ''
     raise ConfigError(
-      f'--to=huggingface writes VideoMAE (vit with sincos positions) and '
-      f'V-JEPA 2 (vit with rope positions), not {options["name"]}{like}'
+      '--to=huggingface writes VideoMAE (vit with sincos positions) and V-JEPA '
+      f'2 (with rope positions), not {options["name"]} with '
+      f'{options.get("positions", "others")}'
     )
   names = list(labels) or _default_labels(options['num_classes'])
   config = {
