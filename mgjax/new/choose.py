@@ -14,8 +14,8 @@ _SPAN_S = 2.2
 # From so many training videos of the most frequent class for one of the rarest
 # on, rare classes are shown more often.
 _UNEVEN = 1.5
-# And how far: see config.data.class_balance. On long-tailed generated videos it
-# gave more than weights in the loss (experiments/README.md).
+# And how far: see config.data.class_balance. Not by weights in the loss: in a
+# batch of a few clips a rare one would outweigh all others.
 _CLASS_BALANCE = 1.0
 
 
