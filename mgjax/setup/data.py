@@ -158,8 +158,7 @@ def train_stream(
     shard: Index of this host among those that share every batch.
     num_shards: Number of such hosts.
   """
-  from mgjax.data.balance import BalancedOrder
-  from mgjax.data.order import Order
+  from mgjax.data.order import BalancedOrder, Order
   from mgjax.data.stream import ClipSettings, TrainStream
 
   data = config.data

@@ -326,13 +326,7 @@ def config_of(
   Raises:
     ConfigError: transformers has no such network; names the option.
   """
-  kind = {'sincos': 'videomae', 'rope': 'vjepa2'}.get(options.get('positions'))
-  if options['name'] != 'vit' or kind is None:
-    raise ConfigError(
-      '--to=huggingface writes VideoMAE (vit with sincos positions) and V-JEPA '
-      f'2 (with rope positions), not {options["name"]} with '
-      f'{options.get("positions", "others")}'
-    )
+  kind = _kind_of(options)
   names = list(labels) or _default_labels(options['num_classes'])
   config = {
     'model_type': kind,
@@ -379,6 +373,19 @@ def config_of(
     'pred_num_attention_heads': options['heads'],
     'pred_num_hidden_layers': 1,
   }
+
+
+def _kind_of(options: Mapping[str, Any]) -> str:
+  """model_type of a network here, of those that are written."""
+  positions = options.get('positions')
+  kind = {'sincos': 'videomae', 'rope': 'vjepa2'}.get(positions)
+  if options['name'] != 'vit' or kind is None:
+    like = f' with {positions} positions' if positions else ''
+    raise ConfigError(
+      '--to=huggingface writes VideoMAE (vit with sincos positions) and V-JEPA '
+      f'2 (with rope positions), not {options["name"]}{like}'
+    )
+  return kind
 
 
 def constants(kind: str, layer_norm_eps: float) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mgjax.data import balance, digits
-from mgjax.data.balance import BalancedOrder
+from mgjax.data.order import BalancedOrder
 from mgjax.setup import data as data_setup
 from mgjax.setup import grids
 
