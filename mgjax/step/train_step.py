@@ -118,8 +118,7 @@ def make_train_step(
     layout: Devices that share the batch; None: one.
     reduce_dtype: Type in which they sum gradients, see `on_devices.on_devices`.
   """
-  # Decided here, in Python: in one part on one device, the program is the same,
-  # bit for bit, as before there were others.
+  # In one part on one device the program is as if there were no others.
   shares = layout is not None and model.computes_by_clip
   in_shares = shares or micro_batches > 1
   differentiate = _make_gradients(
@@ -138,17 +137,14 @@ def make_train_step(
     )
 
   def train_step(state, batch, lr, groups, rng, strengths=None):
-    # The step is in the key, so that a resumed run draws what it would have
-    # drawn, and nothing but the state has to be saved.
+    # The step is in the key: a resumed run draws what it would have drawn.
     dropout = jax.random.fold_in(rng, state.step)
     if augment is not None:
       # The whole batch, before it is cut; and another key than dropout's, which
       # stays that of a run without.
       batch = augment(batch, jax.random.fold_in(dropout, 1), strengths)
     if class_weights is not None:
-      # Of the whole batch, before it is cut: parts then add up to it.
-      weight = losses.clip_weights(batch['label'], jnp.array(class_weights))
-      batch = {**batch, 'weight': weight}
+      batch = _weighted(batch, class_weights)
     size = batch['label'].shape[0] // groups
     grads, metrics, batch_stats = differentiate(state, batch, size, dropout)
     direction, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -166,6 +162,13 @@ def make_train_step(
     return state, {**metrics, 'grad_norm': optax.tree.norm(grads)}
 
   return train_step
+
+
+def _weighted(batch: dict, class_weights: Sequence[float]) -> dict:
+  """A batch with what its clips count in the loss."""
+  # Of the whole batch, before it is cut: parts then add up to it.
+  weight = losses.clip_weights(batch['label'], jnp.array(class_weights))
+  return {**batch, 'weight': weight}
 
 
 def _moved(

@@ -121,10 +121,10 @@ def test_groups_of_a_batch_equal_separate_batches():
     )
 
   together = run(video, 2)
-  for group in (0, 1):
+  for group in (slice(0, 2), slice(2, 4)):
     # float32, the reductions run in another order.
     np.testing.assert_allclose(
-      together[group::2], run(video[group::2], 1), rtol=1e-4, atol=1e-4
+      together[group], run(video[group], 1), rtol=1e-4, atol=1e-4
     )
 
 
