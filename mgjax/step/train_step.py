@@ -119,8 +119,7 @@ def make_train_step(
     reduce_dtype: Type in which they sum gradients, see `on_devices.on_devices`.
   """
   # In one part on one device the program is as if there were no others.
-  shares = layout is not None and model.computes_by_clip
-  in_shares = shares or micro_batches > 1
+  in_shares = micro_batches > 1 or (layout and model.computes_by_clip)
   differentiate = _make_gradients(
     _make_apply(model, trained, frozen_dropout),
     model.draws_by_clip,
@@ -140,8 +139,7 @@ def make_train_step(
     # The step is in the key: a resumed run draws what it would have drawn.
     dropout = jax.random.fold_in(rng, state.step)
     if augment is not None:
-      # The whole batch, before it is cut; and another key than dropout's, which
-      # stays that of a run without.
+      # Of the whole batch; dropout's key stays that of a run without.
       batch = augment(batch, jax.random.fold_in(dropout, 1), strengths)
     if class_weights is not None:
       batch = _weighted(batch, class_weights)
