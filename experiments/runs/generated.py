@@ -342,6 +342,7 @@ TRANSFORMER_FINE_TUNING = _transformers(
 
 _SCRATCH_BOTH = TRANSFORMER_SCRATCH[1]
 TRANSFORMER_CHOICES = [
+  TRANSFORMER_SCRATCH[0],
   _SCRATCH_BOTH._replace(row='both; positions scaled; root of the batch'),
   *(
     _transformer(
