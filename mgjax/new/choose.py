@@ -48,7 +48,7 @@ class Clip(NamedTuple):
 
 
 def settings(
-  videos: Videos, *, flip: bool, weights: Clip | None
+  videos: Videos, *, flip: bool, weights: Clip | None, num_devices: int = 1
 ) -> list[Setting]:
   """All settings that depend on the videos, but the grid.
 
@@ -56,10 +56,11 @@ def settings(
     videos: The videos.
     flip: Whether a mirrored video still shows its class.
     weights: What a training starts from; None: it starts from scratch.
+    num_devices: Devices that share each batch.
   """
   start = _from_scratch(videos) if weights is None else []
   clip = weights or _small_clip(videos)
-  batch = batch_size(videos.total('train'), 32 if weights else 16)
+  batch = batch_size(videos.total('train'), 32 if weights else 16, num_devices)
   least_epochs, least_steps = (20, 200) if weights else (30, 300)
   epochs = max(
     least_epochs, math.ceil(least_steps * batch / videos.total('train'))
@@ -67,10 +68,10 @@ def settings(
   return [
     *start,
     *_clip(videos, clip, flip),
-    *_training(videos, batch, epochs),
+    *_training(videos, batch, epochs, num_devices),
     *(_rates_from_scratch(epochs) if weights is None else []),
     *(_batch_norm(batch) if clip.has_batch_norm else []),
-    *_evaluation(videos, clip, epochs),
+    *_evaluation(videos, clip, epochs, num_devices),
     Setting('train.checkpoint_every_s', 60.0, 'A kill costs a minute at most.'),
   ]
 
@@ -82,15 +83,17 @@ def _small_clip(videos: Videos) -> Clip:
   return Clip(frames, max(32, side), has_batch_norm=True)
 
 
-def batch_size(num_train: int, most: int) -> int:
+def batch_size(num_train: int, most: int, num_devices: int = 1) -> int:
   """Clips of a step: a power of two, at most an eighth of an epoch.
 
   Args:
     num_train: Training videos.
     most: The most that the recipe is for.
+    num_devices: Devices that share each batch: the next multiple of them.
   """
   share = max(1, num_train // _BATCHES_PER_EPOCH)
-  return 2 ** int(math.log2(min(most, share)))
+  power = 2 ** int(math.log2(min(most, share)))
+  return math.ceil(power / num_devices) * num_devices
 
 
 def _from_scratch(videos: Videos) -> list[Setting]:
@@ -140,7 +143,9 @@ def _clip(videos: Videos, clip: Clip, flip: bool) -> list[Setting]:
   ]
 
 
-def _training(videos: Videos, batch: int, epochs: int) -> list[Setting]:
+def _training(
+  videos: Videos, batch: int, epochs: int, num_devices: int
+) -> list[Setting]:
   num_train, uneven = videos.total('train'), videos.unevenness
   steps = math.ceil(epochs * num_train / batch)
   balance, why = 0.0, 'an epoch shows every video once.'
@@ -160,8 +165,12 @@ def _training(videos: Videos, batch: int, epochs: int) -> list[Setting]:
     Setting(
       'data.batch_size',
       batch,
-      f'At most an eighth of the {num_train} training videos: with larger '
-      'batches an epoch has too few steps.',
+      (
+        f'At most an eighth of the {num_train} training videos: with larger '
+        'batches an epoch has too few steps.'
+        if batch * _BATCHES_PER_EPOCH <= num_train
+        else f'A clip for each of {num_devices} device(s): few videos.'
+      ),
     ),
     Setting(
       'optim.total_epochs',
@@ -192,7 +201,9 @@ def _batch_norm(batch: int) -> list[Setting]:
   ]
 
 
-def _evaluation(videos: Videos, clip: Clip, epochs: int) -> list[Setting]:
+def _evaluation(
+  videos: Videos, clip: Clip, epochs: int, num_devices: int
+) -> list[Setting]:
   return [
     Setting(
       'eval.every',
@@ -207,5 +218,7 @@ def _evaluation(videos: Videos, clip: Clip, epochs: int) -> list[Setting]:
     Setting('eval.num_crops', 1),
     Setting('eval.crop_px', clip.side_px),
     Setting('eval.short_side_px', clip.side_px),
-    Setting('eval.batch_size', batch_size(videos.total('train'), 16)),
+    Setting(
+      'eval.batch_size', batch_size(videos.total('train'), 16, num_devices)
+    ),
   ]

@@ -192,7 +192,10 @@ def write(
     minutes: See `compare`.
   """
   start = _clip_of(weights) if weights else None
-  chosen = choose.settings(videos, flip=flip, weights=start)
+  num_devices = _num_devices()
+  chosen = choose.settings(
+    videos, flip=flip, weights=start, num_devices=num_devices
+  )
 
   def content(grid: Chosen) -> str:
     return program.text(
@@ -214,7 +217,7 @@ def write(
   ) as file:
     file.write(content(Chosen()))
     file.flush()
-    grid = compare(file.name, minutes)
+    grid = compare(file.name, minutes, num_devices)
   print(grid.why)
   files.write_text(out / CONFIG, content(grid))
 
@@ -229,13 +232,26 @@ def _clip_of(weights: pathlib.Path) -> choose.Clip:
   )
 
 
-def compare(config: str, minutes: float) -> Chosen:
+def _num_devices() -> int:
+  """Devices that JAX finds, asked for in a process of its own.
+
+  This one must not hold them while another measures.
+  """
+  code = 'import jax; print(len(jax.devices()))'
+  found = subprocess.run(
+    [sys.executable, '-c', code], check=True, stdout=subprocess.PIPE
+  )
+  return int(found.stdout)
+
+
+def compare(config: str, minutes: float, num_devices: int = 1) -> Chosen:
   """Chooses the grid schedule by the wall time that is predicted.
 
   Args:
     config: Path of the config file.
     minutes: What measuring may take: then it ends, and nothing is compared. 0:
       what was measured before counts.
+    num_devices: Devices that share each batch.
   """
   # In a process of its own: a compilation can be ended in no other way.
   with tempfile.TemporaryDirectory() as folder:
@@ -243,6 +259,7 @@ def compare(config: str, minutes: float) -> Chosen:
     command = [
       *(sys.executable, '-m', 'mgjax.plan', f'--config={config}'),
       *('--format=json', f'--output={output}'),
+      f'--num_devices={num_devices}',
     ]
     if minutes:
       print('Timing the steps of this network on this machine:', flush=True)

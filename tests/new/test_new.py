@@ -253,6 +253,11 @@ def test_a_batch_is_at_most_an_eighth_of_an_epoch(num_train, batch):
   assert choose.batch_size(num_train, 16) == batch
 
 
+def test_devices_share_a_batch_equally():
+  assert choose.batch_size(90, 16, num_devices=3) == 9
+  assert choose.batch_size(10, 16, num_devices=8) == 8
+
+
 def test_long_videos_have_clips_of_two_seconds_and_short_ones_of_their_own():
   def stride(num_frames, fps):
     found = look.Videos(
