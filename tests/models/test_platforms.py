@@ -77,7 +77,13 @@ def test_convolutions_are_folded_on_cpus_and_whole_elsewhere(name):
     assert products < found['cpu'].count('stablehlo.dot_general')
 
 
-@pytest.mark.parametrize('name', sorted(TRANSFORMERS))
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=[pytest.mark.slow] if name == 'mvit' else [])
+    for name in sorted(TRANSFORMERS)
+  ],
+)
 def test_transformers_have_products_on_all_platforms(name):
   found = lowered(name, **TRANSFORMERS[name])
   for text in found.values():

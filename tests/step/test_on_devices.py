@@ -232,7 +232,13 @@ def make_steps():
 # Of 8 clips, 4 on each device.
 @pytest.mark.parametrize(
   'group_clips,micro_batches,by_clip',
-  [(2, 1, True), (8, 1, True), (2, 2, True), (4, 2, True), (2, 2, False)],
+  [
+    (2, 1, True),
+    (8, 1, True),
+    (4, 2, True),
+    pytest.param(2, 2, True, marks=pytest.mark.slow),
+    pytest.param(2, 2, False, marks=pytest.mark.slow),
+  ],
 )
 def test_a_step_on_two_devices_is_the_step_on_one(
   group_clips, micro_batches, by_clip, monkeypatch
