@@ -24,6 +24,12 @@ from tests.data import videos
 COUNTS = {'bow': 12, 'jump': 8, 'wave': 5}
 
 
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+  """JAX need not be asked in every test: README's commands ask it."""
+  monkeypatch.setattr(command, '_num_devices', lambda: 1)
+
+
 @pytest.fixture(scope='module')
 def clips(tmp_path_factory):
   folder = tmp_path_factory.mktemp('own') / 'My clips 2'
