@@ -27,7 +27,6 @@ from experiments import tabulate
 from experiments.bench import layouts, step_time
 from experiments.runs import record
 from mgjax import cli, files
-from mgjax.cli import ConfigError
 
 EXPERIMENT = 'device_training'
 _FIRST = 10  # Steps whose losses are compared: later ones differ by rounding.
@@ -107,10 +106,7 @@ def table(entry: dict) -> tabulate.Table:
 
 def main(args: flags.FlagValues) -> None:
   environment = step_time.full_environment()
-  path = pathlib.Path(args.records) / f'{args.name or layouts.device_name()}'
-  path = path.with_name(path.name + '.json')
-  if path.exists():
-    raise ConfigError(f'{path} is there already; give another --name')
+  path = record.new_file(args.records, args.name or layouts.device_name())
   version, workdir = record.code_version(), pathlib.Path(args.workdir)
   # The device's first: it is the one that may be gone.
   runs = [
@@ -126,8 +122,7 @@ def main(args: flags.FlagValues) -> None:
     'runs': runs,
     'difference': compare(*runs),
   }
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(entry, indent=1) + '\n')
+  record.write_file(path, entry)
   print(tabulate.markdown(table(entry)))
   print(
     f'the first {_FIRST} losses differ by '

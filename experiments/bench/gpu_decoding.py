@@ -18,7 +18,6 @@ if __name__ == '__main__':
 
 import datetime
 import functools
-import json
 import os
 import pathlib
 import statistics
@@ -126,10 +125,7 @@ def main(args: flags.FlagValues) -> None:
     f'{args.hardware}, to the host': (find_hardware(args.hardware), False),
     f'{args.hardware}, stays': (find_hardware(args.hardware, stays=True), True),
   }
-  path = pathlib.Path(args.records) / f'{args.name or layouts.device_name()}'
-  path = path.with_name(path.name + '.json')
-  if path.exists():
-    raise ConfigError(f'{path} is there already; give another --name')
+  path = record.new_file(args.records, args.name or layouts.device_name())
   version, load = record.code_version(), os.getloadavg()[0]
   with tempfile.TemporaryDirectory() as folder:
     paths = [pathlib.Path(folder) / f'{i}.mp4' for i in range(args.videos)]
@@ -161,8 +157,7 @@ def main(args: flags.FlagValues) -> None:
     'largest_difference': difference,
     'wall_s': wall_s,
   }
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(entry, indent=1) + '\n')
+  record.write_file(path, entry)
   print(tabulate.markdown(table(entry)))
 
 

@@ -26,7 +26,6 @@ if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
 import datetime
-import json
 import os
 import pathlib
 import statistics
@@ -196,10 +195,7 @@ def main(values: flags.FlagValues) -> None:
       f'optim.loss={config.optim.loss!r}: clips have one random label each; '
       "use 'softmax'"
     )
-  folder = pathlib.Path(values.records)
-  path = folder / f'{values.name or config.model.name}.json'
-  if path.exists():
-    raise ConfigError(f'{path} is there already; give another --name')
+  path = record.new_file(values.records, values.name or config.model.name)
   from mgjax.cpu import allocator
 
   allocator.keep()  # As training does.
@@ -223,10 +219,8 @@ def main(values: flags.FlagValues) -> None:
     ],
     'peak_tflops': values.peak_tflops,
   }
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(entry, indent=1) + '\n')
-  print(f'wrote {path}', file=sys.stderr)
-  if folder == record.RECORDS / TABLE:
+  record.write_file(path, entry)
+  if path.parent == record.RECORDS / TABLE:
     print('\n\n'.join(tabulate.markdown(table) for table in make()))
 
 

@@ -17,9 +17,7 @@ if __name__ == '__main__':
 
 import datetime
 import functools
-import json
 import os
-import pathlib
 import statistics
 import sys
 import time
@@ -32,7 +30,6 @@ from experiments import tabulate
 from experiments.bench import step_time
 from experiments.runs import record, settings
 from mgjax import cli
-from mgjax.cli import ConfigError
 from mgjax.grids.schedule import Grid
 
 EXPERIMENT = 'layouts'
@@ -192,9 +189,7 @@ def main(args: flags.FlagValues) -> None:
   from mgjax.cpu import allocator
 
   environment = step_time.full_environment()
-  path = pathlib.Path(args.records) / f'{args.name or device_name()}.json'
-  if path.exists():
-    raise ConfigError(f'{path} is there already; give another --name')
+  path = record.new_file(args.records, args.name or device_name())
   allocator.keep()  # As training does.
   version, load = record.code_version(), os.getloadavg()[0]
   entry = {
@@ -206,9 +201,7 @@ def main(args: flags.FlagValues) -> None:
     'grids': measure(args),
     'load_average': [load, os.getloadavg()[0]],
   }
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(json.dumps(entry, indent=1) + '\n')
-  print(f'wrote {path}', file=sys.stderr)
+  record.write_file(path, entry)
   print(tabulate.markdown(table(entry)))
 
 

@@ -117,6 +117,25 @@ def code_version() -> dict[str, str]:
   }
 
 
+def new_file(folder: str, name: str) -> pathlib.Path:
+  """Where a benchmark writes its record, one file.
+
+  Raises:
+    ConfigError: It is there already: a record is not replaced.
+  """
+  path = pathlib.Path(folder) / f'{name}.json'
+  if path.exists():
+    raise ConfigError(f'{path} is there already; give another --name')
+  return path
+
+
+def write_file(path: pathlib.Path, entry: dict) -> None:
+  """Writes such a record."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text(json.dumps(entry, indent=1) + '\n')
+  print(f'wrote {path}', file=sys.stderr)
+
+
 def exists(name: str) -> bool:
   """Whether there is a record of this name."""
   return (RECORDS / name / 'record.json').exists()
