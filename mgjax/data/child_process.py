@@ -1,10 +1,13 @@
 """What a process does that works for another one."""
 
+import contextlib
 import functools
 import multiprocessing
 import os
+import pathlib
 import signal
 import threading
+from collections.abc import Iterator
 from multiprocessing import resource_tracker
 
 from mgjax import stop_signal
@@ -33,8 +36,23 @@ def _end_with_this_process() -> None:
   def kill() -> None:
     for child in multiprocessing.active_children():
       child.kill()
+    # One that is just being started is not among them yet, and would complain
+    # that it has not heard all of what to do.
+    for pid in _spawned():
+      with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
   stop_signal.before_end(kill)
+
+
+def _spawned() -> Iterator[int]:
+  """Children that Python has started to work for this process, on Linux."""
+  for children in pathlib.Path('/proc/self/task').glob('*/children'):
+    for pid in children.read_text().split():
+      with contextlib.suppress(OSError):  # It has just ended.
+        # Not what watches over shared memory, which tidies up at the end.
+        if b'spawn_main' in pathlib.Path(f'/proc/{pid}/cmdline').read_bytes():
+          yield int(pid)
 
 
 def start() -> None:
