@@ -3,10 +3,13 @@
 import os
 import tempfile
 
+from tests import compiling
+
 # Before JAX starts. Two devices, so that every test of training is one of
 # data parallelism too; compiled programs are shared by all tests.
 os.environ['XLA_FLAGS'] = (
-  os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=2'
+  f'{os.environ.get("XLA_FLAGS", "")} {compiling.QUICK} '
+  '--xla_force_host_platform_device_count=2'
 )
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 if 'PYTEST_XDIST_WORKER' not in os.environ:  # Workers inherit the folder.

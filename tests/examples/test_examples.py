@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tests import compiling
+
 ROOT = pathlib.Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / 'examples').glob('*.py'))
 # Runs a program; tells where JAX compiles, and kills it where it says so.
@@ -39,7 +41,7 @@ def run(path, folder, last='never'):
   environment = {
     **os.environ,
     'PYTHONPATH': str(ROOT),
-    'XLA_FLAGS': '',  # One device.
+    'XLA_FLAGS': compiling.QUICK,  # One device.
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
   }
   result = subprocess.run(

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests import compiling
+
 CONFIG = 'configs/moving_digits.py:grid=both,size=tiny'
 SMALL = (
   *('--config.model.blocks=(1,)', '--config.data.batch_size=16'),
@@ -26,7 +28,8 @@ def plan(folder, *flags, devices=8, config=CONFIG):
     env={
       **os.environ,
       'JAX_COMPILATION_CACHE_DIR': str(folder),
-      'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+      'XLA_FLAGS': f'{compiling.QUICK} '
+      f'--xla_force_host_platform_device_count={devices}',
     },
     capture_output=True,
     text=True,

@@ -17,6 +17,7 @@ import pytest
 
 from mgjax.hosts import parallel
 from mgjax.run import run_folder
+from tests import compiling
 from tests.run_state import final_state
 
 TIMEOUT_S = 900  # For machines that do much else.
@@ -28,9 +29,7 @@ def launch(data_dir, workdir, *flags, devices=1, processes=1):
     free.bind(('', 0))
     port = free.getsockname()[1]
   env = os.environ | {
-    # Small programs: compiling them well takes longer than running them.
-    'XLA_FLAGS': '--xla_backend_optimization_level=0 '
-    '--xla_llvm_disable_expensive_passes=true '
+    'XLA_FLAGS': f'{compiling.QUICK} '
     f'--xla_force_host_platform_device_count={devices // processes}'
   }
   started = []
