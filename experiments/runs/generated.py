@@ -368,11 +368,6 @@ TRANSFORMER_CHOICES = [
         'learning rate with the batch',
         '--config.optim.batch_rule=linear',
       ),
-      (
-        'constant-rate',
-        "the baseline's learning rate for every batch",
-        '--config.optim.batch_rule=none',
-      ),
     )
   ),
 ]
