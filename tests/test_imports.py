@@ -33,7 +33,7 @@ ORDER = (
   ('pictures',),
   ('config',),
   ('cli',),
-  ('cpu',),
+  ('cpu', 'tpu'),
   ('models',),
   ('hosts',),
   ('step',),

@@ -15,6 +15,7 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
+import dataclasses
 import datetime
 import functools
 import os
@@ -36,7 +37,7 @@ EXPERIMENT = 'layouts'
 _CONFIG = 'configs/kinetics400.py:grid=both'
 
 
-class _Way(NamedTuple):
+class Way(NamedTuple):
   """A way to compute convolutions.
 
   Attributes:
@@ -44,17 +45,20 @@ class _Way(NamedTuple):
       'folded', 2-D convolutions and products, as on CPUs.
     options: Of the compiler.
     platforms: Where it can be asked for; (): everywhere.
+    num_lanes: Of models.slowfast.SlowFast.
   """
 
   formulation: str
   options: dict[str, Any] | None = None
   platforms: tuple[str, ...] = ()
+  num_lanes: int = 1
 
 
 WAYS = {
-  'native': _Way('native'),
-  'native, NHWC': _Way('native', {'xla_gpu_force_conv_nhwc': True}, ('gpu',)),
-  'folded': _Way('folded'),
+  'native': Way('native'),
+  'native, NHWC': Way('native', {'xla_gpu_force_conv_nhwc': True}, ('gpu',)),
+  'folded': Way('folded'),
+  'frames in channels': Way('native', None, ('tpu',), num_lanes=128),
 }
 
 
@@ -67,7 +71,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flag('records', str, str(record.RECORDS / EXPERIMENT), 'Folder of results.')
 
 
-def _config(args: flags.FlagValues, num_devices: int) -> Any:
+def config_of(args: flags.FlagValues, num_devices: int) -> Any:
   clips = args.clips * num_devices
   overrides = [
     '--config.model.dtype=bfloat16',
@@ -97,7 +101,7 @@ def measure(args: flags.FlagValues) -> list[dict]:
   from mgjax.step import compilation, programs
 
   mesh = parallel.make_mesh()
-  config = _config(args, mesh.size)
+  config = config_of(args, mesh.size)
   composed = network.compose(config, mesh)
   schedule = settings.schedule(config)
   state = made_up.state(composed.abstract, mesh)
@@ -113,7 +117,7 @@ def measure(args: flags.FlagValues) -> list[dict]:
     for name, way in WAYS.items():
       if platform in (way.platforms or (platform,)):
         start = time.perf_counter()
-        steps[name] = _compiled(config, schedule, composed, mesh, grid, way)
+        steps[name] = compile_step(config, schedule, composed, mesh, grid, way)
         compile_s[name] = time.perf_counter() - start
         print(f'{grid}, {name}: compiled', file=sys.stderr, flush=True)
     seconds = {name: [] for name in steps}
@@ -137,7 +141,7 @@ def measure(args: flags.FlagValues) -> list[dict]:
   return entries
 
 
-def _compiled(config, schedule, composed, mesh, grid: Grid, way: _Way) -> Any:
+def compile_step(config, schedule, composed, mesh, grid: Grid, way: Way) -> Any:
   """The training step of a grid, compiled in a way."""
   from mgjax.hosts import parallel
   from mgjax.models import conv
@@ -145,6 +149,9 @@ def _compiled(config, schedule, composed, mesh, grid: Grid, way: _Way) -> Any:
   from mgjax.step import compilation
   from mgjax.step.step_cache import Program
 
+  composed = dataclasses.replace(
+    composed, model=composed.model.changed(num_lanes=way.num_lanes)
+  )
   lower = programs.lower_programs(config, schedule, composed, mesh, 0, set())
   # No setting asks for it: the formulation follows the platform but here.
   conv3d = functools.partial(conv.conv3d, formulation=way.formulation)

@@ -19,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from mgjax.cpu import folded
+from mgjax.tpu import lanes
 
 # He et al. 2015, by fan-out: N(0, sqrt(2 / (kt * kh * kw * D))).
 # Source: PySlowFast 287ec00, utils/weight_init_helper.py (c2_msra_fill).
@@ -93,6 +94,7 @@ class Conv(nn.Module):
     depthwise: Whether every channel has a kernel of its own, [kt, 1, 1, 1, C];
       for temporal kernels and strides, and as many outputs as inputs.
     use_bias: Whether a bias is added.
+    beside: Frames that lie side by side in the channels of x (tpu/lanes.py).
     dtype: Compute type; parameters are created in float32.
     kernel_init: Initialiser of the kernel.
   """
@@ -102,6 +104,7 @@ class Conv(nn.Module):
   strides: tuple[int, int, int] = (1, 1, 1)
   depthwise: bool = False
   use_bias: bool = False
+  beside: int = 1
   dtype: Any = jnp.float32
   kernel_init: Callable = conv_init
 
@@ -116,10 +119,13 @@ class Conv(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B T H W C']) -> Float[Array, 'B t h w D']:
-    inputs = 1 if self.depthwise else x.shape[-1]
+    inputs = 1 if self.depthwise else x.shape[-1] // self.beside
     shape = (*self.kernel_size, inputs, self.features)
-    kernel = self.param('kernel', self.kernel_init, shape).astype(self.dtype)
+    kernel = self.param('kernel', self.kernel_init, shape)
     x = x.astype(self.dtype)
+    if self.beside > 1:
+      return lanes.conv3d(x, kernel, self.strides, self.beside)
+    kernel = kernel.astype(self.dtype)
     if self.depthwise:
       x = depthwise_temporal(x, kernel[:, 0, 0, 0], stride=self.strides[0])
     else:

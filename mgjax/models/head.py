@@ -64,6 +64,15 @@ class VideoNetwork(nn.Module, network_options.Given, kw_only=True):
     """
     return self.clone(**options)
 
+  def on(self, platform: str) -> 'VideoNetwork':
+    """The same network, arranged for a kind of devices.
+
+    Args:
+      platform: As JAX names it: 'cpu', 'gpu' or 'tpu'.
+    """
+    del platform
+    return self
+
   def example_clip(self, num_frames: int) -> Window:
     """Frames, height and width of a small clip that the network takes.
 

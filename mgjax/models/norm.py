@@ -166,6 +166,10 @@ def _normalize(x, mean, var, scale, bias, eps):
   # is rounded once, by the caller.
   factor = scale * lax.rsqrt(var + eps)
   shift = bias - mean * factor
+  # Frames that lie side by side are all normalised alike.
+  factor, shift = (
+    jnp.tile(v, x.shape[-1] // v.shape[-1]) for v in (factor, shift)
+  )
   return x * _like(factor, x) + _like(shift, x)
 
 
@@ -210,6 +214,15 @@ def _clip_moments_backward(residuals, cotangents):
 
 
 clip_moments.defvjp(_clip_moments_forward, _clip_moments_backward)
+
+
+def _of_frames(mean, var, beside):
+  """Moments over frames that lie side by side: [B, f * C] to [B, C]."""
+  if beside == 1:
+    return mean, var
+  mean, var = (v.reshape(len(v), beside, -1) for v in (mean, var))
+  of_all = mean.mean(1)
+  return of_all, (var + jnp.square(mean - of_all[:, None])).mean(1)
 
 
 def _like(statistic, x):
@@ -361,6 +374,7 @@ class BatchNorm(nn.Module):
     eps: Added to the variance.
     zero_init: Start with scale 0, so that a residual block starts as identity.
     frozen: See `is_frozen`.
+    beside: Frames that lie side by side in the channels of x (tpu/lanes.py).
     dtype: Type of the result. Statistics and the affine map are computed in
       float32 at least.
 
@@ -375,6 +389,7 @@ class BatchNorm(nn.Module):
   eps: float = NormOptions.norm_eps
   zero_init: bool = False
   frozen: str = NormOptions.norm_frozen
+  beside: int = 1
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -394,7 +409,8 @@ class BatchNorm(nn.Module):
     Raises:
       ValueError: `same_group` is of another batch than x.
     """
-    b, t, h, w, c = x.shape
+    b, t, h, w, _ = x.shape
+    c = x.shape[-1] // self.beside
     init = nn.initializers.zeros if self.zero_init else nn.initializers.ones
     scale = self.param('scale', init, (c,))
     bias = self.param('bias', nn.initializers.zeros, (c,))
@@ -409,7 +425,7 @@ class BatchNorm(nn.Module):
     if same_group is None:
       mean, var = running_mean.value[None], running_var.value[None]
     else:
-      clip_mean, clip_var = clip_moments(x)
+      clip_mean, clip_var = _of_frames(*clip_moments(x), self.beside)
       if len(same_group) > b and _is_on_devices():
         (mean, var), _ = _pool_over(BATCH_AXIS, clip_mean, clip_var, same_group)
       else:
@@ -417,7 +433,8 @@ class BatchNorm(nn.Module):
         mean, var = pool_moments(clip_mean, clip_var, same_group)
       # Before the first step they are 0 and 1, not those of init's dummy video.
       if not self.is_initializing():
-        self._record(clip_mean, clip_var, t * h * w, running_mean, running_var)
+        count = t * self.beside * h * w
+        self._record(clip_mean, clip_var, count, running_mean, running_var)
     return _normalize(x, mean, var, scale, bias, self.eps).astype(self.dtype)
 
   def _record(self, clip_mean, clip_var, count, running_mean, running_var):

@@ -85,6 +85,7 @@ class Layer(nn.Module, network_options.NormOptions):
   depthwise: bool = False  # See `conv.Conv`.
   relu: bool = True
   zero_init: bool = False  # Of the batch norm's scale.
+  beside: int = 1  # See `conv.Conv`.
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -96,6 +97,7 @@ class Layer(nn.Module, network_options.NormOptions):
       self.kernel_size,
       self.strides,
       self.depthwise,
+      beside=self.beside,
       dtype=self.dtype,
       name='conv',
     )(x)
@@ -104,6 +106,7 @@ class Layer(nn.Module, network_options.NormOptions):
       eps=self.norm_eps,
       frozen=self.norm_frozen,
       zero_init=self.zero_init,
+      beside=max(self.beside // self.strides[0], 1),
       dtype=self.dtype,
       name='norm',
     )(x, same_group)
@@ -138,6 +141,7 @@ class Block(nn.Module):
   temporal_kernel: int
   stride: int  # Of H and W.
   layer: Callable[..., Layer]
+  beside: int = 1  # See `conv.Conv`.
 
   @nn.compact
   def __call__(
@@ -145,17 +149,16 @@ class Block(nn.Module):
   ) -> Float[Array, 'B T h w D']:
     strides = (1, self.stride, self.stride)
     shortcut = x
-    if x.shape[-1] != self.features or self.stride != 1:
-      shortcut = self.layer(
+    layer = functools.partial(self.layer, beside=self.beside)
+    if x.shape[-1] != self.features * self.beside or self.stride != 1:
+      shortcut = layer(
         self.features, (1, 1, 1), strides, relu=False, name='shortcut'
       )(x, same_group)
-    x = self.layer(self.inner, (self.temporal_kernel, 1, 1), name='a')(
+    x = layer(self.inner, (self.temporal_kernel, 1, 1), name='a')(x, same_group)
+    x = layer(self.inner, (1, 3, 3), strides, name='b')(x, same_group)
+    x = layer(self.features, (1, 1, 1), relu=False, zero_init=True, name='c')(
       x, same_group
     )
-    x = self.layer(self.inner, (1, 3, 3), strides, name='b')(x, same_group)
-    x = self.layer(
-      self.features, (1, 1, 1), relu=False, zero_init=True, name='c'
-    )(x, same_group)
     return conv.join(x, shortcut)
 
 
@@ -173,6 +176,8 @@ class Stage(nn.Module):
     nonlocal_after: Indices of the blocks that a non-local block follows.
     nonlocal_block: `NonLocalBlock` with the options of network and stage.
     remat: Whether the backward pass computes the blocks again.
+    beside: Frames that lie side by side, see `conv.Conv`; 1 where there are
+      non-local blocks.
   """
 
   features: int
@@ -184,6 +189,7 @@ class Stage(nn.Module):
   nonlocal_after: tuple[int, ...] = ()
   nonlocal_block: Callable[..., NonLocalBlock] | None = None
   remat: bool = False
+  beside: int = 1
 
   @nn.compact
   def __call__(
@@ -199,6 +205,7 @@ class Stage(nn.Module):
         kernel,
         self.stride if i == 0 else 1,
         self.layer,
+        self.beside,
         name=f'block{i}',
       )(x, same_group)
       if i in self.nonlocal_after:

@@ -16,6 +16,7 @@ from mgjax.config import network_options
 from mgjax.models import head, resnet3d
 from mgjax.models.head import ClipIndex, Window
 from mgjax.models.nonlocal_block import NonLocalBlock
+from mgjax.tpu import lanes
 
 
 def slow_frames(num_frames: int, alpha: int) -> np.ndarray:
@@ -33,7 +34,14 @@ def slow_frames(num_frames: int, alpha: int) -> np.ndarray:
 
 
 class SlowFast(head.VideoNetwork, network_options.SlowFast):
-  """Two-pathway network."""
+  """Two-pathway network.
+
+  Attributes:
+    num_lanes: Channels that take no more space than one, see `on`. Parameters
+      and results do not depend on it.
+  """
+
+  num_lanes: int = 1
 
   def __post_init__(self):
     super().__post_init__()
@@ -42,20 +50,35 @@ class SlowFast(head.VideoNetwork, network_options.SlowFast):
         f'width {self.width} is not divisible by beta_inv {self.beta_inv}.'
       )
 
+  def on(self, platform: str) -> 'SlowFast':
+    return self.clone(num_lanes=128 if platform == 'tpu' else 1)
+
+  def _beside(self, stage: int, frames: int) -> int:
+    """Fast frames that lie side by side in a stage; -1 is the stem."""
+    if stage >= 0 and any(self.nonlocal_blocks_fast[stage : stage + 1]):
+      return 1
+    inner = self.width // self.beta_inv * 2 ** max(stage, 0)
+    return lanes.num_beside(inner, frames, self.num_lanes)
+
   def _fuse(
     self,
     x: dict[str, Array],
+    beside: int,
     layer: Callable[..., resnet3d.Layer],
     same_group: resnet3d.SameGroup,
     name: str,
   ) -> dict[str, Array]:
     """Joins fast features to the slow pathway's, at its frame rate."""
+    channels = x['fast'].shape[-1] // beside
+    joined = 1 if beside % self.alpha else beside
     lateral = layer(
-      self.fusion_ratio * x['fast'].shape[-1],
+      self.fusion_ratio * channels,
       (self.fusion_kernel, 1, 1),
       (self.alpha, 1, 1),
+      beside=joined,
       name=name,
-    )(x['fast'], same_group)
+    )(lanes.regroup(x['fast'], beside, joined), same_group)
+    lateral = lanes.regroup(lateral, max(joined // self.alpha, 1), 1)
     # A length that alpha does not divide has one more strided position.
     lateral = lateral[:, : x['slow'].shape[1]]
     slow = jnp.concatenate([x['slow'], lateral], axis=-1)
@@ -68,6 +91,7 @@ class SlowFast(head.VideoNetwork, network_options.SlowFast):
     i: int,
     blocks: tuple[int, ...],
     layer: Callable[..., resnet3d.Layer],
+    beside: int,
   ) -> resnet3d.Stage:
     """Stage i of a pathway ('slow' or 'fast') with `width` after its stem."""
     nonlocal_of = {
@@ -95,11 +119,58 @@ class SlowFast(head.VideoNetwork, network_options.SlowFast):
       layer=layer,
       num_temporal=self.num_temporal[i] if self.num_temporal else None,
       remat=self.remat,
+      beside=beside,
       **resnet3d.nonlocal_options(
         i, blocks, block=nonlocal_block, **nonlocal_of[path]
       ),
       name=f'{path}_res{i + 2}',
     )
+
+  def _blocks(self) -> tuple[int, ...]:
+    """Blocks of each stage."""
+    return resnet3d.stage_blocks(self.depth, self.blocks)
+
+  def _features(
+    self, video: Float[Array, 'B T H W 3'], same_group: resnet3d.SameGroup
+  ) -> list[Float[Array, 'B t h w C']]:
+    """What the slow and the fast pathway end with."""
+    layer = functools.partial(resnet3d.Layer, **resnet3d.layer_options(self))
+    widths = {'slow': self.width, 'fast': self.width // self.beta_inv}
+    x = {
+      'slow': video[:, slow_frames(video.shape[1], self.alpha)],
+      'fast': video,
+    }
+    beside = self._beside(-1, video.shape[1])
+    x['fast'] = lanes.regroup(x['fast'], 1, beside)
+    x = {
+      path: resnet3d.Stem(
+        widths[path],
+        resnet3d.STEM_KERNELS[path],
+        functools.partial(layer, beside=beside if path == 'fast' else 1),
+        name=f'{path}_stem',
+      )(x[path], same_group)
+      for path in x
+    }
+    x = self._fuse(x, beside, layer, same_group, 'fuse_stem')
+    blocks = self._blocks()
+    resnet3d.check_num_temporal(self.num_temporal, blocks)
+    for i in range(len(blocks)):
+      before, beside = beside, self._beside(i, video.shape[1])
+      x['fast'] = lanes.regroup(x['fast'], before, beside)
+      x = {
+        path: self._stage(
+          path,
+          widths[path],
+          i,
+          blocks,
+          layer,
+          beside if path == 'fast' else 1,
+        )(x[path], same_group)
+        for path in x
+      }
+      if i < len(blocks) - 1:  # The head joins what the last stage gives.
+        x = self._fuse(x, beside, layer, same_group, f'fuse_res{i + 2}')
+    return [x['slow'], lanes.regroup(x['fast'], beside, 1)]
 
   @nn.compact
   def __call__(
@@ -123,40 +194,16 @@ class SlowFast(head.VideoNetwork, network_options.SlowFast):
         window of that size over the features of a larger clip. The frames
         must be those of `video`: the pathways differ in frame rate.
     """
-    layer = functools.partial(resnet3d.Layer, **resnet3d.layer_options(self))
-    widths = {'slow': self.width, 'fast': self.width // self.beta_inv}
-    video = video.astype(self.dtype)
-    x = {
-      'slow': video[:, slow_frames(video.shape[1], self.alpha)],
-      'fast': video,
-    }
-    x = {
-      path: resnet3d.Stem(
-        widths[path], resnet3d.STEM_KERNELS[path], layer, name=f'{path}_stem'
-      )(x[path], same_group)
-      for path in x
-    }
-    x = self._fuse(x, layer, same_group, 'fuse_stem')
-    blocks = resnet3d.stage_blocks(self.depth, self.blocks)
-    resnet3d.check_num_temporal(self.num_temporal, blocks)
-    for i in range(len(blocks)):
-      x = {
-        path: self._stage(path, widths[path], i, blocks, layer)(
-          x[path], same_group
-        )
-        for path in x
-      }
-      if i < len(blocks) - 1:  # The head joins what the last stage gives.
-        x = self._fuse(x, layer, same_group, f'fuse_res{i + 2}')
+    features = self._features(video.astype(self.dtype), same_group)
     windows = None
     if window is not None:
       windows = [
-        head.features_window(window, len(blocks), frames)
+        head.features_window(window, len(self._blocks()), frames)
         for frames in (self.alpha, 1)
       ]
     return head.classify(
       self,
-      [x['slow'], x['fast']],
+      features,
       in_training=same_group is not None,
       deterministic=deterministic,
       clip_index=clip_index,

@@ -51,7 +51,7 @@ def compose(
   Raises:
     ConfigError: The network's name or an option of it is unknown.
   """
-  module = model(config)
+  module = model(config).on(parallel.platform(mesh))
   tx = optimizer(config, module)
   make_state = state_maker(config, module, tx)
   return Trainable(

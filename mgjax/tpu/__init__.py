@@ -1,0 +1,1 @@
+"""What TPUs need of a network's layers."""
