@@ -59,7 +59,12 @@ def compile_way(
   schedule = settings.schedule(config)
   start = time.perf_counter()
   executable = layouts.compile_step(
-    config, schedule, network.compose(config, mesh), mesh, schedule.base, way
+    config,
+    schedule,
+    network.compose(config, mesh),
+    mesh,
+    schedule.grids[-1],
+    way,
   )
   return compiler_facts.of(executable, time.perf_counter() - start)
 

@@ -1,0 +1,43 @@
+"""What a compiler makes of convolutions is kept, a way at a time."""
+
+import json
+
+from experiments import tabulate
+from experiments.bench import compiled_layouts
+from mgjax import cli
+
+
+def run(folder, *flags):
+  return cli.run(
+    compiled_layouts.main,
+    compiled_layouts.define_flags,
+    ['x', '--target=cpu', '--small', f'--records={folder}', *flags],
+    takes_config=False,
+  )
+
+
+def test_a_way_is_compiled_once(tmp_path, capsys):
+  assert run(tmp_path, '--only=native') == 0
+  assert 'compiling: native' in capsys.readouterr().err
+  entry = json.loads((tmp_path / 'cpu.json').read_text())
+  assert entry['commit']
+  assert entry['ways']['native']['peak_bytes'] > 0
+  assert len(compiled_layouts.table(entry).rows) == 1
+  assert run(tmp_path, '--only=native') == 0
+  printed = capsys.readouterr()
+  assert 'compiling' not in printed.err
+  assert tabulate.markdown(compiled_layouts.table(entry)) in printed.out
+
+
+def test_a_record_of_other_code_is_not_added_to(tmp_path, capsys):
+  entry = {'ways': {'native': {}}, 'commit': 'another', 'changed_files': ''}
+  (tmp_path / 'cpu.json').write_text(json.dumps(entry))
+  assert run(tmp_path) == 2
+  assert 'is of other code' in capsys.readouterr().err
+
+
+def test_a_way_that_a_target_lacks_is_named(tmp_path, capsys):
+  assert run(tmp_path, '--only=frames in channels') == 2
+  said = capsys.readouterr().err
+  assert "'frames in channels' is no way of cpu" in said
+  assert 'native, folded' in said
