@@ -59,7 +59,7 @@ def clone(tmp_path_factory):
   for name in ('Makefile', 'pyproject.toml', 'requirements.txt'):
     shutil.copy2(ROOT / name, folder)
   (folder / 'tests').mkdir()
-  for name in ('conftest.py', 'grids/test_schedule.py'):
+  for name in ('conftest.py', 'compiling.py', 'grids/test_schedule.py'):
     shutil.copy2(ROOT / 'tests' / name, folder / 'tests')
   python = folder / '.venv/bin/python'
   python.parent.mkdir(parents=True)
