@@ -83,7 +83,7 @@ def read(text: str) -> Found:
   computations = dict(_computations(text))
   times, fused = _times(computations)
   collectives: dict[str, Traffic] = {}
-  seen: set[tuple[str, str]] = set()
+  seen: set[tuple] = set()
   convolutions: collections.Counter = collections.Counter()
   copies, accessed = Traffic(), 0
   for name, instructions in computations.items():
@@ -91,7 +91,7 @@ def read(text: str) -> Found:
       continue
     for item in instructions:
       kind = item.operation.removesuffix('-start')
-      if kind in COLLECTIVES and _is_new(item, seen):
+      if kind in COLLECTIVES and (name not in fused or _is_new(item, seen)):
         collectives[kind] = collectives.get(kind, Traffic()).plus(
           times[name], _num_bytes(_result(item))
         )
@@ -167,15 +167,20 @@ def _times(
   return times, fused
 
 
-def _is_new(item: _Instruction, seen: set[tuple[str, str]]) -> bool:
-  """Whether a collective is not one that an operation before it has.
+def _is_new(item: _Instruction, seen: set[tuple]) -> bool:
+  """Whether a collective in a fusion is not one that another fusion has.
 
-  XLA:TPU splits one over several fusions, each with a copy of it.
+  XLA:TPU splits one over several fusions, each with a copy of it. Others may
+  have its channel: what a program asks for in a jax.shard_map has one for all.
   """
   channel = re.search(r'\bchannel_id=(\d+)', item.rest)
   if channel is None:
     return True
-  key = item.operation.removesuffix('-start'), channel[1]
+  # Not the layout, which says in which kind of memory it is.
+  arrays = tuple(
+    (dtype, sides) for dtype, sides, _ in _ARRAY.findall(item.type)
+  )
+  key = item.operation.removesuffix('-start'), channel[1], arrays
   is_new = key not in seen
   seen.add(key)
   return is_new

@@ -45,6 +45,7 @@ ENTRY %main.8_spmd (param.4: bf16[8,8,56,56,8], param.5: bf16[1,3,3,8,16]) -> f3
   %cudnn-conv-bw-filter.1 = (bf16[16,8,1,3,3]{4,3,2,1,0}, u8[0]{0}) custom-call(%wrapped_transpose, %cudnn-conv.1), dim_labels=bf012_oi012->bf012, custom_call_target="__cudnn$convBackwardFilter"
   %all-reduce-start = f32[16]{0} all-reduce-start(%param.5), channel_id=2, replica_groups=mesh['axis_0'=8] {'axis_0'}, to_apply=%region_0.0
   %all-reduce-done = f32[16]{0} all-reduce-done(%all-reduce-start)
+  %another = f32[4]{0} all-reduce(%param.5), channel_id=2, to_apply=%region_0.0
   %tuple.20 = (s32[], f32[8,16]{1,0}) tuple(%all-reduce-done)
   %while.11 = (s32[], f32[8,16]{1,0}) while(%tuple.20), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"},"known_init_step":{"init":"0","step":"1"}}
   ROOT %copy.1 = f32[16]{0} copy(%all-reduce-done)
@@ -122,7 +123,7 @@ def test_a_program_for_a_gpu():
   found = program_text.read(GPU)
   video = 2 * 8 * 8 * 8 * 56 * 56
   assert found.collectives == {
-    'all-reduce': Traffic(1, 4 * 16),
+    'all-reduce': Traffic(2, 4 * 16 + 4 * 4),  # Of one channel.
     'all-gather': Traffic(5, 5 * 4 * 64 * 16),  # In the loop.
   }
   assert found.convolutions == {'bf012_oi012->bf012 bf16': 2}
@@ -132,7 +133,7 @@ def test_a_program_for_a_gpu():
   of_entry = 2 * video  # The transpose.
   of_entry += wide + video + kernel  # Forward: result, operands.
   of_entry += kernel + video + wide  # Gradient of the kernel.
-  of_entry += 64 + kernel + 2 * 64  # All-reduce, copy.
+  of_entry += 64 + kernel + 16 + kernel + 2 * 64  # All-reduces, copy.
   of_loop = (512 + 4096) + 512  # All-gather, its operand among the results.
   of_loop += 512 + 512 + 4096  # The product.
   condition = 0
