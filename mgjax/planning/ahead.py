@@ -30,7 +30,7 @@ from mgjax.setup import clip_costs, grids, network
 from mgjax.step import compilation, step_cache
 from mgjax.step.step_cache import Program
 
-_FORMAT = 1  # Of the files with what the compiler said.
+_FORMAT = 2  # Of the files with what the compiler said.
 # Packages whose versions change what compilers make of a program.
 _PACKAGES = (
   *('jax', 'jaxlib', 'libtpu', 'jax-cuda12-pjrt', 'nvidia-cudnn-cu12'),
