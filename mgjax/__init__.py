@@ -18,7 +18,8 @@ they take is only added to before version 1.0, and what is to go is announced
 one version before. Everything else may move.
 
 Commands: new, train, evaluate, predict, plan, replay, weights, import_weights,
-data.prepare, data.bench and data.moving_digits are modules with flags alone.
+export, data.prepare, data.bench and data.moving_digits are modules with flags
+alone.
 They import what does the work, and with it JAX, once the flags are right.
 
 Rooms, from the commands down:

@@ -38,14 +38,11 @@ import sys
 import ml_collections
 from absl import flags
 
-from mgjax import cli
+from mgjax import cli, exporting
 from mgjax.config import config_file, saved
 from mgjax.errors import ConfigError
 from mgjax.weights import facts, hub, hugging_face, pyslowfast_cfg, torch_files
 from mgjax.weights.facts import Fact
-
-# Frameworks that weights can be written for.
-EXPORTS = ('pyslowfast', 'pytorchvideo', 'huggingface')
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -80,9 +77,9 @@ def define_flags(values: flags.FlagValues) -> None:
   flag('inflate', ('repeat', 'center'), 'repeat', text)
   text = (
     'Write a checkpoint for another framework: the argument is the folder of '
-    'a run.'
+    'a run. mgjax.export writes what its users must know beside it.'
   )
-  flag('to', EXPORTS, None, text)
+  flag('to', exporting.FRAMEWORKS, None, text)
 
 
 def find_config(values: flags.FlagValues, arguments: list[str]):

@@ -18,10 +18,12 @@ BODIES = (
   *('planning.ahead', 'planning.command', 'planning.compiled'),
   'planning.plan_budget',
   *('evaluation.command', 'predicting.command', 'weights.command'),
+  *('exporting.command', 'exporting.framework_files'),
   'data.decode_rates',
 )
 COMMANDS = (
   *('train', 'evaluate', 'predict', 'plan', 'replay', 'import_weights'),
+  'export',
   *('data.prepare', 'data.bench', 'data.moving_digits'),
 )
 # From the foundations up: a module imports from its own room and from groups
@@ -43,6 +45,7 @@ ORDER = (
   ('planning',),
   ('evaluation',),
   ('predicting',),
+  ('exporting',),
   ('setup',),
   BODIES,
   COMMANDS,
@@ -75,6 +78,8 @@ INSIDE = {
   ('grids.learning_rate', '_optax_makers'): 'optax imports JAX',
   ('data.prepare.beam', 'write'): 'an optional package',
   ('weights.hub', 'local'): 'an optional package',
+  ('exporting.onnx_file', 'dump'): 'an optional package',
+  ('exporting.onnx_file', 'load'): 'an optional package',
 }
 # Functions that are longer, with the reason.
 LONG_FUNCTIONS = {

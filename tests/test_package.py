@@ -31,7 +31,7 @@ def test_requirements_txt_and_the_package_say_the_same():
   assert requirements('requirements.txt') == (wanted, set())
 
 
-@pytest.mark.parametrize('extra', ['beam', 'cuda', 'hub', 'tpu'])
+@pytest.mark.parametrize('extra', ['beam', 'cuda', 'hub', 'onnx', 'tpu'])
 def test_the_requirements_of_an_extra_say_the_same(extra):
   wanted = (set(EXTRAS[extra]), {'requirements.txt'})
   assert requirements(f'requirements-{extra}.txt') == wanted

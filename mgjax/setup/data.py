@@ -117,6 +117,13 @@ def crop_hw(group: ml_collections.ConfigDict) -> tuple[int, int]:
   return group.crop_px, group.crop_width_px or group.crop_px
 
 
+def short_side_px(config: ml_collections.ConfigDict) -> int:
+  """Short side to which an evaluation resizes frames before it crops them."""
+  # Three crops lie along the long side and fill the short one.
+  three = config.eval.num_crops == 3
+  return config.eval.crop_px if three else config.eval.short_side_px
+
+
 def workers(config: ml_collections.ConfigDict) -> Workers:
   """Who makes batches ahead of their use."""
   from mgjax.data.read_ahead import Workers
@@ -240,12 +247,7 @@ def eval_stream(
     stride_frames=data.stride_frames,
     sampling=data.sampling,
     target_fps=data.target_fps,
-    # Three crops lie along the long side and fill the short one.
-    short_side_px=(
-      evaluation.crop_px
-      if evaluation.num_crops == 3
-      else evaluation.short_side_px
-    ),
+    short_side_px=short_side_px(config),
     crop_hw=crop_hw(evaluation),
   )
   return EvalStream(

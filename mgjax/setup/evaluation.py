@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -55,6 +56,26 @@ def head_window(
       f"smaller than data.crop_px ({train_crop}); use 'global'"
     )
   return config.data.num_frames, *train_crop
+
+
+def scorer_options(
+  config: ml_collections.ConfigDict, model: nn.Module
+) -> dict[str, Any]:
+  """The options of `train_step.make_scorer` that the settings mean.
+
+  Args:
+    config: The configuration.
+    model: Its network.
+
+  Raises:
+    ConfigError: As `head_window`.
+  """
+  return {
+    'mean': config.data.mean,
+    'std': config.data.std,
+    'window': head_window(config, model),
+    'loss': config.optim.loss,
+  }
 
 
 def load(
@@ -113,13 +134,7 @@ def lower_eval_step(
   Raises:
     ConfigError: As `head_window`.
   """
-  step = train_step.make_eval_step(
-    model,
-    mean=config.data.mean,
-    std=config.data.std,
-    window=head_window(config, model),
-    loss=config.optim.loss,
-  )
+  step = train_step.make_eval_step(model, **scorer_options(config, model))
   batch = programs.batch_spec(grids.eval_grid(config), mesh)
   return jax.jit(step, out_shardings=parallel.sharded(mesh)).lower(
     state.eval_params, state.batch_stats, batch['video']

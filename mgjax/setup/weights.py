@@ -12,7 +12,6 @@ import numpy as np
 from mgjax import models
 from mgjax.config import fields, network_options, rules
 from mgjax.errors import ConfigError
-from mgjax.run import run_folder
 from mgjax.setup import network
 from mgjax.weights import (
   facts,
@@ -238,35 +237,6 @@ def _effect(config: ml_collections.ConfigDict, field: str) -> Any:
     value = value if isinstance(value[0], tuple) else (value,) * len(places)
   # Of stages that have such blocks.
   return tuple(v for v, blocks in zip(value, places, strict=False) if blocks)
-
-
-def for_transformers(
-  config: ml_collections.ConfigDict, folder: pathlib.Path, to: str
-) -> dict[str, Any]:
-  """The config.json of a run's network; {} where another framework is meant.
-
-  Args:
-    config: The run's.
-    folder: Of the run, which may have names of the classes; or of one of its
-      checkpoints.
-    to: The framework.
-
-  Raises:
-    ConfigError: transformers has no such network.
-  """
-  if to != 'huggingface':
-    return {}
-  labels = []
-  for place in (folder, *folder.parents[:2]):
-    if (place / run_folder.LABELS).exists():
-      labels = run_folder.read_labels(place / run_folder.LABELS)
-      break
-  return hugging_face.config_of(
-    config.model.to_dict(),
-    crop_px=config.eval.crop_px,
-    num_frames=config.data.num_frames,
-    labels=labels if len(labels) == config.model.num_classes else (),
-  )
 
 
 def notes_of(

@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -144,6 +145,32 @@ def options(platform: str) -> dict[str, str]:
 def options_once(platform: str) -> dict[str, int | bool]:
   """What the compiler of a platform is told of a program that runs once."""
   return _accepted(platform, _ONCE)
+
+
+def once_on_cpu(function: Callable) -> Callable:
+  """Compiles a function that runs once or twice, for the CPU.
+
+  Products of float32 are exact there; other devices round their factors.
+
+  Args:
+    function: Of arrays, which need not be on any device.
+
+  Returns:
+    A function that returns NumPy arrays. Where JAX_PLATFORMS excludes CPUs, it
+    is compiled for the device that there is.
+  """
+  try:
+    device = jax.local_devices(backend='cpu')[0]
+  except RuntimeError:
+    device = jax.local_devices()[0]
+  options = options_once(device.platform)
+  compiled = jax.jit(function, compiler_options=options or None)
+
+  def run(*arrays):
+    with jax.default_device(device):
+      return jax.device_get(compiled(*arrays))
+
+  return run
 
 
 def _accepted(platform: str, table: dict[str, dict]) -> dict:

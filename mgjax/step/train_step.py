@@ -432,7 +432,7 @@ def make_stats_step(
   return stats_step
 
 
-def make_eval_step(
+def make_scorer(
   model: nn.Module,
   *,
   mean: tuple[float, ...],
@@ -440,9 +440,10 @@ def make_eval_step(
   window: tuple[int, int, int] | None = None,
   loss: str = 'softmax',
 ) -> Callable:
-  """Returns eval_step(params, batch_stats, video) -> scores.
+  """Returns scorer(params, batch_stats, video) -> (logits, scores).
 
-  The scores are float32 [B, K], probabilities of the classes in each view.
+  The logits are [B, K], or [B, t, h, w, K] with a window. The scores are
+  float32 [B, K], probabilities of the classes in each view.
 
   Args:
     model: The network.
@@ -460,7 +461,7 @@ def make_eval_step(
   head = {} if window is None else {'window': window}
   activation = {'softmax': jax.nn.softmax, 'sigmoid': jax.nn.sigmoid}[loss]
 
-  def eval_step(params, batch_stats, video):
+  def scorer(params, batch_stats, video):
     logits = model.apply(
       {'params': params, 'batch_stats': batch_stats},
       normalize(video, mean, std, model.dtype),
@@ -471,6 +472,22 @@ def make_eval_step(
     probabilities = activation(logits.astype(jnp.float32))
     # Over the places of the head, [B, T, H, W, K]; the global average has none.
     # Probabilities and not logits, as PySlowFast does.
-    return probabilities.mean(tuple(range(1, probabilities.ndim - 1)))
+    places = tuple(range(1, probabilities.ndim - 1))
+    return logits, probabilities.mean(places)
+
+  return scorer
+
+
+def make_eval_step(model: nn.Module, **options) -> Callable:
+  """Returns eval_step(params, batch_stats, video) -> scores.
+
+  Args:
+    model: The network.
+    **options: Those of `make_scorer`.
+  """
+  scorer = make_scorer(model, **options)
+
+  def eval_step(params, batch_stats, video):
+    return scorer(params, batch_stats, video)[1]
 
   return eval_step

@@ -134,14 +134,19 @@ def run(
     raise ConfigError(
       f'{source}: has logits {wanted.shape}, the model gives {logits.shape}'
     )
-  difference = np.abs(logits - wanted).max() / max(np.abs(wanted).max(), 1e-30)
-  if not difference <= _TOLERANCE:
+  found = difference(logits, wanted)
+  if not found <= _TOLERANCE:
     raise ConfigError(
       f'{source}: the weights give other logits than it says; they differ by '
-      f'{difference:.2g} of the largest (accepted: {_TOLERANCE:g}). Is this '
+      f'{found:.2g} of the largest (accepted: {_TOLERANCE:g}). Is this '
       'the network, with its options, that the weights are of?'
     )
-  return f'logits agree with those of {source} to {difference:.1e}'
+  return f'logits agree with those of {source} to {found:.1e}'
+
+
+def difference(logits: np.ndarray, wanted: np.ndarray) -> float:
+  """How far logits are from others: a share of the largest of those."""
+  return float(np.abs(logits - wanted).max() / max(np.abs(wanted).max(), 1e-30))
 
 
 def check_features(

@@ -16,8 +16,9 @@ from flax import traverse_util
 from mgjax import files, models
 from mgjax.config import own
 from mgjax.errors import ConfigError
+from mgjax.exporting import framework_files
 from mgjax.hosts import parallel
-from mgjax.run import checkpoint, run_folder
+from mgjax.run import run_folder
 from mgjax.run.checkpoint_manager import Checkpoints, Keep
 from mgjax.setup import grids, network, planning, run_settings
 from mgjax.setup import weights as weights_setup
@@ -26,11 +27,8 @@ from mgjax.weights import (
   checks,
   contents,
   hub,
-  hugging_face,
   matching,
   naming,
-  safetensors_files,
-  torch_files,
 )
 from mgjax.weights.contents import File
 from mgjax.weights.matching import Imported
@@ -75,10 +73,10 @@ def import_file(
   file = contents.read(path, probe)
   weights_setup.check_facts(path, config, file, new)
   model = network.model(config)
-  result = _match(config, model, path, file, inflate, new)
+  result = match(config, model, path, file, inflate, new)
   config, known = weights_setup.with_constants(path, config, file, result)
   model = network.model(config)
-  variables = _variables(config, model, result, new)
+  variables = all_variables(config, model, result, new)
   if new:
     file = file._replace(check={})
   checked = checks.run(
@@ -104,7 +102,7 @@ def import_file(
   return result
 
 
-def _match(
+def match(
   config: ml_collections.ConfigDict,
   model: nn.Module,
   path: pathlib.Path,
@@ -149,7 +147,7 @@ def _initialiser(
   return lambda: model.init(jax.random.key(config.seed), video)
 
 
-def _variables(
+def all_variables(
   config: ml_collections.ConfigDict,
   model: nn.Module,
   result: Imported,
@@ -207,110 +205,6 @@ def _write(
   checkpoints.close()
 
 
-def export(
-  config: ml_collections.ConfigDict,
-  folder: pathlib.Path,
-  to: str,
-  out: pathlib.Path,
-) -> tuple[int, tuple[str, ...]]:
-  """Writes a checkpoint as a file, or a folder, that another framework loads.
-
-  Args:
-    config: The run's configuration.
-    folder: Folder of the run, or of one of its checkpoints.
-    to: 'pyslowfast' or 'pytorchvideo': `out` is a file, {'model_state': {name:
-      tensor}}. 'huggingface': `out` is a folder of config.json and
-      model.safetensors. Either has the logits of a clip, by which an import
-      checks itself.
-    out: What is written.
-
-  Returns:
-    The number of tensors, and what the user should know, in lines.
-
-  Raises:
-    ConfigError: The format has no such network, nothing is in the folder, or
-      the file exists.
-  """
-  if out.exists():
-    raise ConfigError(f'--out={out} exists already; use another')
-  planning.check_network(config, [grids.full_grid(config)])
-  theirs = weights_setup.for_transformers(config, folder, to)
-  model = network.model(config)
-  shapes = jax.eval_shape(_initialiser(config, model))
-  form = f'{to}_{theirs["model_type"]}' if theirs else to
-  table = naming.names(form, shapes, config.model.name)
-  if not table:
-    raise ConfigError(f'--to={to} has no network like {config.model.name!r}')
-  variables = checkpoint.load_variables(
-    checkpoint.find(folder, 'argument'), {'batch_stats': {}, **shapes}
-  )
-  flat = {
-    path: np.asarray(array, np.float32)
-    for path, array in traverse_util.flatten_dict(variables).items()
-  }
-  leading = naming.FORMATS[form].leading
-  state = {
-    name: matching.joined(parts, flat, leading.get(name))
-    for name, parts in table.items()
-  }
-  check = checks.make(model, variables, config.data.num_frames)
-  notes = ()
-  if theirs:
-    notes = _eps_notes(config, variables, theirs, check)
-  try:
-    if theirs:
-      _write_folder(out, theirs, state, check)
-    else:
-      for name in [n for n in state if n.endswith('.running_var')]:
-        counter = name.removesuffix('running_var') + 'num_batches_tracked'
-        state[counter] = np.zeros((), np.int64)
-      out.parent.mkdir(parents=True, exist_ok=True)
-      torch_files.save(out, {'model_state': state, checks.KEY: check})
-  except OSError as error:
-    raise ConfigError(f'--out={out}: {error.strerror}') from error
-  return len(state), notes
-
-
-def _write_folder(
-  out: pathlib.Path, theirs: dict, state: dict, check: dict
-) -> None:
-  """Writes a folder as transformers' save_pretrained does."""
-  out.mkdir(parents=True)
-  safetensors_files.save(
-    out / 'model.safetensors',
-    state,
-    {'format': 'pt', checks.KEY: checks.as_text(check)},
-  )
-  text = json.dumps(theirs, indent=2) + '\n'
-  files.write_text(out / hugging_face.CONFIG, text)
-
-
-def _eps_notes(
-  config: ml_collections.ConfigDict, variables: dict, theirs: dict, check: dict
-) -> tuple[str, ...]:
-  """Says how logits differ where transformers has no option for an eps."""
-  constants = hugging_face.constants(
-    theirs['model_type'], config.model.layer_norm_eps
-  )
-  changed = {
-    option: value
-    for option, value in constants.items()
-    if config.model[option] != value
-  }
-  if not changed or config.model.pool == 'first':
-    return ()
-  other = network.model(config).changed(**changed)
-  logits = checks.make(other, variables, config.data.num_frames)['logits']
-  difference = np.abs(logits - check['logits']).max() / max(
-    np.abs(check['logits']).max(), 1e-30
-  )
-  return tuple(
-    f'transformers has model.{option}={value}, the run '
-    f'{config.model[option]}: logits differ by {difference:.1e} of the largest'
-    for option, value in changed.items()
-  )
-
-
 def main(values: flags.FlagValues, *arguments: str) -> None:
   if len(arguments) != 1:
     raise ConfigError(f'give one file to read, not {len(arguments)}.')
@@ -328,7 +222,7 @@ def main(values: flags.FlagValues, *arguments: str) -> None:
   probe = hub.local(values.probe) if values.probe else None
   parallel.find_devices()
   if values.to:
-    count, notes = export(values.config, path, values.to, out)
+    count, notes = framework_files.export(values.config, path, values.to, out)
     print(f'{out}: {count} tensors for {values.to}')
     for note in notes:
       print(note)

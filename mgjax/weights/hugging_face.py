@@ -6,7 +6,7 @@ shapes of tensors do not show, such as the heads, is in there.
 
 import pathlib
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mgjax import files
@@ -116,11 +116,12 @@ def read_labels(folder: pathlib.Path) -> list[str]:
   except KeyError:
     return []
   named = all(isinstance(label, str) for label in labels)
-  is_default = labels == _default_labels(len(labels))
+  is_default = labels == default_labels(len(labels))
   return [] if is_default or not named else labels
 
 
-def _default_labels(count: int) -> list[str]:
+def default_labels(count: int) -> list[str]:
+  """What transformers calls classes that have no names."""
   return [f'LABEL_{i}' for i in range(count)]
 
 
@@ -306,114 +307,6 @@ def _pixels(config: dict) -> list[Fact]:
     if key in config:
       reader.add(field, key, lambda v: tuple(map(_number, _items(v))), None)
   return reader.facts
-
-
-def config_of(
-  options: Mapping[str, Any],
-  *,
-  crop_px: int,
-  num_frames: int,
-  labels: Sequence[str] = (),
-) -> dict[str, Any]:
-  """The configuration of a network for transformers.
-
-  Args:
-    options: Fields of config.model.
-    crop_px: Height and width of clips. V-JEPA 2 counts rows and columns by it.
-    num_frames: Of clips.
-    labels: Names of the classes, in their order; (): they have none.
-
-  Raises:
-    ConfigError: transformers has no such network; names the option.
-  """
-  kind = _kind_of(options)
-  names = list(labels) or _default_labels(options['num_classes'])
-  config = {
-    'model_type': kind,
-    'num_hidden_layers': options['depth'],
-    'hidden_size': options['width'],
-    'num_attention_heads': options['heads'],
-    'patch_size': options['patch_px'],
-    'tubelet_size': options['tubelet_frames'],
-    'hidden_act': 'gelu',
-    'layer_norm_eps': options['layer_norm_eps'],
-    'drop_path_rate': options['drop_path'],
-    'id2label': {str(i): name for i, name in enumerate(names)},
-    'label2id': {name: i for i, name in enumerate(names)},
-  }
-  hidden = options['mlp_width'] or 4 * options['width']
-  if kind == 'videomae':
-    _refuse_others(options, 'pool', ('mean', 'first'))
-    _refuse_others(options, 'qkv_bias', ('qv', ''))
-    frames, height, width = options['position_grid']
-    del config['drop_path_rate']
-    return config | {
-      'architectures': ['VideoMAEForVideoClassification'],
-      'intermediate_size': hidden,
-      'num_channels': 3,
-      # The grid of the table: transformers takes clips of this size only.
-      'num_frames': frames,
-      'image_size': height if height == width else [height, width],
-      'qv_bias': options['qkv_bias'] == 'qv',
-      'use_mean_pooling': options['pool'] == 'mean',
-    }
-  _refuse_others(options, 'pool', ('probe',))
-  _refuse_others(options, 'qkv_bias', ('qkv', ''))
-  _refuse_others(options, 'probe_heads', (0, options['heads']))
-  return config | {
-    'architectures': ['VJEPA2ForVideoClassification'],
-    'mlp_ratio': _ratio(hidden, options['width']),
-    'in_chans': 3,
-    'frames_per_clip': num_frames,
-    'crop_size': crop_px,
-    'qkv_bias': options['qkv_bias'] == 'qkv',
-    'num_pooler_layers': options['probe_blocks'],
-    # The predictor of the pre-training is made with every model, and not used.
-    'pred_hidden_size': options['heads'] * 12,
-    'pred_num_attention_heads': options['heads'],
-    'pred_num_hidden_layers': 1,
-  }
-
-
-def _kind_of(options: Mapping[str, Any]) -> str:
-  """model_type of a network here, of those that are written."""
-  positions = options.get('positions')
-  kind = {'sincos': 'videomae', 'rope': 'vjepa2'}.get(positions)
-  if options['name'] != 'vit' or kind is None:
-    like = f' with {positions} positions' if positions else ''
-    raise ConfigError(
-      '--to=huggingface writes VideoMAE (vit with sincos positions) and V-JEPA '
-      f'2 (with rope positions), not {options["name"]}{like}'
-    )
-  return kind
-
-
-def constants(kind: str, layer_norm_eps: float) -> dict[str, Any]:
-  """Options of config.model that transformers has no entry for.
-
-  Args:
-    kind: model_type.
-    layer_norm_eps: Of the entry of this name.
-  """
-  eps = 1e-5 if kind == 'videomae' else layer_norm_eps
-  return {'head_norm_eps': eps}
-
-
-def _refuse_others(
-  options: Mapping[str, Any], name: str, accepted: tuple
-) -> None:
-  if options[name] not in accepted:
-    raise ConfigError(
-      f'--to=huggingface: model.{name} is {options[name]!r}; of networks with '
-      f'positions={options["positions"]!r} transformers has those with '
-      f'{" or ".join(map(repr, accepted))} only'
-    )
-
-
-def _ratio(hidden: int, width: int) -> float:
-  """A ratio of which transformers makes int(width * ratio) hidden features."""
-  ratio = hidden / width
-  return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
 
 
 def _mlp_width(width: int, hidden: int) -> int:

@@ -6,11 +6,12 @@ the mode of non-local blocks, the pixels' mean.
 """
 
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
 
+from mgjax.config import network_options
 from mgjax.errors import ConfigError
 from mgjax.weights.facts import Fact
 
@@ -186,3 +187,70 @@ def _text(value: Any) -> str:
   if not isinstance(value, str):
     raise TypeError
   return value
+
+
+def of_network(options: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+  """The configuration of a network, as YAML; the inverse of `facts`.
+
+  Args:
+    options: Fields of config.model; `name` is one of NETWORKS.
+    data: Entries of DATA: numbers, texts and lists of such.
+
+  Returns:
+    The text; '' where PySlowFast has no such network: it knows the blocks of a
+    depth only.
+  """
+  blocks = network_options.PATHWAY_BLOCKS[options['depth']]
+  if tuple(options['blocks'] or blocks) != blocks:
+    return ''
+  suffixes = ('', '_fast') if options['name'] == 'slowfast' else ('',)
+  stages = lambda of: [
+    [of(stage, suffix) for suffix in suffixes] for stage in range(_STAGES)
+  ]
+  temporal = options['num_temporal'] or blocks
+
+  def of_stage(option: str, default: Any) -> Callable[[int, str], Any]:
+    return lambda stage, suffix: (
+      options[option + suffix] or [default] * _STAGES
+    )[stage]
+
+  places = of_stage('nonlocal_blocks', ())
+
+  def pool(stage: int, suffix: str) -> list[int]:
+    window = options[f'nonlocal_pool{suffix}'] or options['nonlocal_pool']
+    return list(window if isinstance(window[0], int) else window[stage])
+
+  cfg = {
+    'MODEL': {
+      'ARCH': options['name'],
+      'MODEL_NAME': 'SlowFast' if len(suffixes) > 1 else 'ResNet',
+      'NUM_CLASSES': options['num_classes'],
+    },
+    'RESNET': {
+      'DEPTH': options['depth'],
+      'WIDTH_PER_GROUP': options['width'],
+      'NUM_BLOCK_TEMP_KERNEL': stages(lambda s, _: temporal[s]),
+    }
+    | {
+      name.partition('.')[2]: stages(lambda s, _, v=only: v[s])
+      if isinstance(only, tuple)
+      else only
+      for name, only in _ONLY
+      if name.startswith('RESNET.')
+    },
+    'NONLOCAL': {
+      'LOCATION': stages(lambda *stage: list(places(*stage))),
+      'GROUP': stages(of_stage('nonlocal_groups', 1)),
+      'POOL': stages(pool),
+      'INSTANTIATION': options['nonlocal_mode'],
+    },
+    'DATA': {'INPUT_CHANNEL_NUM': [3] * len(suffixes), **data},
+  }
+  if len(suffixes) > 1:
+    cfg['SLOWFAST'] = {
+      'ALPHA': options['alpha'],
+      'BETA_INV': options['beta_inv'],
+      'FUSION_CONV_CHANNEL_RATIO': options['fusion_ratio'],
+      'FUSION_KERNEL_SZ': options['fusion_kernel'],
+    }
+  return yaml.safe_dump(cfg, default_flow_style=None)

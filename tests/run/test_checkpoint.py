@@ -13,6 +13,7 @@ import pytest
 
 from mgjax.cli import ConfigError
 from mgjax.evaluation import command as evaluation
+from mgjax.exporting import framework_files
 from mgjax.predicting import command as predicting
 from mgjax.run import checkpoint
 from mgjax.run.checkpoint import DamagedError
@@ -21,7 +22,6 @@ from mgjax.setup import data as data_setup
 from mgjax.setup import initial_weights
 from mgjax.step import train_state
 from mgjax.step.train_state import TrainState
-from mgjax.weights import command as transfer
 from tests.weights import test_import_weights as weights
 
 # Where a read or write fails, Orbax leaves coroutines behind.
@@ -266,7 +266,7 @@ def test_every_reader_of_weights_names_its_way_to_the_one_before(
     ),
     (
       f'can be used: {good}',
-      lambda: transfer.export(
+      lambda: framework_files.export(
         config, folder, 'pyslowfast', tmp_path / 'out.pyth'
       ),
     ),

@@ -99,7 +99,7 @@ def test_what_transformers_does_not_have_is_refused_or_measured(
   for option, value, words in (
     ('probe_heads', 1, 'model.probe_heads is 1'),
     ('qkv_bias', 'qv', "model.qkv_bias is 'qv'"),
-    ('positions', 'learned', 'not vit with learned positions'),
+    ('positions', 'learned', "model.pool is 'probe'"),
     ('head_norm_eps', 1e-4, None),
   ):
     changed = config | {'model': config['model'] | {option: value}}

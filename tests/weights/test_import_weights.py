@@ -18,6 +18,7 @@ from configs import kinetics400
 from mgjax import cli, import_weights, models
 from mgjax.cli import ConfigError
 from mgjax.config import saved
+from mgjax.exporting import framework_files
 from mgjax.recipes import transformers
 from mgjax.run import checkpoint
 from mgjax.setup import network
@@ -415,7 +416,7 @@ def test_logits_that_are_not_those_of_the_file_end_the_import(config, tmp_path):
   state = state_of(config)
   import_state(config, state, tmp_path)
   file, out = tmp_path / 'back.pyth', tmp_path / 'again'
-  command.export(config, tmp_path / 'out', 'pyslowfast', file)
+  framework_files.export(config, tmp_path / 'out', 'pyslowfast', file)
   content = torch_files.load(file)
   check = checks.read(content[checks.KEY])
   assert check['shape'].tolist() == [1, 8, 64, 64, 3]

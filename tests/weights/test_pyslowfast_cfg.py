@@ -1,11 +1,16 @@
 """What the configurations in PySlowFast's files say about a network."""
 
+import pathlib
+
 import pytest
 import yaml
 
 from configs import kinetics400
 from mgjax.cli import ConfigError
-from mgjax.weights import facts, pyslowfast_cfg
+from mgjax.setup import weights
+from mgjax.weights import contents, facts, pyslowfast_cfg
+
+NONLOCAL = ((), (1, 3), (1, 3, 5), ())
 
 
 def cfg_of(arch='slowfast', **changes):
@@ -150,3 +155,40 @@ def test_long_lists_that_are_repeated_are_not_walked_through():
   cfg['RESNET']['NUM_BLOCK_TEMP_KERNEL'] = cfg['Y']
   with pytest.raises(ConfigError, match='TEMP_KERNEL=.{,400}no known form'):
     pyslowfast_cfg.facts(cfg)
+
+
+@pytest.mark.parametrize(
+  'model,options',
+  [
+    ('slowfast', {'alpha': 8, 'depth': 101, 'nonlocal_blocks': NONLOCAL}),
+    (
+      'slowfast',
+      {'nonlocal_blocks_fast': NONLOCAL, 'nonlocal_pool_fast': (1, 1, 1)},
+    ),
+    ('i3d_nln', {'nonlocal_groups': (1, 2, 2, 1), 'width': 32}),
+    ('slow', {'num_temporal': (1, 2, 3, 3), 'num_classes': 7}),
+    ('c2d', {}),
+  ],
+)
+def test_what_is_written_is_read_as_the_same_network(model, options):
+  config = kinetics400.get_config(f'model={model}')
+  config.model.update(options)
+  text = pyslowfast_cfg.of_network(
+    config.model.to_dict(), {'NUM_FRAMES': 8, 'MEAN': [0.5, 0.4, 0.3]}
+  )
+  known = pyslowfast_cfg.facts(pyslowfast_cfg.read(text))
+  found = {fact.field: fact.value for fact in known}
+  assert found['data.num_frames'] == 8
+  assert found['data.mean'] == (0.5, 0.4, 0.3)
+  config.data.mean = (0.5, 0.4, 0.3)
+  file = contents.File({}, {}, {}, {}, known)
+  weights.check_facts(pathlib.Path('x'), config, file, ())
+  config.model.width += 1
+  with pytest.raises(ConfigError, match='model.width'):
+    weights.check_facts(pathlib.Path('x'), config, file, ())
+
+
+def test_a_network_that_pyslowfast_has_not_has_no_configuration():
+  config = kinetics400.get_config('model=slow')
+  config.model.blocks = (1, 1, 1, 1)
+  assert not pyslowfast_cfg.of_network(config.model.to_dict(), {})

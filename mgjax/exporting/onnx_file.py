@@ -1,0 +1,136 @@
+"""A network as a program of ONNX, by the package jax2onnx.
+
+What jax2onnx has no translation for is taken out of the function first: choices
+between platforms, which lie outside of ONNX, and what only gradients need.
+"""
+
+import importlib.util
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.extend
+import numpy as np
+
+from mgjax.errors import ConfigError
+
+INSTALL = "pip install 'mgjax[onnx]' && pip install --no-deps jax2onnx"
+INPUT = 'video'
+OUTPUTS = ('logits', 'scores')
+_PACKAGES = ('onnx', 'onnxruntime', 'jax2onnx')
+# Functions within functions, which become part of those that call them.
+_CALLS = (
+  *('jit', 'pjit', 'closed_call', 'checkpoint', 'remat2'),
+  *('custom_jvp_call', 'custom_vjp_call', 'custom_vjp_call_jaxpr'),
+)
+
+
+def check_installed() -> None:
+  """Refuses to go on without the packages.
+
+  Raises:
+    ConfigError: Names what is missing, and how to get it.
+  """
+  missing = [n for n in _PACKAGES if importlib.util.find_spec(n) is None]
+  if missing:
+    raise ConfigError(
+      f'--to=onnx needs {", ".join(missing)}, which is not installed: {INSTALL}'
+    )
+
+
+def dump(score: Callable, video: jax.ShapeDtypeStruct) -> bytes:
+  """Makes the file's content.
+
+  Args:
+    score: From uint8 [B, T, H, W, 3] to arrays by name, those of OUTPUTS.
+    video: Of `stablehlo.video_spec`.
+  """
+  import jax2onnx
+
+  def outputs(video):
+    found = score(video)
+    return tuple(found[name] for name in OUTPUTS)
+
+  shape = tuple(n if isinstance(n, int) else str(n) for n in video.shape)
+  model = jax2onnx.to_onnx(
+    without_choices(outputs),
+    inputs=[jax.ShapeDtypeStruct(shape, video.dtype)],
+    input_names=[INPUT],
+    output_names=list(OUTPUTS),
+    model_name='mgjax',
+  )
+  return model.SerializeToString()
+
+
+def load(path: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
+  """The logits of a file's program, on the CPU."""
+  import onnxruntime
+
+  session = onnxruntime.InferenceSession(
+    path, providers=['CPUExecutionProvider']
+  )
+  return lambda video: session.run(OUTPUTS[:1], {INPUT: video})[0]
+
+
+def without_choices(function: Callable) -> Callable:
+  """The same function of arrays, as operations that compute its result.
+
+  Of `jax.lax.platform_dependent`, the default is taken. Functions within it are
+  inlined, without their rules for gradients. What depends on numbers of the
+  function alone is computed at once, so that each has the type of its use.
+
+  Args:
+    function: Returns arrays, in a tuple.
+  """
+
+  def plain(*arrays):
+    closed = jax.make_jaxpr(function)(*arrays)
+    return tuple(_evaluate(closed.jaxpr, closed.consts, arrays))
+
+  return plain
+
+
+def _evaluate(jaxpr: Any, consts: Sequence, arrays: Sequence) -> list:
+  """Evaluates a jaxpr, as `without_choices` says."""
+  values = dict(
+    zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arrays), strict=True)
+  )
+  read = lambda v: (
+    v.val if isinstance(v, jax.extend.core.Literal) else values[v]
+  )
+  for equation in jaxpr.eqns:
+    found = _results(equation, [read(v) for v in equation.invars])
+    values.update(zip(equation.outvars, found, strict=True))
+  return [read(v) for v in jaxpr.outvars]
+
+
+def _results(equation: Any, inputs: list) -> Sequence:
+  name, params = equation.primitive.name, equation.params
+  if name == 'platform_index':
+    # The default is the last, and without one there is no platform for it.
+    return [np.int32(len(params['platforms']) - 1)]
+  if name == 'optimization_barrier':
+    return inputs
+  inner = None
+  if name == 'cond' and _is_known(inputs[0]):
+    inner, inputs = params['branches'][int(inputs[0])], inputs[1:]
+  elif name in _CALLS:
+    inner = params.get('jaxpr') or params.get('call_jaxpr')
+  if inner is not None:
+    consts = getattr(inner, 'consts', ())
+    return _evaluate(getattr(inner, 'jaxpr', inner), consts, inputs)
+  functions, params = equation.primitive.get_bind_params(params)
+  bind = lambda: equation.primitive.bind(*functions, *inputs, **params)
+  if inputs and all(map(_is_known, inputs)):
+    with jax.ensure_compile_time_eval():
+      found = bind()
+    found = jax.tree.map(np.asarray, found)
+  else:
+    found = bind()
+  return found if equation.primitive.multiple_results else [found]
+
+
+def _is_known(value: Any) -> bool:
+  """Whether a value is a single number that does not depend on the arrays."""
+  return not isinstance(value, jax.core.Tracer) and np.size(value) == 1
