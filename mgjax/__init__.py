@@ -19,8 +19,8 @@ one version before. Everything else may move.
 
 Commands: new, train, evaluate, predict, plan, replay, weights, import_weights,
 export, data.prepare, data.bench and data.moving_digits are modules with flags
-alone.
-They import what does the work, and with it JAX, once the flags are right.
+alone. They import what does the work, and with it JAX, once the flags are
+right.
 
 Rooms, from the commands down:
   setup/       settings -> what a run is made of; job.py composes all of it

@@ -397,7 +397,7 @@ def test_a_device_that_is_not_there_is_one_line(tmp_path):
 COMMANDS = [
   *(f'mgjax.{name}' for name in ('train', 'evaluate', 'predict', 'plan')),
   *(f'mgjax.{name}' for name in ('replay', 'import_weights', 'data.bench')),
-  *(f'mgjax.{name}' for name in ('new', 'weights')),
+  *(f'mgjax.{name}' for name in ('new', 'weights', 'export')),
   *(f'mgjax.data.{name}' for name in ('prepare', 'moving_digits')),
   *(
     '.'.join(path.relative_to(FOLDER).with_suffix('').parts)
@@ -413,6 +413,7 @@ WITH_CONFIG = [
   'mgjax.plan',
   'mgjax.replay',
   'mgjax.import_weights',
+  'mgjax.export',
   'mgjax.data.bench',
   'experiments.bench.grid_step_times',
 ]

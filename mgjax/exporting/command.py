@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from absl import flags
+from etils import epath
 from flax import traverse_util
 
 import mgjax
@@ -128,8 +130,9 @@ def _program(export: Export, dump: Callable) -> bytes:
   """
   stablehlo.check_size(export.variables)
   video = stablehlo.video_spec(export.clip, export.batch)
+  variables = jax.tree.map(jnp.asarray, export.variables)
   try:
-    return dump(lambda video: export.score(export.variables, video), video)
+    return dump(lambda video: export.score(variables, video), video)
   except ConfigError:
     raise
   # Of what a network does: JAX has many errors for a size that is not known.
@@ -340,7 +343,7 @@ def _write_about(
   *,
   name: str,
   run: pathlib.Path,
-  path: pathlib.Path,
+  path: epath.Path,
   check: str,
 ) -> None:
   """Writes what a user must know: settings, labels, card.

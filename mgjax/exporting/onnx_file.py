@@ -5,7 +5,10 @@ between platforms, which lie outside of ONNX, and what only gradients need.
 """
 
 import importlib.util
+import logging
+import math
 import pathlib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -46,6 +49,8 @@ def dump(score: Callable, video: jax.ShapeDtypeStruct) -> bytes:
     score: From uint8 [B, T, H, W, 3] to arrays by name, those of OUTPUTS.
     video: Of `stablehlo.video_spec`.
   """
+  # It tells of each plug-in that lacks a package.
+  logging.getLogger('jax2onnx').setLevel(logging.ERROR)
   import jax2onnx
 
   def outputs(video):
@@ -53,13 +58,16 @@ def dump(score: Callable, video: jax.ShapeDtypeStruct) -> bytes:
     return tuple(found[name] for name in OUTPUTS)
 
   shape = tuple(n if isinstance(n, int) else str(n) for n in video.shape)
-  model = jax2onnx.to_onnx(
-    without_choices(outputs),
-    inputs=[jax.ShapeDtypeStruct(shape, video.dtype)],
-    input_names=[INPUT],
-    output_names=list(OUTPUTS),
-    model_name='mgjax',
-  )
+  with warnings.catch_warnings():
+    # Of its own use of types that JAX does not have by default.
+    warnings.simplefilter('ignore')
+    model = jax2onnx.to_onnx(
+      without_choices(outputs),
+      inputs=[jax.ShapeDtypeStruct(shape, video.dtype)],
+      input_names=[INPUT],
+      output_names=list(OUTPUTS),
+      model_name='mgjax',
+    )
   return model.SerializeToString()
 
 
@@ -76,9 +84,10 @@ def load(path: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
 def without_choices(function: Callable) -> Callable:
   """The same function of arrays, as operations that compute its result.
 
-  Of `jax.lax.platform_dependent`, the default is taken. Functions within it are
-  inlined, without their rules for gradients. What depends on numbers of the
-  function alone is computed at once, so that each has the type of its use.
+  Of `jax.lax.platform_dependent`, what CPUs do is taken: jax2onnx has no
+  convolutions over three axes. Functions within the function are inlined,
+  without their rules for gradients. What depends on its own numbers alone is
+  computed at once, so that each has the type of its use.
 
   Args:
     function: Returns arrays, in a tuple.
@@ -108,8 +117,9 @@ def _evaluate(jaxpr: Any, consts: Sequence, arrays: Sequence) -> list:
 def _results(equation: Any, inputs: list) -> Sequence:
   name, params = equation.primitive.name, equation.params
   if name == 'platform_index':
-    # The default is the last, and without one there is no platform for it.
-    return [np.int32(len(params['platforms']) - 1)]
+    # The default, None, is the last.
+    has_cpu = ['cpu' in (names or ('cpu',)) for names in params['platforms']]
+    return [np.int32(has_cpu.index(True))]
   if name == 'optimization_barrier':
     return inputs
   inner = None
@@ -120,9 +130,9 @@ def _results(equation: Any, inputs: list) -> Sequence:
   if inner is not None:
     consts = getattr(inner, 'consts', ())
     return _evaluate(getattr(inner, 'jaxpr', inner), consts, inputs)
-  functions, params = equation.primitive.get_bind_params(params)
-  bind = lambda: equation.primitive.bind(*functions, *inputs, **params)
-  if inputs and all(map(_is_known, inputs)):
+  params = equation.primitive.get_bind_params(params)
+  bind = lambda: equation.primitive.bind(*inputs, **params)
+  if inputs and all(map(_is_known, inputs)) and not _grows(equation):
     with jax.ensure_compile_time_eval():
       found = bind()
     found = jax.tree.map(np.asarray, found)
@@ -132,5 +142,16 @@ def _results(equation: Any, inputs: list) -> Sequence:
 
 
 def _is_known(value: Any) -> bool:
-  """Whether a value is a single number that does not depend on the arrays."""
-  return not isinstance(value, jax.core.Tracer) and np.size(value) == 1
+  """Whether a value does not depend on the arrays."""
+  return not isinstance(value, jax.core.Tracer)
+
+
+def _grows(equation: Any) -> bool:
+  """Whether results are larger than what they are made of, or not known."""
+  sizes = [
+    [math.prod(variable.aval.shape) for variable in variables]
+    for variables in (equation.outvars, equation.invars)
+  ]
+  outputs, inputs = sizes
+  known = all(isinstance(size, int) for size in outputs)
+  return not known or sum(outputs) > sum(inputs)

@@ -3,6 +3,8 @@
 import pathlib
 from typing import NamedTuple
 
+from etils import epath
+
 from mgjax import files
 from mgjax.config import saved
 from mgjax.errors import ConfigError, RunError
@@ -41,9 +43,9 @@ def accuracy(workdir: pathlib.Path, step: int) -> Accuracy:
     if found.get('step') == step:
       split = found.get('config_eval', {}).get('split', 'validation')
       record = (
-        f'{results.FILE} of the run, step {step}: {found["num_views"]} views '
-        f'of each video, {found["num_scored"]} of {found["num_videos"]} videos '
-        f'of the split {split}'
+        f'{results.FILE} of the run, step {step}: views of each video: '
+        f'{found["num_views"]}; {found["num_scored"]} of '
+        f'{found["num_videos"]} videos of the split {split}'
       )
       if others := found.get('overrides'):
         changed = ', '.join(f'{k}={v}' for k, v in others.items())
@@ -79,7 +81,7 @@ class Source(NamedTuple):
   lost: str = ''
 
 
-def source(path: pathlib.Path, init_from: str) -> Source:
+def source(path: epath.Path, init_from: str) -> Source:
   """What the weights of a checkpoint were made from.
 
   Args:

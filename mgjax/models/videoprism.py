@@ -195,7 +195,7 @@ class VideoPrism(VideoTransformer, transformer_options.VideoPrism):
     if deterministic is None:
       deterministic = not in_training
     if clip_index is None:
-      clip_index = jnp.arange(len(video))
+      clip_index = jnp.arange(video.shape[0])
     t, h, w = self._tokens(video.shape[1:4], 'clips have')
     x = TubeletEmbedding(self.width, self._tubelet, self.dtype, name='embed')(
       video.astype(self.dtype)
@@ -208,7 +208,7 @@ class VideoPrism(VideoTransformer, transformer_options.VideoPrism):
     x = self._encoder('temporal', deterministic)(
       x, jnp.repeat(clip_index, h * w)
     )
-    x = _exchange(x, h * w, t).reshape(len(video), -1, self.width)
+    x = _exchange(x, h * w, t).reshape(video.shape[0], -1, self.width)
     x = AttentionPooler(
       self.heads, self.layer_norm_eps, self.dtype, name='probe'
     )(x)

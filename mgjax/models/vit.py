@@ -178,7 +178,9 @@ class ViT(VideoTransformer, transformer_options.ViT):
     class_tokens = int(self.pool == 'class')
     if class_tokens:
       token = self.param('class_token', nn.initializers.zeros, (self.width,))
-      token = jnp.broadcast_to(token.astype(x.dtype), (len(x), 1, self.width))
+      # Not len(x): in an export the number of clips is a symbol.
+      shape = (x.shape[0], 1, self.width)
+      token = jnp.broadcast_to(token.astype(x.dtype), shape)
       x = jnp.concatenate([token, x], axis=1)
     base = size
     if self._has_position_grid:

@@ -228,7 +228,7 @@ def _effect(config: ml_collections.ConfigDict, field: str) -> Any:
     return ()
   if 'blocks' in field:
     return tuple(map(tuple, places))
-  if 'mode' in field:
+  if field.endswith('_mode'):
     return value
   if 'groups' in field:
     value = value or (1,) * len(places)

@@ -89,7 +89,7 @@ def test_the_accuracy_is_that_of_an_evaluation_of_this_checkpoint(
   ]
   assert '| top-1 87.50 %, mean class accuracy 80.00 % |' in body
   assert (
-    'eval.json of the run, step 3: 30 views of each video, 9 of 10 videos of '
+    'eval.json of the run, step 3: views of each video: 30; 9 of 10 videos of '
     "the split test; other settings than the run's: eval.num_views=10" in body
   )
 

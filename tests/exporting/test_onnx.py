@@ -78,7 +78,9 @@ def test_without_the_packages_the_error_says_how_to_get_them(
     f'--out={tmp_path / "made"}',
   )
   assert code == 2 and printed.err.count('\n') == 1
-  assert 'jax2onnx' in printed.err and "pip install 'mgjax[onnx]'" in printed.err
+  assert (
+    'jax2onnx' in printed.err and "pip install 'mgjax[onnx]'" in printed.err
+  )
 
 
 def primitives(jaxpr):
@@ -118,5 +120,3 @@ def test_numbers_have_the_type_of_their_use():
   ]
   value = pad.invars[1]
   assert hasattr(value, 'val') and value.aval.dtype == np.float32
-
-

@@ -12,6 +12,7 @@ import pytest
 from mgjax.config import saved
 from mgjax.weights import safetensors_files
 from tests.golden import rule
+from tests.weights import test_import_other_transformers as other
 from tests.weights import test_import_transformers as importing
 
 # Loads a folder with transformers and compares logits of clips.
@@ -40,7 +41,9 @@ def imported(network, name, tmp_path, capsys):
   """The golden, a case of it, and the folder of an import of its weights."""
   golden = importing.load(network)
   case = importing.case_of(golden, name)
-  folder = importing.write_folder(tmp_path / 'model', golden, case)
+  of_others = network.startswith(('vivit', 'timesformer'))
+  write = (other if of_others else importing).write_folder
+  folder = write(tmp_path / 'model', golden, case)
   out = tmp_path / 'run'
   code, printed = importing.run(capsys, folder, f'--out={out}')
   assert code == 0, printed.err
@@ -51,7 +54,21 @@ CASES = [
   ('videomae_hf_w64_p16', '2x4x32x48'),
   ('videomae_hf_w48_firsttoken', '2x4x32x32'),
   ('vjepa2_hf_w48_p8_pool3', '2x8x48x48'),
+  ('vivit_w64_p8_nonsquare', '2x4x32x24'),
+  ('timesformer_w64_p8', '2x4x32x32'),
 ]
+
+
+def names_on_disk(golden):
+  """The weights under the names that save_pretrained writes."""
+  if not golden['id'].startswith(('vivit', 'timesformer')):
+    return importing.saved_names(golden)
+  found = {}
+  for name, array in rule.state(golden).items():
+    for memory, disk in other.ON_DISK:
+      name = name.replace(memory, disk)
+    found[name] = array
+  return found
 
 
 @pytest.mark.parametrize('network,name', CASES)
@@ -68,15 +85,13 @@ def test_an_export_has_the_names_and_numbers_of_save_pretrained(
   assert found.pop(safetensors_files.METADATA)['format'] == 'pt'
   # The predictor is of the pre-training, and transformers makes a new one.
   expected = {
-    n: a
-    for n, a in importing.saved_names(golden).items()
-    if 'predictor' not in n
+    n: a for n, a in names_on_disk(golden).items() if 'predictor' not in n
   }
   assert found.keys() == expected.keys()
   for key, array in expected.items():
     np.testing.assert_array_equal(found[key].numpy(), array)
   config = json.loads((folder / 'config.json').read_text())
-  wanted = importing.hf_config(golden, case)
+  wanted = json.loads((tmp_path / 'model' / 'config.json').read_text())
   assert {k: config.get(k) for k in wanted} == wanted
   # It can be imported again, and is the same network.
   again = tmp_path / 'again'

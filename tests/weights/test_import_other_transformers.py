@@ -26,7 +26,7 @@ from tests.weights.test_import_transformers import (
 )
 
 # What transformers 5 changes in memory and not on disk.
-_ON_DISK = (
+ON_DISK = (
   ('vivit.layers.', 'vivit.encoder.layer.'),
   ('.attention.q_proj.', '.attention.attention.query.'),
   ('.attention.k_proj.', '.attention.attention.key.'),
@@ -42,7 +42,7 @@ def saved_state(golden):
   found = {}
   for name, array in rule.state(golden).items():
     if 'saved_state' in golden:
-      for memory, disk in _ON_DISK:
+      for memory, disk in ON_DISK:
         name = name.replace(memory, disk)
     found[name] = array
   names = golden.get('saved_state', golden['state'])
