@@ -57,13 +57,15 @@ def dump(score: Callable, video: jax.ShapeDtypeStruct) -> bytes:
     found = score(video)
     return tuple(found[name] for name in OUTPUTS)
 
-  shape = tuple(n if isinstance(n, int) else str(n) for n in video.shape)
+  # Traced before: jax2onnx has functions of its own in the place of NumPy's,
+  # which do not take all of their arguments.
+  plain = without_choices(outputs, video)
   with warnings.catch_warnings():
     # Of its own use of types that JAX does not have by default.
     warnings.simplefilter('ignore')
     model = jax2onnx.to_onnx(
-      without_choices(outputs),
-      inputs=[jax.ShapeDtypeStruct(shape, video.dtype)],
+      plain,
+      inputs=[video],
       input_names=[INPUT],
       output_names=list(OUTPUTS),
       model_name='mgjax',
@@ -81,7 +83,7 @@ def load(path: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
   return lambda video: session.run(OUTPUTS[:1], {INPUT: video})[0]
 
 
-def without_choices(function: Callable) -> Callable:
+def without_choices(function: Callable, *specs: Any) -> Callable:
   """The same function of arrays, as operations that compute its result.
 
   Of `jax.lax.platform_dependent`, what CPUs do is taken: jax2onnx has no
@@ -91,13 +93,10 @@ def without_choices(function: Callable) -> Callable:
 
   Args:
     function: Returns arrays, in a tuple.
+    *specs: Of its arguments, arrays or jax.ShapeDtypeStruct.
   """
-
-  def plain(*arrays):
-    closed = jax.make_jaxpr(function)(*arrays)
-    return tuple(_evaluate(closed.jaxpr, closed.consts, arrays))
-
-  return plain
+  closed = jax.make_jaxpr(function)(*specs)
+  return lambda *arrays: tuple(_evaluate(closed.jaxpr, closed.consts, arrays))
 
 
 def _evaluate(jaxpr: Any, consts: Sequence, arrays: Sequence) -> list:

@@ -55,7 +55,7 @@ def test_a_card_says_what_the_settings_say(folder, capsys):
   }
   for words in (
     f'mgjax {mgjax.__version__} from step 3',
-    '| data set | kinetics400; its licence: not known',
+    '| data set | moving_digits/motion; its licence: not known',
     '| started from | random weights |',
     '| accuracy | not known |',
     '| record | none: the run has not measured it |',
@@ -82,7 +82,10 @@ def test_the_accuracy_is_that_of_an_evaluation_of_this_checkpoint(
   header, body = card_of(folder, capsys)
   (index,) = header['model-index']
   (result,) = index['results']
-  assert result['dataset'] == {'name': 'kinetics400', 'type': 'kinetics400'}
+  assert result['dataset'] == {
+    'name': 'moving_digits/motion',
+    'type': 'moving_digits/motion',
+  }
   assert result['metrics'] == [
     {'type': 'accuracy', 'name': 'top-1', 'value': 87.5},
     {'type': 'accuracy', 'name': 'mean class accuracy', 'value': 80.0},

@@ -102,7 +102,7 @@ def test_no_choice_and_no_rule_for_gradients_is_left():
     return (jax.nn.gelu(conv.join(x, conv.relu(x))), x.sum())
 
   video = jax.random.normal(jax.random.key(1), (2, 4, 12, 12, 4))
-  plain = onnx_file.without_choices(function)
+  plain = onnx_file.without_choices(function, video)
   left = set(primitives(jax.make_jaxpr(plain)(video).jaxpr))
   choices = {'cond', 'platform_index', 'optimization_barrier', 'jit', 'pjit'}
   assert not left & (choices | {'custom_vjp_call', 'custom_jvp_call'})
@@ -112,7 +112,7 @@ def test_no_choice_and_no_rule_for_gradients_is_left():
 
 
 def test_numbers_have_the_type_of_their_use():
-  plain = onnx_file.without_choices(lambda x: (jnp.pad(x, 1),))
+  plain = onnx_file.without_choices(lambda x: (jnp.pad(x, 1),), jnp.ones(3))
   (pad,) = [
     equation
     for equation in jax.make_jaxpr(plain)(jnp.ones(3)).jaxpr.eqns
