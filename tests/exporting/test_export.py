@@ -7,6 +7,7 @@ import sys
 
 import jax
 import jax.export
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -60,7 +61,8 @@ def clips_of(config, batch):
 
 def logits_of(config, variables, clips):
   model = network.model(config)
-  video = train_step.normalize(clips, config.data.mean, config.data.std)
+  pixels = jnp.asarray(clips)
+  video = train_step.normalize(pixels, config.data.mean, config.data.std)
   apply = jax.jit(model.apply, compiler_options=QUICKLY)
   return np.asarray(apply(variables, video))
 

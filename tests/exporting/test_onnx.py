@@ -26,10 +26,12 @@ missing = [
   for name in ('jax2onnx', 'onnx', 'onnxruntime')
   if importlib.util.find_spec(name) is None
 ]
+# jax2onnx 0.17 pads arrays only whose sizes are all known.
+ANY_BATCH = ('videomae', 'vjepa2', 'vivit', 'loop', 'timesformer')
 ONNX_ALONE = """
 import os
 {usage}
-assert scores.shape == (1, 5), scores.shape
+assert scores.shape == ({batch}, 5), scores.shape
 clips = np.load(os.environ['CLIPS'])
 outputs = ['logits', 'scores']
 found = session.run(outputs, {{'video': clips}})
@@ -50,11 +52,14 @@ def test_a_program_needs_onnxruntime_alone_and_gives_the_logits(
   variables = networks.write_run(tmp_path / 'run', config)
   folder = tmp_path / 'made'
   code, printed = run(
-    *(capsys, f'--workdir={tmp_path / "run"}', '--to=onnx', f'--out={folder}')
+    *(capsys, f'--workdir={tmp_path / "run"}', '--to=onnx', f'--out={folder}'),
+    *(() if name in ANY_BATCH else ('--batch=3',)),
   )
   assert code == 0, printed.err
   clips = clips_of(config, 3)
-  program = ONNX_ALONE.format(usage=usage_of(folder))
+  program = ONNX_ALONE.format(
+    usage=usage_of(folder), batch=1 if name in ANY_BATCH else 3
+  )
   found = in_another_process(folder, program, clips)
   wanted = logits_of(config, variables, clips)
   assert_close(found['logits'], wanted, 1e-5)
