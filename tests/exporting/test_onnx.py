@@ -27,7 +27,7 @@ missing = [
   if importlib.util.find_spec(name) is None
 ]
 # jax2onnx 0.17 pads arrays only whose sizes are all known.
-ANY_BATCH = ('videomae', 'vjepa2', 'vivit', 'loop', 'timesformer')
+ANY_BATCH = ('videomae', 'vivit', 'loop', 'timesformer')
 ONNX_ALONE = """
 import os
 {usage}
