@@ -107,11 +107,13 @@ def write(
     path: np.asarray(array, np.float32)
     for path, array in traverse_util.flatten_dict(variables).items()
   }
-  leading = naming.FORMATS[counterpart.form].leading
+  form = naming.FORMATS[counterpart.form]
   state = {
-    name: matching.joined(parts, flat, leading.get(name))
+    name: matching.joined(parts, flat, form.leading.get(name))
     for name, parts in counterpart.names.items()
   }
+  for name in form.of_frames:
+    state[name] = state[name].squeeze(2)
   check = checks.make(network.model(config), variables, config.data.num_frames)
   if theirs := counterpart.config:
     _write_folder(out, theirs, state, check)

@@ -137,11 +137,12 @@ _flash = functools.partial(jax.nn.dot_product_attention, implementation='cudnn')
 
 @functools.cache
 def _is_flash(
-  query: tuple[int, ...], key: tuple[int, ...], dtype: np.dtype
+  query: tuple[Any, ...], key: tuple[Any, ...], dtype: np.dtype
 ) -> bool:
   """Whether cuDNN is installed and takes these shapes, forward and back.
 
-  JAX says so by tracing only; its rules are those of a cuDNN version.
+  JAX says so by tracing only; its rules are those of a cuDNN version. In an
+  export the number of clips is a symbol.
   """
   if jnp.finfo(dtype).bits > 16:
     return False

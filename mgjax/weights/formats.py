@@ -46,6 +46,7 @@ class Format(NamedTuple):
     aliases: (pattern, replacement): other names that files have, and what they
       become; all are tried, in this order.
     leading: Axes of length 1 in front of a tensor's others, by its name.
+    of_frames: Names of kernels that lack our axis of frames, one long.
     left_out: (pattern of a name, why): what weights of a classifier do not
       need.
     only: Options of config.model that every network of the framework has; a
@@ -67,6 +68,7 @@ class Format(NamedTuple):
   models: tuple[str, ...] = ()
   aliases: tuple[tuple[str, str], ...] = ()
   leading: Mapping[str, int] = {}
+  of_frames: tuple[str, ...] = ()
   left_out: tuple[tuple[str, str], ...] = ()
   only: Mapping[str, Any] = {}
   constants: Mapping[str, Any] = {}

@@ -284,6 +284,7 @@ _TIMESFORMER_HF = Format(
     'timesformer.embeddings.position_embeddings': 1,
     'timesformer.embeddings.time_embeddings': 1,
   },
+  of_frames=('timesformer.embeddings.patch_embeddings.projection.weight',),
   # The default of TimesformerConfig.
   constants={'layer_norm_eps': 1e-6},
   licence='CC-BY-NC 4.0 for the weights of TimeSformer: no commercial use',
