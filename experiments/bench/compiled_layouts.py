@@ -20,8 +20,10 @@ import datetime
 import functools
 import json
 import pathlib
+import re
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -69,43 +71,51 @@ def compile_way(
   return compiler_facts.of(executable, time.perf_counter() - start)
 
 
-def table(entry: dict) -> tabulate.Table:
-  """One row per way of a record."""
+def table(entries: Sequence[dict]) -> tabulate.Table:
+  """One row per target and way.
+
+  Args:
+    entries: Records.
+  """
   rows = []
-  for way, facts in entry['ways'].items():
-    shapes: collections.Counter = collections.Counter()
-    for layout, count in facts['convolutions'].items():
-      # Kernels of one shape differ in types: 'b01f_01io->b01f bf16'.
-      shapes[layout.split()[0]] += count
-    most = ', '.join(f'{n} {layout}' for layout, n in shapes.most_common(3))
-    rows.append(
-      (
-        way,
-        f'{facts["peak_bytes"] / 2**30:.2f}',
-        f'{facts["bytes_accessed"] / 1e9:.1f}',
-        str(facts['copies']['count']),
-        f'{facts["copies"]["bytes"] / 1e9:.2f}',
-        most,
-        f'{facts["compile_s"]:.0f}',
+  for entry in entries:
+    for way, facts in entry['ways'].items():
+      shapes: collections.Counter = collections.Counter()
+      for layout, count in facts['convolutions'].items():
+        # Without digits it is a matrix product. Those of one layout differ in
+        # types: 'b01f_01io->b01f bf16'.
+        if re.search(r'\d.*->', layout):
+          shapes[layout.split()[0]] += count
+      layout, count = shapes.most_common(1)[0]
+      copies = facts['copies']
+      rows.append(
+        (
+          entry['target']['name'],
+          way,
+          f'{facts["peak_bytes"] / 2**30:.2f}',
+          f'{facts["bytes_accessed"] / 1e9:.1f}',
+          f'{copies["count"]}, {copies["bytes"] / 1e9:.2f} GB',
+          f'{count} {layout}',
+        )
       )
-    )
   return tabulate.Table(
     EXPERIMENT,
     (
+      'target',
       'way',
       'memory, GiB [compiled]',
-      f'traffic, GB [{_source(entry)}]',
+      'traffic, GB [compiled]',
       'copies above 1 MB',
-      'their GB',
       'most frequent convolutions',
-      'compiling, s [measured]',
     ),
     rows,
   )
 
 
-def _source(entry: dict) -> str:
-  return next(iter(entry['ways'].values()), {}).get('bytes_accessed_from', '')
+def make() -> list[tabulate.Table]:
+  """The table of all records."""
+  files = sorted((record.RECORDS / EXPERIMENT).glob('*.json'))
+  return [table([json.loads(path.read_text()) for path in files])]
 
 
 def main(args: flags.FlagValues) -> None:
@@ -146,7 +156,7 @@ def main(args: flags.FlagValues) -> None:
     }
     entry['ways'][name] = compile_way(args, target, ways[name])
     record.write_file(path, entry)
-  print(tabulate.markdown(table(entry)))
+  print(tabulate.markdown(table([entry])))
 
 
 if __name__ == '__main__':

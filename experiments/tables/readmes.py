@@ -17,7 +17,12 @@ import sys
 from absl import flags
 
 from experiments import costs, tabulate
-from experiments.bench import decode_speed, grid_step_times, step_time
+from experiments.bench import (
+  compiled_layouts,
+  decode_speed,
+  grid_step_times,
+  step_time,
+)
 from experiments.runs import catalogue, planned, record
 from experiments.tables import (
   activation_memory,
@@ -62,6 +67,7 @@ SCRIPTS = (
   successors,
   published_accuracy,
   transformers,
+  compiled_layouts,
 )
 
 

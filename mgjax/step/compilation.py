@@ -26,8 +26,8 @@ _OPTIONS: dict[str, dict[str, str]] = {
     ),
   },
   # The compiler lays all convolutions out as NCDHW. With
-  # xla_gpu_force_conv_nhwc=true all are NDHWC, and no activation is transposed
-  # either (SlowFast of one block a stage, compiled for an H100). No time of
+  # xla_gpu_force_conv_nhwc=true all are NDHWC; an H100's memory and traffic are
+  # within 2 % of each other (SlowFast-R50 8x8; docs/speed.md). No time of
   # either was measured, so the choice is the compiler's.
   'gpu': {},
 }

@@ -22,11 +22,11 @@ def test_a_way_is_compiled_once(tmp_path, capsys):
   entry = json.loads((tmp_path / 'cpu.json').read_text())
   assert entry['commit']
   assert entry['ways']['native']['peak_bytes'] > 0
-  assert len(compiled_layouts.table(entry).rows) == 1
+  assert len(compiled_layouts.table([entry]).rows) == 1
   assert run(tmp_path, '--only=native') == 0
   printed = capsys.readouterr()
   assert 'compiling' not in printed.err
-  assert tabulate.markdown(compiled_layouts.table(entry)) in printed.out
+  assert tabulate.markdown(compiled_layouts.table([entry])) in printed.out
 
 
 def test_a_record_of_other_code_is_not_added_to(tmp_path, capsys):
