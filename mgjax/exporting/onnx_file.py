@@ -16,7 +16,7 @@ import jax
 import jax.extend
 import numpy as np
 
-from mgjax.errors import ConfigError
+from mgjax.errors import ConfigError, RunError
 
 INSTALL = "pip install 'mgjax[onnx]' && pip install --no-deps jax2onnx"
 INPUT = 'video'
@@ -74,12 +74,24 @@ def dump(score: Callable, video: jax.ShapeDtypeStruct) -> bytes:
 
 
 def load(path: pathlib.Path) -> Callable[[np.ndarray], np.ndarray]:
-  """The logits of a file's program, on the CPU."""
+  """The logits of a file's program, on the CPU.
+
+  Raises:
+    RunError: onnxruntime refuses the program.
+  """
   import onnxruntime
 
-  session = onnxruntime.InferenceSession(
-    path, providers=['CPUExecutionProvider']
-  )
+  try:
+    session = onnxruntime.InferenceSession(
+      path, providers=['CPUExecutionProvider']
+    )
+  # Its errors have no class of their own in common but this one.
+  except Exception as error:
+    said = ' '.join(str(error).split())
+    raise RunError(
+      f'jax2onnx makes a program of this network that onnxruntime refuses '
+      f'({said}); use --to=stablehlo'
+    ) from error
   return lambda video: session.run(OUTPUTS[:1], {INPUT: video})[0]
 
 
