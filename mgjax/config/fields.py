@@ -323,8 +323,8 @@ class _Eval:
   """Evaluation: views of a video, and what becomes of their scores."""
 
   split: str = setting('validation')  # Of the data set.
-  # Epochs between evaluations; 0: at the end only.
-  every: float = setting(10.0, at_least(0))
+  # Epochs between evaluations; 0: at the end only; None: a tenth of the run's.
+  every: float | None = setting(None, optional(at_least(0)))
   num_views: int = setting(10, at_least(1))  # Temporal views per video.
   # Spatial crops per view. 1: the centre; 3: along the long side; 5: corners
   # and centre; 10: those and their mirror images.

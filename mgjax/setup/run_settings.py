@@ -43,6 +43,9 @@ def check(
     return []
   old = saved.current_form(saved.read_settings(workdir))
   new = saved.as_json(config)
+  # The default until version 0.1: a run whose config does not set it goes on.
+  if new['eval']['every'] is None and old['eval']['every'] == 10.0:
+    old['eval']['every'] = None
   changed = changed_fields(old, new)
   if other := run_folder.other_labels(workdir, label_names):
     changed.append(f'the names of the classes, such as {other}')

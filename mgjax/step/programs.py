@@ -71,17 +71,19 @@ def put_scalars(
   return parallel.put_replicated(mesh, (np.float32(lr), np.int32(groups)))
 
 
-def evaluation_steps(schedule: GridSchedule, every: float) -> set[int]:
+def evaluation_steps(schedule: GridSchedule, every: float | None) -> set[int]:
   """Steps after which the model is evaluated: every so many epochs, and last.
 
   Args:
     schedule: The run's schedule.
-    every: Epochs; 0: only after the last step.
+    every: Epochs; 0: only after the last step; None: a tenth of the run's.
 
   Returns:
     Numbers of steps done, from 1 to schedule.total_steps.
   """
   steps = {schedule.total_steps}
+  if every is None:
+    every = schedule.total_epochs / 10
   if every:
     for i in range(1, math.ceil(schedule.total_epochs / every)):
       steps.add(

@@ -52,6 +52,18 @@ def test_the_class_with_another_name_is_told(tmp_path):
     run_settings.check(config, workdir, False, ('a', 'c'))
 
 
+def test_a_run_that_has_the_earlier_interval_of_evaluations_goes_on(tmp_path):
+  """Every ten epochs was the default."""
+  config, workdir = speck.get_config(), epath.Path(tmp_path)
+  config.eval.every = 10.0
+  run_settings.prepare(config, workdir, ['a'])
+  config.eval.every = None
+  assert run_settings.check(config, workdir, False, ('a',)) == []
+  config.eval.every = 3.0
+  with pytest.raises(ConfigError, match='eval.every: 10.0 -> 3.0'):
+    run_settings.check(config, workdir, False, ('a',))
+
+
 def test_without_its_settings_nothing_is_taken_for_a_run(tmp_path):
   config = speck.get_config()
   with pytest.raises(ConfigError, match='--allow_config_change'):

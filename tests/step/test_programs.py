@@ -27,7 +27,12 @@ def uses(first_step=0, eval_steps=None, **options):
   return schedule, found
 
 
-@pytest.mark.parametrize('every,epochs', [(0.0, [6]), (2.0, [2, 4, 6])])
+TENTHS = [0.6 * i for i in range(1, 11)]
+
+
+@pytest.mark.parametrize(
+  'every,epochs', [(0.0, [6]), (2.0, [2, 4, 6]), (None, TENTHS)]
+)
 def test_evaluations_fall_on_the_first_step_after_the_epoch(every, epochs):
   schedule = grids.schedule(moving_digits.get_config('size=tiny'), 240)
   steps = sorted(programs.evaluation_steps(schedule, every))
