@@ -254,8 +254,9 @@ def put_replicated(mesh: Mesh, tree: Any) -> Any:
 
 def make_key(mesh: Mesh, seed: int) -> jax.Array:
   """Makes a random key that every device has."""
-  make = jax.jit(lambda: jax.random.key(seed), out_shardings=replicated(mesh))
-  return make()
+  # An argument: another seed is no other program to compile.
+  make = jax.jit(jax.random.key, out_shardings=replicated(mesh))
+  return make(np.uint32(seed))
 
 
 def to_host(array: jax.Array) -> np.ndarray:

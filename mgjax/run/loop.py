@@ -110,7 +110,7 @@ class Training:
     )
     # Compiles, too: a minute for a large network.
     self.state = restored or train_state.first_state(
-      job.network.make_state, job.initial, job.mesh
+      job.network.make_state, job.config.seed, job.initial, job.mesh
     )
 
   def _restore(self) -> train_state.TrainState | None:

@@ -78,7 +78,8 @@ def _first_state(
     path = checkpoint.find(folder, '--bundle')
     return checkpoint.restore(path, made.abstract)[0], steps[-1]
   initial = initial_variables(parts.config, made.abstract)
-  return train_state.first_state(made.make_state, initial, parts.mesh), 0
+  seed = parts.config.seed
+  return train_state.first_state(made.make_state, seed, initial, parts.mesh), 0
 
 
 def not_finite(state: train_state.TrainState) -> list[str]:

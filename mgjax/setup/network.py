@@ -11,6 +11,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import ml_collections
+import numpy as np
 import optax
 
 from mgjax import models
@@ -29,13 +30,13 @@ class Trainable:
   Attributes:
     model: The network.
     tx: The optimizer.
-    make_state: Makes the state with random weights.
+    make_state: Makes the state with random weights: see `state_maker`.
     abstract: Its shapes and shardings: every device has all of it.
   """
 
   model: nn.Module
   tx: optax.GradientTransformation
-  make_state: Callable[[], TrainState]
+  make_state: Callable[..., TrainState]
   abstract: TrainState
 
 
@@ -158,20 +159,24 @@ def state_maker(
   config: ml_collections.ConfigDict,
   model: nn.Module,
   tx: optax.GradientTransformation,
-) -> Callable[[], TrainState]:
-  """Returns a function without arguments that makes the initial state.
+) -> Callable[..., TrainState]:
+  """Returns a function of a seed, uint32 [], that makes the initial state.
 
   Args:
-    config: The settings; the seed and the average of the weights are read.
+    config: The settings; the average of the weights, and the seed that counts
+      where the function is given none.
     model: The network.
     tx: The optimizer.
   """
 
-  def make_state():
+  seed = np.uint32(config.seed)
+
+  # An argument: another seed is no other program to compile.
+  def make_state(seed=seed):
     return train_state.create_state(
       model,
       tx,
-      jax.random.key(config.seed),
+      jax.random.key(seed),
       models.example_video(model, config.data.num_frames),
       average=config.optim.ema_decay > 0,
     )

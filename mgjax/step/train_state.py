@@ -7,6 +7,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mgjax.hosts import parallel
@@ -85,19 +86,22 @@ def abstract_state(
 
 
 def first_state(
-  make_state: Callable[[], TrainState],
+  make_state: Callable[[jax.Array], TrainState],
+  seed: int,
   initial: dict,
   mesh: jax.sharding.Mesh,
 ) -> TrainState:
   """Makes the state before the first step.
 
   Args:
-    make_state: Makes the state with random weights.
+    make_state: Makes the state with random weights, of a seed, uint32 [].
+    seed: Of the run, in [0, 2^32).
     initial: {'params', 'batch_stats'} to start from instead; {}: the random
       ones. What 'params' lacks, such as the classifier, stays random.
     mesh: Devices, each of which gets all of it.
   """
-  state = jax.jit(make_state, out_shardings=parallel.replicated(mesh))()
+  make = jax.jit(make_state, out_shardings=parallel.replicated(mesh))
+  state = make(np.uint32(seed))
   if not initial:
     return state
   params = state.params | initial['params']

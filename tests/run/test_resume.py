@@ -9,6 +9,7 @@ import math
 import os
 import pathlib
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +28,9 @@ from tests.run_state import final_state
 CONFIG = 'configs/moving_digits.py:size=tiny,grid=both'
 
 
-def start(workdir: pathlib.Path, data_dir: pathlib.Path) -> subprocess.Popen:
+def start(
+  workdir: pathlib.Path, data_dir: pathlib.Path, *flags: str, **environment: str
+) -> subprocess.Popen:
   return subprocess.Popen(
     [
       sys.executable,
@@ -38,11 +41,12 @@ def start(workdir: pathlib.Path, data_dir: pathlib.Path) -> subprocess.Popen:
       f'--config.data.dir={data_dir}',
       '--config.train.checkpoint_every_steps=4',
       '--config.norm.precise_batches=1',
+      *flags,
     ],
     stderr=subprocess.PIPE,
     stdout=subprocess.PIPE,
     text=True,
-    env=os.environ,
+    env={**os.environ, **environment},
   )
 
 
@@ -160,6 +164,32 @@ def test_a_second_launch_reads_its_programs_from_disk(
   assert summary['num_compiled'] == summary['num_grids']
   assert summary['num_from_disk'] == summary['num_grids']
   assert_same_run(undisturbed, tmp_path)
+
+
+def test_another_seed_rate_and_length_need_no_other_program(
+  undisturbed, data_dir, tmp_path
+):
+  # A folder of its own: other tests add to that of all.
+  programs = tmp_path / 'programs'
+  programs.mkdir()
+  for path in pathlib.Path(os.environ['JAX_COMPILATION_CACHE_DIR']).glob('*-*'):
+    shutil.copy2(path, programs)
+  before = {path.name for path in programs.glob('*-cache')}
+  assert before
+  changes = (
+    '--config.seed=4294967295',
+    '--config.optim.base_lr=0.03',
+    '--config.optim.warmup_epochs=0.5',
+    '--config.optim.total_epochs=5',
+    '--config.train.log_every_steps=3',
+  )
+  folder = {'JAX_COMPILATION_CACHE_DIR': str(programs)}
+  finish(start(tmp_path / 'other', data_dir, *changes, **folder))
+  assert losses_and_clips(tmp_path / 'other') != losses_and_clips(undisturbed)
+  # Neither a step's nor that of the first weights. (Evaluations fall into other
+  # phases, whose grids the statistics take.)
+  new = {path.name for path in programs.glob('*-cache')} - before
+  assert all(name.startswith('jit_stats_step-') for name in new), new
 
 
 def test_sigterm_writes_a_checkpoint_and_says_restart_me(

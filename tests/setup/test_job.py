@@ -34,7 +34,7 @@ def test_a_job_has_the_parts_that_any_other_composition_has(config, tmp_path):
 def test_the_state_is_made_as_it_was_announced(config):
   mesh = parallel.make_mesh()
   made = network.compose(config, mesh)
-  state = train_state.first_state(made.make_state, {}, mesh)
+  state = train_state.first_state(made.make_state, 0, {}, mesh)
   describe = lambda x: (x.shape, x.dtype, x.sharding.is_fully_replicated)
   got, want = (
     jax.tree.map(describe, state),

@@ -103,7 +103,7 @@ def test_one_state_takes_steps_at_all_grids_of_a_table(config, name, options):
   assert len(schedule.grids) > 1
   mesh = parallel.make_mesh()
   made = network.compose(config, mesh)
-  state = train_state.first_state(made.make_state, {}, mesh)
+  state = train_state.first_state(made.make_state, 0, {}, mesh)
   assert not state.batch_stats
   step = jax.jit(programs.make_train_step(config, made, schedule))
   for grid in schedule.grids:
