@@ -70,6 +70,7 @@ INSIDE = {
   ('setup.wall_time', '_file'): _NO_JAX,
   ('setup.wall_time', '_work'): _NO_JAX,
   ('setup.data', 'class_weights'): _NO_READER,
+  ('setup.data', 'decoded_cache'): _NO_READER,
   ('setup.data', 'describe'): _NO_READER,
   ('setup.data', 'eval_stream'): _NO_READER,
   ('setup.data', 'source'): _NO_READER,

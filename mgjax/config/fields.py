@@ -48,6 +48,8 @@ MACHINE_DATA_FIELDS = (
   'num_workers',
   'worker_processes',
   'prefetch_batches',
+  'decoded_cache_gib',
+  'decoded_cache_dir',
 )
 
 
@@ -126,6 +128,12 @@ class _Data:
   worker_processes: int = setting(0, at_least(0))
   # Batches ready or under way; 3 = a short cycle.
   prefetch_batches: int = setting(6, at_least(1))
+  # Room for decoded frames, which are kept on a disk or in memory (/dev/shm)
+  # for all processes of a host, so that videos that fit are decoded once. Each
+  # split has a part of it, by its number of videos. 0: none are kept.
+  decoded_cache_gib: float = setting(0.0, at_least(0))
+  # Where; '': $XDG_CACHE_HOME/mgjax/frames, else ~/.cache/mgjax/frames.
+  decoded_cache_dir: str = setting('')
   # Undecodable training videos tolerated.
   max_bad_fraction: float = setting(0.01, within('[0, 1]'))
 

@@ -20,13 +20,13 @@ import contextlib
 import functools
 import io
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import av
 import numpy as np
 from av.stream import Disposition
 
-from mgjax.data.orientation import may_be_turned, orientation
+from mgjax.data.orientation import Orientation, may_be_turned, orientation
 from mgjax.data.views import Crop, View, converter
 
 # Old files have titles in other encodings than UTF-8. PyAV 19 keeps their bytes
@@ -49,6 +49,10 @@ _ERR_DETECT = {'err_detect': 'crccheck+explode'}
 # upright. (A tick is the file's duration over its number of frames.)
 # Lossless editors keep comments: `scanning.scan` holds a file to what it says.
 REGULAR = 'mgjax: regular'
+
+
+# What is made of a frame.
+T = TypeVar('T')
 
 
 class DecodeError(Exception):
@@ -193,20 +197,25 @@ class Video:
     """
     convert = converter(views, self.height, self.width)
     wanted = {self._pts[i] for i in indices}
-    if self._in_order:
-      found = self._collect(self.decode_all(), wanted, convert)
-    else:
-      try:
-        found = self._collect(self.access(wanted), wanted, convert)
-      except DecodeError:
-        # Some key frames are none: what follows them refers to what was before
-        # (open groups of pictures). Only a decode from the start then
-        # shows whether the file is damaged.
-        found = self._collect(self.decode_all(), wanted, convert)
+    found = self._find(wanted, lambda key, frame: convert(frame))
     return [
       np.stack([found[self._pts[i]][number] for i in indices])
       for number in range(len(views))
     ]
+
+  def each_frame(self, take: Callable[[int, av.VideoFrame], None]) -> None:
+    """Decodes all frames, each as `views` finds it.
+
+    Args:
+      take: Gets the index of a frame and the frame. Of frames that are shown
+        at the same time it gets one. It can get a frame twice; the second one
+        counts then.
+
+    Raises:
+      DecodeError: A packet is damaged.
+    """
+    index = {key: number for number, key in enumerate(self._pts)}
+    self._find(set(index), lambda key, frame: take(index[key], frame))
 
   def decode_all(self) -> Iterator[av.VideoFrame]:
     """Yields every frame, in the order in which it is shown.
@@ -262,6 +271,15 @@ class Video:
   def form(self) -> Form:
     """What the choice of a clip depends on."""
     return Form(self.num_frames, self.fps, self.height, self.width)
+
+  @property
+  def stored_as(self) -> tuple[int, int, str] | None:
+    """Width, height and pixel format of frames before they are upright.
+
+    None where the file does not say the format.
+    """
+    codec = self._stream.codec_context
+    return codec.pix_fmt and (codec.width, codec.height, codec.pix_fmt)
 
   @property
   def pts(self) -> tuple[int, ...]:
@@ -320,13 +338,27 @@ class Video:
       return 0
     return orientation(first).turns if first else 0
 
+  def _find(
+    self, wanted: set[int], take: Callable[[int, av.VideoFrame], T]
+  ) -> dict[int, T]:
+    """What `take` makes of the frame of each wanted time stamp (or number)."""
+    if self._in_order:
+      return self._collect(self.decode_all(), wanted, take)
+    try:
+      return self._collect(self.access(wanted), wanted, take)
+    except DecodeError:
+      # Some key frames are none: what follows them refers to what was before
+      # (open groups of pictures). Only a decode from the start then shows
+      # whether the file is damaged.
+      return self._collect(self.decode_all(), wanted, take)
+
   def _collect(
     self,
     frames: Generator[av.VideoFrame],
     wanted: set[int],
-    convert: Callable[[av.VideoFrame], list[np.ndarray]],
-  ) -> dict[int, list[np.ndarray]]:
-    """Converts the first frame of each wanted time stamp (or number)."""
+    take: Callable[[int, av.VideoFrame], T],
+  ) -> dict[int, T]:
+    """Takes the first frame of each wanted time stamp (or number)."""
     found = {}
     with contextlib.closing(frames), errors_of_video('damaged'):
       for number, frame in enumerate(frames):
@@ -335,7 +367,7 @@ class Video:
           continue
         if frame.is_corrupt:
           raise DecodeError(f'the frame at pts {frame.pts} is damaged')
-        found[key] = convert(frame)
+        found[key] = take(key, frame)
         if len(found) == len(wanted):
           return found
     raise DecodeError(
@@ -402,6 +434,39 @@ class Video:
         codec.skip_frame = 'DEFAULT' if packet.pts in wanted else 'NONREF'
         yield from codec.decode(packet)
     yield from codec.decode(None)
+
+
+class FramesVideo(Video):
+  """Frames that are no file, as a video: resized and cropped like others."""
+
+  def __init__(self, form: Form):
+    """Has no frames of its own: `frame` gives them.
+
+    Args:
+      form: Of the video.
+    """
+    self.num_frames, self.fps, self.height, self.width = form
+
+  def __exit__(self, *unused) -> None:
+    """There is nothing to close."""
+
+  # What makes the frames upright.
+  how = Orientation(False, 0)
+
+  def frame(self, index: int) -> av.VideoFrame:
+    """A frame; it may be changed by the next call."""
+    raise NotImplementedError
+
+  def views(
+    self, indices: np.ndarray, views: Sequence[View]
+  ) -> list[np.ndarray]:
+    convert = converter(views, self.height, self.width, self.how)
+    # Each once: a short video repeats frames.
+    found = {i: convert(self.frame(i)) for i in sorted(set(indices.tolist()))}
+    return [
+      np.stack([found[i][number] for i in indices.tolist()])
+      for number in range(len(views))
+    ]
 
 
 def _main_stream(container: av.container.InputContainer) -> av.VideoStream:

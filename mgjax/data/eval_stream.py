@@ -12,6 +12,7 @@ import numpy as np
 
 from mgjax.data import read_ahead, sampling
 from mgjax.data.decode import DecodeError
+from mgjax.data.decoded_cache import DecodedCache
 from mgjax.data.read_ahead import Workers
 from mgjax.data.sources import Source, stack_labels, union_labels
 
@@ -58,6 +59,7 @@ class EvalStream:
     workers: Who makes batches ahead of their use.
     shard: This host's number among those that share every batch.
     num_shards: Number of these hosts.
+    cache: Decoded frames of the videos; None: there are none.
   """
 
   source: Source
@@ -66,6 +68,7 @@ class EvalStream:
   workers: Workers
   shard: int = 0
   num_shards: int = 1
+  cache: DecodedCache | None = None
 
   @property
   def views_per_video(self) -> int:
@@ -150,7 +153,7 @@ class EvalStream:
       # `union_labels`: scores are those of the video.
       if label is None:
         label = union_labels(example.actions, num_classes)
-      with example.open() as video:
+      with example.open(self.cache) as video:
         # Of the original, where a smaller copy is read: as in training.
         form = example.form or video.form
         frames = sampling.view_frames(

@@ -43,7 +43,7 @@ def orientation(frame: av.VideoFrame) -> Orientation:
   if matrix is None:
     return Orientation(False, 0)
   a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(float)
-  is_mirrored = a * d < b * c
+  is_mirrored = bool(a * d < b * c)
   if is_mirrored:
     a, b = -a, -b
   # Rows are counted downwards: what turns x towards y is clockwise.

@@ -9,7 +9,7 @@ import numbers
 import os
 import textwrap
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import av
@@ -17,15 +17,14 @@ import numpy as np
 
 from mgjax.config import own
 from mgjax.data import scanning
-from mgjax.data.decode import Form, Video
+from mgjax.data.decode import Form, FramesVideo
 from mgjax.data.description import Description
 from mgjax.data.sources import Example, Source, TimedLabel
-from mgjax.data.views import View, converter
 from mgjax.errors import ConfigError, RunError
 
 
-class ArrayVideo(Video):
-  """Frames in memory as a video: resized and cropped like decoded ones."""
+class ArrayVideo(FramesVideo):
+  """Frames in memory as a video."""
 
   def __init__(self, frames: np.ndarray, fps: float):
     """Wraps frames.
@@ -34,25 +33,12 @@ class ArrayVideo(Video):
       frames: uint8 [T, H, W, 3], RGB.
       fps: Frame rate.
     """
+    count, height, width, _ = frames.shape
+    super().__init__(Form(count, fps, height, width))
     self._frames = frames
-    self.num_frames, self.height, self.width = frames.shape[:3]
-    self.fps = fps
 
-  def __exit__(self, *unused) -> None:
-    """There is nothing to close."""
-
-  def views(
-    self, indices: np.ndarray, views: Sequence[View]
-  ) -> list[np.ndarray]:
-    convert = converter(views, self.height, self.width)
-    found = {
-      i: convert(av.VideoFrame.from_ndarray(self._frames[i], 'rgb24'))
-      for i in set(indices.tolist())
-    }
-    return [
-      np.stack([found[i][number] for i in indices.tolist()])
-      for number in range(len(views))
-    ]
+  def frame(self, index: int) -> av.VideoFrame:
+    return av.VideoFrame.from_ndarray(self._frames[index], 'rgb24')
 
 
 class _Parsed(NamedTuple):
@@ -155,13 +141,7 @@ class OwnSource(Source):
     if isinstance(example.video, np.ndarray):
       opened = ArrayVideo(example.video, example.fps)
     else:
-      try:
-        encoded = _encoded(example.video)
-      except (OSError, ValueError) as error:
-        raise RunError(
-          self._unreadable(index, example.video, error)
-          + '; the same command goes on from the newest checkpoint'
-        ) from error
+      encoded = self._bytes(index, example.video)
       if index not in self._in_order:
         # Nobody has prepared it: key frames need not be what they are called.
         found = scanning.scan(encoded)
@@ -176,6 +156,15 @@ class OwnSource(Source):
       in_order=in_order,
       opened=opened,
     )
+
+  def encoded(self) -> Iterator[bytes]:
+    for index in range(len(self)):
+      video = self._parsed(index).video
+      if isinstance(video, np.ndarray):
+        if not index:
+          return  # Nothing is decoded: all are like the first one.
+        continue
+      yield self._bytes(index, video)
 
   def name_of(self, index: int) -> str:
     """The id of an example; its number where it has none."""
@@ -216,6 +205,20 @@ class OwnSource(Source):
     except ConfigError as error:
       raise ConfigError(f'{self._where}: example {index} {error}') from error
     return parsed
+
+  def _bytes(self, index: int, video: bytes | str | os.PathLike) -> bytes:
+    """The bytes of a video file.
+
+    Raises:
+      RunError: The file cannot be read.
+    """
+    try:
+      return _encoded(video)
+    except (OSError, ValueError) as error:
+      raise RunError(
+        self._unreadable(index, video, error)
+        + '; the same command goes on from the newest checkpoint'
+      ) from error
 
   def _unreadable(self, index: int, path: Any, error: Exception) -> str:
     reason = getattr(error, 'strerror', None) or error

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ from mgjax.data import copies as copies_lib
 from mgjax.data import description
 from mgjax.data.copies import Copies
 from mgjax.data.decode import Form, Video
+from mgjax.data.decoded_cache import DecodedCache
 from mgjax.data.records import DamagedRecordError, Records
 from mgjax.errors import ConfigError, RunError
 
@@ -44,13 +45,20 @@ class Example(NamedTuple):
   in_order: Form | None = None  # See `mgjax.data.decode.Video`.
   opened: Video | None = None  # In the place of `video`, if it is no file.
 
-  def open(self) -> Video:
+  def open(self, cache: DecodedCache | None = None) -> Video:
     """Opens the video, for a `with`.
+
+    Args:
+      cache: May have its frames; None: there is none.
 
     Raises:
       DecodeError: The bytes are not a video.
     """
-    return self.opened or Video(self.video, in_order=self.in_order)
+    if self.opened:
+      return self.opened
+    # Not a partial one: by its name in this module.
+    decode = lambda: Video(self.video, in_order=self.in_order)
+    return (cache and cache.open(self.video, decode)) or decode()
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -107,6 +115,18 @@ class Source:
       return self[index]
     example = self._example(copy.records, int(copy.places[index]))
     return example._replace(form=self.copies.form(index))
+
+  def encoded(self) -> Iterator[bytes]:
+    """Yields the files that `read` can return, smallest copies first.
+
+    Raises:
+      RunError: The disk cannot be read.
+    """
+    copies = self.copies.copies if self.copies else ()
+    for records in (*(copy.records for copy in copies), self.records):
+      for index in range(len(records)):
+        with contextlib.suppress(DamagedRecordError):
+          yield self._example(records, index).video
 
   def name_of(self, index: int) -> str:
     """The id of an example; where it is stored, if that is damaged."""

@@ -19,6 +19,7 @@ import numpy as np
 
 from mgjax.data import read_ahead, sampling
 from mgjax.data.decode import DecodeError
+from mgjax.data.decoded_cache import DecodedCache
 from mgjax.data.order import Order
 from mgjax.data.read_ahead import Workers
 from mgjax.data.sources import Example, Source, stack_labels, union_labels
@@ -73,6 +74,7 @@ class TrainStream:
     order: Which video a clip shows, and which clips are this host's.
     settings: How clips are drawn.
     workers: Who makes batches ahead of their use.
+    cache: Decoded frames of the videos; None: there are none.
 
   Raises:
     ValueError: The order has another number of examples than the source.
@@ -83,6 +85,7 @@ class TrainStream:
   order: Order
   settings: ClipSettings
   workers: Workers
+  cache: DecodedCache | None = None
 
   def __post_init__(self):
     # An order of fewer videos would leave the rest out, and nobody would see
@@ -206,7 +209,7 @@ class TrainStream:
     # have some of them only.
     needed_px = max(*short_px.values(), grid.H, grid.W)
     example = self.source.read(index, short_px=needed_px)
-    with example.open() as video:
+    with example.open(self.cache) as video:
       # Of the original, where a smaller copy is read: the same frames and
       # the same part of the picture, whichever copy there is.
       form = example.form or video.form

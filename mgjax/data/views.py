@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from mgjax.data.orientation import orientation, upright
+from mgjax.data.orientation import Orientation, orientation, upright
 
 # Batches are decoded in parallel; threads within a frame would be in the way.
 # This is the number of the whole process.
@@ -32,8 +32,16 @@ class View(NamedTuple):
   crop: Crop
 
 
+def shrinks(view: View, height: int, width: int) -> bool:
+  """Whether frames of a height and width become less than half as large."""
+  return 2 * view.height < height or 2 * view.width < width
+
+
 def converter(
-  views: Sequence[View], height: int, width: int
+  views: Sequence[View],
+  height: int,
+  width: int,
+  how: Orientation | None = None,
 ) -> Callable[[av.VideoFrame], list[np.ndarray]]:
   """Returns a function from a decoded frame to the views of it.
 
@@ -41,6 +49,7 @@ def converter(
     views: What is wanted of each frame.
     height: Of an upright frame, in pixels.
     width: Of an upright frame, in pixels.
+    how: What makes a frame upright; None: every frame says it.
 
   Returns:
     A function to uint8 [crop.height, crop.width, 3] of each view.
@@ -53,17 +62,21 @@ def converter(
     pixels: dict[tuple[int, int], np.ndarray] = {}
     for size, _ in parts:
       if size not in pixels:
-        pixels[size] = _to_rgb(reformatters[size], frame, size)
+        pixels[size] = _to_rgb(
+          reformatters[size], frame, size, how or orientation(frame)
+        )
     return [cut(pixels[size]) for size, cut in parts]
 
   return convert
 
 
 def _to_rgb(
-  reformatter: VideoReformatter, frame: av.VideoFrame, size: tuple[int, int]
+  reformatter: VideoReformatter,
+  frame: av.VideoFrame,
+  size: tuple[int, int],
+  how: Orientation,
 ) -> np.ndarray:
   """A frame of a width and height, upright, uint8 [H, W, 3]."""
-  how = orientation(frame)
   pixels = reformatter.reformat(
     frame,
     *(size[::-1] if how.turns % 2 else size),
@@ -83,7 +96,7 @@ def _of_view(
   maps = {}
   # A pixel costs 2.4 ns there, 6 ns where only the crop's are computed.
   resizes_all = height * width < 2.4 * crop.height * crop.width
-  shrinks = 2 * height < full_height or 2 * width < full_width
+  decoded = (full_width, full_height)
 
   def cut(pixels: np.ndarray) -> np.ndarray:
     if pixels.shape[:2] != (height, width) and resizes_all:
@@ -100,7 +113,7 @@ def _of_view(
       borderMode=cv2.BORDER_REPLICATE,
     )
 
-  return (width, height) if shrinks else (full_width, full_height), cut
+  return (width, height) if shrinks(view, *decoded[::-1]) else decoded, cut
 
 
 def _bilinear_maps(

@@ -6,21 +6,28 @@ which imports JAX, are imported by the functions that read videos.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import pathlib
+import re
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import ml_collections
 from etils import epath
 
+from mgjax import files
 from mgjax.config import own, rules
 from mgjax.data import description
 from mgjax.data.description import Description
-from mgjax.errors import ConfigError
+from mgjax.errors import ConfigError, RunError
 from mgjax.grids.schedule import GridSchedule
 from mgjax.setup import run_checks
 
 if TYPE_CHECKING:
+  from mgjax.data.decoded_cache import DecodedCache
   from mgjax.data.eval_stream import EvalStream
   from mgjax.data.read_ahead import Workers
   from mgjax.data.sources import Source
@@ -148,6 +155,73 @@ def source(config: ml_collections.ConfigDict, split: str) -> Source:
   )
 
 
+def decoded_cache(
+  config: ml_collections.ConfigDict, source: Source
+) -> DecodedCache | None:
+  """The decoded frames of a split; None where none are kept.
+
+  Args:
+    config: The settings.
+    source: The videos. Of others than those of a data set none are kept.
+
+  Raises:
+    ConfigError: The folder cannot be written.
+    RunError: A video cannot be read.
+  """
+  from mgjax.data import decoded_cache
+
+  room_gib = config.data.decoded_cache_gib
+  if not room_gib or not (source.folder or own.is_own(source.name)):
+    return None
+  if files.is_remote(config.data.decoded_cache_dir):
+    raise ConfigError(
+      f'data.decoded_cache_dir={config.data.decoded_cache_dir!r}: decoded '
+      'frames are kept on a disk of this machine or in its memory; give a '
+      'folder'
+    )
+  # Each split its own part, whichever of them a command opens first.
+  share = len(source) / sum(_split_sizes(config, source).values())
+  found = decoded_cache.open_cache(
+    _cache_folder(config, source), source.encoded(), share * room_gib * 2**30
+  )
+  if not found.is_whole:
+    print(
+      f'data.decoded_cache_gib={room_gib:g}: its part for the split '
+      f'{source.split!r} has room for {len(found.room)} videos; the others are '
+      'decoded for every clip',
+      file=sys.stderr,
+    )
+  return found
+
+
+def _split_sizes(
+  config: ml_collections.ConfigDict, source: Source
+) -> dict[str, int]:
+  """Number of videos of each split of a data set."""
+  found = None
+  # An evaluation of a source of the user's own needs no training videos.
+  with contextlib.suppress(ConfigError, RunError):
+    found = describe(config, ('train', config.eval.split))
+  return {source.split: len(source), **(found.splits if found else {})}
+
+
+def _cache_folder(
+  config: ml_collections.ConfigDict, source: Source
+) -> pathlib.Path:
+  """Folder of the decoded frames of a split."""
+  root = config.data.decoded_cache_dir or os.path.join(
+    os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache',
+    *('mgjax', 'frames'),
+  )
+  place = source.folder and os.path.abspath(source.folder)
+  if place is None:
+    module = sys.modules[source.name.partition(':')[0]]
+    place = getattr(module, '__file__', None), options(config)
+  name = re.sub(r'[^\w.-]+', '-', source.name)
+  digest = hashlib.sha256(repr(place).encode()).hexdigest()[:8]
+  return pathlib.Path(root) / f'{name}-{digest}' / source.split
+
+
 def train_stream(
   config: ml_collections.ConfigDict,
   schedule: GridSchedule,
@@ -190,6 +264,7 @@ def train_stream(
       multi_hot=config.optim.loss == 'sigmoid',
     ),
     workers(config),
+    decoded_cache(config, source),
   )
 
 
@@ -257,4 +332,5 @@ def eval_stream(
     workers(config),
     shard=shard,
     num_shards=num_shards,
+    cache=decoded_cache(config, source),
   )
