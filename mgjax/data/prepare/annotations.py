@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from mgjax.data.prepare.suffixes import without_suffix
+from mgjax.data.suffixes import without_suffix
 from mgjax.errors import ConfigError
 from mgjax.files import read_text
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mgjax.data.prepare.annotations import Annotated
-from mgjax.data.prepare.suffixes import (
+from mgjax.data.suffixes import (
   FRAME_CODECS,
   VIDEO_SUFFIXES,
   suffix_of,

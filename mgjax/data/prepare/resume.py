@@ -10,7 +10,7 @@ from mgjax import files
 from mgjax.data.prepare import layout
 from mgjax.data.prepare.plan import Item, Plan, Shard
 from mgjax.data.prepare.settings import Settings
-from mgjax.data.prepare.suffixes import FRAME_CODECS, suffix_of
+from mgjax.data.suffixes import FRAME_CODECS, suffix_of
 from mgjax.errors import ConfigError, RunError
 
 _BIG_SET = 1000  # Videos.

@@ -31,8 +31,8 @@ from mgjax.data.decode import (
   errors_of_video,
 )
 from mgjax.data.orientation import orientation, upright
-from mgjax.data.prepare.suffixes import FRAME_CODECS, suffix_of
 from mgjax.data.scanning import Scan, scan
+from mgjax.data.suffixes import FRAME_CODECS, suffix_of
 
 # FFmpeg's name of the format of a file of one picture, by its codec.
 _IMAGE_FORMATS = {'mjpeg': 'jpeg_pipe', 'png': 'png_pipe'}
