@@ -17,7 +17,8 @@ BODIES = (
   *('run.report', 'run.run_summary', 'run.step_log'),
   *('planning.ahead', 'planning.command', 'planning.compiled'),
   'planning.plan_budget',
-  *('evaluation.command', 'predicting.command', 'weights.command'),
+  *('evaluation.command', 'predicting.command', 'predicting.loading'),
+  *('predicting.streaming', 'weights.command'),
   *('exporting.command', 'exporting.framework_files'),
   'data.decode_rates',
 )
@@ -75,6 +76,7 @@ INSIDE = {
   ('setup.data', 'eval_stream'): _NO_READER,
   ('setup.data', 'source'): _NO_READER,
   ('setup.data', 'train_stream'): _NO_READER,
+  ('setup.data', 'views'): _NO_READER,
   ('setup.data', 'workers'): _NO_READER,
   ('grids.learning_rate', '_optax_makers'): 'optax imports JAX',
   ('data.prepare.beam', 'write'): 'an optional package',

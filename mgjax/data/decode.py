@@ -42,7 +42,7 @@ METADATA_OPTIONS = (
 _SPARE_BYTES = 2**28
 
 # FFmpeg conceals damage by default. CRCs are checked where a format has them.
-_ERR_DETECT = {'err_detect': 'crccheck+explode'}
+ERR_DETECT = {'err_detect': 'crccheck+explode'}
 
 # The comment in the header of a file whose frame i is shown i ticks after the
 # start, whose pictures all belong to the key frame before them, and which is
@@ -116,15 +116,15 @@ class Video:
     """
     with errors_of_video('not a readable video'):
       self._container = av.open(
-        io.BytesIO(encoded), options=_ERR_DETECT, **METADATA_OPTIONS
+        io.BytesIO(encoded), options=ERR_DETECT, **METADATA_OPTIONS
       )
-      self._stream = _main_stream(self._container)
+      self._stream = main_stream(self._container)
       codec = self._stream.codec_context
       if codec is None:
         raise DecodeError('not a readable video: FFmpeg has no decoder for it')
       # Frame threads delay output; batches are decoded in parallel instead.
       codec.thread_count = 1
-      codec.options = _ERR_DETECT
+      codec.options = ERR_DETECT
       self._in_order = in_order is not None
       self._is_regular = not self._in_order and self._find_regular(encoded)
       self._turns = 0
@@ -469,7 +469,7 @@ class FramesVideo(Video):
     ]
 
 
-def _main_stream(container: av.container.InputContainer) -> av.VideoStream:
+def main_stream(container: av.container.InputContainer) -> av.VideoStream:
   """The video stream that players show.
 
   Raises:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mgjax.data import read_ahead, sampling
-from mgjax.data.decode import DecodeError
+from mgjax.data.decode import DecodeError, Form
 from mgjax.data.decoded_cache import DecodedCache
 from mgjax.data.read_ahead import Workers
 from mgjax.data.sources import Source, stack_labels, union_labels
@@ -41,6 +41,15 @@ class Views:
   target_fps: float
   short_side_px: int
   crop_hw: tuple[int, int]
+
+  def resized_hw(self, form: Form) -> tuple[int, int]:
+    """Height and width to which the frames of a video are resized."""
+    return sampling.resized_hw(
+      form.height,
+      form.width,
+      short_px=self.short_side_px,
+      at_least=self.crop_hw,
+    )
 
 
 # Nothing of it changes: threads share it, and worker processes have copies.
@@ -166,12 +175,7 @@ class EvalStream:
           view=view,
           num_views=views.num_views,
         )
-        height, width = sampling.resized_hw(
-          form.height,
-          form.width,
-          short_px=views.short_side_px,
-          at_least=views.crop_hw,
-        )
+        height, width = views.resized_hw(form)
         name, error = example.id, None
         # Not cropped here: the crops of a view share its frames.
         pixels = video.frames(frames, height, width)

@@ -37,10 +37,17 @@ def _clocked_frames(
 
   Source: SlowFast decoder.decode (clip_sz) and decoder.temporal_sampling.
   """
-  span = max(1.0, stride_frames * num_frames / target_fps * fps)
+  span = clocked_span(fps, num_frames, stride_frames, target_fps)
   start = start_of(max(num_source - span, 0))
   indices = np.linspace(start, start + span - 1, num_frames)
   return np.floor(np.clip(indices, 0, num_source - 1)).astype(np.int64)
+
+
+def clocked_span(
+  fps: float, num_frames: int, stride_frames: int, target_fps: float
+) -> float:
+  """Frames of a video that a clip of strides of a target_fps clock spans."""
+  return max(1.0, stride_frames * num_frames / target_fps * fps)
 
 
 def _strided_frames(

@@ -14,12 +14,11 @@ from mgjax.data import copies
 from mgjax.data.eval_stream import EvalStream
 from mgjax.errors import ConfigError, RunError
 from mgjax.hosts import parallel
-from mgjax.predicting import output, video_files
+from mgjax.predicting import inputs, loading, output, streaming, video_files
 from mgjax.predicting.predictor import Predictor
-from mgjax.run import checkpoint, run_folder
+from mgjax.run import run_folder
 from mgjax.setup import data as data_setup
-from mgjax.setup import evaluation, grids, planning, run_settings
-from mgjax.step import compilation
+from mgjax.setup import run_settings
 
 
 def open_predictor(
@@ -39,39 +38,28 @@ def open_predictor(
       the files can be used.
     checkpoint.DamagedError: The checkpoint is damaged.
   """
-  planning.check_network(config, [grids.eval_grid(config)])
-  path = checkpoint.find(folder, 'checkpoint')
+  path = loading.find(config, folder)
   looked = video_files.look_at(paths)
   if not looked.in_order:
     raise ConfigError(video_files.none_usable(looked.errors))
-  mesh = parallel.make_mesh()
   num_clips = (
     len(looked.in_order) * config.eval.num_views * config.eval.num_crops
   )
-  # A few files need no batch of the size that an evaluation has.
-  batch = min(config.eval.batch_size, num_clips)
-  config = config.copy_and_resolve_references()
-  config.eval.batch_size = -(-batch // mesh.size) * mesh.size
-  model, state = evaluation.load(
-    config, mesh, path, instead='--checkpoint={path}'
-  )
+  network = loading.Network(config, path, num_clips)
 
   def make_stream(paths: Sequence[pathlib.Path]) -> EvalStream:
     source = video_files.VideoFiles(
       paths, looked.in_order, config.model.num_classes
     )
-    return data_setup.eval_stream(config, source)
+    return data_setup.eval_stream(network.config, source)
 
   return Predictor(
     paths=paths,
     looked=looked,
-    model=model,
-    state=state,
-    mesh=mesh,
-    program=compilation.compile_program(
-      evaluation.lower_eval_step(config, model, mesh, state),
-      parallel.platform(mesh),
-    ),
+    model=network.model,
+    state=network.state,
+    mesh=network.mesh,
+    program=network.program,
     make_stream=make_stream,
     ensemble=config.eval.ensemble,
     mean=config.data.mean,
@@ -152,6 +140,7 @@ def main(values: flags.FlagValues, *videos: str) -> None:
   folder = run_folder.weights_of_flags(values)
   if not videos:
     raise ConfigError('no video is given; name one file or more.')
+  is_streaming = streaming.check_flags(values, videos)
   config = data_setup.with_classes(values.config)
   run = run_folder.run_of_weights(values)
   run_settings.check_evaluation(config, run, values.allow_config_change)
@@ -172,7 +161,10 @@ def main(values: flags.FlagValues, *videos: str) -> None:
   )
   allocator.keep()
   parallel.find_devices()
-  paths = [pathlib.Path(video) for video in videos]
+  if is_streaming:
+    streaming.main(values, config, loading.find(config, folder), names, videos)
+    return
+  paths = inputs.files_of(videos)
   predictor = open_predictor(config, folder, paths)
   results = predictor.scores()
   output.add_predictions(results, names, values.top)

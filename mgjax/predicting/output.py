@@ -84,7 +84,7 @@ def write_explained(
   """
   usable = {r['file']: r for r in results if 'scores' in r}
   labels = {f: r['predictions'][0]['class'] for f, r in usable.items()}
-  names = dict(zip(usable, _picture_names(list(usable)), strict=True))
+  names = dict(zip(usable, file_names(list(usable)), strict=True))
   rows, problems = [], []
 
   def write(path: pathlib.Path, content: Callable[[], None]) -> None:
@@ -117,8 +117,8 @@ def write_explained(
   return problems
 
 
-def _picture_names(videos: Sequence[str]) -> Iterator[str]:
-  """A name for each video's picture, without the ending.
+def file_names(videos: Sequence[str]) -> Iterator[str]:
+  """A name for each video's picture or labels, without the ending.
 
   Files of one name from several folders are numbered.
   """

@@ -28,7 +28,7 @@ from mgjax.setup import run_checks
 
 if TYPE_CHECKING:
   from mgjax.data.decoded_cache import DecodedCache
-  from mgjax.data.eval_stream import EvalStream
+  from mgjax.data.eval_stream import EvalStream, Views
   from mgjax.data.read_ahead import Workers
   from mgjax.data.sources import Source
   from mgjax.data.stream import TrainStream
@@ -311,11 +311,30 @@ def eval_stream(
   Raises:
     ConfigError: The crops do not suit the data set.
   """
-  from mgjax.data.eval_stream import EvalStream, Views
+  from mgjax.data.eval_stream import EvalStream
+
+  return EvalStream(
+    source,
+    views(config),
+    config.eval.batch_size if batch_size is None else batch_size,
+    workers(config),
+    shard=shard,
+    num_shards=num_shards,
+    cache=decoded_cache(config, source),
+  )
+
+
+def views(config: ml_collections.ConfigDict) -> Views:
+  """Which clips of a video are evaluated.
+
+  Raises:
+    ConfigError: The crops do not suit the data set.
+  """
+  from mgjax.data.eval_stream import Views
 
   run_checks.check_crops(config)
   data, evaluation = config.data, config.eval
-  views = Views(
+  return Views(
     num_views=evaluation.num_views,
     num_crops=evaluation.num_crops,
     num_frames=data.num_frames,
@@ -324,13 +343,4 @@ def eval_stream(
     target_fps=data.target_fps,
     short_side_px=short_side_px(config),
     crop_hw=crop_hw(evaluation),
-  )
-  return EvalStream(
-    source,
-    views,
-    evaluation.batch_size if batch_size is None else batch_size,
-    workers(config),
-    shard=shard,
-    num_shards=num_shards,
-    cache=decoded_cache(config, source),
   )

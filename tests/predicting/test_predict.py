@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from mgjax import cli, models, predict
+from mgjax import models
 from mgjax.cli import ConfigError
 from mgjax.data import decode, digits, sampling
 from mgjax.predicting import (
@@ -25,46 +25,8 @@ from mgjax.setup import network, run_settings
 from mgjax.step import train_step
 from mgjax.weights import command as transfer
 from tests.data import odd_videos
+from tests.predicting.tiny import run
 from tests.weights import test_import_weights as weights
-
-
-def encode(seed, num_frames=16):
-  rng = np.random.default_rng(seed)
-  frames = rng.integers(0, 255, (num_frames, 6, 8, 3), np.uint8)
-  # Large pixels survive the encoder.
-  return digits.encode(frames.repeat(8, 1).repeat(8, 2))
-
-
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-  """Imported weights of a tiny network, and videos beside them."""
-  folder = tmp_path_factory.mktemp('predict')
-  config = weights.small_config()
-  config.data.num_frames = 4
-  config.eval.num_views = 2
-  config.eval.num_crops = 1
-  config.eval.crop_px = config.eval.short_side_px = 32
-  weights.import_state(config, weights.state_of(config), folder)
-  for name in 'ab':
-    (folder / f'{name}.mp4').write_bytes(encode(ord(name)))
-  (folder / 'text.mp4').write_text('not a video')
-  # Whole packets, wrong content: only decoding finds out.
-  data = bytearray(encode(0))
-  start = data.index(b'mdat') + 4
-  data[start + 40 : start + 2000] = bytes(1960)
-  (folder / 'damaged.mp4').write_bytes(data)
-  return folder
-
-
-def run(capsys, folder, *argv, workdir='--workdir={}/out'):
-  code = cli.run(
-    command.main,
-    predict.define_flags,
-    ['predict', workdir.format(folder), *map(str, argv)],
-    arguments='VIDEO',
-    find_config=predict.find_config,
-  )
-  return code, capsys.readouterr()
 
 
 def test_probabilities_are_the_mean_over_the_views(folder, capsys):
