@@ -116,6 +116,33 @@ class Clock:
     return count
 
 
+class _Times:
+  """When frames are shown, where a container may say it wrong.
+
+  Presentation times count, unless they went back more often than decoding
+  times did: AVI files have none, and get those of another frame.
+
+  Source: guess_correct_pts of FFmpeg.
+  """
+
+  def __init__(self):
+    self._last: dict[str, int] = {}
+    self._faults = {'pts': 0, 'dts': 0}
+
+  def of(self, frame: av.VideoFrame) -> float | None:
+    """Seconds; None: the container says nothing."""
+    stamps = {'pts': frame.pts, 'dts': frame.dts}
+    for name, stamp in stamps.items():
+      if stamp is not None:
+        self._faults[name] += stamp <= self._last.get(name, stamp - 1)
+        self._last[name] = stamp
+    best, other = 'pts', 'dts'
+    if self._faults['pts'] > self._faults['dts']:
+      best, other = other, best
+    stamp = stamps[other] if stamps[best] is None else stamps[best]
+    return None if stamp is None else float(stamp * frame.time_base)
+
+
 class FrameReader:
   """Reads the frames of a source, in the order in which they are shown.
 
@@ -181,21 +208,22 @@ class FrameReader:
       DecodeError: No frame can be decoded.
       RunError: The source has broken off.
     """
-    clock, size, now_s = None, None, 0.0
+    clock, size, now_s, times = None, None, 0.0, _Times()
     for frame in self._frames():
       sides = upright_sides(frame)
-      ticks = clock.ticks(frame.time) if clock and sides == size else None
+      time_s = times.of(frame)
+      ticks = clock.ticks(time_s) if clock and sides == size else None
       if ticks is None:
         if clock:
           self._say(
             'the size of the frames changes; windows begin anew'
             if sides != size
             else 'the time stamps jump; windows begin anew',
-            frame.time,
+            time_s,
           )
-        clock, size = Clock(self.fps, frame.time), sides
+        clock, size = Clock(self.fps, time_s), sides
         # Where time stamps go back, the time of the source does not.
-        now_s = max(now_s, self._since_start_s(frame.time))
+        now_s = max(now_s, self._since_start_s(time_s))
         yield Shown(frame, 1, now_s)
         now_s += 1 / self.fps
       elif ticks:

@@ -2,9 +2,10 @@
 
 import csv
 import html
+import io
 import json
 from collections.abc import Sequence
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 from mgjax.pictures import printable
 
@@ -32,7 +33,7 @@ class Writer:
     file: Where to.
   """
 
-  def __init__(self, file: TextIO):
+  def __init__(self, file: io.TextIOBase):
     self.file = file
     self._source: str | None = None  # Of the label before.
 
@@ -103,7 +104,7 @@ class SubRip(Writer):
   _POINT = ','
   _HEAD = ''
 
-  def __init__(self, file: TextIO):
+  def __init__(self, file: io.TextIOBase):
     super().__init__(file)
     self._held: Label | None = None
     self._number = 0
