@@ -41,7 +41,7 @@ class Settings(NamedTuple):
 
   def hop(self, fps: float) -> float:
     """Frames from one window to the next, at least 1."""
-    return max(1.0, self.every_frames or self.every_s * fps)
+    return max(1.0, float(self.every_frames or self.every_s * fps))
 
   def num_frames(self, fps: float) -> int:
     """Frames of a window of a source.

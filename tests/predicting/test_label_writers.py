@@ -16,7 +16,7 @@ def label(start_s, end_s, *names, file='a.mp4'):
     {'label': name, 'class': i, 'probability': 0.75 / (i + 1)}
     for i, name in enumerate(names)
   ]
-  return Label(file, start_s, end_s, predictions)
+  return Label(file, float(start_s), float(end_s), predictions)
 
 
 # Windows of two seconds, every second; the last one ends with the video.
