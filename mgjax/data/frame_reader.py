@@ -6,6 +6,7 @@ a data set, which `decode.Video` reads, it is an error.
 """
 
 import enum
+import errno
 import sys
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -136,10 +137,9 @@ class _Times:
       if stamp is not None:
         self._faults[name] += stamp <= self._last.get(name, stamp - 1)
         self._last[name] = stamp
-    best, other = 'pts', 'dts'
-    if self._faults['pts'] > self._faults['dts']:
-      best, other = other, best
-    stamp = stamps[other] if stamps[best] is None else stamps[best]
+    stamp = frame.dts
+    if self._faults['pts'] <= self._faults['dts'] and frame.pts is not None:
+      stamp = frame.pts
     return None if stamp is None else float(stamp * frame.time_base)
 
 
@@ -285,6 +285,10 @@ class FrameReader:
         errors += 1
         self._add_damage(error.strerror, None)
       except av.FFmpegError as error:
+        if error.errno == errno.EIO and self.is_live:
+          # FFmpeg's HTTP says so at the end of what has no length.
+          self._say('the transmission has ended', None)
+          break
         broken = error
     yield None
     if broken:

@@ -192,10 +192,11 @@ def address():
   thread.join()
 
 
-def test_an_address_without_a_length_is_live(open_reader, address):
+def test_an_address_without_a_length_is_live(open_reader, address, capsys):
   reader = open_reader(f'{address}/live', Kind.ADDRESS)
   assert reader.is_live
   assert [n for n, _, _ in numbers(reader)] == list(range(40))
+  assert capsys.readouterr().err == 'name: the transmission has ended\n'
 
 
 def test_an_address_that_sends_no_more_ends_in_an_error_after_its_frames(

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import sys
+from fractions import Fraction
 
 import av
 import jax
@@ -60,7 +61,7 @@ def test_scores_of_windows_are_those_of_an_evaluation_of_the_same_frames(
     for split in ('train', 'validation'):
       path = tmp_path / f'videos/{split}/{k}/window.mkv'
       path.parent.mkdir(parents=True)
-      path.write_bytes(lossless(frames[start : start + 27], 25))
+      path.write_bytes(lossless(frames[start : start + 27], Fraction(25)))
   prepare.prepare(
     Settings(
       *('folder', tmp_path / 'videos', (), tmp_path / 'data', 'windows'),
@@ -104,7 +105,7 @@ def test_every_second_of_each_video_of_a_folder_is_labelled(
 ):
   for name in ('b/2.mp4', 'a.MP4'):
     path = tmp_path / 'videos' / name
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(long_video, path)
   (tmp_path / 'videos/notes.txt').write_text('no video')
   out = tmp_path / 'labels'
@@ -183,7 +184,7 @@ def test_what_a_camera_loses_is_counted(folder, capsys):
 
 @pytest.mark.parametrize('form', ['jsonl', 'srt'])
 def test_after_ctrl_c_the_file_is_complete(
-  folder, tmp_path, capsys, monkeypatch, form
+  folder, tmp_path, capfd, monkeypatch, form
 ):
   text, written = label_writers.WRITERS[form]._text, []
 
@@ -197,12 +198,12 @@ def test_after_ctrl_c_the_file_is_complete(
   path = tmp_path / 'labels'
   with pytest.raises(SystemExit) as ended:
     run(
-      *(capsys, folder, SOURCE, *LAVFI, '--nolive', f'--format={form}'),
+      *(capfd, folder, SOURCE, *LAVFI, '--nolive', f'--format={form}'),
       f'--output={path}',
     )
   assert ended.value.code == 130
   assert 'Ctrl-C: the process will end after the window at hand' in (
-    capsys.readouterr().err
+    capfd.readouterr().err
   )
   content = path.read_text()
   assert len(written) >= 3
