@@ -7,7 +7,6 @@ a data set, which `decode.Video` reads, it is an error.
 
 import enum
 import errno
-import fractions
 import sys
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -127,8 +126,8 @@ class _Times:
   Source: guess_correct_pts of FFmpeg.
   """
 
-  def __init__(self, time_base: fractions.Fraction):
-    self._time_base = time_base  # PyAV 18 does not say it of every frame.
+  def __init__(self, unit_s: float):
+    self._unit_s = unit_s  # PyAV 18 does not say it of every frame.
     self._last: dict[str, int] = {}
     self._faults = {'pts': 0, 'dts': 0}
 
@@ -142,7 +141,7 @@ class _Times:
     stamp = frame.dts
     if self._faults['pts'] <= self._faults['dts'] and frame.pts is not None:
       stamp = frame.pts
-    return None if stamp is None else float(stamp * self._time_base)
+    return None if stamp is None else stamp * self._unit_s
 
 
 class FrameReader:
@@ -211,7 +210,7 @@ class FrameReader:
       RunError: The source has broken off.
     """
     clock, size, now_s = None, None, 0.0
-    times = _Times(self._stream.time_base)
+    times = _Times(float(self._stream.time_base))
     for frame in self._frames():
       sides = upright_sides(frame)
       time_s = times.of(frame)
