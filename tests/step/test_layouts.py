@@ -103,7 +103,7 @@ def distance(a, b) -> float:
   return np.linalg.norm(flat(a) - flat(b)) / np.linalg.norm(flat(a))
 
 
-LAYOUTS = [(2, 1), (4, 1), (8, 1), (4, 2)]  # Devices, processes.
+LAYOUTS = [(2, 1), (4, 1), (8, 1), (4, 2), (8, 2)]  # Devices, processes.
 
 
 @pytest.fixture(scope='module')
