@@ -33,9 +33,10 @@ def test_a_config_has_the_options_of_the_chosen_network_only(name):
   maker = models.MODELS[name]
   module, fixed = getattr(maker, 'func', maker), getattr(maker, 'keywords', {})
   fields = {field.name for field in dataclasses.fields(module)}
-  # What every module has, and what other sections of the config say.
+  # What every module has, what other sections of the config say, and what the
+  # devices decide.
   norm = ('norm_momentum', 'norm_eps', 'norm_frozen')
-  fields -= {'parent', 'name', 'remat', *norm, *fixed}
+  fields -= {'parent', 'name', 'remat', 'num_lanes', *norm, *fixed}
   config = default.base()
   config.model.name = name
   assert set(config.model) == {'name', *fields}
