@@ -51,6 +51,11 @@ class SlowFast(head.VideoNetwork, network_options.SlowFast):
       )
 
   def on(self, platform: str) -> 'SlowFast':
+    """The same network; on TPUs it fills their lanes (tpu/lanes.py).
+
+    Args:
+      platform: 'cpu', 'gpu' or 'tpu'.
+    """
     return self.clone(num_lanes=128 if platform == 'tpu' else 1)
 
   def _beside(self, stage: int, frames: int) -> int:
