@@ -41,21 +41,13 @@ from mgjax.run import run_folder
 
 def define_flags(values: flags.FlagValues) -> None:
   flag = functools.partial(cli.define_flag, values)
-  text = (
-    'Folder of a run, or of imported weights; the newest checkpoint is used.'
-  )
-  flag('workdir', str, None, text)
-  text = (
-    'Folder of one checkpoint of a run, such as runs/digits/checkpoints/300.'
-  )
-  flag('checkpoint', str, None, text)
+  run_folder.define_weights_flags(values)
   flag('to', exporting.FORMATS, None, 'What is written.')
   flag('out', str, None, 'Folder that gets it: a new one, or an empty one.')
   text = 'Clips that a program takes at once; by default any number.'
   flag('batch', int, None, text, 1)
   text = "Export though other settings than those of eval are not the run's."
   flag('allow_config_change', bool, False, text)
-  flag('labels', str, None, 'File with the names of the labels.')
 
 
 def find_config(values: flags.FlagValues, arguments: list[str]):

@@ -53,20 +53,12 @@ from mgjax.run import run_folder
 
 def define_flags(values: flags.FlagValues) -> None:
   flag = functools.partial(cli.define_flag, values)
-  text = (
-    'Folder of a run, or of imported weights; the newest checkpoint is used.'
-  )
-  flag('workdir', str, None, text)
-  text = (
-    'Folder of one checkpoint of a run, such as runs/digits/checkpoints/300.'
-  )
-  flag('checkpoint', str, None, text)
+  run_folder.define_weights_flags(values)
   flag('top', int, 5, 'Labels per file.', 1)
   text = 'What is printed; all but text and json: for labels along a stream.'
   flag('format', ('text', 'json', 'jsonl', 'csv', 'srt', 'vtt'), 'text', text)
   text = "Predict though other settings than those of eval are not the run's."
   flag('allow_config_change', bool, False, text)
-  flag('labels', str, None, 'File with the names of the labels.')
   flag('sheet', str, None, 'Folder for pictures of the clips.')
   flag('heatmap', str, None, 'Folder for pictures of what decided.')
   flag('features', str, None, 'File.npz for the features that are classified.')

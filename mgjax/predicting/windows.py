@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mgjax import files
-from mgjax.data.decode import Form, Video
+from mgjax.data.decode import Form, FramesVideo
 from mgjax.data.eval_stream import Views
 from mgjax.data.frame_reader import FrameReader, Shown, upright_sides
 from mgjax.data.sampling import clocked_span
@@ -82,7 +82,7 @@ class Window(NamedTuple):
   end_s: float
 
 
-class WindowVideo(Video):
+class WindowVideo(FramesVideo):
   """Frames in memory, resized already, as the video that a window is."""
 
   def __init__(self, frames: list[np.ndarray], source: Form):
@@ -93,12 +93,8 @@ class WindowVideo(Video):
         resized_hw` asks for.
       source: Of the frames before they were resized, with their rate.
     """
+    super().__init__(source._replace(num_frames=len(frames)))
     self._frames = frames
-    self.num_frames = len(frames)
-    _, self.fps, self.height, self.width = source
-
-  def __exit__(self, *unused) -> None:
-    """There is nothing to close."""
 
   def frames(
     self,

@@ -1,6 +1,7 @@
 """The folder of a run: where it is, and what it holds for those who read it."""
 
 import collections
+import functools
 import itertools
 import os
 import pathlib
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from absl import flags
 from etils import epath
 
-from mgjax import files
+from mgjax import cli, files
 from mgjax.errors import ConfigError
 
 CONFIG = 'config.json'
@@ -47,6 +48,20 @@ def weights_of_flags(values: flags.FlagValues) -> pathlib.Path:
   if not folder.is_dir():
     raise ConfigError(f'{folder} is not a folder')
   return folder
+
+
+def define_weights_flags(values: flags.FlagValues) -> None:
+  """Adds --workdir and --checkpoint, which say what weights, and --labels."""
+  flag = functools.partial(cli.define_flag, values)
+  text = (
+    'Folder of a run, or of imported weights; the newest checkpoint is used.'
+  )
+  flag('workdir', str, None, text)
+  text = (
+    'Folder of one checkpoint of a run, such as runs/digits/checkpoints/300.'
+  )
+  flag('checkpoint', str, None, text)
+  flag('labels', str, None, 'File with the names of the labels.')
 
 
 def run_of_weights(values: flags.FlagValues) -> pathlib.Path:
