@@ -130,6 +130,7 @@ def _make_record(item: Planned, folder: epath.Path, log: bool) -> None:
       item.config,
       workdir=folder,
       overrides=item.run.overrides,
+      test_split=item.run.test_split,
       log=file,
     )
 

@@ -8,13 +8,14 @@ import pathlib
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import IO
 
 import ml_collections
 from etils import epath
 
-from experiments.runs import settings
+from experiments.runs import settings, starts
 from mgjax import cli, files
 from mgjax.cli import ConfigError
 from mgjax.config import saved
@@ -29,6 +30,10 @@ STEP_TIMES = 'grid_step_times'
 
 # What a record keeps of a run's folder.
 _FILES = ('config.json', 'plan.json', 'metrics.jsonl', 'eval.json')
+# The evaluation on the test split, in a run's folder and in a record.
+_TEST = 'test.json'
+
+_ROOT = pathlib.Path(__file__).parents[2]
 
 
 def run(
@@ -37,6 +42,7 @@ def run(
   *,
   workdir: epath.Path,
   overrides: Sequence[str] = (),
+  test_split: str = '',
   log: IO[str] | None = None,
 ) -> pathlib.Path:
   """Trains, unless the record exists, and writes the record.
@@ -46,15 +52,16 @@ def run(
     config: Value of --config.
     workdir: Folder of the run; an interrupted run in it goes on.
     overrides: Such as '--config.grid.epoch_factor=1.0'.
+    test_split: Split that judges the trained network; '': none does.
     log: Where the training prints; None: here.
 
   Returns:
     The record's folder; records/README.md says what it holds.
 
   Raises:
-    CalledProcessError: The training failed.
-    ConfigError: A value of the config cannot work, or its data set has not
-      been prepared.
+    CalledProcessError: The training or the evaluation on the test split failed.
+    ConfigError: A value of the config cannot work, its data set has not been
+      prepared, or nothing says what code has made the run in the folder.
   """
   folder = RECORDS / name
   if (folder / 'record.json').exists():
@@ -67,10 +74,18 @@ def run(
   ]
   text = f'{_pinning()}python {shlex.join(command)}'
   print(f'{name}: {text}', flush=True)
-  # Before the training: a commit made meanwhile is not what is measured.
-  version, load = code_version(), os.getloadavg()
-  subprocess.run([sys.executable, *command], check=True, stdout=log, stderr=log)
+  if not (workdir / 'summary.json').exists():
+    # Before the training: a commit made meanwhile is not what is measured.
+    starts.train(command, workdir, code_version(), log)
+  elif not starts.read(workdir):
+    raise ConfigError(
+      f'{workdir} has a finished run, and nothing says what code has made it; '
+      'give another --workdir'
+    )
+  if test_split:
+    _judge(workdir, test_split, log)
   stored = files.read_json(workdir / 'config.json')
+  summary = files.read_json(workdir / 'summary.json')
   entry = {
     'command': text,
     'config': config,
@@ -80,18 +95,63 @@ def run(
       'name': stored['data']['name'],
       'fingerprint': data_fingerprint(data_folder),
     },
-    **version,
-    'load_average': load,
-    'summary': files.read_json(workdir / 'summary.json'),
+    **starts.conditions(workdir),
+    'cache': _cache_state(summary['programs']),
+    'summary': summary,
   }
+  # The run in the folder may be another's, which had ended.
+  if problems := _config_problems(name, entry, stored):
+    raise ConfigError(f'{workdir}: {problems[0]}')
   _write(folder, workdir, entry)
   return folder
+
+
+def _judge(workdir: epath.Path, split: str, log: IO[str] | None) -> None:
+  """Evaluates a trained network on a split; the result becomes test.json.
+
+  `mgjax.evaluate` writes eval.json, which is the training's before and after. A
+  kill at any line is made good by the next call.
+
+  Raises:
+    CalledProcessError: The evaluation failed.
+  """
+  newest, kept = workdir / 'eval.json', workdir / 'eval-of-training.json'
+  # An evaluation by command says what it did, that of a training does not.
+  is_test = 'config_eval' in files.read_json(newest)
+  if (workdir / _TEST).exists() and not is_test:
+    return
+  if not is_test:
+    files.write_bytes(kept, newest.read_bytes())
+    command = [
+      *('-m', 'mgjax.evaluate', f'--workdir={workdir}'),
+      f'--config.eval.split={split}',
+    ]
+    if code := starts.call(command, log).code:
+      raise subprocess.CalledProcessError(code, command)
+  files.write_bytes(workdir / _TEST, newest.read_bytes())
+  files.write_bytes(newest, kept.read_bytes())
+
+
+def _cache_state(programs: dict[str, int]) -> dict:
+  """How much of a run was compiled, and how much was there already.
+
+  Args:
+    programs: 'compiled' and 'from_disk', of the run's last start.
+
+  Returns:
+    These two and 'state': 'cold' where all programs were compiled, 'warm' where
+    none was, else 'mixed'.
+  """
+  compiled, from_disk = programs['compiled'], programs['from_disk']
+  state = 'mixed' if compiled and from_disk else 'cold' if compiled else 'warm'
+  return {**programs, 'state': state}
 
 
 def _write(folder: pathlib.Path, workdir: epath.Path, entry: dict) -> None:
   """Writes record.json last: a folder without it is no record yet."""
   folder.mkdir(parents=True, exist_ok=True)
-  for file in _FILES:
+  judged = [_TEST] if (workdir / _TEST).exists() else []
+  for file in [*_FILES, *judged]:
     (folder / file).write_bytes((workdir / file).read_bytes())
   (folder / 'record.json').write_text(json.dumps(entry, indent=1) + '\n')
 
@@ -110,11 +170,28 @@ def command_line(module: str) -> str:
 
 
 def code_version() -> dict[str, str]:
-  """The commit, and which files of the code were changed since."""
+  """The commit, which files of the code were changed since, and the code.
+
+  'package_tree' and 'configs_tree' are Git's hashes of the folders mgjax and
+  configs as they are on the disk: where they equal those of a commit, so does
+  the code.
+  """
   return {
     'commit': _git('rev-parse', 'HEAD'),
     'changed_files': _git('status', '--porcelain', '--', 'mgjax', 'configs'),
+    'package_tree': _tree_on_disk('mgjax'),
+    'configs_tree': _tree_on_disk('configs'),
   }
+
+
+def _tree_on_disk(folder: str) -> str:
+  """Git's hash of a folder of the project, what is not committed included."""
+  with tempfile.TemporaryDirectory() as scratch:
+    # Not the user's own index, in which a commit may be under way.
+    index = {'GIT_INDEX_FILE': f'{scratch}/index'}
+    _git('read-tree', 'HEAD', **index)
+    _git('add', '--all', '--', folder, **index)
+    return _git('write-tree', f'--prefix={folder}/', **index)
 
 
 def new_file(folder: str, name: str) -> pathlib.Path:
@@ -172,8 +249,14 @@ def plan_of(entry: dict) -> dict:
 
 
 def eval_of(entry: dict) -> dict:
-  """The last evaluation of a loaded record."""
+  """The last evaluation of a loaded record, on the validation split."""
   return files.read_json(RECORDS / entry['name'] / 'eval.json')
+
+
+def test_of(entry: dict) -> dict | None:
+  """The evaluation of a loaded record on a test split; None: there is none."""
+  path = RECORDS / entry['name'] / _TEST
+  return files.read_json(path) if path.exists() else None
 
 
 def machine_of(entry: dict) -> tuple:
@@ -302,7 +385,12 @@ def with_config(config: ml_collections.ConfigDict) -> list[dict]:
   return found
 
 
-def _git(*arguments: str) -> str:
+def _git(*arguments: str, **environment: str) -> str:
   return subprocess.run(
-    ['git', *arguments], capture_output=True, text=True, check=True
+    ['git', *arguments],
+    capture_output=True,
+    text=True,
+    check=True,
+    cwd=_ROOT,
+    env={**os.environ, **environment},
   ).stdout.strip()

@@ -16,6 +16,8 @@ class Run(NamedTuple):
     arguments: Further arguments of the config file: ('size=small',).
     overrides: Of config fields: ('--config.grid.epoch_factor=2.0',).
     baseline: Name of the run that its speed-ups refer to; '': none.
+    test_split: Split that judges the trained network, and that no choice was
+      made on; '': none does.
   """
 
   name: str
@@ -27,6 +29,7 @@ class Run(NamedTuple):
   arguments: tuple[str, ...] = ()
   overrides: tuple[str, ...] = ()
   baseline: str = ''
+  test_split: str = ''
 
   @property
   def config(self) -> str:

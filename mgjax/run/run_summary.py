@@ -57,6 +57,11 @@ def summarize(
     'num_grids': len(schedule.grids),
     'num_compiled': programs.compiled('train'),
     'num_from_disk': sum(p.kind == 'train' for p in programs.from_disk),
+    # Of all kinds.
+    'programs': {
+      'compiled': len(programs.compile_s.keys() - programs.from_disk),
+      'from_disk': len(programs.from_disk),
+    },
     'baseline_steps': run_plan['baseline']['steps'],
     'predicted_speedup': run_plan['speedup'],
     'startup_s': startup_s,

@@ -163,6 +163,9 @@ def test_a_second_launch_reads_its_programs_from_disk(
   summary = json.loads((tmp_path / 'summary.json').read_text())
   assert summary['num_compiled'] == summary['num_grids']
   assert summary['num_from_disk'] == summary['num_grids']
+  # Those of evaluations and statistics as well.
+  assert summary['programs']['compiled'] == 0
+  assert summary['programs']['from_disk'] > summary['num_grids']
   assert_same_run(undisturbed, tmp_path)
 
 

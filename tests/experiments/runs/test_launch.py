@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from experiments.runs import launch, planned, record
+from experiments.runs import catalogue, generated, launch, planned, record
 from mgjax import cli
 from mgjax.cli import ConfigError
 from mgjax.planning import macs
@@ -99,7 +99,7 @@ def test_launch_starts_the_runs_that_have_no_record(
   monkeypatch.setattr(
     record,
     'run',
-    lambda name, config, *, workdir, overrides, log: started.append(
+    lambda name, config, *, workdir, overrides, test_split, log: started.append(
       (name, config, workdir, overrides)
     ),
   )
@@ -118,6 +118,20 @@ def test_launch_starts_the_runs_that_have_no_record(
   )
 
 
+def test_launch_has_a_run_judged_on_its_test_split(
+  records, monkeypatch, tmp_path, no_counting
+):
+  runs = [r._replace(test_split='test') for r in generated.MOVING_DIGITS[:1]]
+  monkeypatch.setitem(catalogue.RUNS, 'moving_digits', runs)
+  splits = []
+  monkeypatch.setattr(
+    record, 'run', lambda *_, test_split, **kwargs: splits.append(test_split)
+  )
+  argv = ['--table=moving_digits', '--run=local', f'--workdir={tmp_path}']
+  assert launched(argv) == 0
+  assert splits == ['test']
+
+
 @pytest.mark.skipif(
   len(os.sched_getaffinity(0)) < 2, reason='runs of one CPU each need two'
 )
@@ -127,7 +141,7 @@ def test_runs_at_a_time_have_cpus_and_logs_of_their_own(
   together = threading.Barrier(2, timeout=20)
   seen = []
 
-  def run(name, config, *, workdir, overrides, log):
+  def run(name, config, *, log, **kwargs):
     together.wait()  # Two run at once.
     seen.append(frozenset(os.sched_getaffinity(0)))
     print(name, file=log)

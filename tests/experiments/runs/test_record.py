@@ -1,16 +1,17 @@
 """Records can be trusted."""
 
 import concurrent.futures
+import datetime
 import json
 import os
 import shlex
 import subprocess
-import sys
 
 import pytest
 
-from experiments.runs import record, settings
-from mgjax import cli
+from experiments.runs import record, settings, starts
+from mgjax import cli, files
+from mgjax.cli import ConfigError
 from mgjax.config import saved
 from mgjax.setup import data as data_setup
 
@@ -37,26 +38,59 @@ def test_a_record_of_a_known_config_and_data_set_is_trusted(records):
   assert record.problems() == []
 
 
-def test_a_run_leaves_a_record_that_is_trusted(
-  monkeypatch, tmp_path, data_folder
-):
-  """All but the training itself, which the fake stands for."""
-  workdir = tmp_path / 'run'
-  overrides = ['--config.optim.lr_steps=(4, 6)']  # A shell would split it.
-  commands = []
+OVERRIDES = ['--config.optim.lr_steps=(4, 6)']  # A shell would split it.
+VERSION = {
+  'commit': 'abc',
+  'changed_files': '',
+  'package_tree': 'p',
+  'configs_tree': 'c',
+}
 
-  def run(command, **kwargs):
-    commands.append(command)
-    if command[0] == sys.executable:
-      workdir.mkdir()
-      config = saved.as_json(cli.read_config(DIGITS, overrides))
-      for name in ('plan.json', 'metrics.jsonl', 'eval.json'):
-        (workdir / name).write_text('{}')
-      (workdir / 'config.json').write_text(json.dumps(config))
-      (workdir / 'summary.json').write_text('{"top1": 50.0}')
-    return subprocess.CompletedProcess(command, 0, stdout='abc\n')
 
-  monkeypatch.setattr(subprocess, 'run', run)
+class Commands:
+  """Stands for the commands of a run.
+
+  Attributes:
+    ran: Their arguments.
+    killed: The next one that is killed before its end; '': none.
+  """
+
+  def __init__(self, workdir):
+    self._workdir = workdir
+    self.ran = []
+    self.killed = ''
+
+  def __call__(self, command, log=None):
+    self.ran.append(command)
+    if command[1] == self.killed:
+      self.killed = ''
+      return starts.Call(-9, 1.0, 0.5)
+    if command[1] == 'mgjax.train':
+      config = saved.as_json(cli.read_config(DIGITS, OVERRIDES))
+      for name in ('plan.json', 'metrics.jsonl'):
+        (self._workdir / name).write_text('{}')
+      (self._workdir / 'config.json').write_text(json.dumps(config))
+      (self._workdir / 'eval.json').write_text('{"top1": 50.0}')
+      (self._workdir / 'events.out.tfevents.1').write_text('')
+      programs = {'compiled': 3, 'from_disk': 0}
+      summary = {'top1': 50.0, 'programs': programs}
+      (self._workdir / 'summary.json').write_text(json.dumps(summary))
+    else:
+      split = command[-1].split('=')[1]
+      result = {'top1': 40.0, 'config_eval': {'split': split}}
+      (self._workdir / 'eval.json').write_text(json.dumps(result))
+    return starts.Call(0, 100.0, 150.0)
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  return tmp_path / 'run'
+
+
+@pytest.fixture
+def commands(monkeypatch, tmp_path, data_folder, workdir):
+  """Commands that take no time, on a data set that is known."""
+  monkeypatch.setattr(record, 'code_version', lambda: VERSION)
   monkeypatch.setattr(record, 'RECORDS', tmp_path / 'records')
   monkeypatch.setattr(data_setup, 'builder_dir', lambda config: data_folder)
   data_sets = tmp_path / 'data_sets.csv'
@@ -65,27 +99,161 @@ def test_a_run_leaves_a_record_that_is_trusted(
     'name,fingerprint,what\n'
     f'moving_digits/motion,{record.data_fingerprint(data_folder)},made up\n'
   )
-  arguments = {'workdir': workdir, 'overrides': overrides}
+  made = Commands(workdir)
+  monkeypatch.setattr(starts, 'call', made)
+  return made
+
+
+def test_a_run_leaves_a_record_that_is_trusted(commands, workdir):
+  """All but the training itself, which the fake stands for."""
+  arguments = {'workdir': workdir, 'overrides': OVERRIDES}
   record.run('digits/a', DIGITS, **arguments)
-  # The commit is asked for before: what comes in meanwhile is not measured.
-  train = [command[0] for command in commands].index(sys.executable)
-  assert [command[:2] for command in commands[:train]] == [
-    *(['git', 'rev-parse'], ['git', 'status'])
-  ]
-  assert commands[train][1:] == [
-    *('-m', 'mgjax.train', f'--config={DIGITS}', *overrides),
+  (train,) = commands.ran
+  assert list(train) == [
+    *('-m', 'mgjax.train', f'--config={DIGITS}', *OVERRIDES),
     f'--workdir={workdir}',
   ]
   assert record.problems() == []
   (entry,) = record.load('digits')
-  assert entry['summary'] == {'top1': 50.0} and entry['commit'] == 'abc'
-  assert len(entry['load_average']) == 3
+  assert entry['summary']['top1'] == 50.0
+  assert {name: entry[name] for name in VERSION} == VERSION
+  assert len(entry['load_average']) == len(entry['load_average_after']) == 3
+  assert entry['affinity'] == sorted(os.sched_getaffinity(0))
+  assert (entry['wall_seconds'], entry['cpu_seconds']) == (100.0, 150.0)
+  assert entry['resumed'] is False
+  assert entry['cache'] == {'compiled': 3, 'from_disk': 0, 'state': 'cold'}
+  date = datetime.datetime.fromisoformat(entry['date'])
+  assert date.utcoffset() == datetime.timedelta(0)
+  age = datetime.datetime.now(datetime.UTC) - date
+  assert datetime.timedelta(0) <= age < datetime.timedelta(minutes=1)
+  assert record.test_of(entry) is None
   # The line can be pasted into a shell.
-  assert shlex.split(entry['command'])[1:] == commands[train][1:]
+  assert shlex.split(entry['command'])[1:] == list(train)
   # And only once.
-  del commands[:]
   record.run('digits/a', DIGITS, **arguments)
-  assert commands == []
+  assert len(commands.ran) == 1
+
+
+def test_a_run_is_judged_on_a_split_that_its_training_does_not_see(
+  commands, workdir
+):
+  arguments = {'workdir': workdir, 'overrides': OVERRIDES, 'test_split': 'test'}
+  record.run('digits/a', DIGITS, **arguments)
+  assert list(commands.ran[1]) == [
+    *('-m', 'mgjax.evaluate', f'--workdir={workdir}'),
+    '--config.eval.split=test',
+  ]
+  (entry,) = record.load('digits')
+  assert record.eval_of(entry) == {'top1': 50.0}
+  assert record.test_of(entry)['top1'] == 40.0
+  # Its seconds are not the training's.
+  assert entry['cpu_seconds'] == 150.0
+
+
+def test_a_run_killed_before_its_test_goes_on_with_the_test(
+  commands, workdir, monkeypatch
+):
+  arguments = {'workdir': workdir, 'overrides': OVERRIDES, 'test_split': 'test'}
+  commands.killed = 'mgjax.evaluate'
+  with pytest.raises(subprocess.CalledProcessError):
+    record.run('digits/a', DIGITS, **arguments)
+  assert not record.exists('digits/a')
+  # What the code is by then has not trained it.
+  monkeypatch.setattr(
+    record, 'code_version', lambda: {**VERSION, 'commit': 'new'}
+  )
+  record.run('digits/a', DIGITS, **arguments)
+  assert [command[1] for command in commands.ran] == [
+    *('mgjax.train', 'mgjax.evaluate', 'mgjax.evaluate')
+  ]
+  (entry,) = record.load('digits')
+  assert (entry['commit'], entry['cpu_seconds']) == ('abc', 150.0)
+  assert record.eval_of(entry) == {'top1': 50.0}
+
+
+@pytest.mark.parametrize('writes', range(3))
+def test_a_kill_while_a_test_is_kept_loses_neither_evaluation(
+  commands, workdir, monkeypatch, writes
+):
+  arguments = {'workdir': workdir, 'overrides': OVERRIDES, 'test_split': 'test'}
+  left = [writes]
+
+  def write_bytes(path, content):
+    if left and not left[0]:
+      left.clear()
+      raise KeyboardInterrupt
+    if left:
+      left[0] -= 1
+    path.write_bytes(content)
+
+  monkeypatch.setattr(files, 'write_bytes', write_bytes)
+  # The list of starts is written so, too.
+  monkeypatch.setattr(files, 'write_text', lambda path, t: path.write_text(t))
+  with pytest.raises(KeyboardInterrupt):
+    record.run('digits/a', DIGITS, **arguments)
+  record.run('digits/a', DIGITS, **arguments)
+  (entry,) = record.load('digits')
+  assert record.eval_of(entry) == {'top1': 50.0}
+  assert record.test_of(entry)['top1'] == 40.0
+  assert [c[1] for c in commands.ran] == ['mgjax.train', 'mgjax.evaluate']
+
+
+def test_a_finished_run_of_unknown_code_becomes_no_record(commands, workdir):
+  workdir.mkdir()
+  (workdir / 'summary.json').write_text('{}')
+  with pytest.raises(ConfigError, match='nothing says what code has made it'):
+    record.run('digits/a', DIGITS, workdir=workdir, overrides=OVERRIDES)
+
+
+def test_a_finished_run_of_another_config_becomes_no_record(commands, workdir):
+  record.run('digits/a', DIGITS, workdir=workdir, overrides=OVERRIDES)
+  with pytest.raises(ConfigError, match='its config .* is not that of'):
+    record.run('digits/b', DIGITS, workdir=workdir)
+  assert not record.exists('digits/b')
+
+
+@pytest.mark.parametrize(
+  'compiled,from_disk,state',
+  [(8, 0, 'cold'), (0, 8, 'warm'), (1, 7, 'mixed'), (0, 0, 'warm')],
+)
+def test_a_cache_is_cold_warm_or_mixed(compiled, from_disk, state):
+  found = record._cache_state({'compiled': compiled, 'from_disk': from_disk})
+  assert found['state'] == state
+
+
+def test_a_tree_is_that_of_the_commit_until_a_file_is_changed(
+  monkeypatch, tmp_path
+):
+  def git(*arguments):
+    return subprocess.run(
+      ['git', '-c', 'user.name=a', '-c', 'user.email=a@b', *arguments],
+      cwd=tmp_path,
+      capture_output=True,
+      text=True,
+      check=True,
+    ).stdout.strip()
+
+  monkeypatch.setattr(record, '_ROOT', tmp_path)
+  for folder in ('mgjax', 'configs'):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / 'a.py').write_text('a = 1\n')
+  git('init', '--quiet')
+  git('add', '.')
+  git('commit', '--quiet', '--message=first')
+  version = record.code_version()
+  assert version['package_tree'] == git('rev-parse', 'HEAD:mgjax')
+  assert version['configs_tree'] == git('rev-parse', 'HEAD:configs')
+  (tmp_path / 'mgjax' / 'b.py').write_text('b = 1\n')
+  changed = record.code_version()
+  assert changed['package_tree'] != version['package_tree']
+  assert changed['configs_tree'] == version['configs_tree']
+  # The index, in which the user's next commit is made, is as it was.
+  assert git('status', '--porcelain') == '?? mgjax/b.py'
+  git('add', '.')
+  git('commit', '--quiet', '--message=second')
+  assert git('rev-parse', 'HEAD:mgjax') == changed['package_tree']
+  (tmp_path / 'mgjax' / 'b.py').unlink()
+  assert record.code_version()['package_tree'] == version['package_tree']
 
 
 def test_the_command_of_a_pinned_run_says_so():
