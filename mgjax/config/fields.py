@@ -79,7 +79,8 @@ class _Run:
 class _Data:
   """Data set, and what a training clip is."""
 
-  name: str = setting('moving_digits/motion')  # TFDS name/config below `dir`.
+  # TFDS name/config below `dir`, in its newest version; or name/config:1.0.0.
+  name: str = setting('moving_digits/motion')
   # Folder of the prepared data sets; '': $TFDS_DATA_DIR, else ./data.
   dir: str = setting('')
   # Read smaller copies of the data set (NAME/short128 ... beside NAME) where

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import pathlib
+import re
 import sys
 import sysconfig
 import traceback
@@ -27,8 +28,11 @@ _LIBRARIES = tuple(
 
 
 def is_own(name: Any) -> bool:
-  """Whether a name is of the form 'package.module:name'."""
-  return isinstance(name, str) and ':' in name
+  """Whether a name is of the form 'package.module:name'.
+
+  'NAME:1.0.0' is a version of a data set.
+  """
+  return isinstance(name, str) and bool(re.search(r':(?!\d)', name))
 
 
 def load(field: str, name: str) -> Any:

@@ -16,7 +16,7 @@ class Description(NamedTuple):
   """What is known of a data set before a video is read.
 
   Attributes:
-    name: NAME or NAME/CONFIG, its folder below that of all data sets.
+    name: NAME[/CONFIG][:VERSION].
     splits: Number of examples, by name of the split.
     num_classes: Of the labels; None: it does not say.
     has_actions: Whether videos have any number of timed labels, and not one.
@@ -29,15 +29,20 @@ class Description(NamedTuple):
 
 
 def folder_of(data_dir: epath.PathLike, name: str) -> epath.Path | None:
-  """Folder of the newest version of a data set; None where it is not here.
+  """Folder of a data set; None where it is not here.
 
   Args:
     data_dir: Folder of all data sets.
-    name: NAME or NAME/CONFIG.
+    name: NAME[/CONFIG], which is the newest version, or NAME[/CONFIG]:VERSION,
+      as TFDS has it.
   """
-  folder = epath.Path(data_dir) / name
-  found = sorted(folder.glob('*/dataset_info.json'), key=_version)
-  return found[-1].parent if found else None
+  name, _, version = name.partition(':')
+  found = [
+    folder
+    for folder in _versions(epath.Path(data_dir) / name)
+    if version in ('', folder.name)
+  ]
+  return found[-1] if found else None
 
 
 def needed_folder(data_dir: epath.PathLike, name: str) -> epath.Path:
@@ -48,21 +53,29 @@ def needed_folder(data_dir: epath.PathLike, name: str) -> epath.Path:
   """
   found = folder_of(data_dir, name)
   if found is None:
+    plain, _, version = name.partition(':')
+    folder = epath.Path(data_dir) / plain
     how = f'prepare it: python -m mgjax.data.prepare --out={data_dir}'
     if name.startswith('moving_digits'):
       how = (
         'prepare it: python -m mgjax.data.moving_digits '
-        f'--config={name.split("/")[-1]} --out={data_dir}'
+        f'--config={plain.split("/")[-1]} --out={data_dir}'
       )
+    if others := _versions(folder):
+      how = f'there is version {", ".join(path.name for path in others)}'
     raise ConfigError(
-      f'data.name={name!r}: no data set at {epath.Path(data_dir) / name}; {how}'
+      f'data.name={name!r}: no data set at {folder / version}; {how}'
     )
   return found
 
 
-def _version(path: epath.Path) -> list[int]:
-  """Sorts 10.0.0 behind 9.0.0."""
-  return [int(n) if n.isdigit() else -1 for n in path.parent.name.split('.')]
+def _versions(folder: epath.Path) -> list[epath.Path]:
+  """The folders of the versions of a data set: 10.0.0 behind 9.0.0."""
+  number = lambda path: [
+    int(n) if n.isdigit() else -1 for n in path.name.split('.')
+  ]
+  found = (path.parent for path in folder.glob('*/dataset_info.json'))
+  return sorted(found, key=number)
 
 
 def describe(data_dir: epath.PathLike, name: str) -> Description | None:

@@ -233,7 +233,7 @@ def open_source(
 
   Args:
     data_dir: Folder of all data sets.
-    name: NAME or NAME/CONFIG.
+    name: NAME[/CONFIG][:VERSION].
     split: Such as 'train'.
     copies: Whether clips that need no more pixels are read from the smaller
       copies of the data set, where there are some (mgjax/data/copies.py).
@@ -262,7 +262,9 @@ def open_source(
       else None
     ),
     copies=(
-      copies_lib.find(folder, name, split, label_names) if copies else None
+      copies_lib.find(folder, name.partition(':')[0], split, label_names)
+      if copies
+      else None
     ),
     folder=folder,
   )

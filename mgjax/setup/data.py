@@ -107,7 +107,7 @@ def with_classes(
 
 
 def builder_dir(config: ml_collections.ConfigDict) -> epath.Path:
-  """Folder of the newest version of the data set.
+  """Folder of the data set, in the version that its name says or the newest.
 
   Raises:
     ConfigError: It has not been prepared.
