@@ -130,8 +130,9 @@ class _Data:
   # Batches ready or under way; 3 = a short cycle.
   prefetch_batches: int = setting(6, at_least(1))
   # Room for decoded frames, which are kept on a disk or in memory (/dev/shm)
-  # for all processes of a host, so that videos that fit are decoded once. Each
-  # split has a part of it, by its number of videos. 0: none are kept.
+  # for all processes of a host, so that videos that fit are decoded once.
+  # `train` and eval.split have a part of it each, by numbers of videos. 0: none
+  # are kept.
   decoded_cache_gib: float = setting(0.0, at_least(0))
   # Where; '': $XDG_CACHE_HOME/mgjax/frames, else ~/.cache/mgjax/frames.
   decoded_cache_dir: str = setting('')

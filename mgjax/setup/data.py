@@ -180,7 +180,7 @@ def decoded_cache(
       'folder'
     )
   # Each split its own part, whichever of them a command opens first.
-  share = len(source) / sum(_split_sizes(config, source).values())
+  share = len(source) / _num_read(config, source)
   found = decoded_cache.open_cache(
     _cache_folder(config, source), source.encoded(), share * room_gib * 2**30
   )
@@ -194,15 +194,14 @@ def decoded_cache(
   return found
 
 
-def _split_sizes(
-  config: ml_collections.ConfigDict, source: Source
-) -> dict[str, int]:
-  """Number of videos of each split of a data set."""
-  found = None
+def _num_read(config: ml_collections.ConfigDict, source: Source) -> int:
+  """Number of videos of the splits that a run reads, one of them open."""
+  found, read = None, ('train', config.eval.split)
   # An evaluation of a source of the user's own needs no training videos.
   with contextlib.suppress(ConfigError, RunError):
-    found = describe(config, ('train', config.eval.split))
-  return {source.split: len(source), **(found.splits if found else {})}
+    found = describe(config, read)
+  sizes = {source.split: len(source), **(found.splits if found else {})}
+  return sum(sizes.get(split, 0) for split in {source.split, *read})
 
 
 def _cache_folder(
