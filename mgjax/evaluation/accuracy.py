@@ -21,14 +21,10 @@ def accuracy(
   Returns:
     'top1' and 'top5' in percent; 'per_class' (None for a class without
     videos), 'mean_class', the mean over the classes with videos, and
-    'confusion' [K][K], videos of true class i taken for j. A tie counts
-    against the true class, so that constant scores are worth nothing, and so
-    does NaN.
+    'confusion' [K][K], videos of true class i taken for j.
   """
   num_classes = len(names)
-  true = np.take_along_axis(scores, labels[:, None], 1)
-  others = np.arange(num_classes)[None] != labels[:, None]
-  rank = (~(scores < true) & others).sum(1)
+  rank = ranks(scores, labels)
   confusion = np.zeros((num_classes, num_classes), np.int64)
   np.add.at(confusion, (labels, scores.argmax(1)), 1)
   per_class = {
@@ -43,6 +39,23 @@ def accuracy(
     'per_class': per_class,
     'confusion': confusion.tolist(),
   }
+
+
+def ranks(
+  scores: Float[np.ndarray, 'N K'], labels: Int[np.ndarray, ' N']
+) -> Int[np.ndarray, ' N']:
+  """How many classes score no less than the true one: 0 is correct.
+
+  A tie counts against the true class, so that constant scores are worth
+  nothing, and so does NaN.
+
+  Args:
+    scores: Of N videos.
+    labels: The true class of each.
+  """
+  true = np.take_along_axis(scores, labels[:, None], 1)
+  others = np.arange(scores.shape[1])[None] != labels[:, None]
+  return (~(scores < true) & others).sum(1)
 
 
 def _top_k(rank: np.ndarray) -> dict[str, float]:

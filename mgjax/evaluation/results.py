@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 from etils import epath
+from jaxtyping import Bool
 
 from mgjax import files
 from mgjax.data.eval_stream import EvalStream
@@ -52,6 +53,8 @@ def evaluate(
       'num_videos'        of the source
       'num_scored'        of these, videos with a decoded view
       'num_views'         views of each video
+      'correct'           which videos of the source top-1 is right about, for
+                          `correct_videos`; not there where videos have actions
       'failed'            ids of the videos without a decoded view
       'num_lossy_videos'  videos with a view that could not be decoded
       'num_lost_views'    such views
@@ -68,6 +71,7 @@ def evaluate(
   scored = scoring.score(program, state, eval_stream, mesh, **options)
   _check_counts(scored, eval_stream)
   known = scored.views > 0
+  single = scored.labels.ndim == 1
   if not known.any():
     name, reason = next(iter(scored.failures.items()))
     raise RunError(
@@ -75,9 +79,11 @@ def evaluate(
       f'such as {name}: {reason}'
     )
   labels = scored.labels[known]
-  measure = (
-    accuracy.accuracy if labels.ndim == 1 else accuracy.multi_label_accuracy
-  )
+  measure = accuracy.accuracy if single else accuracy.multi_label_accuracy
+  correct = {}
+  if single:
+    right = known & (accuracy.ranks(scored.scores, scored.labels) < 1)
+    correct = {'correct': np.packbits(right).tobytes().hex()}
   lossy = np.flatnonzero(scored.lost)
   names = {int(i): source.name_of(int(i)) for i in lossy[:_MAX_LOST]}
   manifest = source.manifest_sha256
@@ -86,6 +92,7 @@ def evaluate(
     'num_videos': len(source),
     'num_scored': int(known.sum()),
     'num_views': eval_stream.views_per_video,
+    **correct,
     'failed': [source.name_of(int(i)) for i in np.flatnonzero(~known)],
     'num_lossy_videos': len(lossy),
     'num_lost_views': int(scored.lost.sum()),
@@ -100,6 +107,26 @@ def evaluate(
     'seconds': time.perf_counter() - start,
     **({'manifest_sha256': manifest} if manifest else {}),
   }
+
+
+def correct_videos(result: dict) -> Bool[np.ndarray, ' N']:
+  """Which videos a network has named correctly, in the data set's order.
+
+  `result['correct']` has a bit for each: the first video is the highest bit of
+  the first hexadecimal digit. Bits that fill up the last byte are 0.
+
+  Args:
+    result: That of `evaluate`, or what eval.json has.
+
+  Returns:
+    Of the 'num_videos' videos of the split those whose true class scores
+    higher than every other; a video that could not be decoded is not one.
+
+  Raises:
+    KeyError: Videos have actions, or an older version has made the result.
+  """
+  packed = np.frombuffer(bytes.fromhex(result['correct']), np.uint8)
+  return np.unpackbits(packed, count=result['num_videos']).astype(bool)
 
 
 def _check_counts(scored: scoring.Scores, eval_stream: EvalStream) -> None:

@@ -116,6 +116,23 @@ def test_a_video_that_cannot_be_decoded_is_counted_and_named(views):
   assert 'manifest_sha256' not in result
 
 
+def test_a_result_has_a_bit_for_each_video(views, monkeypatch):
+  config, source = views
+  scored = scoring.Scores(
+    scores=np.eye(16)[[3, 5, 0, 7, 1]],
+    views=np.array([9, 9, 0, 9, 9]),
+    lost=np.array([0, 0, 9, 0, 0]),
+    labels=np.array([3, 4, 0, 7, 1]),
+    failures={source[2].id: 'not a video'},
+  )
+  monkeypatch.setattr(scoring, 'score', lambda *args, **kwargs: scored)
+  result = run(config, source)
+  assert result['correct'] == '98'  # 10011, and three bits that fill the byte.
+  correct = results.correct_videos(result)
+  assert correct.tolist() == [True, False, False, True, True]
+  assert result['top1'] == 100 * correct.sum() / result['num_scored']
+
+
 def damage_view(monkeypatch, bad_clips):
   """Makes view clip % 3 of video clip // 3 undecodable, for some clips."""
   view = EvalStream._view
@@ -205,7 +222,8 @@ def test_videos_with_actions_get_average_precision(views):
   config, source = views
   config.optim.loss = 'sigmoid'
   result = run(config, Acted(source))
-  assert 0 < result['map'] <= 100 and 'confusion' not in result
+  assert 0 < result['map'] <= 100
+  assert not {'confusion', 'correct'} & result.keys()
   words = results.describe(result)
   assert words.startswith('mAP ') and words.endswith(', 5 of 5 videos scored')
 

@@ -16,6 +16,7 @@ from configs import moving_digits as config_file
 from mgjax import cli, train
 from mgjax.cli import ConfigError, RunError
 from mgjax.evaluation import command as evaluation
+from mgjax.evaluation import results
 from mgjax.run import launch, run_folder, writers
 from mgjax.run.run_summary import tell
 from mgjax.setup import data as data_setup
@@ -104,6 +105,7 @@ def test_evaluation_scores_every_video_and_is_written(run):
   result = json.loads((workdir / 'eval.json').read_text())
   assert result['num_scored'] == result['num_videos'] == 64
   assert result['top1'] == summary['top1']
+  assert 100 * results.correct_videos(result).sum() / 64 == result['top1']
   assert np.sum(result['confusion']) == 64
   evaluations = lines(workdir, 'eval_top1')
   assert len(evaluations) == 2  # At epoch 3 of 6 and at the end.

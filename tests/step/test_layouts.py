@@ -15,6 +15,8 @@ import jax
 import numpy as np
 import pytest
 
+from mgjax import files
+from mgjax.evaluation import results
 from mgjax.hosts import parallel
 from mgjax.run import run_folder
 from tests import compiling
@@ -23,7 +25,14 @@ from tests.run_state import final_state
 TIMEOUT_S = 900  # For machines that do much else.
 
 
-def launch(data_dir, workdir, *flags, devices=1, processes=1):
+def launch(
+  data_dir,
+  workdir,
+  *flags,
+  devices=1,
+  processes=1,
+  program='tests.layout_worker',
+):
   """Starts the processes of one run; flags may be a tuple for each of them."""
   with socket.socket() as free:
     free.bind(('', 0))
@@ -41,7 +50,7 @@ def launch(data_dir, workdir, *flags, devices=1, processes=1):
         f'--num_processes={processes}',
         f'--process_id={i}',
       ]
-    command = [sys.executable, '-m', 'tests.layout_worker']
+    command = [sys.executable, '-m', program]
     command += [
       '--config=tests/speck.py',
       f'--config.data.dir={data_dir}',
@@ -178,6 +187,20 @@ def test_float32_drifts_little_over_layouts(data_dir, tmp_path):
     print(f'{name}: {drift:.1e}')
     # A rounding error is 1e-7; 36 steps made 9e-6 of it.
     assert drift < 1e-4
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_the_same_on_any_layout(data_dir, tmp_path):
+  finish(data_dir, tmp_path)
+  want = files.read_json(tmp_path / 'eval.json')
+  assert 0 < results.correct_videos(want).sum() < 64
+  for devices, processes in ((1, 1), (4, 1), (4, 2)):
+    (tmp_path / 'eval.json').unlink()
+    layout = {'devices': devices, 'processes': processes}
+    finish(data_dir, tmp_path, **layout, program='mgjax.evaluate')
+    found = files.read_json(tmp_path / 'eval.json')
+    for name in ('correct', 'top1', 'confusion'):
+      assert found[name] == want[name]
 
 
 @pytest.mark.slow
