@@ -1,6 +1,7 @@
-r"""Scores a checkpoint on the validation set, view by view.
+r"""Scores a checkpoint on a split of its data set, view by view.
 
-python -m mgjax.evaluate --workdir=runs/digits --config.eval.num_views=3
+python -m mgjax.evaluate --workdir=runs/digits --config.eval.num_views=3 \
+  --config.eval.split=test
 
 The run's config.json has the settings. The protocol (--config.eval.…) and what
 only says how the machine works can be overridden; eval.json lists what was.

@@ -119,8 +119,8 @@ def set_value(key: str, value: object) -> Callable[[pathlib.Path], None]:
 LINE = '{"step": 1, "T": 2, "H": 32, "W": 32, "batch": 8, "step_s": 0.1}\n'
 KINETICS = 'label,youtube_id,time_start,time_end,split\n'
 CHARADES = 'id,actions,length\n'
-INFO = 'data/moving_digits/motion_tiny/1.0.0/dataset_info.json'
-FEATURES = 'data/moving_digits/motion_tiny/1.0.0/features.json'
+INFO = 'data/moving_digits/motion_tiny/2.0.0/dataset_info.json'
+FEATURES = 'data/moving_digits/motion_tiny/2.0.0/features.json'
 OWN_DATA = '--config.data.dir=data'
 
 
@@ -350,8 +350,8 @@ ROWS = [
       ),
       (
         'no such split',
-        '--config.eval.split=test',
-        ('eval.split=test', 'validation'),
+        '--config.eval.split=other',
+        ('eval.split=other', 'train (240), validation (64), test (64)'),
       ),
       (
         'other videos',
@@ -486,8 +486,8 @@ ROWS = [
   Row(
     'a split that is not there',
     'evaluate',
-    '--config.eval.split=test',
-    ('eval.split=test',),
+    '--config.eval.split=other',
+    ('eval.split=other', 'validation (64), test (64)'),
   ),
   Row(
     'a damaged newest checkpoint',
@@ -946,6 +946,7 @@ ROWS = [
     for flag, words in (
       ('--num_train=-1', 'num_train'),
       ('--num_train=0', 'num_train'),
+      ('--num_test=-1', 'num_test'),
       ('--size_px=0', 'size_px'),
       ('--num_frames=0', 'num_frames'),
       ('--labels=no', 'labels'),

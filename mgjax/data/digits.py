@@ -24,6 +24,7 @@ cv2.setNumThreads(1)
 
 FPS = 30
 MAX_VIDEOS = 50_000
+SPLITS = ('train', 'validation', 'test')
 
 # In the order of the labels.
 MOTIONS = tuple(
@@ -82,8 +83,9 @@ class Spec:
   """
 
   labels: str = 'motion'  # 'motion' or 'digit_motion'.
-  num_train: int = 4000  # Clips, from 1; MAX_VIDEOS of both splits.
+  num_train: int = 4000  # Clips, from 1; MAX_VIDEOS of all splits.
   num_validation: int = 1000
+  num_test: int = 10_000  # From 0: no such split.
   size_px: int = 80  # H = W: even, from 32 to 512.
   num_frames: int = 34  # From 8 to 600, at FPS.
   seed: int = 0  # From 0.
@@ -92,20 +94,23 @@ class Spec:
 
   def __post_init__(self):
     class_names(self.labels)
-    for field in ('num_train', 'num_validation'):
-      if getattr(self, field) < 1:
-        raise ConfigError(f'{field} is {getattr(self, field)}; use 1 or more.')
-    if self.num_train + self.num_validation > MAX_VIDEOS:
+    for field, least in (
+      ('num_train', 1),
+      ('num_validation', 1),
+      ('num_test', 0),
+      ('seed', 0),
+    ):
+      if (value := getattr(self, field)) < least:
+        raise ConfigError(f'{field} is {value}; use {least} or more.')
+    if (num_videos := sum(self.splits.values())) > MAX_VIDEOS:
       raise ConfigError(
-        f'num_train + num_validation is '
-        f'{self.num_train + self.num_validation}; use at most {MAX_VIDEOS}.'
+        f'num_train + num_validation + num_test is {num_videos}; '
+        f'use at most {MAX_VIDEOS}.'
       )
     if self.size_px % 2 or not 32 <= self.size_px <= 512:
       raise ConfigError(
         f'size_px is {self.size_px}; use an even number from 32 to 512.'
       )
-    if self.seed < 0:
-      raise ConfigError(f'seed is {self.seed}; use 0 or more.')
     for field, least, most in (
       ('num_frames', 8, 600),
       ('imbalance', 1, self.num_train),
@@ -113,9 +118,15 @@ class Spec:
       if not least <= (value := getattr(self, field)) <= most:
         raise ConfigError(f'{field} is {value}; use {least} to {most}.')
 
-  def num_videos(self, split: str) -> int:
-    """Returns the number of clips of 'train' or 'validation'."""
-    return {'train': self.num_train, 'validation': self.num_validation}[split]
+  @property
+  def splits(self) -> dict[str, int]:
+    """Number of clips of each split that has some, by its name in SPLITS."""
+    numbers = self.num_train, self.num_validation, self.num_test
+    return {
+      split: number
+      for split, number in zip(SPLITS, numbers, strict=True)
+      if number
+    }
 
 
 class Trajectory(NamedTuple):
@@ -225,20 +236,22 @@ def glyph_indices(
   """Returns which of scikit-learn's digits a split draws from.
 
   Args:
-    split: 'train' (four fifths of the digits) or 'validation' (the others).
+    split: 'train' (four fifths of the digits), 'validation' or 'test' (half of
+      the others each).
     digit: Only those that show this digit; None: all.
   """
   _, targets = _digits()
   order = np.random.default_rng(0).permutation(len(targets))
   num_train = len(targets) * 4 // 5
-  order = {'train': order[:num_train], 'validation': order[num_train:]}[split]
+  num_held_out = (len(targets) - num_train) // 2
+  parts = np.split(order, [num_train, num_train + num_held_out])
+  order = parts[SPLITS.index(split)]
   return order if digit is None else order[targets[order] == digit]
 
 
 def _rng(spec: Spec, split: str, *stream: int) -> np.random.Generator:
   """Returns a generator of its own for every (seed, split, stream)."""
-  split_id = ('train', 'validation').index(split)
-  return np.random.default_rng([spec.seed, split_id, *stream])
+  return np.random.default_rng([spec.seed, SPLITS.index(split), *stream])
 
 
 def label_of(spec: Spec, split: str, index: int) -> int:
@@ -249,7 +262,7 @@ def label_of(spec: Spec, split: str, index: int) -> int:
 
   Args:
     spec: Has the label set, the seed and the imbalance.
-    split: 'train' or 'validation'.
+    split: One of SPLITS.
     index: Number of the clip in its split, from 0.
   """
   num_classes = len(class_names(spec.labels))
@@ -473,7 +486,7 @@ def make_clip(spec: Spec, split: str, index: int) -> Clip:
 
   Args:
     spec: What determines the data set; the numbers of clips do not matter.
-    split: 'train' or 'validation'.
+    split: One of SPLITS.
     index: Number of the clip in its split, from 0.
   """
   label = label_of(spec, split, index)

@@ -24,6 +24,7 @@ PUBLISHED_SIZES = {
   'hmdb51': 3_570,
   # Ours: the defaults of data/moving_digits.py.
   'moving_digits/motion': 4_000,
+  'moving_digits/motion_demo': 4_000,
   'moving_digits/motion_tiny': 240,
   'moving_digits/digit_motion': 4_000,
   'moving_digits/motion_long_tail': 4_000,

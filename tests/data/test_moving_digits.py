@@ -1,7 +1,9 @@
 """The set is what it says: real, reproducible, and without shortcuts."""
 
+import dataclasses
 import hashlib
 import io
+import itertools
 import math
 import pathlib
 import subprocess
@@ -16,14 +18,14 @@ from scipy import stats
 from sklearn import decomposition, ensemble, linear_model, pipeline
 
 from mgjax import cli
-from mgjax.data import digits, moving_digits
+from mgjax.data import digits, moving_digits, sources
 from mgjax.data.digits import MOTIONS, Spec
 from mgjax.errors import ConfigError
 
 NUM_FRAMES = 34
 # 12 motions in 6 pairs, of which a coin finds half, and 4 numbers of swings.
 PAIR_CHANCE = (12 / 2 + 4 / 4) / 16
-SMALL = Spec(num_train=256, num_validation=192)
+SMALL = Spec(num_train=256, num_validation=192, num_test=16)
 
 
 @pytest.fixture(scope='module')
@@ -94,7 +96,7 @@ def checksums(data_dir):
 
 
 def test_number_of_workers_and_reruns_do_not_change_a_byte(tmp_path):
-  spec = Spec(num_train=20, num_validation=10)
+  spec = Spec(num_train=20, num_validation=10, num_test=6)
   made = [
     checksums(
       moving_digits.prepare(
@@ -103,13 +105,18 @@ def test_number_of_workers_and_reruns_do_not_change_a_byte(tmp_path):
     )
     for run, workers in enumerate((1, 1, 2))
   ]
-  assert len(made[0]) == 2
+  assert len(made[0]) == 3
   assert made[0] == made[1] == made[2]
 
 
 @pytest.mark.parametrize(
   'spec, split, index',
-  [(Spec(seed=1), 'train', 3), (Spec(), 'validation', 3), (Spec(), 'train', 4)],
+  [
+    (Spec(seed=1), 'train', 3),
+    (Spec(), 'validation', 3),
+    (Spec(), 'test', 3),
+    (Spec(), 'train', 4),
+  ],
 )
 def test_every_clip_is_different(spec, split, index):
   clip = digits.make_clip(Spec(), 'train', 3)
@@ -124,11 +131,38 @@ def test_clip_does_not_depend_on_the_number_of_clips():
   assert np.array_equal(clip.frames, same.frames) and clip.label == same.label
 
 
+@pytest.mark.parametrize(
+  'spec, want',
+  [
+    (Spec(), 'bf02eebee7bd356f'),
+    (Spec(labels='digit_motion'), '4189b1664f01deb2'),
+    (Spec(imbalance=100.0), '5affad308486159d'),
+  ],
+)
+def test_training_clips_are_those_of_version_1(spec, want):
+  digest = hashlib.sha256()
+  for i in range(0, 4000, 500):
+    clip = digits.make_clip(spec, 'train', i)
+    # Sines differ in the last bit from one processor to another.
+    path = np.rint(np.stack(clip.path) * 1e6).ravel()
+    drawn = np.array([clip.label, clip.glyph, *path], np.int64)
+    digest.update(drawn.tobytes())
+  assert digest.hexdigest()[:16] == want
+
+
+def test_training_frames_are_those_of_version_1():
+  row = digits.make_clip(Spec(), 'train', 3999).frames[20, 40, ::10]
+  want = [[101, 182, 132], [177, 253, 213], [87, 181, 168], [87, 156, 147]]
+  want += [[85, 156, 156], [99, 162, 135], [117, 166, 128], [103, 181, 137]]
+  # OpenCV rounds differently from one processor to another.
+  np.testing.assert_allclose(row, want, atol=1)
+
+
 # ---- Real video, readable without TensorFlow ----
 
 
 def test_videos_are_h264_with_the_promised_shape(prepared):
-  for split, num in (('train', 256), ('validation', 192)):
+  for split, num in SMALL.splits.items():
     source = read(prepared, split)
     assert len(source) == num
     for example in (source[0], source[num - 1]):
@@ -277,25 +311,27 @@ def test_digit_crosses_the_edge_without_a_seam():
   assert inside.sum() > 400 and differ.sum() < 0.1 * inside.sum()
 
 
-def test_train_and_validation_show_different_digits():
-  train, validation = (
-    set(digits.glyph_indices(split).tolist())
-    for split in ('train', 'validation')
-  )
-  assert not train & validation and len(train | validation) == 1797
-  for split, indices in (('train', train), ('validation', validation)):
+def test_splits_show_different_digits():
+  shown = {s: digits.glyph_indices(s).tolist() for s in digits.SPLITS}
+  assert {s: len(glyphs) for s, glyphs in shown.items()} == {
+    'train': 1437,
+    'validation': 180,
+    'test': 180,
+  }
+  assert len(set().union(*shown.values())) == 1797
+  for split, glyphs in shown.items():
     for i in range(20):
-      assert digits.make_clip(SMALL, split, i).glyph in indices
+      assert digits.make_clip(SMALL, split, i).glyph in glyphs
 
 
 def test_digit_motion_shows_the_digit_of_the_label():
   spec = Spec(labels='digit_motion')
   names = digits.class_names('digit_motion')
   assert len(names) == 40
-  for i in range(20):
-    clip = digits.make_clip(spec, 'validation', i)
+  for split, i in itertools.product(('validation', 'test'), range(20)):
+    clip = digits.make_clip(spec, split, i)
     digit, motion = names[clip.label].split('_', 1)
-    of_digit = digits.glyph_indices('validation', int(digit))
+    of_digit = digits.glyph_indices(split, int(digit))
     assert clip.glyph in of_digit and clip.motion == motion
 
 
@@ -401,7 +437,7 @@ def test_a_convolutional_network_learns_nothing_from_one_frame():
 
   def load(split):
     clips = (
-      digits.make_clip(spec, split, i) for i in range(spec.num_videos(split))
+      digits.make_clip(spec, split, i) for i in range(spec.splits[split])
     )
     made = [(decode(digits.encode(c.frames)), c.label) for c in clips]
     return np.stack([m[0] for m in made]), np.array([m[1] for m in made])
@@ -458,27 +494,59 @@ def test_second_call_returns_at_once(prepared, capsys):
 
 
 def test_half_written_set_is_started_afresh(tmp_path):
-  spec = Spec(num_train=4, num_validation=2)
+  spec = Spec(num_train=4, num_validation=2, num_test=1)
   config_dir = tmp_path / 'moving_digits' / moving_digits.config_name(spec)
-  killed = config_dir / 'incomplete.ABC123_1.0.0'
+  killed = config_dir / 'incomplete.ABC123_2.0.0'
   killed.mkdir(parents=True)
   (killed / 'moving_digits-train.array_record').write_bytes(b'half')
   data_dir = moving_digits.prepare(tmp_path, spec, progress=False)
-  assert [p.name for p in config_dir.iterdir()] == ['1.0.0']
+  assert [p.name for p in config_dir.iterdir()] == ['2.0.0']
   assert len(read(data_dir, 'train')) == 4
 
 
 def test_the_largest_set_has_50_000_clips():
-  spec = Spec(num_train=49_000, num_validation=1_000)
-  assert spec.num_videos('train') == 49_000
-  with pytest.raises(ConfigError, match='is 50001; use at most 50000'):
-    Spec(num_train=49_001, num_validation=1_000)
+  spec = Spec(num_train=39_000, num_validation=1_000, num_test=10_000)
+  assert sum(spec.splits.values()) == 50_000
+  with pytest.raises(ConfigError, match='num_test is 50001; use at most 50000'):
+    Spec(num_train=39_000, num_validation=1_000, num_test=10_001)
+
+
+def test_a_set_without_test_clips_has_no_such_split_and_another_name(tmp_path):
+  spec = Spec(num_train=2, num_validation=1, num_test=0, num_frames=8)
+  folder = moving_digits.prepare(tmp_path, spec, progress=False)
+  assert set(tfds.builder_from_directory(folder).info.splits) == {
+    'train',
+    'validation',
+  }
+  whole, demo = (moving_digits.CONFIGS[n] for n in ('motion', 'motion_demo'))
+  assert dataclasses.replace(whole, num_test=0) == demo
+
+
+def test_version_1_opens_beside_version_2(tmp_path, monkeypatch):
+  spec = Spec(num_train=2, num_validation=1, num_test=1, num_frames=8)
+  for version in ('1.0.0', '2.0.0'):
+    monkeypatch.setattr(moving_digits, 'VERSION', version)
+    monkeypatch.setattr(
+      moving_digits.MovingDigits, 'VERSION', tfds.core.Version(version)
+    )
+    folder = pathlib.Path(moving_digits.prepare(tmp_path, spec, progress=False))
+    assert folder.name == version
+  name = f'moving_digits/{moving_digits.config_name(spec)}'
+  for named, version in (
+    (name, '2.0.0'),
+    (f'{name}:2.0.0', '2.0.0'),
+    (f'{name}:1.0.0', '1.0.0'),
+  ):
+    source = sources.open_source(tmp_path, named, 'train')
+    assert (source.name, source.folder.name) == (named, version)
+    assert len(source) == 2 and source[1].id == 'train_00001'
 
 
 def test_known_specs_have_short_names_and_others_tell_every_field():
   name = moving_digits.config_name
   assert [name(s) for s in moving_digits.CONFIGS.values()] == [
     'motion',
+    'motion_demo',
     'motion_tiny',
     'digit_motion',
     'motion_long_tail',
@@ -486,6 +554,7 @@ def test_known_specs_have_short_names_and_others_tell_every_field():
   others = [
     Spec(num_train=1),
     Spec(num_validation=1),
+    Spec(num_test=1),
     Spec(size_px=64),
     Spec(num_frames=32),
     Spec(seed=1),
@@ -508,7 +577,7 @@ def run(*arguments):
 def test_command_prints_the_name_to_train_on(tmp_path, capsys):
   args = '--config=motion_tiny --num_train=3 --num_validation=2 --num_frames=8'
   assert run(f'--out={tmp_path}', *args.split()) == 0
-  name = 'moving_digits/motion_3_2_80px_8f_seed0'
+  name = 'moving_digits/motion_3_2_64_80px_8f_seed0'
   assert f'--config.data.name={name}' in capsys.readouterr().err
   assert (tmp_path / name / moving_digits.VERSION).is_dir()
   assert [p.name for p in tmp_path.iterdir()] == ['moving_digits']
@@ -521,6 +590,7 @@ def test_command_prints_the_name_to_train_on(tmp_path, capsys):
     '--labels=colour',
     '--num_train=0',
     '--num_train=50000',
+    '--num_test=-1',
     '--num_train=many',
     '--size_px=81',
     '--num_frames=2',
@@ -544,7 +614,8 @@ def test_unknown_config_names_the_known_ones(tmp_path):
 
 def test_program_runs(tmp_path):
   command = [sys.executable, '-m', 'mgjax.data.moving_digits', '--num_train=4']
-  command += ['--num_validation=2', f'--out={tmp_path}', '--workers=2']
+  command += ['--num_validation=1', '--num_test=1', f'--out={tmp_path}']
+  command += ['--workers=2']
   done = subprocess.run(command, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr
   assert '6/6' in done.stderr and 'Traceback' not in done.stderr

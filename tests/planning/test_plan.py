@@ -289,7 +289,7 @@ def test_published_sizes_of_moving_digits_are_those_it_generates():
 
   for name, spec in builder.CONFIGS.items():
     published = grids.PUBLISHED_SIZES[f'moving_digits/{name}']
-    assert published == spec.num_videos('train')
+    assert published == spec.num_train
 
 
 # Text and picture.

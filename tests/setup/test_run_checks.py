@@ -121,24 +121,31 @@ def test_what_is_no_config_of_a_run_is_refused(tmp_path, section, name):
 def test_a_data_set_describes_itself_as_it_is_read(tiny_config):
   found = data_setup.describe(tiny_config)
   source = data_setup.source(tiny_config, 'train')
-  assert found.splits == {'train': len(source), 'validation': 64}
+  assert found.splits == {
+    'train': len(source),
+    'validation': 64,
+    'test': 64,
+  }
   assert found.num_classes == len(source.label_names)
   assert not found.has_actions
 
 
 def test_a_damaged_description_is_one_line(tiny_config, tmp_path):
-  folder = tmp_path / 'moving_digits/motion_tiny/1.0.0'
+  folder = tmp_path / 'moving_digits/motion_tiny/2.0.0'
   folder.mkdir(parents=True)
   (folder / 'dataset_info.json').write_text('{"splits": [')
   tiny_config.data.dir = str(tmp_path)
-  with pytest.raises(ConfigError, match='1.0.0/dataset_info.json is not JSON'):
+  with pytest.raises(ConfigError, match='2.0.0/dataset_info.json is not JSON'):
     data_setup.describe(tiny_config)
 
 
 WRONG = [
   ('model.num_classes=17', 'model.num_classes=17, but .* has 16 classes'),
   ('data.num_train=99', 'data.num_train=99, but .* has 240 training videos'),
-  ('eval.split=test', r"no video in a split 'test'; it has train \(240\)"),
+  (
+    'eval.split=other',
+    r"'other'; it has train \(240\), validation \(64\), test \(64\)",
+  ),
   ('eval.num_crops=10', 'eval.num_crops=10 mirrors half of the crops'),
   (
     'optim.loss=sigmoid --config.optim.label_smoothing=0.1',
@@ -230,6 +237,11 @@ def test_evaluate_takes_the_settings_of_the_run_and_says_what_was_overridden(
   result = json.loads((run / 'eval.json').read_text())
   assert result['num_views'] == 2
   assert result['overrides'] == {'eval.num_views': 2, 'data.num_workers': 1}
+  assert result['config_eval']['split'] == 'validation'
+  assert evaluate_run(run, '--config.eval.split=test') == 0
+  result = json.loads((run / 'eval.json').read_text())
+  assert result['overrides'] == {'eval.split': 'test'}
+  assert result['config_eval']['split'] == 'test'
   # The config of the run may be given, too.
   config = f'--config={DIGITS},grid=both'
   assert evaluate_run(run, config, f'--config.data.dir={data_dir}') == 0
