@@ -3,8 +3,7 @@
 Every number says where it comes from, in the name of its column:
   [computed]   from schedules and shapes, exactly; no data, no training
   [published]  found elsewhere: published.csv has each with its source, and how
-               sure it is: found (in that source), or inferred (a number found
-               there, attached to a row by what is computed here)
+               sure it is: literature.py has the four kinds
   [measured]   by a run of ours; the column `record` names its records
 A cell that is not known is blank.
 """

@@ -8,7 +8,13 @@ from typing import NamedTuple
 FILE = pathlib.Path(__file__).with_name('published.csv')
 NETWORKS = FILE.with_name('published_networks.csv')
 
-_CERTAINTIES = ('found', 'inferred')
+# Of a number that was found in its source, whose source that is:
+#   primary      the paper whose result it is, or its authors' own repository
+#   third party  another paper or repository that reports or reproduces it
+#   hearsay      a review, a note, an issue or a leaderboard that quotes it
+# And 'inferred': what stands there was attached to the row, or computed from
+# several numbers there, by us.
+CERTAINTIES = ('primary', 'third party', 'hearsay', 'inferred')
 
 
 class Published(NamedTuple):
@@ -46,10 +52,10 @@ def cells(table: str) -> dict[tuple[str, str], Published]:
   found: dict[tuple[str, str], Published] = {}
   with FILE.open(newline='') as file:
     for line in csv.DictReader(file):
-      if line['certainty'] not in _CERTAINTIES:
+      if line['certainty'] not in CERTAINTIES:
         raise ValueError(
           f'{FILE.name}: certainty {line["certainty"]!r}; accepted are '
-          f'{", ".join(_CERTAINTIES)}.'
+          f'{", ".join(CERTAINTIES)}.'
         )
       if line['table'] != table:
         continue
@@ -66,12 +72,19 @@ def cell(table: str, row: str, column: str) -> Published:
 
 
 def sources(cells_of_row: Iterable[Published]) -> tuple[str, str]:
-  """What the sources of a row's published numbers are, and how sure."""
-  known = [cell for cell in cells_of_row if cell.value]
-  return (
-    '; '.join(dict.fromkeys(cell.source for cell in known)),
-    '; '.join(dict.fromkeys(cell.certainty for cell in known)),
+  """What the sources of a row's published numbers are, and how sure.
+
+  Returns:
+    The sources, and the certainty of each in the same order (once, where it is
+    that of all).
+  """
+  known = dict.fromkeys(
+    (cell.source, cell.certainty) for cell in cells_of_row if cell.value
   )
+  certainties = [certainty for _, certainty in known]
+  if len(set(certainties)) == 1:
+    certainties = certainties[:1]
+  return '; '.join(source for source, _ in known), '; '.join(certainties)
 
 
 def networks(table: str) -> dict[str, Network]:

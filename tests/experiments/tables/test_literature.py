@@ -32,6 +32,46 @@ def test_every_published_number_is_in_a_table(made):
         ), line
 
 
+def test_every_published_number_has_one_of_four_certainties():
+  with literature.FILE.open(newline='') as file:
+    found = [line['certainty'] for line in csv.DictReader(file)]
+  assert set(found) == {'primary', 'third party', 'hearsay', 'inferred'}
+
+
+@pytest.mark.parametrize(
+  'quotes,allowed',
+  [
+    ('leaderboard', {'hearsay'}),
+    (' issue ', {'hearsay'}),
+    ('notes on', {'hearsay'}),
+    ('review of', {'hearsay'}),
+    ('open-mmlab/', {'third party'}),
+    ('PaddlePaddle/', {'third party'}),
+    # Its networks of others' papers are not primary.
+    ('SlowFast 287ec00', {'primary', 'third party'}),
+  ],
+)
+def test_who_says_a_number_decides_how_sure_it_is(quotes, allowed):
+  with literature.FILE.open(newline='') as file:
+    found = [line for line in csv.DictReader(file) if quotes in line['source']]
+  assert found
+  assert {line['certainty'] for line in found} == allowed
+
+
+def test_sources_have_their_certainties_in_their_order():
+  cells = [
+    literature.Published('1', 'paper', 'primary'),
+    literature.Published('2', 'issue', 'hearsay'),
+    literature.Published('3', 'its code', 'primary'),
+  ]
+  assert literature.sources(cells) == (
+    'paper; issue; its code',
+    'primary; hearsay; primary',
+  )
+  assert literature.sources(cells[::2]) == ('paper; its code', 'primary')
+  assert literature.sources([literature.BLANK]) == ('', '')
+
+
 def test_a_certainty_that_is_none_is_refused(monkeypatch, tmp_path):
   path = tmp_path / 'published.csv'
   path.write_text(
