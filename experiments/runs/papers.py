@@ -1,5 +1,7 @@
 """The runs behind the papers' tables, of real data sets."""
 
+import pathlib
+
 from experiments.runs.run import Run
 from mgjax.recipes import segments
 
@@ -10,13 +12,17 @@ _FAMILIES = {
   'tsm': 'TSM-R',
   'tam': 'TAM-R',
   'blvnet_tam': 'bLVNet-TAM-',
+  'i3d_resnet': 'I3D-R',
+  's3d_resnet': 'S3D-R',
 }
-# Data sets in the tables' words, by config file.
+# Data sets in the tables' words, by config file or list of classes.
 _DATA_SETS = {
   'ssv1': 'SSv1',
   'ssv2': 'SSv2',
   'kinetics400': 'Kinetics-400',
   'mit': 'Moments in Time',
+  'mini_ssv2': 'mini-SSv2',
+  'mini_kinetics': 'mini-Kinetics',
 }
 
 
@@ -65,6 +71,52 @@ def _on_segments(
   return runs
 
 
+# The classes of IBM's small sets: `mgjax.data.prepare --classes=FILE`.
+CLASSES = pathlib.Path(__file__).parent / 'classes'
+
+
+def _mini(table: str, file: str, whole: str, epochs: int) -> list[Run]:
+  """Runs of IBM's benchmark: its networks of ResNet-50 on 8 frames.
+
+  Args:
+    table: Their name; CLASSES has a list of classes of that name.
+    file: Of the config.
+    whole: Name of the data set with all classes.
+    epochs: Of a training.
+
+  Source: IBM/action-recognition-pytorch 67cc96f, benchmark_mini.md (the names
+    of its models: cosine decay, 72 clips a step, epochs) and opts.py (learning
+    rate and weight decay).
+  Differs: 60 clips a step for S3D on mini-Kinetics there.
+  """
+  num_classes = len((CLASSES / f'{table}.txt').read_text().splitlines())
+  overrides = (
+    f'--config.data.name={whole}_{table}',
+    f'--config.model.num_classes={num_classes}',
+    '--config.data.batch_size=72',
+    '--config.optim.base_lr=0.01',
+    '--config.optim.weight_decay=5e-4',
+    '--config.optim.schedule=cosine',
+    f'--config.optim.total_epochs={epochs}',
+  )
+  runs = []
+  for model in ('tsn_r50', 's3d_resnet_r50', 'i3d_resnet_r50', 'tam_r50'):
+    family, depth, frames = segments.MODELS[model]
+    label = f'{_FAMILIES[family]}{depth} {frames}'
+    runs.append(
+      Run(
+        f'{table}/{label.replace(" ", "-").lower()}',
+        f'{label}, {_DATA_SETS[table]}',
+        file,
+        'none',
+        model,
+        frames,
+        overrides=overrides,
+      )
+    )
+  return runs
+
+
 _BLVNET_50 = [('blvnet_tam_50', frames) for frames in (16, 32, 48)]
 _SOMETHING_SOMETHING = [
   *(('tsn_r50', 8), ('tsn_r50', 16)),
@@ -100,4 +152,6 @@ RUNS = {
     ),
     *_on_segments('kinetics_moments_blvnet', 'mit', _BLVNET_50),
   ],
+  'mini_ssv2': _mini('mini_ssv2', 'ssv2', 'something_something_v2', 75),
+  'mini_kinetics': _mini('mini_kinetics', 'kinetics400', 'kinetics400', 100),
 }

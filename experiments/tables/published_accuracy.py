@@ -29,6 +29,8 @@ _TABLES = (
   'mini_sets',
   'other_methods',
 )
+# Tables of runs, by the table that shows them, where their names differ.
+_RUNS_OF = {'mini_sets': ('mini_ssv2', 'mini_kinetics')}
 _METRICS = {'top1': 'top-1', 'top5': 'top-5', 'map': 'mAP'}
 
 
@@ -75,9 +77,12 @@ def accuracy(name: str) -> tabulate.Table:
   columns = list(dict.fromkeys(column for _, column in cells))
   networks, unknown = literature.networks(name), literature.Network('', 0, '')
   # Only where a run of ours could be.
-  measured_columns = (
-    ('accuracy [measured]', 'record') if name in catalogue.RUNS else ()
-  )
+  runs = [
+    run
+    for table in _RUNS_OF.get(name, (name,))
+    for run in catalogue.RUNS.get(table, ())
+  ]
+  measured_columns = ('accuracy [measured]', 'record') if runs else ()
   rows = []
   for row in dict.fromkeys(row for row, _ in cells):
     found = [cells.get((row, column), literature.BLANK) for column in columns]
@@ -90,7 +95,7 @@ def accuracy(name: str) -> tabulate.Table:
         *('' for _ in measured_columns),
       )
     )
-  for run in catalogue.RUNS.get(name, ()):
+  for run in runs:
     entries = record.load(f'{run.name}-seed*')
     if entries:
       rows.append(

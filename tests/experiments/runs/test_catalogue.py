@@ -1,6 +1,9 @@
 """The runs behind the tables."""
 
-from experiments.runs import catalogue, generated, planned
+import pytest
+
+from experiments.runs import catalogue, generated, papers, planned
+from experiments.tables import literature
 from mgjax import cli
 from mgjax.recipes import segments
 
@@ -43,7 +46,27 @@ def test_a_run_carries_the_network_the_frames_and_the_grid_of_its_config():
       # What a clip costs them stands beside their accuracy.
       assert run.frames, run
       checked += 1
-  assert checked == 34
+  assert checked == 42
+
+
+@pytest.mark.parametrize(
+  'name,number', [('mini_ssv2', 87), ('mini_kinetics', 200)]
+)
+def test_a_list_of_classes_has_as_many_names_as_its_runs_have_classes(
+  name, number
+):
+  names = (papers.CLASSES / f'{name}.txt').read_text().splitlines()
+  assert len(set(names)) == len(names) == number
+  assert all(n and n == n.strip() for n in names)
+  for run in catalogue.RUNS[name]:
+    config = cli.read_config(run.config, run.overrides)
+    assert config.model.num_classes == number
+    # As `mgjax.data.prepare --classes` names the set.
+    assert config.data.name.endswith(f'_{name}')
+    # Every run has a published number to stand beside.
+    assert (run.row.split(',')[0], f'{run.row.split(", ")[1]} top-1') in (
+      literature.cells('mini_sets')
+    )
 
 
 def test_runs_of_one_network_at_other_lengths_have_other_names_and_rows():

@@ -9,11 +9,18 @@ import threading
 
 import pytest
 
-from experiments.runs import catalogue, generated, launch, planned, record
+from experiments.runs import (
+  catalogue,
+  generated,
+  launch,
+  planned,
+  record,
+  settings,
+)
 from mgjax import cli
 from mgjax.cli import ConfigError
 from mgjax.planning import macs
-from mgjax.setup import network
+from mgjax.setup import grids, network
 
 
 def launched(argv):
@@ -46,6 +53,22 @@ def test_launch_lists_runs_without_record_and_their_hours(
   assert line.endswith(f'| {item.gmacs / 1e6:,.3g} | {hours:.2f} |')
   assert total.startswith('all 1: ')
   assert total.endswith(f' {hours:.2f} hours on 1 x H100')
+
+
+@pytest.mark.parametrize(
+  'table,part,whole', [('mini_ssv2', 87, 174), ('mini_kinetics', 200, 400)]
+)
+def test_launch_lists_parts_of_sets_that_are_not_there(
+  table, part, whole, no_counting, capsys
+):
+  assert launched([f'--table={table}']) == 0
+  assert 'all 4: ' in capsys.readouterr().out
+  item = planned.runs_to_make(table, 1)[0]
+  size = grids.PUBLISHED_SIZES[cli.read_config(item.config).data.name]
+  config = cli.read_config(item.config, item.run.overrides)
+  steps = settings.schedule(config).total_steps
+  epochs = config.optim.total_epochs
+  assert steps == pytest.approx(epochs * size * part / whole / 72, rel=1e-3)
 
 
 def test_three_times_the_plans_multiply_adds_are_trained(records):
