@@ -203,12 +203,13 @@ def _choice(
   *overrides: str,
   model: str = 'slowfast',
   baseline: str = _NONE.name,
+  size: str = 'medium',
 ) -> Run:
   return _run(
     f'multigrid_choices/{name}',
     row,
     grid=grid,
-    size='medium',
+    size=size,
     model=model,
     overrides=overrides,
     baseline=baseline,
@@ -219,6 +220,7 @@ _COSINE = '--config.optim.schedule=cosine'
 _SEGMENTS = '--config.data.sampling=segments'
 _COSINE_NONE = 'multigrid_choices/cosine-none'
 _TAM_NONE = 'multigrid_choices/tam-none'
+_TAM_8_NONE = 'multigrid_choices/tam-8-none'
 
 MULTIGRID_CHOICES = [
   _NONE,
@@ -249,6 +251,14 @@ MULTIGRID_CHOICES = [
     '--config.grid.num_long_cycles=1',  # As step decay has it here.
     baseline=_COSINE_NONE,
   ),
+  # The mode's own number.
+  _choice(
+    'cosine-both-two-cycles',
+    'both, cosine, two long cycles',
+    'both',
+    _COSINE,
+    baseline=_COSINE_NONE,
+  ),
   _choice(
     *('tam-none', 'TAM on 16 segments, none', 'none', _SEGMENTS),
     model='tam',
@@ -258,6 +268,18 @@ MULTIGRID_CHOICES = [
     *('tam-both', 'TAM on 16 segments, both', 'both', _SEGMENTS),
     model='tam',
     baseline=_TAM_NONE,
+  ),
+  *(
+    _choice(
+      f'tam-8-{grid}',
+      f'TAM on 8 segments of 48 x 48 pixels, {grid}',
+      grid,
+      _SEGMENTS,
+      model='tam',
+      baseline=_TAM_8_NONE,
+      size='small',
+    )
+    for grid in ('none', 'both')
   ),
 ]
 

@@ -9,6 +9,7 @@ from experiments.runs.run import Run
 from experiments.tables import (
   epoch_factors,
   measured,
+  multigrid_choices,
 )
 from mgjax import cli
 from mgjax.setup import run_settings
@@ -103,7 +104,9 @@ def test_decay_and_network_of_a_choice_are_those_of_its_baseline():
     **dict.fromkeys(['none-1', 'both-1.5', 'no-groups'], 'none-1'),
     **dict.fromkeys(['no-fine-tuning', 'constant-rate'], 'none-1'),
     **dict.fromkeys(['cosine-none', 'cosine-both'], 'cosine-none'),
+    'cosine-both-two-cycles': 'cosine-none',
     **dict.fromkeys(['tam-none', 'tam-both'], 'tam-none'),
+    **dict.fromkeys(['tam-8-none', 'tam-8-both'], 'tam-8-none'),
   }
 
 
@@ -120,10 +123,21 @@ def test_a_choice_differs_from_both_in_one_thing():
   ):
     assert fields('both-1.5', name) == {field}
   assert fields('tam-none', 'tam-both') == {'grid.mode'}
+  assert fields('tam-8-none', 'tam-8-both') == {'grid.mode'}
+  assert fields('cosine-none', 'cosine-both-two-cycles') == {'grid.mode'}
   # The baseline has no cycles to count.
   cycles = {'grid.num_long_cycles'}
   assert fields('cosine-none', 'cosine-both') == {'grid.mode', *cycles}
   assert fields('both-1.5', 'cosine-both') == {'optim.schedule', *cycles}
+
+
+def test_where_multigrid_loses_stays_in_the_table():
+  (table,) = multigrid_choices.make()
+  top1 = {row[0]: row[1:3] for row in table.rows}
+  assert top1['both, cosine, two long cycles'] == ('60.5 ± 2.8', '2')
+  tam = 'TAM on 8 segments of 48 x 48 pixels'
+  assert top1[f'{tam}, none'] == ('78.5 ± 14.4', '2')
+  assert top1[f'{tam}, both'] == ('19.1 ± 10.1', '2')
 
 
 def test_a_table_of_accuracies_has_no_times(add_record):
