@@ -95,7 +95,7 @@ def whole_span_clip(
       kept[frame.pts] = frame
       if frame.pts > last:
         break
-    # One thread: PyAV's default would take 5 times as long.
+    # One thread: PyAV's default starts threads for every frame.
     pictures = [
       kept[pts].to_rgb(threads=1).to_ndarray() for pts in sorted(kept)
     ]
@@ -166,8 +166,8 @@ def expected_clip(
 class _Repeated(sources.Source):
   """A few videos as often as makes a data set of Kinetics' size.
 
-  The stream's permutation takes milliseconds where there are only six numbers,
-  and microseconds where there are many.
+  The stream's permutation takes much longer where there are only six numbers
+  than where there are many.
   """
 
   def __init__(self, source: sources.Source, length: int):

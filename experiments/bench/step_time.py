@@ -162,8 +162,7 @@ def torch_worker(python: str) -> Iterator[Callable[[dict], dict]]:
     stdin=subprocess.PIPE,
     stdout=subprocess.PIPE,
     cwd=pathlib.Path(__file__).parents[2],
-    # Without it, its threads go on spinning while JAX works: TSN's step took
-    # 1.4 s, and 1.1 s with it.
+    # Without it, its threads go on spinning while JAX works.
     env={'OMP_WAIT_POLICY': 'passive', **os.environ},
     text=True,
   )

@@ -6,8 +6,7 @@ python -m experiments.runs.launch --table=epoch_factors --seeds=3 --run=local \
 
 The ablation of the multigrid paper (its table of epoch factors), on generated
 videos: the baseline, the short cycle, the long one and both, at 0.5, 1 and 1.5
-times the baseline's epochs. The network is the demo's, on smaller pictures, so
-that all runs of three seeds take less than two hours on two cores.
+times the baseline's epochs. The network is the demo's, on smaller pictures.
 """
 
 from mgjax import stop_signal

@@ -2,16 +2,15 @@
 
 XLA's CPU backend allocates the temporary arrays of a program anew at every
 call. glibc takes allocations of that size from the kernel and gives them back,
-so every step begins with fresh, zeroed pages: 108,000 page faults in a step of
-TSN-R50 (2 clips of 8 x 112^2), none with `keep`.
+so every step begins with fresh, zeroed pages, and a page fault for each; not
+with `keep`.
 
 Only the heap of the main thread ("arena") can be told to keep arrays of any
 size; the others map what is larger than 64 MB. So programs have to run in the
 thread that calls them, not in one of JAX's ("asynchronous dispatch"). That also
 leaves one step's temporary arrays in memory, not those of all steps that the
 host is ahead. One heap for all threads would keep them, too, but then thousands
-of small buffers per step are searched for in long lists: steps took 7 to 41 %
-longer so.
+of small buffers per step are searched for in long lists, which is slower.
 """
 
 import ctypes

@@ -11,19 +11,6 @@ the kernel's shape picks one of:
   1 x kh x kw   time folded into the batch, a 2-D convolution; on tiny maps one
                 product of the windows side by side ("im2col")
   kt x kh x kw  as 1 x kh x kw with kt * D outputs, then shift and add
-
-Milliseconds forward / input gradient / kernel gradient, of 2 clips in float32,
-each in a program of its own; two cores of an AMD EPYC with AVX-512, JAX 0.10.2:
-
-  8 frames                        one 3-D convolution       as above
-  1 x 3 x 3, 64 to 64, 28^2         9.7 /   9.7 / 22.7    2.4 / 2.4 / 2.8
-  1 x 3 x 3, 128 to 128, 14^2       6.5 /   5.8 / 12.2    2.1 / 2.1 / 2.3
-  1 x 3 x 3, 256 to 256, 7^2        3.9 /   4.4 /  9.7    2.1 / 2.5 / 2.2
-  the same, 128, 28^2, stride 2     6.1 /  92.5 / 26.0    2.7 / 3.8 / 3.5
-  3 x 1 x 1, 256 to 64, 28^2       12.5 /   5.5 / 18.6    3.5 / 3.8 / 6.8
-  1 x 7 x 7, 3 to 64, 112^2        28.3 /     - / 75.0    4.0 /   - / 6.2
-  5 x 7 x 7, 3 to 64, 112^2       118.7 /     - / 240    12.2 /   - / 18.3
-  the same, 3 to 8, 32 frames     493.1 /     - / 997    14.4 /   - / 20.6
 """
 
 import jax
@@ -31,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-_TINY_SIDE = 4  # 86 ms against 1.3 ms as a product on maps of 2 x 2.
+_TINY_SIDE = 4  # Where a product is faster than a 2-D convolution.
 
 
 def conv3d(

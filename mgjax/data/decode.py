@@ -6,7 +6,7 @@ that no other refers to. Where a crop is small, only its pixels are resized.
 FFmpeg conceals damage by default; here damage raises.
 
 The packets of a file tell where its frames and key frames are. Reading all 300
-of ten seconds takes as long as decoding five frames, so files that
+of ten seconds takes as long as decoding some frames, so files that
 mgjax.data.prepare encodes say that they are regular, and only what is needed of
 them is read.
 

@@ -82,7 +82,7 @@ def _to_rgb(
     *(size[::-1] if how.turns % 2 else size),
     'rgb24',
     interpolation=Interpolation.BILINEAR,
-    # The default starts threads for every frame: 5 times the time.
+    # The default starts threads for every frame, which takes longer.
     threads=1,
   ).to_ndarray()
   return upright(pixels, how) if any(how) else pixels
@@ -136,5 +136,5 @@ def _bilinear_maps(
     )
   )
   columns, rows = np.meshgrid(x.astype(np.float32), y.astype(np.float32))
-  # Fixed-point: three quarters of the time, and 2 of 255 at most away.
+  # Fixed-point is faster, and 2 of 255 at most away.
   return cv2.convertMaps(columns, rows, cv2.CV_16SC2)

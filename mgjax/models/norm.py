@@ -188,8 +188,8 @@ def clip_moments(
   # mean is much larger than the spread. It reads the tensor twice. One pass,
   # with a number of the clip subtracted instead of the mean, is as exact but no
   # better: XLA:CPU makes a loop of its own of each sum, slower than its
-  # library's (8 clips of 8 x 56^2 x 64: 12 ms, and 54 in one pass). Compiled
-  # for an H100 or a v5e, a bfloat16 network then writes features in float32.
+  # library's. Compiled for an H100 or a v5e, a bfloat16 network then writes
+  # features in float32.
   return mean, jnp.square(x - _like(mean, x)).mean(axes)
 
 

@@ -19,8 +19,7 @@ _OPTIONS: dict[str, dict[str, str]] = {
     'xla_disable_hlo_passes': 'cse_barrier_expander',
     # What XLA:CPU gives to the library YNNPACK: of its default list, all but
     # convolutions. YNNPACK's take one core below 128 outputs, and their
-    # kernels' gradients are slow; Eigen's take all cores (cpu/folded.py has
-    # times).
+    # kernels' gradients are slow; Eigen's take all cores.
     'xla_cpu_experimental_ynn_fusion_type': (
       'LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
     ),

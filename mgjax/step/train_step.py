@@ -370,9 +370,8 @@ def _accumulated(
     # Of the parameters' types, as the gradients of the parts are.
     params = parameters.part(state.params, trained(state.params))
     zeros = jax.tree.map(jnp.zeros_like, (params, {'loss': 0.0, 'top1': 0.0}))
-    # XLA:CPU is at its slowest inside a loop: a small SlowFast in 4 parts had
-    # not compiled after 150 s; unrolled, it takes 1.65 times the compile time
-    # of the whole batch and as long per step.
+    # Unrolled on CPUs: XLA:CPU takes very long to compile a network inside a
+    # loop.
     total, moments = jax.lax.scan(add_part, zeros, parts, unroll=unroll)
     # Parts are equal, so the mean of their means is that of the batch.
     grads, metrics = jax.tree.map(lambda x: x / micro_batches, total)

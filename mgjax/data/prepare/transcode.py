@@ -8,7 +8,7 @@ smaller copy is wanted.
 
 Frame folders (Something-Something V1, Charades) become MJPEG in mp4: the
 publisher's JPEG files without a second loss, each of which can be decoded by
-itself. They are 5 to 10 times as large as H.264; transcoding avoids that. PNG
+itself. They are several times as large as H.264; transcoding avoids that. PNG
 files are stored in the same way.
 """
 
@@ -141,7 +141,7 @@ def transcode(encoded: bytes, encoding: Encoding) -> tuple[bytes, int]:
       stream.options = {
         'crf': str(encoding.crf),
         'preset': 'veryfast',
-        # Without deblocking: half the time to decode, a tenth more bytes.
+        # Without deblocking: less time to decode, some more bytes.
         'tune': 'fastdecode',
         'g': str(encoding.gop),
         'keyint_min': str(encoding.gop),
