@@ -94,12 +94,8 @@ class Spec:
 
   def __post_init__(self):
     class_names(self.labels)
-    for field, least in (
-      ('num_train', 1),
-      ('num_validation', 1),
-      ('num_test', 0),
-      ('seed', 0),
-    ):
+    lowest = {'num_train': 1, 'num_validation': 1, 'num_test': 0, 'seed': 0}
+    for field, least in lowest.items():
       if (value := getattr(self, field)) < least:
         raise ConfigError(f'{field} is {value}; use {least} or more.')
     if (num_videos := sum(self.splits.values())) > MAX_VIDEOS:
@@ -111,22 +107,16 @@ class Spec:
       raise ConfigError(
         f'size_px is {self.size_px}; use an even number from 32 to 512.'
       )
-    for field, least, most in (
-      ('num_frames', 8, 600),
-      ('imbalance', 1, self.num_train),
-    ):
+    ranges = {'num_frames': (8, 600), 'imbalance': (1, self.num_train)}
+    for field, (least, most) in ranges.items():
       if not least <= (value := getattr(self, field)) <= most:
         raise ConfigError(f'{field} is {value}; use {least} to {most}.')
 
   @property
   def splits(self) -> dict[str, int]:
     """Number of clips of each split that has some, by its name in SPLITS."""
-    numbers = self.num_train, self.num_validation, self.num_test
-    return {
-      split: number
-      for split, number in zip(SPLITS, numbers, strict=True)
-      if number
-    }
+    numbers = {split: getattr(self, f'num_{split}') for split in SPLITS}
+    return {split: number for split, number in numbers.items() if number}
 
 
 class Trajectory(NamedTuple):
@@ -236,16 +226,13 @@ def glyph_indices(
   """Returns which of scikit-learn's digits a split draws from.
 
   Args:
-    split: 'train' (four fifths of the digits), 'validation' or 'test' (half of
-      the others each).
+    split: 'train' (four fifths of the digits); 'validation', 'test' (a tenth).
     digit: Only those that show this digit; None: all.
   """
   _, targets = _digits()
   order = np.random.default_rng(0).permutation(len(targets))
-  num_train = len(targets) * 4 // 5
-  num_held_out = (len(targets) - num_train) // 2
-  parts = np.split(order, [num_train, num_train + num_held_out])
-  order = parts[SPLITS.index(split)]
+  ends = len(targets) * 4 // 5, len(targets) * 9 // 10
+  order = np.split(order, ends)[SPLITS.index(split)]
   return order if digit is None else order[targets[order] == digit]
 
 

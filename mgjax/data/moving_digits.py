@@ -25,9 +25,9 @@ With --config=motion_long_tail the most frequent class has a hundred times the
 training clips of the rarest; validation and test stay balanced.
 
 No two splits share a digit: `train` draws from four fifths of scikit-learn's,
-`validation` and `test` from a half of the others each. Version 1.0.0 had the
-same training clips, no `test`, and gave `validation` all the others. A prepared
-1.0.0 stays readable: --config.data.name=moving_digits/motion:1.0.0.
+`validation` and `test` from a tenth each. Version 1.0.0 had the same training
+clips, gave both tenths to `validation`, and had no `test`. A prepared 1.0.0
+stays readable: --config.data.name=moving_digits/motion:1.0.0.
 
 An encoded clip takes 17 ms of a core. So `motion` with its 10,000 test clips
 takes two minutes on two cores, and `motion_demo`, which has none, 45 seconds.
