@@ -30,7 +30,8 @@ clips, gave both tenths to `validation`, and had no `test`. A prepared 1.0.0
 stays readable: --config.data.name=moving_digits/motion:1.0.0.
 
 An encoded clip takes 17 ms of a core. So `motion` with its 10,000 test clips
-takes two minutes on two cores, and `motion_demo`, which has none, 45 seconds.
+takes two minutes on two cores, and `motion_demo` 45 seconds: it has the other
+clips of `motion` only.
 """
 
 from mgjax import stop_signal
