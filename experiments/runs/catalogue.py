@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.runs import generated, papers, record
+from experiments.runs import generated, judged, papers, record
 from mgjax import cli
 from mgjax.config import saved
 
-RUNS = {**generated.RUNS, **papers.RUNS}
+RUNS = {**generated.RUNS, **judged.RUNS, **papers.RUNS}
 
 
 def mismatches() -> list[str]:

@@ -17,7 +17,7 @@ MODELS = {
 }
 
 
-def _run(
+def run_of(
   name: str,
   row: str,
   *,
@@ -43,7 +43,7 @@ def _run(
 # The demo's network, with and without multigrid.
 
 MOVING_DIGITS = [
-  _run(
+  run_of(
     f'moving_digits/{name}',
     row,
     grid=grid,
@@ -67,31 +67,35 @@ MOVING_DIGITS = [
 _EPOCHS, _LR_STEPS = 8, (6,)
 
 
-def _at_epochs(mode: str, factor: float) -> Run:
-  overrides = (f'--config.grid.epoch_factor={factor}',)
-  if mode == 'none':
-    # The baseline has no epoch factor: its own epochs change.
-    steps = ','.join(f'{factor * step:g},' for step in _LR_STEPS)
-    overrides = (
-      f'--config.optim.total_epochs={factor * _EPOCHS:g}',
-      f'--config.optim.lr_steps=({steps})',
-    )
-  return _run(
+def of_epochs(mode: str, factor: float) -> tuple[str, ...]:
+  """Overrides for a multiple of the baseline's epochs, at sizes of eight."""
+  if mode != 'none':
+    return (f'--config.grid.epoch_factor={factor}',)
+  # The baseline has no epoch factor: its own epochs change.
+  steps = ','.join(f'{factor * step:g},' for step in _LR_STEPS)
+  return (
+    f'--config.optim.total_epochs={factor * _EPOCHS:g}',
+    f'--config.optim.lr_steps=({steps})',
+  )
+
+
+EPOCH_FACTORS = [
+  run_of(
     f'epoch_factors/{mode}-{factor:g}',
     f'{mode}, {factor:g} x the epochs',
     grid=mode,
     size='medium',
-    overrides=overrides,
+    overrides=of_epochs(mode, factor),
     baseline='epoch_factors/none-1',
   )
-
-
-EPOCH_FACTORS = [_at_epochs(m, factor) for factor in FACTORS for m in MODES]
+  for factor in FACTORS
+  for mode in MODES
+]
 
 # Networks at several numbers of frames.
 
 FRAMES_ACCURACY = [
-  _run(
+  run_of(
     f'frames_accuracy/{model}-{frames}',
     title,
     grid='none',
@@ -106,7 +110,8 @@ FRAMES_ACCURACY = [
 # What small pictures cost: the same clips, in fewer pixels.
 
 
-def _in_pixels(pixels: int) -> tuple[str, ...]:
+def in_pixels(pixels: int) -> tuple[str, ...]:
+  """Overrides for clips of another height and width."""
   return (
     f'--config.data.crop_px={pixels}',
     f'--config.data.jitter_px={pixels},{5 * pixels // 4}',
@@ -116,13 +121,13 @@ def _in_pixels(pixels: int) -> tuple[str, ...]:
 
 
 RESOLUTIONS = [
-  _run(
+  run_of(
     f'frames_accuracy/tam-8-{pixels}px',
     f'TAM, {pixels} x {pixels} pixels',
     grid='none',
     size='small',
     model='tam',
-    overrides=_in_pixels(pixels),
+    overrides=in_pixels(pixels),
   )
   for pixels in (16, 24, 34)
 ]
@@ -136,7 +141,7 @@ def _rungs(name: str, row: str, grid: str, frames: int) -> Run:
     # As many epochs as the ladder's rungs have together.
     '--config.optim.total_epochs=9',
   )
-  return _run(
+  return run_of(
     f'frames_ladder/{name}',
     row,
     grid=grid,
@@ -157,7 +162,7 @@ FRAMES_LADDER = [
 # Classes of which some have a hundred times the videos of others.
 
 CLASS_BALANCE = [
-  _run(
+  run_of(
     f'class_balance/{name}',
     row,
     grid='none',
@@ -165,7 +170,7 @@ CLASS_BALANCE = [
     model='tam',
     overrides=(
       '--config.data.name=moving_digits/motion_long_tail',
-      *_in_pixels(24),
+      *in_pixels(24),
       # Half the epochs of the config.
       '--config.optim.total_epochs=3',
       '--config.optim.lr_steps=(2,)',
@@ -205,7 +210,7 @@ def _choice(
   baseline: str = _NONE.name,
   size: str = 'medium',
 ) -> Run:
-  return _run(
+  return run_of(
     f'multigrid_choices/{name}',
     row,
     grid=grid,
@@ -294,7 +299,7 @@ def _transformer(
   labels: str = '',
   baseline: str = '',
 ) -> Run:
-  return _run(
+  return run_of(
     name,
     row,
     grid=grid,

@@ -190,7 +190,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flag = functools.partial(cli.define_flag, values)
   flag('table', tuple(catalogue.RUNS), None, 'Whose runs.')
   flags.mark_flag_as_required('table', flag_values=values)
-  flag('seeds', int, 1, 'Seeds 0 to this - 1.', 1)
+  flag('seeds', int, 1, "How many, from 0 or the run's first.", 1)
   flag('only', str, None, 'Of these, the run of this name: NAME-seedN.')
   text = 'List them, run them here, or print submit commands.'
   flag('run', ('list', 'local', 'slurm', 'tpu'), 'list', text)
@@ -257,9 +257,9 @@ def _chosen(args: flags.FlagValues) -> list[Planned]:
   if not args.only:
     return runs
   names = [
-    f'{run.name.split("/")[1]}-seed{seed}'
+    f'{run.name.split("/")[1]}-seed{run.first_seed + number}'
     for run in catalogue.RUNS[args.table]
-    for seed in range(args.seeds)
+    for number in range(args.seeds)
   ]
   if args.only not in names:
     raise ConfigError(f'--only={args.only} is none of {", ".join(names)}.')

@@ -34,8 +34,9 @@ def runs_to_make(
   Seed by seed, so that a drift of the machine's speed touches all rows alike.
   """
   found = []
-  for seed in range(seeds):
+  for number in range(seeds):
     for run in catalogue.RUNS[table]:
+      seed = run.first_seed + number
       name = f'{run.name}-seed{seed}'
       if not record.exists(name):
         config = f'{run.config},seed={seed}'

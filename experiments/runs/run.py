@@ -18,6 +18,7 @@ class Run(NamedTuple):
     baseline: Name of the run that its speed-ups refer to; '': none.
     test_split: Split that judges the trained network, and that no choice was
       made on; '': none does.
+    first_seed: Of its seeds, which follow one another.
   """
 
   name: str
@@ -30,6 +31,7 @@ class Run(NamedTuple):
   overrides: tuple[str, ...] = ()
   baseline: str = ''
   test_split: str = ''
+  first_seed: int = 0
 
   @property
   def config(self) -> str:

@@ -71,6 +71,9 @@ CONFIGS = {
   'motion_tiny': Spec(num_train=240, num_validation=64, num_test=64),
   'digit_motion': Spec(labels='digit_motion'),
   'motion_long_tail': Spec(imbalance=100.0),
+  # For larger crops: all sets are a quarter larger than the clips of them.
+  'motion_100px': Spec(size_px=100),
+  'motion_120px': Spec(size_px=120),
 }
 
 

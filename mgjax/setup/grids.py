@@ -28,6 +28,8 @@ PUBLISHED_SIZES = {
   'moving_digits/motion_tiny': 240,
   'moving_digits/digit_motion': 4_000,
   'moving_digits/motion_long_tail': 4_000,
+  'moving_digits/motion_100px': 4_000,
+  'moving_digits/motion_120px': 4_000,
 }
 
 # The field that has each argument of `make_schedule`. Its errors name the

@@ -550,6 +550,8 @@ def test_known_specs_have_short_names_and_others_tell_every_field():
     'motion_tiny',
     'digit_motion',
     'motion_long_tail',
+    'motion_100px',
+    'motion_120px',
   ]
   others = [
     Spec(num_train=1),
