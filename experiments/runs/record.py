@@ -177,21 +177,21 @@ def code_version() -> dict[str, str]:
   the code.
   """
   return {
-    'commit': _git('rev-parse', 'HEAD'),
-    'changed_files': _git('status', '--porcelain', '--', 'mgjax', 'configs'),
-    'package_tree': _tree_on_disk('mgjax'),
-    'configs_tree': _tree_on_disk('configs'),
+    'commit': git('rev-parse', 'HEAD'),
+    'changed_files': git('status', '--porcelain', '--', 'mgjax', 'configs'),
+    'package_tree': tree_on_disk('mgjax'),
+    'configs_tree': tree_on_disk('configs'),
   }
 
 
-def _tree_on_disk(folder: str) -> str:
+def tree_on_disk(folder: str) -> str:
   """Git's hash of a folder of the project, what is not committed included."""
   with tempfile.TemporaryDirectory() as scratch:
     # Not the user's own index, in which a commit may be under way.
     index = {'GIT_INDEX_FILE': f'{scratch}/index'}
-    _git('read-tree', 'HEAD', **index)
-    _git('add', '--all', '--', folder, **index)
-    return _git('write-tree', f'--prefix={folder}/', **index)
+    git('read-tree', 'HEAD', **index)
+    git('add', '--all', '--', folder, **index)
+    return git('write-tree', f'--prefix={folder}/', **index)
 
 
 def new_file(folder: str, name: str) -> pathlib.Path:
@@ -385,7 +385,13 @@ def with_config(config: ml_collections.ConfigDict) -> list[dict]:
   return found
 
 
-def _git(*arguments: str, **environment: str) -> str:
+def git(*arguments: str, **environment: str) -> str:
+  """What a command of Git says of this project.
+
+  Raises:
+    CalledProcessError: It failed.
+    OSError: There is no Git.
+  """
   return subprocess.run(
     ['git', *arguments],
     capture_output=True,

@@ -18,7 +18,7 @@ import statistics
 import sys
 
 from experiments import tabulate
-from experiments.runs import generated, record
+from experiments.runs import generated, history, record
 from experiments.tables import measured
 
 TABLE = 'class_balance'
@@ -67,6 +67,7 @@ def make() -> list[tabulate.Table]:
         _gain(mean_class, base) if rows else '',
         measured.spread([_rare_accuracy(entry) for entry in entries], 1),
         str(len(entries)),
+        history.code_of(entries),
         f'{run.name}-seed*',
       )
     )
@@ -76,6 +77,7 @@ def make() -> list[tabulate.Table]:
     'more than as they are ± standard error [measured]',
     f'mean of the {_RARE} rarest, % [measured]',
     'seeds',
+    'code',
     'record',
   )
   return [tabulate.Table(TABLE, header, rows)]

@@ -10,7 +10,7 @@ import ml_collections
 from matplotlib import ticker
 
 from experiments import tabulate
-from experiments.runs import record
+from experiments.runs import history, record
 from experiments.runs.run import Run
 
 
@@ -29,6 +29,7 @@ class Result(NamedTuple):
     frames: Of a clip of the full grid.
     clip_gmacs: 1e9 multiply-adds of the forward pass of such a clip.
     conditions: Machines and commits that the seeds ran with.
+    code: The commits, for a table.
   """
 
   top1: tuple[float, ...]
@@ -41,6 +42,7 @@ class Result(NamedTuple):
   frames: int
   clip_gmacs: float
   conditions: frozenset[tuple]
+  code: str
 
   @property
   def mean(self) -> float:
@@ -84,6 +86,7 @@ def _read(entries: Sequence[dict]) -> Result:
     conditions=frozenset(
       (*record.machine_of(entry), entry.get('commit')) for entry in entries
     ),
+    code=history.code_of(entries),
   )
 
 
@@ -223,6 +226,7 @@ def table(name: str, runs: Sequence[Run]) -> tabulate.Table:
         ),
         speedup(found, base) if base else '',
         f'{base.gmacs / found.gmacs:.2f}' if base else '',
+        found.code,
         f'{run.name}-seed*',
       )
     )
@@ -239,6 +243,7 @@ def table(name: str, runs: Sequence[Run]) -> tabulate.Table:
       'evaluating, s [measured]',
       'speed-up ± standard error [measured]',
       'speed-up by MACs [computed]',
+      'code',
       'record',
     ),
     rows,
@@ -256,6 +261,7 @@ def accuracy_table(name: str, runs: Sequence[Run]) -> tabulate.Table:
       f'{found.steps:,}',
       f'{found.clips:,}',
       f'{1e3 * found.clip_gmacs:.1f}',
+      found.code,
       f'{run.name}-seed*',
     )
     for run in runs
@@ -271,6 +277,7 @@ def accuracy_table(name: str, runs: Sequence[Run]) -> tabulate.Table:
       'steps',
       'clips',
       'MACs of a clip, million [computed]',
+      'code',
       'record',
     ),
     rows,

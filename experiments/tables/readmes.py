@@ -5,7 +5,8 @@ python -m experiments.tables --check  exit code 1 where one is not current
 
 Tables of our runs come from records; those of the papers are computed exactly.
 
-Either way, it fails on a record whose config or data set is not known.
+Either way, it fails on a record whose config or data set is not known, and says
+on stderr which rows rest on other code than today's.
 """
 
 import functools
@@ -23,7 +24,7 @@ from experiments.bench import (
   grid_step_times,
   step_time,
 )
-from experiments.runs import catalogue, planned, record
+from experiments.runs import catalogue, history, planned, record
 from experiments.tables import (
   activation_memory,
   blvnet_costs,
@@ -132,6 +133,20 @@ def main(values: flags.FlagValues) -> None:
   sys.exit(write(check=values.check))
 
 
+def rows_of_other_code() -> list[str]:
+  """Says which rows of our runs rest on other code than today's, and how old.
+
+  It is not in the tables: they would change with every commit.
+  """
+  found = []
+  for table, runs in catalogue.RUNS.items():
+    for run in runs:
+      ages = [history.age(entry) for entry in record.load(f'{run.name}-seed*')]
+      if told := ', '.join(dict.fromkeys(filter(None, ages))):
+        found.append(f'{table}, {run.row!r} ({run.name}-seed*): {told}')
+  return found
+
+
 def write(*, check: bool) -> int:
   """Writes the tables and the picture.
 
@@ -152,6 +167,8 @@ def write(*, check: bool) -> int:
     print(f'error: record {problem}', file=sys.stderr)
   if problems:
     return 1
+  for row in rows_of_other_code():
+    print(f"note: other code than today's: {row}", file=sys.stderr)
   status = 0
   for path in READMES:
     old = path.read_text()

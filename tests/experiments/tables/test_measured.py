@@ -62,11 +62,11 @@ def test_a_table_shows_mean_deviation_and_speedup_by_hand(add_record):
   none, both = measured.table('t', RUNS).rows
   assert none[:4] == ('baseline', '72.0 ± 2.8', '2', '1,000')
   assert none[5:8] == ('100 ± 3', '5 ± 0', '1 ± 0')
-  assert none[-3:] == ('1.00', '1.00', 'digits/none-seed*')
+  assert none[-4:] == ('1.00', '1.00', 'abc', 'digits/none-seed*')
   assert both[:2] == ('multigrid', '81.0 ± 1.4')
   assert both[5] == '25 ± 7'
   # Standard errors of the means: 5 of 25 and 2 of 100; sqrt(0.2² + 0.02²).
-  assert both[-3:] == ('4.00 ± 0.80', '3.00', 'digits/both-seed*')
+  assert both[-4:] == ('4.00 ± 0.80', '3.00', 'abc', 'digits/both-seed*')
 
 
 def test_every_run_is_compared_to_the_baseline_of_its_own_kind(add_record):
@@ -81,7 +81,7 @@ def test_every_run_is_compared_to_the_baseline_of_its_own_kind(add_record):
       add_record(f'x/{kind}-none-seed{seed}', top1=1.0, train_s=none_s)
       add_record(f'x/{kind}-both-seed{seed}', top1=1.0, train_s=20.0)
   rows = measured.table('t', runs).rows
-  assert [row[-3] for row in rows] == [
+  assert [row[-4] for row in rows] == [
     *('1.00', '5.00 ± 0.00', '1.00', '2.00 ± 0.00')
   ]
 
@@ -146,14 +146,14 @@ def test_a_table_of_accuracies_has_no_times(add_record):
   assert not any(' s ' in c or 'speed-up' in c for c in table.columns)
   assert table.rows == [
     ('multigrid', '16', '80.0', '1', '1,000', '8,000', '30.0')
-    + ('digits/both-seed*',)
+    + ('abc', 'digits/both-seed*')
   ]
 
 
 def test_runs_without_records_have_no_row(add_record):
   assert not measured.table('t', RUNS).rows
   add_record('digits/both-seed0', top1=80.0, train_s=20.0)
-  ((_, accuracy, *_, speedup, macs, _),) = measured.table('t', RUNS).rows
+  ((_, accuracy, *_, speedup, macs, _, _),) = measured.table('t', RUNS).rows
   assert (accuracy, speedup, macs) == ('80.0', '', '')
 
 
@@ -161,7 +161,7 @@ def test_runs_without_records_have_no_row(add_record):
 def test_times_of_one_seed_of_two_machines_or_of_two_commits_are_not_compared(
   add_record, other
 ):
-  speedups = lambda: [row[-3] for row in measured.table('t', RUNS).rows]
+  speedups = lambda: [row[-4] for row in measured.table('t', RUNS).rows]
   add_record('digits/none-seed0', top1=70.0, train_s=100.0)
   add_record('digits/both-seed0', top1=80.0, train_s=20.0)
   assert speedups() == ['', '']
@@ -181,9 +181,9 @@ def test_records_without_a_processor_compare_where_all_else_agrees(
   old = {'cpu': None, 'num_cpus': 2, 'jax': '0.10.2'}
   for name in ('none-seed0', 'none-seed1', 'both-seed0', 'both-seed1'):
     add_record(f'digits/{name}', top1=1.0, train_s=20.0, **old)
-  assert measured.table('t', RUNS).rows[1][-3] == '1.00 ± 0.00'
+  assert measured.table('t', RUNS).rows[1][-4] == '1.00 ± 0.00'
   add_record('digits/both-seed2', top1=1.0, train_s=20.0, **{**old, **other})
-  assert measured.table('t', RUNS).rows[1][-3] == ''
+  assert measured.table('t', RUNS).rows[1][-4] == ''
 
 
 def test_speedups_at_equal_accuracy_by_hand():
@@ -198,6 +198,7 @@ def test_speedups_at_equal_accuracy_by_hand():
     frames=16,
     clip_gmacs=1.0,
     conditions=frozenset([machine]),
+    code='abc',
   )
   baselines = [result(90.0, 400.0), result(60.0, 100.0), result(80.0, 200.0)]
   speedup = lambda top1: epoch_factors.speedup_at_equal_accuracy(
