@@ -4,7 +4,8 @@
 # make test-all  those and the slow ones
 # make smoke     a tiny demo and the decoding tests: does a Python work at all?
 # make chaos     runs in five setups, killed 200 times at random (CHAOS=n times)
-# make records   the runs behind the README's table (about an hour)
+# make records   the runs behind the README's table (about an hour); FRESH=1: anew,
+#                into a folder of their own, and compared with the stored ones
 # make tables    the tables and the picture of the READMEs and docs
 # make lint      formatting, static checks and types
 
@@ -26,6 +27,10 @@ DIGITS := $(if $(filter tiny,$(SIZE)),motion_tiny,motion_demo)
 # would take more than ten minutes together with the installation.
 EPOCH_FACTOR ?= 0.75
 CHAOS ?= 200
+TABLE ?= moving_digits
+SEEDS ?= 3
+# Where FRESH=1 goes on another day: RECORDS=runs/records-DATE.
+RECORDS ?= runs/records-$(shell date +%Y%m%d)
 WORKDIR ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: demo test test-all smoke chaos records tables lint clean
@@ -55,7 +60,8 @@ chaos: $(INSTALLED)
 
 records: $(INSTALLED)
 	$(RUN) -m mgjax.data.moving_digits --out=data --config=motion
-	$(RUN) -m experiments.runs.launch --table=moving_digits --seeds=3 --run=local
+	$(RUN) -m experiments.runs.launch --table=$(TABLE) --seeds=$(SEEDS) --run=local $(if $(FRESH),--records=$(RECORDS) --workdir=$(RECORDS)/runs)
+	$(if $(FRESH),$(RUN) -m experiments.runs.compare --table=$(TABLE) --records=$(RECORDS))
 
 tables: $(INSTALLED)
 	$(RUN) -m experiments.tables

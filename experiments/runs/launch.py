@@ -7,9 +7,11 @@ python -m experiments.runs.launch --table=epoch_factors --seeds=3 --run=local \
 python -m experiments.runs.launch --table=ssv2_accuracy --run=slurm \
   --gmacs_per_s=40000 --device='8 x H100'
 
-Runs that have a record in experiments/records are skipped. Hours are those of
-training steps: 3 x the plan's multiply-adds (a backward pass takes twice the
-forward pass's) over a rate, which is yours (--gmacs_per_s) or that of a record
+Runs that have a record in experiments/records are skipped; --records names
+another folder, whose records `experiments.runs.compare` compares with those.
+Hours are those of training steps: 3 x the plan's multiply-adds (a backward pass
+takes twice the forward pass's) over a rate, which is yours (--gmacs_per_s) or
+that of a record
 (--record). The published results on SSv2 and Charades, and those of
 models on segments, start from other weights: --init_from names them.
 """
@@ -24,6 +26,7 @@ import contextlib
 import functools
 import itertools
 import os
+import pathlib
 import shlex
 import subprocess
 import sys
@@ -82,6 +85,7 @@ def command(table: str, item: Planned, args: flags.FlagValues) -> str:
       f'--seeds={args.seeds}',
       f'--only={name}',
       f'--workdir={args.workdir}',
+      *([f'--records={args.records}'] if args.records else []),
       *([f'--init_from={args.init_from}'] if args.init_from else []),
     ]
   )
@@ -117,7 +121,12 @@ def submit_line(
   )
 
 
-def _make_record(item: Planned, folder: epath.Path, log: bool) -> None:
+def _make_record(
+  item: Planned,
+  folder: epath.Path,
+  log: bool,
+  records: pathlib.Path | None,
+) -> None:
   """Makes a record; with `log`, the training prints into FOLDER.log."""
   out = contextlib.nullcontext()
   if log:
@@ -131,11 +140,17 @@ def _make_record(item: Planned, folder: epath.Path, log: bool) -> None:
       workdir=folder,
       overrides=item.run.overrides,
       test_split=item.run.test_split,
+      records=records,
       log=file,
     )
 
 
-def run_here(runs: list[Planned], workdir: epath.Path, num_jobs: int) -> int:
+def run_here(
+  runs: list[Planned],
+  workdir: epath.Path,
+  num_jobs: int,
+  records: pathlib.Path | None = None,
+) -> int:
   """Makes records on this machine; a failure ends it after the runs under way.
 
   Args:
@@ -143,6 +158,7 @@ def run_here(runs: list[Planned], workdir: epath.Path, num_jobs: int) -> int:
     workdir: Folder of all runs.
     num_jobs: Runs at a time, each on CPUs of its own, so that they disturb each
       other little; each prints into WORKDIR/EXPERIMENT/NAME.log then.
+    records: Folder of the records; None: the repository's.
 
   Returns:
     The exit code of the first that failed, else 0.
@@ -161,7 +177,7 @@ def run_here(runs: list[Planned], workdir: epath.Path, num_jobs: int) -> int:
     if failed.is_set():
       return
     try:
-      _make_record(item, workdir / item.record, log=num_jobs > 1)
+      _make_record(item, workdir / item.record, num_jobs > 1, records)
     except BaseException:
       failed.set()
       raise
@@ -195,6 +211,8 @@ def define_flags(values: flags.FlagValues) -> None:
   text = 'List them, run them here, or print submit commands.'
   flag('run', ('list', 'local', 'slurm', 'tpu'), 'list', text)
   flag('workdir', str, 'runs', 'Folder of all runs.')
+  text = "Folder of records; by default the repository's."
+  flag('records', str, None, text)
   text = 'local: runs at a time, each on a share of the CPUs.'
   flag('jobs', int, 1, text, 1, environment.num_cpus())
   text = 'config.init_from of all runs, with a new classifier.'
@@ -241,6 +259,11 @@ def _rate(args: flags.FlagValues) -> tuple[float | None, str]:
   return args.gmacs_per_s, args.device
 
 
+def _records(args: flags.FlagValues) -> pathlib.Path | None:
+  """Folder of records; None: the repository's."""
+  return pathlib.Path(args.records) if args.records else None
+
+
 def _chosen(args: flags.FlagValues) -> list[Planned]:
   """The runs that the flags ask for and that have no record.
 
@@ -253,7 +276,7 @@ def _chosen(args: flags.FlagValues) -> list[Planned]:
       f'--config.init_from={args.init_from}',
       '--config.init_head=new',
     )
-  runs = planned.runs_to_make(args.table, args.seeds, overrides)
+  runs = planned.runs_to_make(args.table, args.seeds, overrides, _records(args))
   if not args.only:
     return runs
   names = [
@@ -279,7 +302,7 @@ def main(args: flags.FlagValues) -> None:
   if args.run == 'local':
     workdir = epath.Path(args.workdir)
     files.make_folder(workdir, f'--workdir={workdir}')
-    if code := run_here(runs, workdir, args.jobs):
+    if code := run_here(runs, workdir, args.jobs, _records(args)):
       sys.exit(code)  # The code of a run: 75 asks to start this again.
   elif args.run == 'list':
     print(tabulate.markdown(listing(args.table, runs, rate, device)))

@@ -1,6 +1,7 @@
 """What the runs that have no record yet will cost."""
 
 import functools
+import pathlib
 from typing import NamedTuple
 
 from experiments import costs
@@ -27,7 +28,10 @@ class Planned(NamedTuple):
 
 
 def runs_to_make(
-  table: str, seeds: int, overrides: tuple[str, ...] = ()
+  table: str,
+  seeds: int,
+  overrides: tuple[str, ...] = (),
+  records: pathlib.Path | None = None,
 ) -> list[Planned]:
   """The runs of a table that have no record yet, with more overrides.
 
@@ -38,7 +42,7 @@ def runs_to_make(
     for run in catalogue.RUNS[table]:
       seed = run.first_seed + number
       name = f'{run.name}-seed{seed}'
-      if not record.exists(name):
+      if not record.exists(name, records):
         config = f'{run.config},seed={seed}'
         gmacs = training_gmacs(run)
         run = run._replace(overrides=(*run.overrides, *overrides))

@@ -43,6 +43,7 @@ def run(
   workdir: epath.Path,
   overrides: Sequence[str] = (),
   test_split: str = '',
+  records: pathlib.Path | None = None,
   log: IO[str] | None = None,
 ) -> pathlib.Path:
   """Trains, unless the record exists, and writes the record.
@@ -53,6 +54,7 @@ def run(
     workdir: Folder of the run; an interrupted run in it goes on.
     overrides: Such as '--config.grid.epoch_factor=1.0'.
     test_split: Split that judges the trained network; '': none does.
+    records: Folder of records; None: the repository's.
     log: Where the training prints; None: here.
 
   Returns:
@@ -63,7 +65,7 @@ def run(
     ConfigError: A value of the config cannot work, its data set has not been
       prepared, or nothing says what code has made the run in the folder.
   """
-  folder = RECORDS / name
+  folder = (records or RECORDS) / name
   if (folder / 'record.json').exists():
     print(f'{name}: recorded', flush=True)
     return folder
@@ -213,28 +215,30 @@ def write_file(path: pathlib.Path, entry: dict) -> None:
   print(f'wrote {path}', file=sys.stderr)
 
 
-def exists(name: str) -> bool:
-  """Whether there is a record of this name."""
-  return (RECORDS / name / 'record.json').exists()
+def exists(name: str, records: pathlib.Path | None = None) -> bool:
+  """Whether there is a record of this name; `records` as for `run`."""
+  return ((records or RECORDS) / name / 'record.json').exists()
 
 
-def load(pattern: str) -> list[dict]:
+def load(pattern: str, records: pathlib.Path | None = None) -> list[dict]:
   """Records in the order of their names.
 
   Args:
     pattern: An experiment, or a glob pattern of names: 'digits/none-seed*'.
+    records: Their folder; None: the repository's.
 
   Returns:
     The contents of record.json, with the record's 'name'.
   """
   if '/' not in pattern:
     pattern = f'{pattern}/*'  # So '*' is all of them.
+  records = records or RECORDS
   return [
     {
-      'name': str(path.parent.relative_to(RECORDS)),
+      'name': str(path.parent.relative_to(records)),
       **files.read_json(path),
     }
-    for path in sorted(RECORDS.glob(f'{pattern}/record.json'))
+    for path in sorted(records.glob(f'{pattern}/record.json'))
   ]
 
 
@@ -253,9 +257,9 @@ def eval_of(entry: dict) -> dict:
   return files.read_json(RECORDS / entry['name'] / 'eval.json')
 
 
-def test_of(entry: dict) -> dict | None:
+def test_of(entry: dict, records: pathlib.Path | None = None) -> dict | None:
   """The evaluation of a loaded record on a test split; None: there is none."""
-  path = RECORDS / entry['name'] / _TEST
+  path = (records or RECORDS) / entry['name'] / _TEST
   return files.read_json(path) if path.exists() else None
 
 

@@ -122,7 +122,7 @@ def test_launch_starts_the_runs_that_have_no_record(
   monkeypatch.setattr(
     record,
     'run',
-    lambda name, config, *, workdir, overrides, test_split, log: started.append(
+    lambda name, config, *, workdir, overrides, **kwargs: started.append(
       (name, config, workdir, overrides)
     ),
   )
@@ -153,6 +153,27 @@ def test_launch_has_a_run_judged_on_its_test_split(
   argv = ['--table=moving_digits', '--run=local', f'--workdir={tmp_path}']
   assert launched(argv) == 0
   assert splits == ['test']
+
+
+def test_launch_makes_records_anew_in_another_folder(
+  records, monkeypatch, tmp_path, no_counting
+):
+  made = []
+  monkeypatch.setattr(
+    record,
+    'run',
+    lambda name, *_, records, **kwargs: made.append((name, records)),
+  )
+  config = 'configs/moving_digits.py:grid=none,seed=0'
+  records('moving_digits/none-seed0', config)
+  fresh = tmp_path / 'fresh'
+  records('fresh/moving_digits/both-2-seed0', config)
+  argv = ['--table=moving_digits', '--run=local', f'--records={fresh}']
+  assert launched([*argv, f'--workdir={tmp_path}']) == 0
+  assert made == [
+    ('moving_digits/none-seed0', fresh),
+    ('moving_digits/both-1.5-seed0', fresh),
+  ]
 
 
 @pytest.mark.skipif(
