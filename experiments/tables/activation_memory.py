@@ -12,7 +12,6 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
-import pathlib
 import sys
 
 from experiments import costs, tabulate
@@ -74,25 +73,5 @@ def make() -> list[tabulate.Table]:
   ]
 
 
-def picture(path: pathlib.Path) -> None:
-  """A line for each network, those without TAM left out."""
-
-  def draw(axes):
-    for name, model in _NETWORKS.items():
-      if model in ('blvnet_50', 'blvnet_101'):
-        continue
-      values = [_elements(model, frames) for frames in _FRAMES]
-      axes.plot(_FRAMES, values, 'o-', label=name)
-    axes.set(
-      xlabel='frames',
-      ylabel='activations of a clip, millions',
-      xticks=_FRAMES,
-      ylim=(0, None),
-    )
-    axes.legend()
-
-  tabulate.save_picture(draw, path)
-
-
 if __name__ == '__main__':
-  sys.exit(tabulate.main(make, picture))
+  sys.exit(tabulate.main(make))

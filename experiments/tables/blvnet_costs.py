@@ -13,6 +13,7 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
+import pathlib
 import sys
 
 from experiments import costs, tabulate
@@ -211,5 +212,35 @@ def make() -> list[tabulate.Table]:
   return [sizes(), overhead(), ratios(), checks()]
 
 
+def picture(path: pathlib.Path) -> None:
+  """Multiply-adds and activations of a clip against frames, at 224 pixels."""
+
+  def draw(panels):
+    for depth, color in ((50, 'C0'), (101, 'C1')):
+      for name, model, style in (
+        (f'TSN-R{depth}', f'tsn_r{depth}', 'o--'),
+        (f'bLVNet-TAM-{depth}', f'blvnet_tam_{depth}', 'o-'),
+      ):
+        found = [costs.cost(model, 174, n, 224, 224) for n in _PAIRS]
+        for axes, values in zip(
+          panels,
+          (
+            [cost.macs / 1e9 for cost in found],
+            [cost.conv_outputs / 1e6 for cost in found],
+          ),
+          strict=True,
+        ):
+          axes.plot(_PAIRS, values, style, color=color, label=name)
+    for axes, label in zip(
+      panels,
+      ('GMACs of a clip', 'activations of a clip, millions'),
+      strict=True,
+    ):
+      axes.set(xlabel='frames', ylabel=label, xticks=_PAIRS, ylim=(0, None))
+    panels[0].legend(frameon=False)
+
+  tabulate.save_picture(draw, path, panels=2, beside=True)
+
+
 if __name__ == '__main__':
-  sys.exit(tabulate.main(make))
+  sys.exit(tabulate.main(make, picture))

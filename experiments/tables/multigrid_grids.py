@@ -158,6 +158,11 @@ def picture(path: pathlib.Path) -> None:
         if phase.base in seen:
           continue
         seen.append(phase.base)
+        if mode in ('none', 'long'):  # One shape, until the next.
+          T, H, _, batch = phase.base
+          axes.annotate(
+            f'{T} x {H}²', (x, 1.1 * batch / full.batch), va='bottom'
+          )
         for i in range(12):
           grid = phase.cycle[i % len(phase.cycle)]
           axes.bar(
