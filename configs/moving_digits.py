@@ -146,8 +146,9 @@ def _set_transformer(
   if not tiny:
     data.batch_size = 16
     config.optim.total_epochs, config.optim.lr_steps = 12, (9,)
-    # Each the better of two (experiments/README.md): the full grid does not
-    # learn at a constant rate, and a cosine leaves the last phases none.
+    # Each the better of two (experiments/pages/transformers.md): the full grid
+    # does not learn at a constant rate, and a cosine leaves the last phases
+    # none.
     if grid not in ('short', 'long', 'both'):
       config.optim.schedule = 'cosine'
   config.grid.ladder = tuple(

@@ -131,6 +131,8 @@ TEXTS = [
   *PAGES,
   *(ROOT / name for name in ('CONTRIBUTING.md', 'experiments/README.md')),
   ROOT / 'experiments/records/README.md',
+  ROOT / 'experiments/runs/classes/README.md',
+  *sorted((ROOT / 'experiments/pages').glob('*.md')),
 ]
 NAMES = [str(path.relative_to(ROOT)) for path in TEXTS]
 
@@ -141,6 +143,21 @@ def test_links_lead_somewhere(page):
   for link in re.findall(r'\]\(([^)#\s]+)', prose):
     if not link.startswith('http'):
       assert (page.parent / link).exists(), link
+
+
+def anchors_of(page):
+  """Those that a reader of Markdown makes of a page's headings."""
+  prose = re.sub(r'^```.*?^```', '', page.read_text(), flags=re.M | re.S)
+  titles = re.findall(r'^#+ (.*)$', prose, re.M)
+  return {re.sub(r'[^\w\- ]', '', t.lower()).replace(' ', '-') for t in titles}
+
+
+@pytest.mark.parametrize('page', TEXTS, ids=NAMES)
+def test_anchors_are_headings(page):
+  prose = re.sub(r'^```.*?^```', '', page.read_text(), flags=re.M | re.S)
+  for link, anchor in re.findall(r'\]\(([^)#\s]*)#([^)\s]+)\)', prose):
+    if not link.startswith('http'):
+      assert anchor in anchors_of(page.parent / link if link else page), anchor
 
 
 @pytest.mark.parametrize('page', TEXTS, ids=NAMES)

@@ -1,4 +1,4 @@
-"""Writes the tables of both READMEs: see readmes.py."""
+"""Writes the tables of all pages: see readmes.py."""
 
 from mgjax import stop_signal
 

@@ -1,4 +1,4 @@
-"""Writes the tables of the READMEs and docs, and the README's picture.
+"""Writes the tables of the READMEs, pages and docs, and their pictures.
 
 python -m experiments.tables          writes them
 python -m experiments.tables --check  exit code 1 where one is not current
@@ -10,10 +10,12 @@ on stderr which rows rest on other code than today's.
 """
 
 import functools
+import hashlib
 import html
 import pathlib
 import re
 import sys
+import types
 
 from absl import flags
 
@@ -28,6 +30,7 @@ from experiments.runs import catalogue, history, planned, record
 from experiments.tables import (
   activation_memory,
   blvnet_costs,
+  claims,
   class_balance,
   epoch_factors,
   frames_accuracy,
@@ -46,11 +49,17 @@ from mgjax import cli
 
 _ROOT = pathlib.Path(__file__).parents[2]
 README = _ROOT / 'README.md'
-READMES = (README, _ROOT / 'experiments/README.md', _ROOT / 'docs/speed.md')
+EXPERIMENTS = _ROOT / 'experiments/README.md'
+PAGES = _ROOT / 'experiments/pages'
+READMES = (
+  *(README, EXPERIMENTS, _ROOT / 'docs/speed.md'),
+  *sorted(PAGES.glob('*.md')),
+)
 PICTURE = _ROOT / 'docs/multigrid.svg'
 
 # Of the tables between marks in those files.
 SCRIPTS = (
+  claims,
   multigrid_accuracy,
   epoch_factors,
   frames_accuracy,
@@ -70,6 +79,10 @@ SCRIPTS = (
   transformers,
   compiled_layouts,
 )
+
+
+# Those whose pictures stand in these files, as PAGES/NAME.svg.
+DRAWN = (epoch_factors, multigrid_grids, multigrid_schedules, blvnet_costs)
 
 
 @functools.cache
@@ -114,6 +127,32 @@ def with_tables(text: str) -> str:
   return text
 
 
+def path_of(script: types.ModuleType) -> pathlib.Path:
+  """Where the picture of a script lies."""
+  return PAGES / f'{script.__name__.rpartition(".")[-1]}.svg'
+
+
+def _mark(script: types.ModuleType) -> str:
+  """What a picture of the script's present tables ends with."""
+  tables = [contents()[table.name] for table in script.make()]
+  digest = hashlib.sha256('\n'.join(tables).encode()).hexdigest()
+  return f'<!-- numbers {digest[:16]} -->\n'
+
+
+def is_drawn(script: types.ModuleType) -> bool:
+  """Whether the picture of a script is one of its present tables."""
+  path = path_of(script)
+  return path.exists() and path.read_text().endswith(_mark(script))
+
+
+def draw(script: types.ModuleType) -> None:
+  """Draws the picture of a script."""
+  path = path_of(script)
+  script.picture(path)
+  lines = [line.rstrip() for line in path.read_text().splitlines()]
+  path.write_text('\n'.join(lines) + '\n' + _mark(script))
+
+
 def _stale(path: pathlib.Path) -> str:
   name = path.relative_to(_ROOT)
   return f'error: {name} is not what schedules and records say; run make tables'
@@ -148,7 +187,7 @@ def rows_of_other_code() -> list[str]:
 
 
 def write(*, check: bool) -> int:
-  """Writes the tables and the picture.
+  """Writes the tables and the pictures.
 
   Args:
     check: Whether to say on stderr what is not current instead.
@@ -184,6 +223,14 @@ def write(*, check: bool) -> int:
   if check and not is_current:
     print(_stale(PICTURE), file=sys.stderr)
     status = 1
+  for script in DRAWN:
+    if is_drawn(script):
+      continue
+    if check:
+      print(_stale(path_of(script)), file=sys.stderr)
+      status = 1
+    else:
+      draw(script)
   if not check:
     if not is_current:
       multigrid_accuracy.picture(PICTURE)

@@ -3,13 +3,15 @@
 import csv
 import re
 import sys
+import types
 
 import pytest
 
 from experiments import tabulate
 from experiments.bench import decode_speed, step_time
 from experiments.runs import catalogue, record, settings
-from experiments.tables import readmes
+from experiments.tables import claims, readmes
+from tests.experiments.rows import rows_of
 
 DIGITS = 'configs/moving_digits.py:grid=none,seed=0'
 
@@ -25,17 +27,64 @@ def test_every_table_stands_in_a_readme():
 
 def test_a_changed_number_is_noticed(monkeypatch, tmp_path, capsys):
   readmes.contents()  # Records are read before reading is another thing.
-  text = readmes.READMES[1].read_text()
-  path = readmes.READMES[1].with_name('README_changed.md')
+  text = (readmes.PAGES / 'blvnet_tam.md').read_text()
+  path = readmes.PAGES / 'changed.md'
   monkeypatch.setattr(
     type(path), 'read_text', lambda self: text.replace('18,048', '18,049')
   )
   monkeypatch.setattr(readmes, 'READMES', (path,))
+  monkeypatch.setattr(readmes, 'DRAWN', ())
   for module in (record, step_time, decode_speed):
     monkeypatch.setattr(module, 'problems', lambda: [])
   monkeypatch.setattr(catalogue, 'mismatches', lambda: [])
   assert readmes.write(check=True) == 1
   assert 'is not what schedules and records say' in capsys.readouterr().err
+
+
+def test_a_picture_of_other_numbers_is_noticed_and_drawn_again(
+  monkeypatch, tmp_path
+):
+  monkeypatch.setattr(readmes, 'PAGES', tmp_path)
+  drawn = []
+
+  def picture(path):
+    drawn.append(path)
+    path.write_text('<svg>\n</svg>\n')
+
+  script = types.ModuleType('experiments.tables.digits')
+  script.make = lambda: [tabulate.Table('blvnet_ratios', (), ())]
+  script.picture = picture
+  assert not readmes.is_drawn(script)
+  readmes.draw(script)
+  assert readmes.is_drawn(script)
+  assert drawn == [tmp_path / 'digits.svg']
+  # Its tables are others now.
+  script.make = lambda: [tabulate.Table('tam_overhead', (), ())]
+  assert not readmes.is_drawn(script)
+
+
+def test_every_claim_has_a_status_and_is_known_if_it_is_exact(made):
+  rows = rows_of(made['claims'])
+  assert {row['status'] for row in rows} <= {
+    *(
+      'exact',
+      'measured on generated data',
+      'needs data',
+      'unknown',
+      'measured',
+    )
+  }
+  for row in rows:
+    assert bool(row['here']) == row['status'].startswith(('exact', 'measured'))
+    assert row['page']
+  assert len(rows) >= 18
+
+
+def test_a_claim_without_records_is_unknown(monkeypatch, tmp_path):
+  monkeypatch.setattr(record, 'RECORDS', tmp_path)
+  (table,) = claims.make()
+  found = {row['status'] for row in rows_of(table)}
+  assert found == {'exact', 'needs data', 'unknown'}
 
 
 def test_an_unknown_table_is_refused():
