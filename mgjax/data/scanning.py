@@ -159,7 +159,7 @@ def _attempts(groups: Sequence[Sequence[int]]) -> Iterator[set[int]]:
     wanted = set()
     for number, group in enumerate(groups[first::2]):
       # Skipped frames must not matter, either. This depends on the encoder, so
-      # a sample of the groups tells; all of them would take half as long again.
+      # a sample of the groups tells; all of them would take longer.
       tried = () if number % _TRIED_GROUPS else group[:_TRIED_FRAMES]
       wanted.update(group[len(tried) :])
       for start in range(0, len(tried), _RUN_FRAMES):

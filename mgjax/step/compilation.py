@@ -108,11 +108,8 @@ def needed_bytes(executable: Any) -> int:
   once: the runtime allocates each as a whole before the program starts, the
   temporary arrays in one piece with the gaps between them. XLA's own peak
   (`peak_memory_in_bytes`) is of what is alive at once. It is smaller for most
-  programs (SlowFast of one block a stage at its full grid: 7.81 against 8.15
-  GiB on a TPU v5e, 2.09 against 2.15 on an H100), and XLA:CPU's leaves
-  temporary arrays out. It is greater for some (at its coarsest grid 2.14
-  against 2.11 on an H100; moving_digits of size=tiny 25.8 against 11.3 MB on a
-  TPU). So the greater of the two.
+  programs, and XLA:CPU's leaves temporary arrays out; it is greater for some.
+  So the greater of the two.
 
   Args:
     executable: A jax.stages.Compiled, or what wraps it.

@@ -7,13 +7,7 @@ beside * C], and C varies last. A convolution of them is one with a wide kernel,
 most of it zeros, that costs no more passes through the matrix unit than the
 narrow one does, on fewer positions.
 
-The training step of SlowFast at 64 x 32 x 224^2 on eight v5e, in bfloat16, with
-one block per stage, by XLA:TPU (libtpu 0.0.52); of each device:
-
-                                      memory, GiB    traffic, GB
-  one XLA convolution of C channels          8.14           80.4
-  frames beside channels                     2.89           41.2
-  also pixels that the stems' stride joins   2.63           43.3
+What a compiler makes of this is in experiments/records/compiled_layouts.
 """
 
 import jax.numpy as jnp
