@@ -12,6 +12,8 @@ LENGTHS = {
 # Those of the arms' configs, at which they are tuned.
 TUNED_LENGTH = {'none': 1.0, 'both': 1.5}
 RATES = (0.025, 0.05, 0.1)
+TUNING_SEEDS = 2
+FRONT_SEEDS = 3
 # What tuning took.
 RATE = {'none': 0.05, 'both': 0.05}
 
@@ -54,6 +56,15 @@ def _run(
     overrides=overrides,
     baseline=baseline,
   )._replace(first_seed=first_seed, test_split=test_split)
+
+
+def pixels_of(run: Run) -> int:
+  """Height and width of a run's clips."""
+  for override in run.overrides:
+    name, _, value = override.partition('=')
+    if name == '--config.data.crop_px':
+      return int(value)
+  return _SIZE_PX
 
 
 TUNING = [

@@ -29,9 +29,8 @@ No two splits share a digit: `train` draws from four fifths of scikit-learn's,
 clips, gave both tenths to `validation`, and had no `test`. A prepared 1.0.0
 stays readable: --config.data.name=moving_digits/motion:1.0.0.
 
-An encoded clip takes 17 ms of a core. So `motion` with its 10,000 test clips
-takes two minutes on two cores, and `motion_demo` 45 seconds: it has the other
-clips of `motion` only.
+Encoding takes the time. `motion_demo` is `motion` without its test clips, which
+a demo does not need.
 """
 
 from mgjax import stop_signal
@@ -188,7 +187,7 @@ def prepare(
       raise ConfigError(f"config is '{spec}'; use one of {', '.join(CONFIGS)}.")
     spec = CONFIGS[spec]
   if not num_workers:
-    # A process takes two seconds to start, in which one makes 120 clips.
+    # A process takes seconds to start, in which another makes many clips.
     num_videos = sum(spec.splits.values())
     num_workers = min(environment.num_cpus(), 1 + num_videos // 400)
   name = config_name(spec)

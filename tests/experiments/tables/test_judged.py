@@ -1,0 +1,157 @@
+"""Tables of the runs that the protocol governs, from made-up records."""
+
+import json
+
+import pytest
+
+from experiments.runs import judged, record
+from experiments.tables import intervals
+from experiments.tables import judged as tables
+
+
+@pytest.fixture
+def add(tmp_path, monkeypatch):
+  """Returns a function that writes what the tables read of a record."""
+  monkeypatch.setattr(record, 'RECORDS', tmp_path)
+
+  def write(
+    name, seed, validation, test=None, train_s=100.0, cpu='a', resumed=False
+  ):
+    folder = tmp_path / f'{name}-seed{seed}'
+    folder.mkdir(parents=True)
+    entry = {
+      'commit': 'abcdef0',
+      'package_tree': 'tree',
+      'resumed': resumed,
+      'cpu_seconds': 2 * train_s,
+      'cache': {'state': 'warm'},
+      'summary': {
+        'top1': validation,
+        'train_s': train_s,
+        'environment': {'device': 'cpu', 'cpu': cpu},
+      },
+    }
+    (folder / 'record.json').write_text(json.dumps(entry))
+    (folder / 'plan.json').write_text(json.dumps({'total_gmacs': train_s}))
+    if test is not None:
+      (folder / 'test.json').write_text(json.dumps({'top1': test}))
+
+  return write
+
+
+def _front(add, both, none=97.0):
+  """A front of equal seeds; `both`: validation and seconds of each point."""
+  for seed in range(judged.FRONT_SEEDS):
+    for run in judged.FRONT:
+      if run.grid == 'none':
+        add(run.name, seed, none, 99.0, 400.0)
+      else:
+        validation, seconds = both[run.name.split('-')[1]]
+        # Test would choose the other way round.
+        add(run.name, seed, validation, 100 - validation, seconds)
+
+
+def test_the_cheapest_point_that_is_as_accurate_on_validation_is_chosen(add):
+  points = {
+    '0.75': (96.9, 50.0),
+    '1': (97.0, 90.0),
+    '1.5': (98.0, 80.0),
+    '2': (99.0, 200.0),
+    '3': (99.5, 300.0),
+  }
+  _front(add, points)
+  assert tables.chosen(judged.FRONT, 3).name == 'front/both-1.5'
+
+
+def test_the_most_accurate_point_is_chosen_where_none_reaches_the_baseline(add):
+  points = {
+    '0.75': (80.0, 50.0),
+    '1': (85.0, 90.0),
+    '1.5': (90.0, 120.0),
+    '2': (96.0, 200.0),
+    '3': (95.0, 300.0),
+  }
+  _front(add, points)
+  assert tables.chosen(judged.FRONT, 3).name == 'front/both-2'
+
+
+def test_nothing_is_chosen_before_the_front_is_complete(add):
+  _front(add, dict.fromkeys(('0.75', '1', '1.5', '2', '3'), (98.0, 50.0)))
+  assert tables.chosen(judged.FRONT, 3)
+  assert tables.chosen(judged.FRONT, 4) is None
+
+
+@pytest.mark.parametrize(
+  ('accuracies', 'taken'),
+  [
+    ((96.0, 97.0, 97.4), 0.05),  # Better by less than half a point.
+    ((96.0, 97.0, 97.6), 0.1),
+    ((98.0, 97.0, 97.6), 0.025),
+  ],
+)
+def test_another_rate_is_taken_where_it_is_half_a_point_better(
+  add, accuracies, taken
+):
+  for run in judged.TUNING:
+    value = accuracies[judged.TUNING.index(run) % 3]
+    for seed in (100, 101):
+      assert tables.rate(run.grid) is None
+      add(run.name, seed, value)
+  assert tables.rate('none') == tables.rate('both') == taken
+  rows = tables.tuning_table().rows
+  assert [row[4] for row in rows].count('taken') == 2
+
+
+def test_pairs_are_compared_within_a_machine_and_interrupted_runs_have_no_time(
+  add,
+):
+  for seed, (test, seconds) in enumerate(
+    [(97.0, 100.0), (98.0, 110.0), (96.0, 120.0), (99.0, 1000.0)]
+  ):
+    add('front/none-1', seed, 90.0, test, 4 * seconds)
+    add(
+      'front/both-1.5',
+      seed,
+      90.0,
+      test - (0.5, 0.7, 0.6, 0.4)[seed],
+      seconds,
+      cpu='b' if seed == 1 else 'a',
+      resumed=seed == 3,
+    )
+  (row,) = [
+    row
+    for row in tables.front_table('front', judged.FRONT).rows
+    if row[0].startswith('both')
+  ]
+  low, high = intervals.of_mean([-0.5, -0.7, -0.6, -0.4])[1:]
+  assert row[4] == f'-0.55 [{low:.2f}, {high:.2f}]'
+  # Seeds 0 and 2 alone, whose ratio is 4.
+  assert row[8] == '4.00 [4.00, 4.00]'
+  assert row[5].startswith('110 ')  # Seconds of seeds 0, 1 and 2.
+
+
+def test_the_cliff_compares_equal_epochs_at_each_size(add):
+  assert [run.name for run in judged.CLIFF] == [
+    'cliff/none-56px',
+    'cliff/both-56px',
+    'front/none-1',
+    'front/both-1',
+    'front_80/none-1',
+    'front_80/both-1',
+    'cliff/none-96px',
+    'cliff/both-96px',
+  ]
+  for seed in (0, 1):
+    add('cliff/none-56px', seed, 0.0, 97.0 + seed)
+    add('cliff/both-56px', seed, 0.0, 90.0 + seed)
+  (row,) = tables.cliff_table().rows
+  assert row[:3] == ('56 x 56', '28', '2')
+  assert row[5] == '-7.00 [-7.00, -7.00]'
+
+
+def test_tuning_and_judging_share_no_seed_and_tuning_sees_no_test_split():
+  tuned = {run.first_seed + n for run in judged.TUNING for n in range(2)}
+  assert all(run.test_split == '' for run in judged.TUNING)
+  for run in (*judged.FRONT, *judged.FRONT_80, *judged.CLIFF):
+    assert run.test_split == 'test'
+    assert run.first_seed not in tuned
