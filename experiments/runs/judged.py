@@ -12,7 +12,7 @@ LENGTHS = {
 # Those of the arms' configs, at which they are tuned.
 TUNED_LENGTH = {'none': 1.0, 'both': 1.5}
 RATES = (0.025, 0.05, 0.1)
-TUNING_SEEDS = 2
+TUNING_SEEDS = 1
 FRONT_SEEDS = 3
 # What tuning took.
 RATE = {'none': 0.05, 'both': 0.05}

@@ -25,7 +25,7 @@ from experiments.runs.run import Run
 from experiments.tables import intervals
 
 # Points by which another learning rate must be better than the present one.
-_BETTER = 0.5
+_BETTER = 1.0
 _PRESENT_RATE = 0.05
 
 
@@ -137,7 +137,7 @@ def rate(arm: str) -> float | None:
   """The learning rate that tuning takes; None until all of its runs are there.
 
   The best on validation by the mean over seeds; the present one where that is
-  less than half a point worse.
+  less than a point worse.
   """
   runs = [run for run in judged.TUNING if run.grid == arm]
   found = _all(runs)
