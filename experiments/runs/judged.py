@@ -1,5 +1,7 @@
 """The runs that PROTOCOL.md governs: tuned on validation, judged on test."""
 
+from typing import NamedTuple
+
 from experiments.runs import generated
 from experiments.runs.run import Run
 
@@ -117,9 +119,81 @@ CLIFF = [
   for arm in ARMS
 ]
 
+# Schedules at the multiply-adds of the baseline in a part of its epochs: by
+# network, that part, and the lengths of the others that come nearest. Those of
+# `none`, FastDINOv2 and Mix & Match are whole epochs.
+
+
+class _Budget(NamedTuple):
+  none_epochs: int
+  both_factor: float
+  progressive_factor: float
+  fastdinov2_epochs: int
+  mix_and_match_epochs: int
+  lr_step: float  # Share of the epochs after which the rate falls.
+
+
+_BUDGETS = {
+  'slowfast': _Budget(3, 1.71, 0.857, 7, 5, 0.75),
+  'vit': _Budget(6, 2.87, 1.217, 15, 12, 0.75),
+}
+
+
+def _schedules(table: str, model: str) -> list[Run]:
+  budget = _BUDGETS[model]
+
+  def epochs(number: int) -> tuple[str, ...]:
+    return (
+      f'--config.optim.total_epochs={number}',
+      f'--config.optim.lr_steps=({budget.lr_step * number:g},)',
+    )
+
+  def factor(value: float) -> tuple[str, ...]:
+    return (f'--config.grid.epoch_factor={value}',)
+
+  def of_table(name: str, number: int, *overrides: str) -> tuple[str, ...]:
+    path = f'configs/schedules/{name}'
+    return (f'--config.grid.table={path}', *epochs(number), *overrides)
+
+  # Its batches are no multiples of the groups.
+  no_groups = ('--config.norm.group_clips=0',) if model == 'slowfast' else ()
+  return [
+    generated.run_of(
+      f'{table}/{name}',
+      row,
+      grid=grid,
+      size='demo' if model == 'slowfast' else 'small',
+      model=model,
+      overrides=overrides,
+      baseline=f'{table}/none',
+    )._replace(test_split='test')
+    for name, row, grid, overrides in (
+      ('none', 'none', 'none', epochs(budget.none_epochs)),
+      ('both', 'multigrid (both)', 'both', factor(budget.both_factor)),
+      (
+        *('progressive', 'progressive', 'progressive'),
+        factor(budget.progressive_factor),
+      ),
+      (
+        *('fastdinov2', "FastDINOv2's two phases", 'table'),
+        of_table('fastdinov2.py:rates=run', budget.fastdinov2_epochs),
+      ),
+      (
+        *('mix-and-match', 'random sizes (Mix & Match)', 'table'),
+        of_table('mix_and_match.py', budget.mix_and_match_epochs, *no_groups),
+      ),
+    )
+  ]
+
+
+SCHEDULES = _schedules('schedules', 'slowfast')
+SCHEDULES_VIT = _schedules('schedules_vit', 'vit')
+
 RUNS = {
   'tuning': TUNING,
   'front': FRONT,
   'front_80': FRONT_80,
   'cliff': CLIFF,
+  'schedules': SCHEDULES,
+  'schedules_vit': SCHEDULES_VIT,
 }

@@ -1,4 +1,4 @@
-"""What PROTOCOL.md asks: tuning, the front of accuracy over time, the cliff.
+"""What PROTOCOL.md asks: tuning, accuracy over time, the cliff, schedules.
 
 python -m experiments.tables.judged
 python -m experiments.runs.launch --table=front --seeds=3 --run=local --jobs=2
@@ -189,7 +189,7 @@ def tuning_table() -> tabulate.Table:
 
 
 def front_table(name: str, runs: Sequence[Run]) -> tabulate.Table:
-  """Accuracy and seconds of every length of both arms.
+  """Accuracy and seconds of runs, beside those of their baseline.
 
   Args:
     name: Of the table.
@@ -317,6 +317,8 @@ def make() -> list[tabulate.Table]:
     tuning_table(),
     front_table('front', judged.FRONT),
     front_table('front_80', judged.FRONT_80),
+    front_table('schedules', judged.SCHEDULES),
+    front_table('schedules_vit', judged.SCHEDULES_VIT),
     cliff_table(),
   ]
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.runs import judged, record
+from experiments.runs import judged, planned, record
 from experiments.tables import intervals
 from experiments.tables import judged as tables
 
@@ -154,3 +154,11 @@ def test_tuning_and_judging_share_no_seed_and_tuning_sees_no_test_split():
   for run in (*judged.FRONT, *judged.FRONT_80, *judged.CLIFF):
     assert run.test_split == 'test'
     assert run.first_seed not in tuned
+
+
+@pytest.mark.parametrize('runs', [judged.SCHEDULES, judged.SCHEDULES_VIT])
+def test_schedules_are_compared_at_equal_multiply_adds(runs):
+  first, *others = (planned.training_gmacs(run) for run in runs)
+  assert len(others) == 4
+  for gmacs in others:
+    assert gmacs == pytest.approx(first, rel=0.05)
