@@ -41,7 +41,9 @@ EXPERIMENT = 'compiled_layouts'
 def define_flags(values: flags.FlagValues) -> None:
   flag = functools.partial(cli.define_flag, values)
   flag('target', str, None, f'One of: {targets.accepted()}.')
-  flag('only', str, '', 'Ways, comma-separated; by default all of the target.')
+  text = 'Ways, separated by semicolons; by default all of the target.'
+  flag('only', str, '', text)
+  flag('name', str, None, "Of the record; by default the target's.")
   flag('clips', int, 8, 'Of the base grid, on each device.', 1)
   flag('small', bool, False, 'A tiny network on tiny clips, to try it.')
   flag('records', str, str(record.RECORDS / EXPERIMENT), 'Folder of results.')
@@ -128,20 +130,21 @@ def main(args: flags.FlagValues) -> None:
     for name, way in layouts.WAYS.items()
     if target.platform in (way.platforms or (target.platform,))
   }
-  chosen = args.only.split(',') if args.only else list(ways)
+  chosen = args.only.split(';') if args.only else list(ways)
   if unknown := [name for name in chosen if name not in ways]:
     raise ConfigError(
       f'--only={args.only}: {unknown[0]!r} is no way of {args.target}; '
-      f'accepted are {", ".join(ways)}'
+      f'accepted are {"; ".join(ways)}'
     )
-  path = pathlib.Path(args.records) / f'{args.target.replace(":", "-")}.json'
+  name = args.name or args.target.replace(':', '-')
+  path = pathlib.Path(args.records) / f'{name}.json'
   entry = {'ways': {}}
   if path.exists():
     entry = json.loads(path.read_text())
   version = record.code_version()
   if entry['ways'] and any(entry[name] != version[name] for name in version):
     raise ConfigError(
-      f'{path} is of other code: move it away, or compile that code'
+      f'{path} is of other code: give another --name, or compile that code'
     )
   for name in chosen:
     if name in entry['ways']:

@@ -58,6 +58,8 @@ WAYS = {
   'native': Way('native'),
   'native, NHWC': Way('native', {'xla_gpu_force_conv_nhwc': True}, ('gpu',)),
   'folded': Way('folded'),
+  # Frames and clips are neighbours there, so that to fold them moves nothing.
+  'folded, NHWC': Way('folded', {'xla_gpu_force_conv_nhwc': True}, ('gpu',)),
   'frames in channels': Way('native', None, ('tpu',), num_lanes=128),
 }
 

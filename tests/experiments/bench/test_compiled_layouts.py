@@ -33,11 +33,13 @@ def test_a_record_of_other_code_is_not_added_to(tmp_path, capsys):
   entry = {'ways': {'native': {}}, 'commit': 'another', 'changed_files': ''}
   (tmp_path / 'cpu.json').write_text(json.dumps(entry))
   assert run(tmp_path) == 2
-  assert 'is of other code' in capsys.readouterr().err
+  assert 'give another --name' in capsys.readouterr().err
+  assert run(tmp_path, '--name=cpu-2', '--only=native') == 0
+  assert (tmp_path / 'cpu-2.json').exists()
 
 
 def test_a_way_that_a_target_lacks_is_named(tmp_path, capsys):
-  assert run(tmp_path, '--only=frames in channels') == 2
+  assert run(tmp_path, '--only=native;frames in channels') == 2
   said = capsys.readouterr().err
   assert "'frames in channels' is no way of cpu" in said
-  assert 'native, folded' in said
+  assert 'accepted are native; folded' in said
