@@ -25,8 +25,9 @@ RECORDS = pathlib.Path(__file__).parents[1] / 'records'
 # Data sets that records may be about: name, fingerprint, what it is.
 DATA_SETS = pathlib.Path(__file__).parent / 'data_sets.csv'
 
-# Experiment whose records are step times of one config each.
+# Experiments whose records are times of the steps of one config each.
 STEP_TIMES = 'grid_step_times'
+COMPILE_SECONDS = 'compile_seconds'
 
 # What a record keeps of a run's folder.
 _FILES = ('config.json', 'plan.json', 'metrics.jsonl', 'eval.json')
@@ -335,13 +336,14 @@ def problems() -> list[str]:
         f'{data["fingerprint"]} is not in {DATA_SETS.name}'
       )
   # Of steps on random clips: no data set.
-  for name, entry in load_files(STEP_TIMES).items():
-    name = f'{STEP_TIMES}/{name}.json'
-    lacking = {'config', 'overrides', 'config_hash', 'settings'} - set(entry)
-    if lacking:
-      found.append(f'{name}: lacks {", ".join(sorted(lacking))}')
-    else:
-      found += _config_problems(name, entry, entry['settings'])
+  for experiment in (STEP_TIMES, COMPILE_SECONDS):
+    for name, entry in load_files(experiment).items():
+      name = f'{experiment}/{name}.json'
+      lacking = {'config', 'overrides', 'config_hash', 'settings'} - set(entry)
+      if lacking:
+        found.append(f'{name}: lacks {", ".join(sorted(lacking))}')
+      else:
+        found += _config_problems(name, entry, entry['settings'])
   return found
 
 

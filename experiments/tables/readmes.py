@@ -21,6 +21,7 @@ from absl import flags
 
 from experiments import costs, tabulate
 from experiments.bench import (
+  compile_seconds,
   compiled_layouts,
   decode_speed,
   grid_step_times,
@@ -80,6 +81,7 @@ SCRIPTS = (
   published_accuracy,
   transformers,
   compiled_layouts,
+  compile_seconds,
 )
 
 
