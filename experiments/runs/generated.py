@@ -161,10 +161,14 @@ FRAMES_LADDER = [
 
 # Classes of which some have a hundred times the videos of others.
 
-CLASS_BALANCE = [
-  run_of(
+
+def _class_balance(name: str, row: str, rate: float, *overrides: str) -> Run:
+  """A run; 0.05 is the config's rate, at which a run can stop to learn."""
+  changes = () if rate == 0.05 else (f'--config.optim.base_lr={rate}',)
+  name += '' if rate == 0.05 else f'-{rate}'
+  return run_of(
     f'class_balance/{name}',
-    row,
+    f'{row}; rate {rate}',
     grid='none',
     size='small',
     model='tam',
@@ -175,9 +179,15 @@ CLASS_BALANCE = [
       '--config.optim.total_epochs=3',
       '--config.optim.lr_steps=(2,)',
       *overrides,
+      *changes,
     ),
     baseline='class_balance/none',
   )
+
+
+CLASS_BALANCE = [
+  _class_balance(name, row, rate, *overrides)
+  for rate in (0.05, 0.02, 0.01)
   for name, row, overrides in (
     ('none', 'as they are', ()),
     ('order-1', 'data.class_balance=1', ('--config.data.class_balance=1.0',)),
