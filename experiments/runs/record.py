@@ -64,13 +64,20 @@ def run(
   Raises:
     CalledProcessError: The training or the evaluation on the test split failed.
     ConfigError: A value of the config cannot work, its data set has not been
-      prepared, or nothing says what code has made the run in the folder.
+      prepared or has no such split, nothing says what code has made the run in
+      the folder, other code has, or its evaluation is not the training's.
   """
   folder = (records or RECORDS) / name
   if (folder / 'record.json').exists():
     print(f'{name}: recorded', flush=True)
     return folder
   data_folder = data_setup.builder_dir(cli.read_config(config, overrides))
+  if test_split and test_split not in _splits(data_folder):
+    # Before the training, which takes long.
+    raise ConfigError(
+      f'{name}: {data_folder} has no split {test_split!r} to judge by; it has '
+      f'{", ".join(_splits(data_folder))}'
+    )
   command = [
     *('-m', 'mgjax.train', f'--config={config}', *overrides),
     f'--workdir={workdir}',
@@ -87,6 +94,11 @@ def run(
     )
   if test_split:
     _judge(workdir, test_split, log)
+  if not _is_of_training(workdir / 'eval.json'):
+    raise ConfigError(
+      f'{workdir}/eval.json is that of an evaluation by command, and the '
+      "training's is lost; give another --workdir"
+    )
   stored = files.read_json(workdir / 'config.json')
   summary = files.read_json(workdir / 'summary.json')
   entry = {
@@ -117,22 +129,34 @@ def _judge(workdir: epath.Path, split: str, log: IO[str] | None) -> None:
 
   Raises:
     CalledProcessError: The evaluation failed.
+    ConfigError: Other code has trained the network.
   """
   newest, kept = workdir / 'eval.json', workdir / 'eval-of-training.json'
-  # An evaluation by command says what it did, that of a training does not.
-  is_test = 'config_eval' in files.read_json(newest)
-  if (workdir / _TEST).exists() and not is_test:
-    return
-  if not is_test:
+  test = workdir / _TEST
+  if _is_of_training(newest):
+    if test.exists():
+      return
     files.write_bytes(kept, newest.read_bytes())
-    command = [
-      *('-m', 'mgjax.evaluate', f'--workdir={workdir}'),
-      f'--config.eval.split={split}',
-    ]
-    if code := starts.call(command, log).code:
-      raise subprocess.CalledProcessError(code, command)
-  files.write_bytes(workdir / _TEST, newest.read_bytes())
+  elif not kept.exists():
+    return
+  if not test.exists():
+    # Else it is that of a call which was killed, or another by hand.
+    if files.read_json(newest).get('overrides') != {'eval.split': split}:
+      starts.check_code(workdir, code_version())
+      command = [
+        *('-m', 'mgjax.evaluate', f'--workdir={workdir}'),
+        f'--config.eval.split={split}',
+      ]
+      if code := starts.call(command, log).code:
+        raise subprocess.CalledProcessError(code, command)
+    files.write_bytes(test, newest.read_bytes())
   files.write_bytes(newest, kept.read_bytes())
+
+
+def _is_of_training(path: epath.Path) -> bool:
+  """Whether a training has written this eval.json, not `mgjax.evaluate`."""
+  # Which says what it did.
+  return 'config_eval' not in files.read_json(path)
 
 
 def _cache_state(programs: dict[str, int]) -> dict:
@@ -156,7 +180,7 @@ def _write(folder: pathlib.Path, workdir: epath.Path, entry: dict) -> None:
   judged = [_TEST] if (workdir / _TEST).exists() else []
   for file in [*_FILES, *judged]:
     (folder / file).write_bytes((workdir / file).read_bytes())
-  (folder / 'record.json').write_text(json.dumps(entry, indent=1) + '\n')
+  files.write_text(folder / 'record.json', json.dumps(entry, indent=1) + '\n')
 
 
 def _pinning() -> str:
@@ -178,13 +202,23 @@ def code_version() -> dict[str, str]:
   'package_tree' and 'configs_tree' are Git's hashes of the folders mgjax and
   configs as they are on the disk: where they equal those of a commit, so does
   the code.
+
+  Raises:
+    ConfigError: Git does not know them.
   """
-  return {
-    'commit': git('rev-parse', 'HEAD'),
-    'changed_files': git('status', '--porcelain', '--', 'mgjax', 'configs'),
-    'package_tree': tree_on_disk('mgjax'),
-    'configs_tree': tree_on_disk('configs'),
-  }
+  try:
+    return {
+      'commit': git('rev-parse', 'HEAD'),
+      'changed_files': git('status', '--porcelain', '--', 'mgjax', 'configs'),
+      'package_tree': tree_on_disk('mgjax'),
+      'configs_tree': tree_on_disk('configs'),
+    }
+  except (OSError, subprocess.CalledProcessError) as error:
+    said = getattr(error, 'stderr', '').strip() or str(error)
+    raise ConfigError(
+      f'a record says its commit, and Git does not know that of {_ROOT} '
+      f'({said.splitlines()[0]}); work in a clone'
+    ) from error
 
 
 def tree_on_disk(folder: str) -> str:
@@ -301,16 +335,21 @@ def data_fingerprint(folder: pathlib.Path) -> str:
   the manifest, where there is one. Bytes stand for contents: videos that
   differ have other lengths when encoded, and hashing a large set takes hours.
   """
-  info = files.read_json(folder / 'dataset_info.json')
   splits = [
-    (split['name'], split['shardLengths'], split['numBytes'])
-    for split in info['splits']
+    (name, split['shardLengths'], split['numBytes'])
+    for name, split in _splits(folder).items()
   ]
   digest = hashlib.sha256(json.dumps(sorted(splits)).encode())
   for path in sorted(folder.iterdir()):
     if path.name.endswith('.labels.txt') or path.name.startswith('manifest'):
       digest.update(f'{path.name}\n'.encode() + path.read_bytes())
   return digest.hexdigest()[:16]
+
+
+def _splits(folder: pathlib.Path) -> dict[str, dict]:
+  """What a prepared data set says of its splits, by name."""
+  info = files.read_json(folder / 'dataset_info.json')
+  return {split['name']: split for split in info['splits']}
 
 
 def problems() -> list[str]:

@@ -79,13 +79,8 @@ def train(
     CalledProcessError: The training failed.
     ConfigError: Other code has begun the run.
   """
+  check_code(workdir, version)
   earlier = read(workdir)
-  if earlier and earlier[0]['package_tree'] != version['package_tree']:
-    raise ConfigError(
-      f'{workdir}: mgjax has changed since this run began (commit '
-      f'{earlier[0]["commit"]}), and a record is about one code; go back to '
-      'that, or give another --workdir'
-    )
   start = {
     'date': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
     **version,
@@ -108,6 +103,25 @@ def train(
     raise subprocess.CalledProcessError(took.code, command)
 
 
+def check_code(workdir: epath.Path, version: Mapping[str, str]) -> None:
+  """Refuses to go on with a run that other code has begun.
+
+  Args:
+    workdir: The run's folder.
+    version: Of the code that will run.
+
+  Raises:
+    ConfigError: Other code has begun it.
+  """
+  earlier = read(workdir)
+  if earlier and earlier[0]['package_tree'] != version['package_tree']:
+    raise ConfigError(
+      f'{workdir}: mgjax has changed since this run began (commit '
+      f'{earlier[0]["commit"]}), and a record is about one code; go back to '
+      'that, or give another --workdir'
+    )
+
+
 def read(workdir: epath.Path) -> list[dict]:
   """The starts that a run's folder keeps, from the first."""
   path = workdir / _FILE
@@ -128,8 +142,8 @@ def conditions(workdir: epath.Path) -> dict:
     Of the first start 'date', 'load_average', 'affinity' and the version of the
     code; of the last 'load_average_after'; of all 'resumed', whether a launch
     went on with, or began anew, what an earlier one had begun, and
-    'wall_seconds' and 'cpu_seconds', None where one of them was killed so that
-    nothing could be noted.
+    'wall_seconds' and 'cpu_seconds'. What is of an end is None where nobody
+    could note it: the launch was killed, and the training with it or not.
   """
   starts = read(workdir)
   # Each launch that came to its first step has opened one.
@@ -137,7 +151,7 @@ def conditions(workdir: epath.Path) -> dict:
   noted = len(starts) >= launches and all('cpu_seconds' in s for s in starts)
   return {
     **{k: v for k, v in starts[0].items() if not k.endswith('_seconds')},
-    'load_average_after': starts[-1]['load_average_after'],
+    'load_average_after': starts[-1].get('load_average_after'),
     'resumed': launches > 1,
     **{
       name: sum(s[name] for s in starts) if noted else None

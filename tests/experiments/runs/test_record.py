@@ -24,8 +24,10 @@ def data_folder(tmp_path):
   folder = tmp_path / 'data'
   folder.mkdir()
   split = '{"name": "train", "shardLengths": ["4", "6"], "numBytes": "900"}'
+  test = '{"name": "test", "shardLengths": ["2"], "numBytes": "200"}'
+  splits = f'{split}, {test}'
   for name, text in (
-    ('dataset_info.json', f'{{"splits": [{split}], "description": "x"}}'),
+    ('dataset_info.json', f'{{"splits": [{splits}], "description": "x"}}'),
     ('label.labels.txt', 'up\nleft\n'),
     ('manifest.jsonl', '{"file": "a.mp4"}\n'),
   ):
@@ -77,7 +79,8 @@ class Commands:
       (self._workdir / 'summary.json').write_text(json.dumps(summary))
     else:
       split = command[-1].split('=')[1]
-      result = {'top1': 40.0, 'config_eval': {'split': split}}
+      result = {'top1': 40.0, 'config_eval': {}}
+      result['overrides'] = {'eval.split': split}
       (self._workdir / 'eval.json').write_text(json.dumps(result))
     return starts.Call(0, 100.0, 150.0)
 
@@ -198,6 +201,51 @@ def test_a_kill_while_a_test_is_kept_loses_neither_evaluation(
   assert [c[1] for c in commands.ran] == ['mgjax.train', 'mgjax.evaluate']
 
 
+def test_an_evaluation_by_hand_is_taken_for_no_other(commands, workdir):
+  arguments = {'workdir': workdir, 'overrides': OVERRIDES}
+  judged = {**arguments, 'test_split': 'test'}
+  by_hand = {'top1': 30.0, 'config_eval': {}, 'overrides': {}}
+  # While a test is still to be made, the training's is kept.
+  commands.killed = 'mgjax.evaluate'
+  with pytest.raises(subprocess.CalledProcessError):
+    record.run('digits/a', DIGITS, **judged)
+  (workdir / 'eval.json').write_text(json.dumps(by_hand))
+  record.run('digits/a', DIGITS, **judged)
+  (entry,) = record.load('digits')
+  assert record.eval_of(entry) == {'top1': 50.0}
+  assert record.test_of(entry)['top1'] == 40.0
+  # Else it is lost.
+  (workdir / 'eval-of-training.json').unlink()
+  (workdir / 'eval.json').write_text(json.dumps(by_hand))
+  for more in (arguments, judged):
+    with pytest.raises(ConfigError, match="the training's is lost"):
+      record.run('digits/b', DIGITS, **more)
+  assert not record.exists('digits/b')
+
+
+def test_a_network_is_not_judged_by_other_code_than_trained_it(
+  commands, workdir, monkeypatch
+):
+  arguments = {'workdir': workdir, 'overrides': OVERRIDES, 'test_split': 'test'}
+  commands.killed = 'mgjax.evaluate'
+  with pytest.raises(subprocess.CalledProcessError):
+    record.run('digits/a', DIGITS, **arguments)
+  other = {**VERSION, 'package_tree': 'other'}
+  monkeypatch.setattr(record, 'code_version', lambda: other)
+  with pytest.raises(ConfigError, match='mgjax has changed since'):
+    record.run('digits/a', DIGITS, **arguments)
+  assert len(commands.ran) == 2
+
+
+def test_a_split_that_is_not_there_is_told_before_the_training(
+  commands, workdir
+):
+  arguments = {'workdir': workdir, 'overrides': OVERRIDES}
+  with pytest.raises(ConfigError, match="no split 'other' .* has train, test"):
+    record.run('digits/a', DIGITS, test_split='other', **arguments)
+  assert not commands.ran
+
+
 def test_a_finished_run_of_unknown_code_becomes_no_record(commands, workdir):
   workdir.mkdir()
   (workdir / 'summary.json').write_text('{}')
@@ -254,6 +302,18 @@ def test_a_tree_is_that_of_the_commit_until_a_file_is_changed(
   assert git('rev-parse', 'HEAD:mgjax') == changed['package_tree']
   (tmp_path / 'mgjax' / 'b.py').unlink()
   assert record.code_version()['package_tree'] == version['package_tree']
+
+
+def test_without_git_there_is_no_version_and_one_line_says_why(
+  monkeypatch, tmp_path
+):
+  monkeypatch.setattr(record, '_ROOT', tmp_path)  # No repository.
+  monkeypatch.setenv('GIT_CEILING_DIRECTORIES', str(tmp_path.parent))
+  with pytest.raises(ConfigError, match='not a git repository.*in a clone'):
+    record.code_version()
+  monkeypatch.setenv('PATH', '')
+  with pytest.raises(ConfigError, match="No such file.*'git'.*in a clone"):
+    record.code_version()
 
 
 def test_the_command_of_a_pinned_run_says_so():

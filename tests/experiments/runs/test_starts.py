@@ -84,6 +84,20 @@ def test_seconds_that_nobody_could_note_are_not_known(train, tmp_path):
   assert found['resumed'] is False
 
 
+def test_a_training_that_outlives_its_launch_has_no_seconds(tmp_path):
+  def killed(*arguments):
+    (tmp_path / 'events.out.tfevents.0').write_text('')
+    raise KeyboardInterrupt
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(starts, 'call', killed)
+    with pytest.raises(KeyboardInterrupt):
+      starts.train((), tmp_path, VERSION)
+  found = starts.conditions(tmp_path)
+  assert found['load_average_after'] is found['cpu_seconds'] is None
+  assert found['resumed'] is False
+
+
 def test_a_launch_by_hand_makes_a_run_resumed_and_its_seconds_unknown(
   train, tmp_path
 ):
