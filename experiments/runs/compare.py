@@ -10,10 +10,11 @@ Exit code 0 where they agree, 1 where a run does not:
   steps    are equal
   top-1    differs by at most two deviations of the difference of the means. A
            run's deviation is that of its test videos (binomial) and that of the
-           stored seeds, added in quadrature
+           stored seeds, added in quadrature. Of a data set with another
+           fingerprint it is shown, and that it is of other videos
   seconds  of all records of one kind of machine and versions have a ratio of at
            most 1.1 or its inverse. Of others the ratio is shown, and that they
-           are of another machine
+           are of another machine. Runs that were interrupted have none
 
 CPU seconds are the process's and its children's; where the stored records do
 not have them, those of the process that trained, on both sides.
@@ -71,7 +72,9 @@ def compare(name: str, stored: list[dict], fresh: list[dict]) -> list[Line]:
     stored: Those of the repository, each with its 'test'; some.
     fresh: Those made anew, of the same form (see `load`); some.
   """
-  same = len({record.machine_of(entry) for entry in (*stored, *fresh)}) == 1
+  entries = (*stored, *fresh)
+  same = len({record.machine_of(entry) for entry in entries}) == 1
+  same_data = len({entry['data']['fingerprint'] for entry in entries}) == 1
   lines = []
   for field, get in (
     ('top-1, %', lambda e: _top1(e['summary'])),
@@ -79,18 +82,16 @@ def compare(name: str, stored: list[dict], fresh: list[dict]) -> list[Line]:
   ):
     old, new = _all(stored, get), _all(fresh, get)
     if old and new:
-      lines.append(_accuracy(name, field, old, new))
+      lines.append(_accuracy(name, field, old, new, same_data))
   for field, getters in (
     ('training, s', [lambda e: e['summary']['train_s']]),
     (
       'CPU, s',
-      # That of a resumed run's last launch is not the run's.
-      [
-        lambda e: e.get('cpu_seconds'),
-        lambda e: None if e.get('resumed') else e['summary'].get('cpu_s'),
-      ],
+      [lambda e: e.get('cpu_seconds'), lambda e: e['summary'].get('cpu_s')],
     ),
   ):
+    if any(entry.get('resumed') for entry in entries):
+      continue
     for get in getters:
       old, new = _all(stored, get), _all(fresh, get)
       if old and new:
@@ -123,6 +124,7 @@ def _accuracy(
   field: str,
   stored: list[tuple[float, int]],
   fresh: list[tuple[float, int]],
+  same: bool,
 ) -> Line:
   """Compares means of accuracies in percent, each with its number of videos."""
   old, new = ([top1 for top1, _ in side] for side in (stored, fresh))
@@ -144,7 +146,7 @@ def _accuracy(
       f'{statistics.mean(new):.2f}',
     ),
     f'{difference:+.2f} (± {tolerance:.2f})',
-    _word(abs(difference) <= tolerance),
+    _word(abs(difference) <= tolerance) if same else 'other videos',
   )
 
 
@@ -195,6 +197,8 @@ def main(args: flags.FlagValues) -> None:
       lines += compare(run.name, stored, fresh)
     elif fresh:
       print(f'{run.name}: there is no stored record', file=sys.stderr)
+    elif stored:
+      print(f'{run.name}: there is no fresh record', file=sys.stderr)
   if not lines:
     raise ConfigError(
       f'--records={args.records} has no record of {args.table} that is stored, '

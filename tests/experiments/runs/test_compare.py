@@ -22,6 +22,7 @@ def entry(top1=96.0, train_s=100.0, steps=1000, test=None, **fields):
       'steps': steps,
       'environment': fields.pop('environment', MACHINE),
     },
+    'data': {'fingerprint': fields.pop('fingerprint', 'a')},
     'test': test,
     **fields,
   }
@@ -84,6 +85,17 @@ def test_cpu_seconds_are_of_one_kind_on_both_sides():
   assert cpu([old], [killed]) == []
 
 
+def test_runs_that_were_interrupted_have_no_seconds():
+  killed = entry(train_s=900.0, cpu_seconds=900.0, resumed=True)
+  found = agreement([entry(cpu_seconds=300.0)], [killed])
+  assert found == {'top-1, %': 'yes', 'steps': 'yes'}
+
+
+def test_accuracies_on_other_videos_are_shown_and_decide_nothing():
+  found = agreement([entry()], [entry(50.0, fingerprint='b')])
+  assert found['top-1, %'] == 'other videos'
+
+
 def test_steps_agree_where_they_are_equal():
   assert agreement([entry()], [entry(steps=1001)])['steps'] == 'no'
 
@@ -133,6 +145,15 @@ def test_the_command_ends_with_1_where_something_does_not(compared, capsys):
     compared(steps=999)
   assert ended.value.code == 1
   assert '| steps | 1000 | 999 | -1 | no |' in capsys.readouterr().out
+
+
+def test_the_command_names_the_runs_that_were_not_made_anew(
+  compared, records, capsys
+):
+  records('moving_digits/both-2-seed0', 'configs/moving_digits.py:grid=both')
+  assert compared() == 0
+  printed = capsys.readouterr().err
+  assert printed == 'moving_digits/both-2: there is no fresh record\n'
 
 
 def test_nothing_to_compare_is_said_in_one_line(compared, capsys):
