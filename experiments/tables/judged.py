@@ -35,8 +35,10 @@ class Seeds(NamedTuple):
   Attributes:
     validation: Top-1 in percent on the split that chooses.
     test: The same on the split that judges; empty where none does.
-    train_s: Seconds of steps and waits, of runs that were not interrupted.
-    cpu_s: CPU seconds of the process and its children, of the same.
+    train_s: Seconds of steps and of waits for data or for a program, of runs
+      that were not interrupted.
+    cpu_s: CPU seconds of the process and its children, of those of the same
+      that know them.
     conditions: Machine and code.
     gmacs: 1e9 multiply-adds of one training's forward passes.
     cache: 'warm', 'cold' or 'mixed', of each.
@@ -66,8 +68,15 @@ def read(run: Run) -> Seeds | None:
   return Seeds(
     validation={s: e['summary']['top1'] for s, e in entries.items()},
     test={s: found['top1'] for s, found in judged_by.items() if found},
-    train_s={s: e['summary']['train_s'] for s, e in whole.items()},
-    cpu_s={s: e['cpu_seconds'] for s, e in whole.items()},
+    train_s={
+      s: e['summary']['train_s'] + e['summary']['compile_wait_s']
+      for s, e in whole.items()
+    },
+    cpu_s={
+      s: e['cpu_seconds']
+      for s, e in whole.items()
+      if e['cpu_seconds'] is not None
+    },
     conditions={
       s: (*record.machine_of(entry), entry['package_tree'])
       for s, entry in whole.items()
@@ -259,11 +268,13 @@ def chosen(runs: Sequence[Run], seeds: int) -> Run | None:
     seeds: How many every point has when it is complete.
 
   Returns:
-    None until the front is complete.
+    None until the front is complete, each point with the seconds of a run.
   """
   found = _all(runs)
   if any(
-    run.name not in found or len(found[run.name].validation) < seeds
+    run.name not in found
+    or len(found[run.name].validation) < seeds
+    or not found[run.name].train_s
     for run in runs
   ):
     return None
@@ -329,7 +340,7 @@ def picture(path: pathlib.Path) -> None:
   def draw(axes: Any) -> None:
     for arm in judged.ARMS:
       runs = [run for run in judged.FRONT if run.grid == arm]
-      points = [seeds for seeds in _all(runs).values() if seeds.test]
+      points = [s for s in _all(runs).values() if s.test and s.train_s]
       if not points:
         continue
       axes.errorbar(

@@ -15,7 +15,14 @@ def add(tmp_path, monkeypatch):
   monkeypatch.setattr(record, 'RECORDS', tmp_path)
 
   def write(
-    name, seed, validation, test=None, train_s=100.0, cpu='a', resumed=False
+    name,
+    seed,
+    validation,
+    test=None,
+    train_s=100.0,
+    cpu='a',
+    resumed=False,
+    **fields,
   ):
     folder = tmp_path / f'{name}-seed{seed}'
     folder.mkdir(parents=True)
@@ -25,9 +32,11 @@ def add(tmp_path, monkeypatch):
       'resumed': resumed,
       'cpu_seconds': 2 * train_s,
       'cache': {'state': 'warm'},
+      **fields,
       'summary': {
         'top1': validation,
-        'train_s': train_s,
+        'train_s': train_s - 1,
+        'compile_wait_s': 1.0,
         'environment': {'device': 'cpu', 'cpu': cpu},
       },
     }
@@ -127,6 +136,28 @@ def test_pairs_are_compared_within_a_machine_and_interrupted_runs_have_no_time(
   # Seeds 0 and 2 alone, whose ratio is 4.
   assert row[8] == '4.00 [4.00, 4.00]'
   assert row[5].startswith('110 ')  # Seconds of seeds 0, 1 and 2.
+
+
+def test_a_run_whose_seconds_nobody_knows_stands_in_the_table(add, tmp_path):
+  add('front/none-1', 0, 90.0, 97.0, cpu_seconds=None)
+  add('front/none-1', 1, 90.0, 97.0)
+  add('front/both-1', 0, 90.0, 96.0, resumed=True)
+  none, both = tables.front_table('front', judged.FRONT).rows
+  assert (none[5][:4], none[6]) == ('100 ', '200')
+  assert both[5:7] == ('', '')
+  tables.picture(tmp_path / 'a.png')
+
+
+def test_nothing_is_chosen_while_a_point_has_no_seconds(add):
+  for run in judged.FRONT:
+    for seed in range(judged.FRONT_SEEDS):
+      add(run.name, seed, 97.0, resumed=run.name == 'front/both-2')
+  assert tables.chosen(judged.FRONT, 3) is None
+
+
+def test_the_rates_are_those_that_tuning_took():
+  for arm in judged.ARMS:
+    assert tables.rate(arm) in (None, judged.RATE[arm])
 
 
 def test_the_cliff_compares_equal_epochs_at_each_size(add):
