@@ -189,21 +189,22 @@ def main(args: flags.FlagValues) -> None:
     ConfigError: There is nothing to compare.
     SystemExit: Some do not agree; it has the exit code 1.
   """
-  lines = []
+  lines, alone = [], []
   for run in catalogue.RUNS[args.table]:
     stored = load(run.name, record.RECORDS)
     fresh = load(run.name, pathlib.Path(args.records))
     if stored and fresh:
       lines += compare(run.name, stored, fresh)
     elif fresh:
-      print(f'{run.name}: there is no stored record', file=sys.stderr)
+      alone.append(f'{run.name}: there is no stored record')
     elif stored:
-      print(f'{run.name}: there is no fresh record', file=sys.stderr)
+      alone.append(f'{run.name}: there is no fresh record')
   if not lines:
     raise ConfigError(
       f'--records={args.records} has no record of {args.table} that is stored, '
       'too; launch makes them'
     )
+  print(*alone, sep='\n', file=sys.stderr, end='\n' if alone else '')
   columns = ('run', 'field', 'stored', 'fresh', 'fresh to stored', 'agrees')
   print(tabulate.markdown(tabulate.Table(args.table, columns, lines)))
   if any(line.agrees == 'no' for line in lines):

@@ -302,6 +302,8 @@ def main(args: flags.FlagValues) -> None:
   if args.run == 'local':
     workdir = epath.Path(args.workdir)
     files.make_folder(workdir, f'--workdir={workdir}')
+    if args.records:
+      files.make_folder(args.records, f'--records={args.records}')
     if code := run_here(runs, workdir, args.jobs, _records(args)):
       sys.exit(code)  # The code of a run: 75 asks to start this again.
   elif args.run == 'list':

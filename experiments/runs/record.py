@@ -134,8 +134,6 @@ def _judge(workdir: epath.Path, split: str, log: IO[str] | None) -> None:
   newest, kept = workdir / 'eval.json', workdir / 'eval-of-training.json'
   test = workdir / _TEST
   if _is_of_training(newest):
-    if test.exists():
-      return
     files.write_bytes(kept, newest.read_bytes())
   elif not kept.exists():
     return

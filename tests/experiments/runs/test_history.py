@@ -58,6 +58,14 @@ def test_a_record_that_says_its_tree_is_known_by_that(repository):
   assert history.age(entry) == '0 commits and changes to mgjax since'
 
 
+def test_a_commit_of_another_branch_has_no_distance(repository):
+  first = repository('1')
+  entry = {'commit': repository('2'), 'changed_files': ''}
+  record.git('reset', '--quiet', '--hard', first)
+  repository('3')
+  assert history.age(entry) == 'a commit that is not in the history here'
+
+
 def test_without_enough_history_nothing_is_known_but_the_commit(
   repository, monkeypatch, tmp_path
 ):

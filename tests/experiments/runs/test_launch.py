@@ -141,6 +141,20 @@ def test_launch_starts_the_runs_that_have_no_record(
   )
 
 
+def test_seeds_are_counted_from_the_runs_first(records, monkeypatch, capsys):
+  monkeypatch.setattr(planned, 'training_gmacs', lambda run: 1.0)
+  items = planned.runs_to_make('tuning', 2)
+  assert [item.seed for item in items] == [100] * 6 + [101] * 6
+  for item in items:
+    assert item.record == f'{item.run.name}-seed{item.seed}'
+    assert cli.read_config(item.config, item.run.overrides).seed == item.seed
+  argv = ['--table=tuning', '--seeds=2', '--run=slurm', '--records=fresh']
+  assert launched([*argv, '--only=both-0.1-seed101']) == 0
+  (line,) = capsys.readouterr().out.splitlines()
+  assert '--only=both-0.1-seed101' in line and '--records=fresh' in line
+  assert launched([*argv, '--only=both-0.1-seed1']) == 2
+
+
 def test_launch_has_a_run_judged_on_its_test_split(
   records, monkeypatch, tmp_path, no_counting
 ):
@@ -174,6 +188,16 @@ def test_launch_makes_records_anew_in_another_folder(
     ('moving_digits/none-seed0', fresh),
     ('moving_digits/both-1.5-seed0', fresh),
   ]
+
+
+def test_a_folder_of_records_that_cannot_be_is_refused_before_a_run(
+  records, monkeypatch, tmp_path, no_counting, capsys
+):
+  monkeypatch.setattr(record, 'run', None)
+  (tmp_path / 'file').write_text('')
+  argv = ['--table=moving_digits', '--run=local', f'--workdir={tmp_path}']
+  assert launched([*argv, f'--records={tmp_path / "file"}']) == 2
+  assert 'file cannot be written: File exists' in capsys.readouterr().err
 
 
 @pytest.mark.skipif(

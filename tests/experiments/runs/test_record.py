@@ -201,6 +201,22 @@ def test_a_kill_while_a_test_is_kept_loses_neither_evaluation(
   assert [c[1] for c in commands.ran] == ['mgjax.train', 'mgjax.evaluate']
 
 
+def test_a_kill_before_the_record_is_written_has_no_second_test(
+  commands, workdir
+):
+  arguments = {'workdir': workdir, 'overrides': OVERRIDES, 'test_split': 'test'}
+
+  def killed(*arguments):
+    raise KeyboardInterrupt
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(record, '_write', killed)
+    with pytest.raises(KeyboardInterrupt):
+      record.run('digits/a', DIGITS, **arguments)
+  record.run('digits/a', DIGITS, **arguments)
+  assert [c[1] for c in commands.ran] == ['mgjax.train', 'mgjax.evaluate']
+
+
 def test_an_evaluation_by_hand_is_taken_for_no_other(commands, workdir):
   arguments = {'workdir': workdir, 'overrides': OVERRIDES}
   judged = {**arguments, 'test_split': 'test'}
@@ -295,6 +311,9 @@ def test_a_tree_is_that_of_the_commit_until_a_file_is_changed(
   changed = record.code_version()
   assert changed['package_tree'] != version['package_tree']
   assert changed['configs_tree'] == version['configs_tree']
+  assert (version['changed_files'], changed['changed_files']) == (
+    *('', '?? mgjax/b.py'),
+  )
   # The index, in which the user's next commit is made, is as it was.
   assert git('status', '--porcelain') == '?? mgjax/b.py'
   git('add', '.')
@@ -302,6 +321,10 @@ def test_a_tree_is_that_of_the_commit_until_a_file_is_changed(
   assert git('rev-parse', 'HEAD:mgjax') == changed['package_tree']
   (tmp_path / 'mgjax' / 'b.py').unlink()
   assert record.code_version()['package_tree'] == version['package_tree']
+  (tmp_path / 'configs' / 'a.py').write_text('a = 2\n')
+  assert record.code_version()['changed_files'].split('\n') == [
+    *('M configs/a.py', ' D mgjax/b.py'),
+  ]
 
 
 def test_without_git_there_is_no_version_and_one_line_says_why(

@@ -73,7 +73,9 @@ def test_pairs_without_any_deviation_decide_by_their_difference():
     pytest.approx(-0.4),
     0.0,
   )
-  assert intervals.non_inferiority((1, 2), (2, 3), 0.5) == (False, -1.0, 1.0)
+  for theirs in ((2, 3), (1.5, 2.5)):  # The margin itself is too much.
+    found = intervals.non_inferiority((1, 2), theirs, 0.5)
+    assert found == (False, 1 - theirs[0], 1.0)
 
 
 @pytest.mark.parametrize(
