@@ -7,6 +7,7 @@ import ml_collections
 
 from mgjax import grids
 from mgjax.config import network_options, own, schedule_files
+from mgjax.data import description
 from mgjax.errors import ConfigError
 from mgjax.grids import Grid, GridSchedule
 from mgjax.setup import clip_costs
@@ -191,6 +192,8 @@ def dataset_size(config: ml_collections.ConfigDict) -> tuple[int, str]:
   if data.name in PUBLISHED_SIZES:
     return PUBLISHED_SIZES[data.name], f'published size of {data.name}'
   folder = data_setup.data_dir(config)
+  if description.folder_of(folder, data.name.partition(':')[0]):
+    data_setup.builder_dir(config)  # Says which versions there are.
   raise ConfigError(
     f'data.name={data.name!r} is not prepared in {folder}, so its size is '
     'unknown; prepare it, or give --config.data.num_train=VIDEOS.'

@@ -141,6 +141,10 @@ def test_a_damaged_description_is_one_line(tiny_config, tmp_path):
 
 WRONG = [
   ('model.num_classes=17', 'model.num_classes=17, but .* has 16 classes'),
+  (
+    'data.name=moving_digits/motion_tiny:1.0.0',
+    'no data set at .*/motion_tiny/1.0.0; there is version 2.0.0',
+  ),
   ('data.num_train=99', 'data.num_train=99, but .* has 240 training videos'),
   (
     'eval.split=other',
