@@ -18,12 +18,9 @@ from mgjax.exporting import command
 from mgjax.setup import network
 from mgjax.step import train_step
 from mgjax.weights import safetensors_files, torch_files
+from tests import compiling
 from tests.exporting import networks
 
-QUICKLY = {
-  'xla_backend_optimization_level': 0,
-  'xla_llvm_disable_expensive_passes': True,
-}
 EACH = [
   name if name in networks.QUICK else pytest.param(name, marks=pytest.mark.slow)
   for name in networks.NETWORKS
@@ -63,8 +60,7 @@ def logits_of(config, variables, clips):
   model = network.model(config)
   pixels = jnp.asarray(clips)
   video = train_step.normalize(pixels, config.data.mean, config.data.std)
-  apply = jax.jit(model.apply, compiler_options=QUICKLY)
-  return np.asarray(apply(variables, video))
+  return np.asarray(jax.jit(model.apply)(variables, video))
 
 
 def usage_of(folder):
@@ -83,6 +79,8 @@ def in_another_process(folder, program, clips, python=sys.executable):
     env={
       'PATH': '/usr/bin:/bin',
       'JAX_PLATFORMS': 'cpu',
+      # As here: another level of the compiler's rounds otherwise.
+      'XLA_FLAGS': compiling.QUICK,
       'CLIPS': str(folder.parent / 'clips.npy'),
       'OUT': str(out),
     },
