@@ -19,10 +19,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments import tabulate
+from experiments import intervals, tabulate
 from experiments.runs import history, judged, record
 from experiments.runs.run import Run
-from experiments.tables import intervals
 
 # Points by which another learning rate must be better than the present one.
 _BETTER = 1.0

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from experiments import intervals
 from experiments.runs import judged, planned, record
-from experiments.tables import intervals
 from experiments.tables import judged as tables
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.tables import intervals
+from experiments import intervals
 
 OURS = (96.1, 97.0, 95.2, 96.6)
 THEIRS = (96.9, 97.3, 96.4, 96.8)
