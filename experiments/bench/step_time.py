@@ -9,20 +9,25 @@ A step is forward, backward and SGD with Nesterov momentum. JAX runs
 mgjax.step.train_step as training does: uint8 clips in, normalised and
 mirrored on the device, gradient norm out. PyTorch starts from normalised clips
 and does neither, so the comparison does not favour JAX. On CPUs mgjax has glibc
-keep freed memory (mgjax/cpu/allocator.py); MALLOC_MMAP_MAX_=0 and
-MALLOC_TRIM_THRESHOLD_=2147483647 in the environment give PyTorch the same.
+keep freed memory (mgjax/cpu/allocator.py); PyTorch's process is started with
+MALLOC_MMAP_MAX_ and MALLOC_TRIM_THRESHOLD_ of the same values. Whoever sets
+them has PyTorch run with those; the record says which there were.
 
-JAX and the layouts of PyTorch take turns, a few steps each, so that whatever
-else the machine does meets all of them alike; the ratios are of medians over
+JAX and the programs of PyTorch take turns, a few steps each, so that whatever
+else the machine does meets all of them alike; a side's time is the median over
 turns. The first step of a turn is not timed: it finds the caches full of the
-other side's data, which training does not. PyTorch
-(experiments/bench/requirements-torch.txt) lives in a process of its own, in an
-interpreter of its own: the two have thread pools of their own, of which one
-idles while the other works, process CPU seconds are those of one side alone,
-and the package's environment stays free of PyTorch. Both start
-from the same weights on the same clips, and the losses of the first steps must
-agree. Each model's result is one record, in experiments/records/step_time, so
-that a stopped run goes on with --models=...
+other side's data, which training does not. Each side lives in a process of its
+own, PyTorch (experiments/bench/requirements-torch.txt) in an interpreter of its
+own: the two have thread pools of their own, of which one idles while the other
+works, process CPU seconds are those of one side alone, and the package's
+environment stays free of PyTorch. Both start from the same weights on the same
+clips, and the losses of the first steps must agree.
+
+All of this is done --launches times, in fresh processes of both sides: where
+memory lies and what else the machine does differs between launches more than
+between turns. Each model's result is one record, in
+experiments/records/step_time, written after every launch: the same line goes on
+where a stopped run was.
 """
 
 from mgjax import stop_signal
@@ -30,7 +35,6 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
-import contextlib
 import datetime
 import functools
 import json
@@ -40,13 +44,13 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from absl import flags
 
-from experiments import costs, tabulate
+from experiments import costs, intervals, tabulate
+from experiments.bench import worker
 from experiments.runs import record
 from mgjax import cli, environment, files
 from mgjax.cli import ConfigError
@@ -80,13 +84,15 @@ _TORCH = {
 # First losses differ by rounding only, relatively by 1e-5 in float32 on a CPU;
 # this finds another network or other clips.
 _LOSS_TOLERANCE = {'float32': 0.01, 'bfloat16': 0.05}
+# Flags that rows of a table share.
+_SHARED = ('device', 'dtype', 'batch', 'crop_px', 'turns', 'turn_steps')
 
 
 def define_flags(values: flags.FlagValues) -> None:
   flag = functools.partial(cli.define_flag, values)
   flag('torch_python', str, sys.executable, 'The Python that has PyTorch.')
   for name, known, default in (
-    ('torch', _TORCH, ['default', 'channels_last']),
+    ('torch', _TORCH, list(_TORCH)),
     ('models', MODELS, list(MODELS)),
   ):
     text = f'Some of {",".join(known)}.'
@@ -103,7 +109,8 @@ def define_flags(values: flags.FlagValues) -> None:
   text = 'Of a clip; four times as many for SlowFast, twice for bLVNet-TAM.'
   flag('frames', int, 8, text, 1)
   flag('crop_px', int, 112, 'Height and width.', 1)
-  flag('turns', int, 8, 'Timed turns of each side.', 1)
+  flag('launches', int, 3, 'Times that both sides start anew.', 1)
+  flag('turns', int, 8, 'Timed turns of each side in a launch.', 1)
   flag('turn_steps', int, 2, 'Steps of a turn.', 1)
   text = (
     "The machine's rate of matrix products in this type, for the share that a "
@@ -113,36 +120,22 @@ def define_flags(values: flags.FlagValues) -> None:
   flag('records', str, str(record.RECORDS / EXPERIMENT), 'Folder of results.')
 
 
-def prepare(args: flags.FlagValues) -> None:
-  """Finds PyTorch and the device, and sets JAX up for it.
+def find_torch(python: str) -> None:
+  """Looks whether an interpreter has PyTorch.
 
   Raises:
-    ConfigError: One is not there.
+    ConfigError: It has not, or there is none.
   """
   try:
     subprocess.run(
-      [args.torch_python, '-c', 'import torch'],
-      check=True,
-      capture_output=True,
+      [python, '-c', 'import torch'], check=True, capture_output=True
     )
   except (OSError, subprocess.CalledProcessError):
     raise ConfigError(
-      f'--torch_python={args.torch_python}: this interpreter cannot import '
+      f'--torch_python={python}: this interpreter cannot import '
       'torch; give one where experiments/bench/requirements-torch.txt is '
       'installed.'
     ) from None
-  import jax  # Bad flags need none of the second that it takes.
-
-  from mgjax.cpu import allocator
-
-  # On a GPU both processes need room, and JAX would take three quarters of it
-  # at once.
-  os.environ['XLA_PYTHON_CLIENT_PREALLOCATE'] = 'false'
-  if args.device == 'cpu':
-    jax.config.update('jax_platforms', 'cpu')
-  allocator.keep()  # As training does.
-  if jax.devices()[0].platform != args.device:
-    raise ConfigError(f'--device=gpu: JAX finds only {jax.devices()}.')
 
 
 def full_environment() -> dict[str, Any]:
@@ -154,54 +147,19 @@ def full_environment() -> dict[str, Any]:
   }
 
 
-@contextlib.contextmanager
-def torch_worker(python: str) -> Iterator[Callable[[dict], dict]]:
-  """Starts a torch_worker; yields ask(request) -> answer."""
-  worker = subprocess.Popen(
-    [python, '-m', 'experiments.bench.torch_worker'],
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    cwd=pathlib.Path(__file__).parents[2],
-    # Without it, its threads go on spinning while JAX works.
-    env={'OMP_WAIT_POLICY': 'passive', **os.environ},
-    text=True,
-  )
+def torch_environment(device: str) -> dict[str, str]:
+  """The variables that PyTorch's process has because of this benchmark.
 
-  def ask(request):
-    print(json.dumps(request), file=worker.stdin, flush=True)
-    answer = worker.stdout.readline()
-    if not answer:
-      raise RuntimeError('The PyTorch process ended; its error is above.')
-    return json.loads(answer)
+  Args:
+    device: 'cpu', where it gets mgjax's settings of the allocator, or 'gpu'.
+  """
+  from mgjax.cpu import allocator  # Bad flags need none of JAX's second.
 
-  with worker:
-    try:
-      yield ask
-    finally:
-      worker.terminate()
-
-
-def _load_request(
-  name: str, args: flags.FlagValues, side: Any, clips: pathlib.Path
-) -> dict:
-  """What a torch_worker is asked first: the same network on the same clips."""
-  return {
-    'load': {
-      'model': name,
-      'num_classes': _NUM_CLASSES,
-      'frames': side.frames,
-      'device': {'cpu': 'cpu', 'gpu': 'cuda'}[args.device],
-      'dtype': args.dtype,
-      'programs': args.torch,
-      'clips': str(clips),
-      'optim': {
-        'lr': _LEARNING_RATE,
-        'momentum': side.optim.momentum,
-        'nesterov': side.optim.nesterov,
-        'weight_decay': side.optim.weight_decay,
-      },
-    }
-  }
+  # Without it, its threads go on spinning while JAX works.
+  wanted = {'OMP_WAIT_POLICY': 'passive'}
+  if device == 'cpu':
+    wanted |= allocator.environment()
+  return {name: os.environ.get(name, value) for name, value in wanted.items()}
 
 
 class _Turns(NamedTuple):
@@ -243,89 +201,143 @@ def _alternate(
   return _Turns(losses, turns, load_average)
 
 
-def _entry(
-  name: str, args: flags.FlagValues, side: Any, loaded: dict, found: _Turns
+def _settings(name: str, args: flags.FlagValues) -> dict[str, Any]:
+  """What all launches of a model's record have in common, of this command."""
+  return {
+    'model': name,
+    **{field: getattr(args, field) for field in (*_SHARED, 'peak_tflops')},
+    'torch': list(args.torch),
+    'frames': args.frames * _FRAME_FACTORS.get(name, 1),
+    'package_tree': record.tree_on_disk('mgjax'),
+  }
+
+
+def _check_same(path: pathlib.Path, stored: dict, wanted: dict) -> None:
+  """Refuses to add a launch to a record of something else.
+
+  Args:
+    path: Of the record.
+    stored: It.
+    wanted: Fields that it must have.
+
+  Raises:
+    ConfigError: Some differ.
+  """
+  missing = object()
+  differing = [k for k, v in wanted.items() if stored.get(k, missing) != v]
+  if differing:
+    raise ConfigError(
+      f'{path}: is a record of other {", ".join(differing)}; remove it or give '
+      'another --records'
+    )
+
+
+def _seconds(turns: list[dict], args: flags.FlagValues) -> dict[str, Any]:
+  """Of one step, averaged over a turn, for every turn of a side."""
+  return {
+    'wall_s': [t['wall_s'] / args.turn_steps for t in turns],
+    'cpu_s': [t['cpu_s'] / args.turn_steps for t in turns],
+    'peak_bytes': turns[-1]['peak_bytes'],
+  }
+
+
+def launch(
+  name: str, args: flags.FlagValues, path: pathlib.Path, stored: dict | None
 ) -> dict:
-  """The record of a model.
+  """Times a model once, in fresh processes of both sides.
 
   Args:
     name: Of the model.
     args: Flags.
-    side: The JaxSide.
-    loaded: The answer of the torch_worker to the first request.
-    found: What the sides answered.
-  """
-  fields = ('device', 'dtype', 'batch', 'crop_px', 'turns', 'turn_steps')
-  return {
-    'model': name,
-    'parameters': loaded['parameters'],
-    'forward_macs': side.macs,
-    **{field: getattr(args, field) for field in (*fields, 'peak_tflops')},
-    'frames': side.frames,
-    'command': record.command_line(__spec__.name),
-    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    **record.code_version(),
-    'environment': {
-      **full_environment(),
-      'torch_threads': loaded['threads'],
-      'OMP_WAIT_POLICY': os.environ.get('OMP_WAIT_POLICY', 'passive'),
-      **loaded['versions'],
-    },
-    # Of the last minute, the benchmark's own threads included.
-    'load_average': [found.load_average, os.getloadavg()[0]],
-    'compile_s': side.compile_s,
-    # Per side: of one step, averaged over a turn, for every turn.
-    'sides': {
-      key: {
-        'wall_s': [t['wall_s'] / args.turn_steps for t in turns],
-        'cpu_s': [t['cpu_s'] / args.turn_steps for t in turns],
-        'peak_bytes': turns[-1]['peak_bytes'],
-        'first_losses': found.losses[key],
-      }
-      for key, turns in found.turns.items()
-    },
-  }
+    path: Of the record, for what an error says.
+    stored: The record of the launches so far; None: there is none.
 
-
-def measure(name: str, args: flags.FlagValues) -> dict:
-  """Times one model; returns its record.
+  Returns:
+    The record with this launch.
 
   Raises:
-    RuntimeError: The sides are not the same network, or PyTorch fails.
+    ConfigError: The device is not there, or the versions are not the stored
+      ones.
+    RuntimeError: The sides are not the same network, or a process fails.
   """
-  from experiments.bench import jax_side
-  from mgjax.step import train_state
-
-  side = jax_side.JaxSide(
-    name,
-    args,
-    frames=args.frames * _FRAME_FACTORS.get(name, 1),
-    num_classes=_NUM_CLASSES,
-    learning_rate=_LEARNING_RATE,
-  )
-  parameters = train_state.num_parameters(side.variables['params'])
+  settings = _settings(name, args)
+  environment = torch_environment(args.device)
   with (
     tempfile.TemporaryDirectory() as folder,
-    torch_worker(args.torch_python) as ask,
+    worker.started(
+      sys.executable,
+      'experiments.bench.jax_worker',
+      # On a GPU both processes need room, and JAX would take three quarters of
+      # it at once.
+      {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'},
+    ) as ask_jax,
+    worker.started(
+      args.torch_python, 'experiments.bench.torch_worker', environment
+    ) as ask_torch,
   ):
-    clips = pathlib.Path(folder) / 'clips.npz'
-    np.savez(clips, **side.clips, **jax_side.by_name(side.variables))
-    loaded = ask(_load_request(name, args, side, clips))
-    if parameters != loaded['parameters']:
+    load = {
+      **settings,
+      'num_classes': _NUM_CLASSES,
+      'learning_rate': _LEARNING_RATE,
+      'clips': str(pathlib.Path(folder) / 'clips.npz'),
+    }
+    ours = ask_jax({'load': load})
+    if 'error' in ours:
+      raise ConfigError(ours['error'])
+    theirs = ask_torch(
+      {
+        'load': {
+          **load,
+          'device': {'cpu': 'cpu', 'gpu': 'cuda'}[args.device],
+          'programs': args.torch,
+          'optim': ours['optim'],
+        }
+      }
+    )
+    if ours['parameters'] != theirs['parameters']:
       raise RuntimeError(
-        f'{name} has {parameters} parameters, in PyTorch '
-        f'{loaded["parameters"]}.'
+        f'{name} has {ours["parameters"]} parameters, in PyTorch '
+        f'{theirs["parameters"]}.'
       )
-
-    def in_torch(program: str) -> Callable[[int], dict]:
-      return lambda steps: ask({'program': program, 'steps': steps})
-
-    sides = {'JAX': side.run, **{_TORCH[p]: in_torch(p) for p in args.torch}}
+    described = {
+      **ours['environment'],
+      'torch_threads': theirs['threads'],
+      **environment,
+      **theirs['versions'],
+    }
+    if stored:
+      _check_same(path, stored, {'environment': described})
+    sides: dict[str, Callable[[int], dict]] = {
+      'JAX': lambda steps: ask_jax({'steps': steps})
+    }
+    for program in args.torch:
+      sides[_TORCH[program]] = lambda steps, program=program: ask_torch(
+        {'program': program, 'steps': steps}
+      )
     try:
       found = _alternate(sides, args)
     except RuntimeError as error:
       raise RuntimeError(f'{name}: {error}') from error
-  return _entry(name, args, side, loaded, found)
+  entry = stored or {
+    **settings,
+    'parameters': ours['parameters'],
+    'forward_macs': ours['forward_macs'],
+    **record.code_version(),
+    'environment': described,
+    'launches': [],
+  }
+  this_launch = {
+    'command': record.command_line(__spec__.name),
+    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+    # Of the last minute, the benchmark's own threads included.
+    'load_average': [found.load_average, os.getloadavg()[0]],
+    'compile_s': ours['compile_s'],
+    'sides': {
+      key: {**_seconds(turns, args), 'first_losses': found.losses[key]}
+      for key, turns in found.turns.items()
+    },
+  }
+  return {**entry, 'launches': [*entry['launches'], this_launch]}
 
 
 def load() -> list[dict]:
@@ -353,34 +365,105 @@ def problems() -> list[str]:
   return found
 
 
+def _launches(entry: dict) -> list[dict]:
+  """The launches of a record; an older record is one."""
+  return entry.get('launches', [entry])
+
+
+class _Circumstances(NamedTuple):
+  """What the rows of a table share: its record's fields of these names.
+
+  Attributes:
+    machine: Its cores and processor, or its accelerator.
+    keeps: Whether PyTorch's allocator keeps freed memory; None: on a GPU.
+    sides: That were timed.
+    launches: Number of them.
+  """
+
+  device: str
+  dtype: str
+  batch: int
+  crop_px: int
+  machine: str
+  jax: str
+  torch: str
+  torch_threads: int
+  keeps: bool | None
+  sides: tuple[str, ...]
+  turns: int
+  turn_steps: int
+  launches: int
+
+
+def _circumstances(entry: dict) -> _Circumstances:
+  env, launches = entry['environment'], _launches(entry)
+  machine, keeps = f'{env["num_cpus"]} cores of {env["cpu"]}', None
+  if entry['device'] == 'gpu':
+    machine = env['device']
+  else:
+    from mgjax.cpu import allocator
+
+    keeps = allocator.environment().items() <= env.items()
+  return _Circumstances(
+    **{field: entry[field] for field in _SHARED},
+    machine=machine,
+    jax=env['jax'],
+    torch=env['torch'],
+    torch_threads=env['torch_threads'],
+    keeps=keeps,
+    sides=tuple(launches[0]['sides']),
+    launches=len(launches),
+  )
+
+
 def table(records: list[dict]) -> str:
   """Step times and their ratios as Markdown.
 
   Args:
-    records: Of `measure`, in any order.
+    records: Of `launch`, in any order.
 
   Returns:
-    A table for each device, type and size of clips, with a line on what it
-    was measured with. Times are medians over turns; "JAX / x" are ratios of
-    medians, below 1 where JAX is faster. CPU seconds are those of all threads
-    of one side. Memory and share of the peak rate are there where known.
+    A table for all records of the same circumstances, with a line that says
+    them. A launch's times are medians over its turns; shown are geometric means
+    over launches. "JAX / x" are ratios of those, below 1 where JAX is faster,
+    with their 95 % interval over launches where there are several. CPU seconds
+    are those of all threads of one side. Memory and share of the peak rate are
+    there where known.
   """
   if not records:
     return 'No records yet.'
-  groups = {}
+  groups: dict[_Circumstances, list[dict]] = {}
   for entry in records:
-    key = [entry[k] for k in ('device', 'dtype', 'batch', 'crop_px')]
-    groups.setdefault((*key, tuple(entry['sides'])), []).append(entry)
+    groups.setdefault(_circumstances(entry), []).append(entry)
+  order = list(MODELS)
   return '\n\n'.join(
-    _group_table(sorted(group, key=lambda r: list(MODELS).index(r['model'])))
-    for _, group in sorted(groups.items())
+    _group_table(
+      shared, sorted(groups[shared], key=lambda r: order.index(r['model']))
+    )
+    for shared in sorted(groups)
   )
 
 
-def _group_table(group: list[dict]) -> str:
-  sides = list(group[0]['sides'])
+def _medians(entry: dict, side: str, unit: str) -> list[float]:
+  """Medians over turns, of every launch."""
+  return [
+    statistics.median(launch['sides'][side][unit])
+    for launch in _launches(entry)
+  ]
+
+
+def _ratio(ours: Sequence[float], theirs: Sequence[float]) -> str:
+  """One value of each launch of one side, by those of another."""
+  if len(ours) == 1:
+    return f'{ours[0] / theirs[0]:.2f}'
+  found = intervals.of_paired_ratio(ours, theirs)
+  return f'{found.estimate:.2f} [{found.low:.2f}, {found.high:.2f}]'
+
+
+def _group_table(shared: _Circumstances, group: list[dict]) -> str:
+  sides = shared.sides
   others = [side for side in sides if side != 'JAX']
-  shows_memory = group[0]['device'] == 'gpu'
+  shows_memory = shared.device == 'gpu'
   shows_rate = all(entry['peak_tflops'] for entry in group)
   header = ['model', 'frames', *(f'{side} [ms]' for side in sides)]
   header += [f'JAX / {side}' for side in others]
@@ -392,61 +475,83 @@ def _group_table(group: list[dict]) -> str:
     header += [f'{side} of peak rate [%]' for side in sides]
   rows = []
   for entry in group:
-    found = entry['sides']
-    median = lambda side, unit, found=found: statistics.median(
-      found[side][unit]
-    )
-    ratio = lambda side, unit, median=median: (
-      f'{median("JAX", unit) / median(side, unit):.2f}'
+    medians = functools.partial(_medians, entry)
+    mean_s = {
+      side: statistics.geometric_mean(medians(side, 'wall_s')) for side in sides
+    }
+    ratio = lambda side, unit, medians=medians: _ratio(
+      medians('JAX', unit), medians(side, unit)
     )
     row = [MODELS[entry['model']], str(entry['frames'])]
-    row += [f'{1e3 * median(side, "wall_s"):.0f}' for side in sides]
+    row += [f'{1e3 * mean_s[side]:.0f}' for side in sides]
     row += [ratio(side, 'wall_s') for side in others]
     if not shows_memory:
       row += [ratio(side, 'cpu_s') for side in others]
     else:
-      row += [f'{found[side]["peak_bytes"] / 2**30:.2f}' for side in sides]
+      peaks = {
+        side: max(one['sides'][side]['peak_bytes'] for one in _launches(entry))
+        for side in sides
+      }
+      row += [f'{peaks[side] / 2**30:.2f}' for side in sides]
     if shows_rate:
       # A multiply-add is two operations; backward is twice forward.
       tera = 6 * entry['forward_macs'] * entry['batch'] / 1e12
       row += [
-        f'{100 * tera / median(side, "wall_s") / entry["peak_tflops"]:.0f}'
+        f'{100 * tera / mean_s[side] / entry["peak_tflops"]:.0f}'
         for side in sides
       ]
     rows.append(tuple(row))
   table = tabulate.Table(EXPERIMENT, tuple(header), rows)
-  return f'{_circumstances(group)}\n\n{tabulate.markdown(table)}'
+  return f'{_description(shared, group)}\n\n{tabulate.markdown(table)}'
 
 
-def _circumstances(group: list[dict]) -> str:
-  entry = group[0]
-  env = entry['environment']
-  loads = [load for e in group for load in e['load_average']]
-  device = f'{env["num_cpus"]} cores of {env["cpu"]}'
-  if entry['device'] == 'gpu':
-    device = env['device']
+def _description(shared: _Circumstances, group: list[dict]) -> str:
+  loads = [
+    load
+    for entry in group
+    for launch in _launches(entry)
+    for load in launch['load_average']
+  ]
+  allocator = {
+    None: '',
+    True: ', which keeps freed memory as JAX does',
+    False: ", which has glibc's defaults for freed memory",
+  }[shared.keeps]
+  launches = '1 launch, medians'
+  if shared.launches > 1:
+    launches = (
+      f'{shared.launches} launches (ratios with their 95 % interval), in each '
+      'medians'
+    )
   return (
-    f'{device}, {entry["dtype"]}, {entry["batch"]} clips of '
-    f'{entry["crop_px"]}²; JAX {env["jax"]}, torch {env["torch"]} with '
-    f'{env["torch_threads"]} threads; medians of {entry["turns"]} alternating '
-    f'turns of {entry["turn_steps"]} steps; load average '
+    f'{shared.machine}, {shared.dtype}, {shared.batch} clips of '
+    f'{shared.crop_px}²; JAX {shared.jax}, torch {shared.torch} with '
+    f'{shared.torch_threads} threads{allocator}; {launches} of {shared.turns} '
+    f'alternating turns of {shared.turn_steps} steps; load average '
     f'{min(loads):.1f} to {max(loads):.1f}.'
   )
 
 
 def main(args: flags.FlagValues) -> None:
   """Times the networks that the flags name, and writes their records."""
-  prepare(args)
+  find_torch(args.torch_python)
   folder = pathlib.Path(args.records)
   files.make_folder(folder, f'--records={folder}')
-  results = []
-  for name in args.models:
-    result = measure(name, args)
-    results.append(result)
-    path = folder / f'{args.device}-{args.dtype}-{name}.json'
-    path.write_text(json.dumps(result, indent=1) + '\n')
-    print(f'{table([result])}\n', flush=True)
-  print(table(results))
+  paths = {
+    name: folder / f'{args.device}-{args.dtype}-{name}.json'
+    for name in args.models
+  }
+  results = {}
+  for name, path in paths.items():  # All, before the first takes its time.
+    if path.exists():
+      results[name] = files.read_json(path)
+      _check_same(path, results[name], _settings(name, args))
+  for name, path in paths.items():
+    while len((results.get(name) or {}).get('launches', [])) < args.launches:
+      results[name] = launch(name, args, path, results.get(name))
+      files.write_text(path, json.dumps(results[name], indent=1) + '\n')
+    print(f'{table([results[name]])}\n', flush=True)
+  print(table(list(results.values())))
 
 
 if __name__ == '__main__':

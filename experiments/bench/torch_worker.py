@@ -1,15 +1,10 @@
 """PyTorch's side of step_time.py: a process that steps when it is told to.
 
-Reads one request per line from stdin, writes one answer per line to stdout,
-both JSON; what the libraries print goes to stderr.
-
-  {"load": {...}}           -> {"versions", "threads", "parameters"}
-  {"program": P, "steps": N} -> {"wall_s", "cpu_s", "losses", "peak_bytes"}
+{"load": {...}}           -> {"versions", "threads", "parameters"}
+{"program": P, "steps": N} -> {"wall_s", "cpu_s", "losses", "peak_bytes"}
 """
 
-import json
 import os
-import sys
 import time
 from collections.abc import Callable
 
@@ -17,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from experiments.bench import torch_models
+from experiments.bench import torch_models, worker
 
 # What is timed besides the model in the layout that torch has by itself.
 PROGRAMS = ('default', 'channels_last', 'compiled')
@@ -147,20 +142,11 @@ class Worker:
       'peak_bytes': peak_bytes,
     }
 
-
-def main() -> None:
-  # Nothing but answers may reach the pipe.
-  answers = os.fdopen(os.dup(1), 'w')
-  os.dup2(2, 1)
-  worker = Worker()
-  for line in sys.stdin:
-    request = json.loads(line)
+  def answer(self, request: dict) -> dict:
     if 'load' in request:
-      answer = worker.load(request['load'])
-    else:
-      answer = worker.run(request['program'], request['steps'])
-    print(json.dumps(answer), file=answers, flush=True)
+      return self.load(request['load'])
+    return self.run(request['program'], request['steps'])
 
 
 if __name__ == '__main__':
-  main()
+  worker.serve(Worker().answer)

@@ -52,3 +52,11 @@ def keep() -> bool:
     return False
   jax.config.update('jax_cpu_enable_async_dispatch', False)
   return all([mallopt(*option) for option in _OPTIONS.values()])
+
+
+def environment() -> dict[str, str]:
+  """Variables with which another process does what `keep` does in this one."""
+  return {
+    f'{name.replace("M_", "MALLOC_", 1)}_': str(value)
+    for name, (_, value) in _OPTIONS.items()
+  }

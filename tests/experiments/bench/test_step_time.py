@@ -2,11 +2,11 @@
 
 import functools
 import json
+import math
 import os
 import pathlib
 import subprocess
 import sys
-import types
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,10 @@ import pytest
 
 from experiments.bench import jax_side, step_time
 from mgjax import cli
-from mgjax.config import fields
+from mgjax.cpu import allocator
 
 TORCH_PYTHON = os.environ.get('MGJAX_TORCH_PYTHON')
+PYTHON = sys.executable
 NUM_CLASSES, FRAMES = 400, 8
 
 # Loads the weights, and saves the logits of the clips, all in float64.
@@ -132,10 +133,30 @@ def entry(model='tsn', device='cpu', peak_tflops=None, **wall_s):
   }
 
 
-def test_ratios_are_of_medians():
+def test_records_of_one_launch_say_so_and_have_no_interval():
   table = step_time.table([entry(JAX=[0.1, 0.3, 9.0], torch=[0.6, 0.5, 0.7])])
   assert table.splitlines()[-1] == ('| TSN-R50 | 8 | 300 | 600 | 0.50 | 0.17 |')
+  assert '1 launch, medians' in table
+  assert "which has glibc's defaults" in table
+  assert '2 cores of a processor' in table
   assert 'load average 1.0 to 2.0' in table
+
+
+def test_ratios_of_several_launches_have_an_interval():
+  one = entry(JAX=[0.2, 0.2, 9.0], torch=[0.4])
+  other = entry(JAX=[0.1], torch=[0.1])
+  several = {**one, 'launches': [one, other]}
+  # Log ratios -log 2 and 0: their mean, and Student's 12.71 standard errors.
+  low, high = (
+    math.exp(math.log(0.5) / 2 + sign * 12.706 * math.log(2) / 2)
+    for sign in (-1, 1)
+  )
+  row = step_time.table([several]).splitlines()[-1]
+  assert row.startswith(
+    f'| TSN-R50 | 8 | 141 | 200 | 0.71 [{low:.2f}, {high:.2f}] |'
+  )
+  # Other circumstances, another table.
+  assert step_time.table([several, one]).count('| model |') == 2
 
 
 def test_on_gpus_the_table_shows_memory_and_the_share_of_the_peak_rate():
@@ -181,74 +202,155 @@ def test_wrong_flags_end_with_what_is_accepted(flag, message, capsys):
   assert flag.partition('=')[0] in line and message in line
 
 
-# Answers like experiments/bench/torch_worker.py, without PyTorch.
+# Answers like experiments/bench/jax_worker.py and torch_worker.py. The k-th
+# launch takes k times the seconds.
 FAKE_WORKER = """#!{python}
-import json, sys
+import json, os, sys
+if sys.argv[1] == '-c':
+  sys.exit()
+worker = sys.argv[2].rpartition('.')[-1]
+with open({log!r}, 'a+') as file:
+  file.write(worker + chr(10))
+  file.seek(0)
+  launch = file.read().split().count(worker)
 for line in sys.stdin:
   request = json.loads(line)
-  if 'load' in request:
-    answer = {{'versions': {{'torch': '0'}}, 'threads': 1,
-              'parameters': {parameters}}}
+  if 'load' not in request:
+    answer = {{'wall_s': 1.0 * launch * request['steps'], 'cpu_s': 1.0,
+              'losses': [6.0] * request['steps'], 'peak_bytes': 1}}
+    if worker == 'torch_worker':
+      answer |= {{'wall_s': 2.0 * request['steps'], 'peak_bytes': None,
+                 'losses': [{loss}] * request['steps']}}
+  elif worker == 'torch_worker':
+    answer = {{'versions': {{'torch': os.environ['MALLOC_MMAP_MAX_']}},
+              'threads': 1, 'parameters': {parameters}}}
   else:
-    answer = {{'wall_s': 2.0 * request['steps'], 'cpu_s': 1.0,
-              'losses': [{loss}] * request['steps'], 'peak_bytes': None}}
+    assert 'MALLOC_MMAP_MAX_' not in os.environ
+    answer = {{'environment': {{'num_cpus': 2, 'cpu': 'x', 'jax': {jax!r}}},
+              'parameters': 5, 'forward_macs': 7, 'compile_s': 1.0,
+              'optim': {{}}}}
   print(json.dumps(answer), flush=True)
 """
 
 
-class FakeSide:
-  """What `measure` needs of `JaxSide`; nothing is compiled."""
+@pytest.fixture
+def measure(tmp_path, monkeypatch, capsys):
+  """Runs the benchmark with processes that are fakes.
 
-  def __init__(self, name, args, *, frames, num_classes, learning_rate):
-    self.variables = {'params': {'a': np.zeros(5)}, 'batch_stats': {}}
-    self.clips = {'video': np.zeros(1), 'label': np.zeros(1)}
-    self.macs, self.compile_s, self.frames = 7, 1.0, frames
-    self.optim = fields.base().optim
+  Returns its exit code, the record, what it said, and which workers started.
+  """
 
-  def run(self, steps):
-    return {
-      'wall_s': 1.0 * steps,
-      'cpu_s': 1.0,
-      'losses': [6.0] * steps,
-      'peak_bytes': 1,
-    }
+  def run(*arguments, parameters=5, loss=6.0, jax='1'):
+    fake, log = tmp_path / 'python', tmp_path / 'log'
+    fake.write_text(
+      FAKE_WORKER.format(
+        python=PYTHON,
+        log=str(log),
+        parameters=parameters,
+        loss=loss,
+        jax=jax,
+      )
+    )
+    fake.chmod(0o755)
+    log.write_text('')
+    monkeypatch.setattr(step_time.sys, 'executable', str(fake))
+    argv = ['step_time', '--models=tsn', '--turns=3', '--turn_steps=4']
+    argv += [f'--torch_python={fake}', f'--records={tmp_path}', *arguments]
+    code = cli.run(
+      step_time.main, step_time.define_flags, argv, takes_config=False
+    )
+    path = tmp_path / 'cpu-float32-tsn.json'
+    entry = json.loads(path.read_text()) if path.exists() else None
+    return code, entry, capsys.readouterr(), log.read_text().split()
 
-
-def fake_measure(tmp_path, monkeypatch, *, parameters=5, loss=6.0):
-  worker = tmp_path / 'python'
-  worker.write_text(
-    FAKE_WORKER.format(python=sys.executable, parameters=parameters, loss=loss)
-  )
-  worker.chmod(0o755)
-  monkeypatch.setattr(jax_side, 'JaxSide', FakeSide)
-  args = types.SimpleNamespace(
-    torch_python=str(worker),
-    torch=['default', 'channels_last'],
-    device='cpu',
-    dtype='float32',
-    batch=2,
-    frames=8,
-    crop_px=32,
-    turns=3,
-    turn_steps=4,
-    peak_tflops=None,
-  )
-  return step_time.measure('tsn', args)
+  return run
 
 
-def test_a_record_has_the_seconds_of_a_step_of_every_turn(
-  tmp_path, monkeypatch
+def test_a_record_has_the_seconds_of_a_step_of_every_turn(measure):
+  code, entry, said, started = measure('--launches=2')
+  assert not code
+  assert sorted(started) == ['jax_worker'] * 2 + ['torch_worker'] * 2
+  first, second = entry['launches']
+  assert first['sides']['JAX']['wall_s'] == [1.0] * 3
+  assert second['sides']['JAX']['wall_s'] == [2.0] * 3
+  assert first['sides']['torch']['wall_s'] == [2.0] * 3
+  assert first['sides']['torch channels-last']['cpu_s'] == [0.25] * 3
+  assert list(first['sides']) == ['JAX', *step_time._TORCH.values()]
+  # The mean of 1 and 2 seconds, over 2.
+  row = said.out.splitlines()[-1]
+  assert row.startswith('| TSN-R50 | 8 | 1414 | 2000 | 2000 | 2000 | 0.71 [')
+
+
+def test_pytorch_has_the_allocator_settings_of_mgjax(measure, monkeypatch):
+  code, entry, said, _ = measure('--launches=1')
+  assert not code
+  assert entry['environment']['torch'] == '0'  # As its process has it.
+  assert allocator.environment().items() <= entry['environment'].items()
+  assert 'which keeps freed memory as JAX does' in said.out
+
+
+def test_a_stopped_run_goes_on_and_a_finished_one_is_shown(measure):
+  measure('--launches=1')
+  code, entry, _, started = measure('--launches=3')
+  assert not code
+  assert sorted(started) == ['jax_worker'] * 2 + ['torch_worker'] * 2
+  assert len(entry['launches']) == 3
+  code, again, said, started = measure('--launches=3')
+  assert not code and not started
+  assert again == entry
+  assert '3 launches' in said.out
+
+
+@pytest.mark.parametrize(
+  'arguments,changes,message',
+  [
+    (('--turns=2',), {}, 'is a record of other turns;'),
+    (('--torch=default',), {}, 'is a record of other torch;'),
+    ((), {'jax': '2'}, 'is a record of other environment;'),
+  ],
+)
+def test_launches_of_one_record_are_of_the_same(
+  measure, arguments, changes, message
 ):
-  result = json.loads(json.dumps(fake_measure(tmp_path, monkeypatch)))
-  assert result['sides']['JAX']['wall_s'] == [1.0] * 3
-  assert result['sides']['torch']['wall_s'] == [2.0] * 3
-  assert result['sides']['torch channels-last']['cpu_s'] == [0.25] * 3
-  row = step_time.table([result]).splitlines()[-1]
-  assert row.startswith('| TSN-R50 | 8 | 1000 | 2000 | 2000 | 0.50 | 0.50 |')
+  _, entry, _, _ = measure('--launches=1')
+  code, unchanged, said, _ = measure('--launches=2', *arguments, **changes)
+  assert code == 2
+  assert message in said.err and said.err.count('\n') == 1
+  assert unchanged == entry
 
 
-def test_two_different_networks_are_an_error(tmp_path, monkeypatch):
-  with pytest.raises(RuntimeError, match='5 parameters, in PyTorch 6'):
-    fake_measure(tmp_path, monkeypatch, parameters=6)
-  with pytest.raises(RuntimeError, match='first losses differ'):
-    fake_measure(tmp_path, monkeypatch, loss=6.2)
+@pytest.mark.parametrize(
+  'changes,message',
+  [
+    ({'parameters': 6}, '5 parameters, in PyTorch 6'),
+    ({'loss': 6.2}, 'the first losses differ'),
+    ({'parameters': '1 / 0'}, 'torch_worker ended'),
+  ],
+)
+def test_sides_that_do_not_do_the_same_are_an_error(measure, changes, message):
+  code, entry, said, _ = measure(**changes)
+  assert code == 1
+  assert message in said.err
+  assert not entry
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  not TORCH_PYTHON,
+  reason='MGJAX_TORCH_PYTHON names no interpreter with PyTorch.',
+)
+def test_both_sides_take_the_same_steps(tmp_path):
+  # Batch norm of fewer values would make much of rounding.
+  arguments = ['--models=tsn', '--batch=2', '--frames=4', '--crop_px=64']
+  arguments += ['--turns=1', '--turn_steps=1', '--torch=default,channels_last']
+  arguments += [f'--torch_python={TORCH_PYTHON}', f'--records={tmp_path}']
+  module = 'experiments.bench.step_time'
+  subprocess.run(
+    [sys.executable, '-m', module, *arguments, '--launches=2'],
+    check=True,
+    cwd=pathlib.Path(__file__).parents[3],
+  )
+  entry = json.loads((tmp_path / 'cpu-float32-tsn.json').read_text())
+  for one in entry['launches']:
+    losses = [side['first_losses'] for side in one['sides'].values()]
+    np.testing.assert_allclose(losses[1:], losses[:1] * 2, rtol=0.01)
