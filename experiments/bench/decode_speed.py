@@ -2,25 +2,38 @@ r"""How many clips a core decodes per second, at every grid of a schedule.
 
 taskset -c 1 python -m experiments.bench.decode_speed
 taskset -c 1 python -m experiments.bench.decode_speed --key_frames=60
+taskset -c 1 python -m experiments.bench.decode_speed \
+  --torch_python=/usr/bin/python3
 
-compares three ways to get the same training clips of generated videos of
-Kinetics' form (340x256, 10 s, 300 frames, H.264 as FFmpeg writes it: a key
-frame every 250 frames; or more often, as for streaming), clip by clip in turn:
+compares ways to get the same training clips of generated videos of Kinetics'
+form (340x256, 10 s, 300 frames, H.264 as FFmpeg writes it: a key frame every
+250 frames; or more often, as for streaming), clip by clip in turn:
 
-  whole span  what PySlowFast's PyAV path does: decode all frames of the clip's
-              span, convert all to RGB, stack them, select, turn into floats,
-              normalise, resize whole frames, crop
-  mgjax       mgjax.data.stream from the same files
-  prepared    mgjax.data.stream from what mgjax.data.prepare makes of them:
-              short side 256, key frames every 12, and a copy of short side 192
+  whole span   what PySlowFast's PyAV path does: decode all frames of the clip's
+               span, convert all to RGB, stack them, select, turn into floats,
+               normalise, resize whole frames, crop
+  torchvision  what PySlowFast does by default: the same by torchvision's video
+               reader, which resizes while it converts; in a process and an
+               interpreter of its own (torchvision_worker.py)
+  mgjax        mgjax.data.stream
+
+each from these files, and again from what mgjax.data.prepare makes of them:
+short side 256, key frames every 12, and a copy of short side 192. All readers
+get the copy that mgjax chooses for the clip.
 
 Frames and crops are the same; uint8 pixels are compared. The result goes to
 experiments/records/decode_speed/ (decode_speed_60/).
 
+No wheel of torchvision on PyPI has that reader (nine were looked at, 0.8.2 to
+0.24.1 for Linux; since 0.24 it is not built by default). Debian's
+python3-torchvision has it: that interpreter is --torch_python, without which
+torchvision is left out.
+
 Source: PySlowFast 287ec00, slowfast/datasets/decoder.py, pyav_decode and
   temporal_sampling; kinetics.py, __getitem__; transform.py.
 Differs: That converts and resizes in PyTorch; here NumPy and OpenCV do it.
-  It moves the start to a whole time stamp; here the frames are mgjax's.
+  It moves the start to a whole time stamp; here the frames are mgjax's. At that
+  commit its PyAV path fails: it subtracts 1 from a list of numbers of frames.
 """
 
 from mgjax import stop_signal
@@ -28,15 +41,20 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
+import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import pathlib
 import platform
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 
 import av
 import cv2
@@ -45,9 +63,10 @@ import numpy as np
 from absl import flags
 
 from experiments import tabulate
-from experiments.bench import kinetics_like
+from experiments.bench import kinetics_like, worker
 from experiments.runs import record
 from mgjax import cli, environment, files
+from mgjax.cli import ConfigError
 from mgjax.data import sampling, sources
 from mgjax.grids.schedule import Grid, GridSchedule
 from mgjax.setup import data as data_setup
@@ -57,7 +76,17 @@ CONFIG = 'configs/kinetics400.py:grid=both'
 
 _FFMPEG_INTERVAL = 250  # Frames between key frames, by default.
 _NUM_TRAIN = 240_436  # Kinetics-400's, as the multigrid paper has it.
-_METHODS = ('whole span', 'mgjax', 'prepared')
+_READERS = ('whole span', 'torchvision', 'mgjax')
+# Of each way: who reads, and whether what mgjax.data.prepare has made.
+_WAYS = {
+  'whole span': ('whole span', False),
+  'torchvision': ('torchvision', False),
+  'mgjax': ('mgjax', False),
+  'whole span, prepared': ('whole span', True),
+  'torchvision, prepared': ('torchvision', True),
+  'prepared': ('mgjax', True),
+}
+_REFERENCE = 'whole span'  # Its pixels are what the others' are compared with.
 
 
 def whole_span_clip(
@@ -138,7 +167,7 @@ def expected_clip(
   uniforms = generator.random(8 + grid.T)
   frames = sampling.train_frames(
     kinetics_like.FRAMES,
-    kinetics_like.FPS,
+    float(kinetics_like.FPS),
     num_frames=grid.T,
     stride_frames=ranges.stride_frames,
     sampling='dense',
@@ -184,21 +213,61 @@ class _Repeated(sources.Source):
     return self._source.read(index % len(self._source), short_px=short_px)
 
 
-class _Ways:
-  """The three ways to get a clip."""
+def find_reader(python: str) -> None:
+  """Looks whether an interpreter has torchvision's video reader.
 
-  def __init__(self, config: ml_collections.ConfigDict, folder: pathlib.Path):
-    self._config, self._folder = config, folder
+  Raises:
+    ConfigError: It has not, or there is none.
+  """
+  code = (
+    'import torch; from torchvision import io; io._probe_video_from_memory; '
+    'torch.ops.video_reader.read_video_from_memory'
+  )
+  try:
+    subprocess.run(
+      [python, '-c', code], check=True, capture_output=True, text=True
+    )
+  except (OSError, subprocess.CalledProcessError) as error:
+    said = (getattr(error, 'stderr', '') or str(error)).strip().splitlines()
+    raise ConfigError(
+      f'--torch_python={python}: no video reader of torchvision there '
+      f"({said[-1]}); PyPI's wheels have none, Debian's python3-torchvision has"
+    ) from None
+
+
+class _Ways:
+  """The ways to get a clip.
+
+  Args:
+    config: Of the clips.
+    folder: Of the data sets.
+    scratch: An empty folder.
+    ask: Of a torchvision_worker; None: there is none.
+  """
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    folder: pathlib.Path,
+    scratch: pathlib.Path,
+    ask: Callable[[dict], dict] | None,
+  ):
+    self._config, self._scratch, self._ask = config, scratch, ask
+    self.names = [
+      way
+      for way, (reader, _) in _WAYS.items()
+      if ask or reader != 'torchvision'
+    ]
     self.schedule = grids.schedule(config, _NUM_TRAIN)
-    self._streams = {}
-    for way, name in (
-      ('mgjax', kinetics_like.NAME),
-      ('prepared', f'{kinetics_like.NAME}/short256'),
+    self._streams = {}  # By whether what is prepared is read.
+    for prepared, name in (
+      (False, kinetics_like.NAME),
+      (True, f'{kinetics_like.NAME}/short256'),
     ):
       config.data.name = name
-      config.data.copies = way == 'prepared'
+      config.data.copies = prepared
       source = data_setup.source(config, 'train')
-      self._streams[way] = data_setup.train_stream(
+      self._streams[prepared] = data_setup.train_stream(
         config.copy_and_resolve_references(),
         self.schedule,
         _Repeated(source, _NUM_TRAIN),
@@ -210,7 +279,7 @@ class _Ways:
     """Makes a clip.
 
     Args:
-      way: One of _METHODS.
+      way: One of `names`.
       number: Of the clip in the run.
       ranges: The grid.
       chosen: The clip's frames and crop, by `expected_clip`.
@@ -219,16 +288,15 @@ class _Ways:
       Its pixels [T, H, W, 3] (float32 and normalised, or uint8), and the
       seconds of CPU and of wall clock.
     """
-    stream = self._streams.get(way)
-    if stream is None:
-      stream = self._streams['mgjax']
-      name = stream.source[stream.order.example(number)].id
-      path = self._folder / 'videos' / f'{name}.mp4'
+    reader, prepared = _WAYS[way]
+    path = self._file(prepared, number, ranges.grid, chosen)
+    if reader == 'torchvision':
+      return self._torchvision_clip(path, ranges, chosen)
     cpu, wall = time.process_time(), time.perf_counter()
-    if way == 'whole span':
+    if reader == 'whole span':
       pixels = whole_span_clip(path, config=self._config, **chosen)
     else:
-      pixels = stream.clip(
+      pixels = self._streams[prepared].clip(
         number,
         ranges.grid,
         stride_frames=ranges.stride_frames,
@@ -236,83 +304,140 @@ class _Ways:
       )['video']
     return pixels, time.process_time() - cpu, time.perf_counter() - wall
 
+  def _file(
+    self, prepared: bool, number: int, grid: Grid, chosen: dict
+  ) -> pathlib.Path:
+    """The file that the stream would read, for who reads files."""
+    stream = self._streams[prepared]
+    short_px = max(min(chosen['resized']), grid.H, grid.W)
+    video = stream.source.read(
+      stream.order.example(number), short_px=short_px
+    ).video
+    path = self._scratch / f'{hashlib.sha256(video).hexdigest()[:16]}.mp4'
+    if not path.exists():
+      path.write_bytes(video)
+    return path
 
-def measure(
-  config: ml_collections.ConfigDict, folder: pathlib.Path, num_clips: int
-) -> list[dict]:
-  """Times the three ways, clip by clip in turn.
-
-  Returns:
-    For each grid its shape, and by method the mean milliseconds per clip (of
-    CPU and wall clock) and the largest and mean difference of uint8 pixels
-    from the first method's.
-  """
-  ways = _Ways(config, folder)
-  mean, std = np.array(config.data.mean), np.array(config.data.std)
-  rows = []
-  for ranges in grids_of(ways.schedule):
-    cpu_ms = {method: [] for method in _METHODS}
-    wall_ms = {method: [] for method in _METHODS}
-    errors = {method: [] for method in _METHODS[1:]}
-    # The first clip of all warms up caches and allocators.
-    for number in range(-1, num_clips):
-      clip = max(number, 0)
-      chosen = expected_clip(config, ranges, clip)
-      pixels = {}
-      # No method is always the first.
-      for k in range(len(_METHODS)):
-        method = _METHODS[(clip + k) % len(_METHODS)]
-        pixels[method], cpu, wall = ways.timed_clip(
-          method, clip, ranges, chosen
-        )
-        if number >= 0:
-          cpu_ms[method].append(1e3 * cpu)
-          wall_ms[method].append(1e3 * wall)
-      reference = (pixels['whole span'] * std + mean) * 255
-      for method in errors:
-        errors[method].append(np.abs(pixels[method] - reference))
-    rows.append(
+  def _torchvision_clip(
+    self, path: pathlib.Path, ranges: GridRanges, chosen: dict
+  ) -> tuple[np.ndarray, float, float]:
+    frames = chosen['frames']
+    pixels = self._scratch / 'pixels.npy'
+    taken = self._ask(
       {
-        **ranges.grid._asdict(),
-        'stride_frames': ranges.stride_frames,
-        'jitter_px': ranges.jitter_px,
-        'cpu_ms': {m: statistics.mean(cpu_ms[m]) for m in _METHODS},
-        'wall_ms': {m: statistics.mean(wall_ms[m]) for m in _METHODS},
-        'max_error': {m: float(np.max(errors[m])) for m in errors},
-        'mean_error': {m: float(np.mean(errors[m])) for m in errors},
+        'clip': {
+          'path': str(path),
+          'first': int(frames[0]),
+          'span': chosen['span'],
+          'offsets': (frames - frames[0]).tolist(),
+          'min_px': ranges.jitter_px[0],
+          'resized': chosen['resized'],
+          'crop': chosen['crop'],
+          'pixels': str(pixels),
+        }
       }
     )
-    print(tabulate.line(row_cells(rows[-1])), flush=True)
+    return np.load(pixels), taken['cpu_s'], taken['wall_s']
+
+
+def measure(
+  config: ml_collections.ConfigDict,
+  folder: pathlib.Path,
+  num_clips: int,
+  ask: Callable[[dict], dict] | None = None,
+) -> list[dict]:
+  """Times the ways, clip by clip in turn.
+
+  Args:
+    config: Of the clips.
+    folder: Of the data sets.
+    num_clips: Clips of each grid.
+    ask: Of a torchvision_worker; None: torchvision is left out.
+
+  Returns:
+    For each grid its shape, and by way the mean milliseconds per clip (of
+    CPU and wall clock) and the largest and mean difference of uint8 pixels
+    from those of the whole span.
+  """
+  mean, std = np.array(config.data.mean), np.array(config.data.std)
+  rows = []
+  with tempfile.TemporaryDirectory() as scratch:
+    ways = _Ways(config, folder, pathlib.Path(scratch), ask)
+    for ranges in grids_of(ways.schedule):
+      cpu_ms = {way: [] for way in ways.names}
+      wall_ms = {way: [] for way in ways.names}
+      errors = {way: [] for way in ways.names if way != _REFERENCE}
+      # The first clip of all warms up caches and allocators.
+      for number in range(-1, num_clips):
+        clip = max(number, 0)
+        chosen = expected_clip(config, ranges, clip)
+        pixels = {}
+        # No way is always the first.
+        for k in range(len(ways.names)):
+          way = ways.names[(clip + k) % len(ways.names)]
+          pixels[way], cpu, wall = ways.timed_clip(way, clip, ranges, chosen)
+          if number >= 0:
+            cpu_ms[way].append(1e3 * cpu)
+            wall_ms[way].append(1e3 * wall)
+        to_bytes = lambda clip: (
+          clip if clip.dtype == np.uint8 else (clip * std + mean) * 255
+        )
+        reference = to_bytes(pixels[_REFERENCE])
+        for way in errors:
+          errors[way].append(np.abs(to_bytes(pixels[way]) - reference))
+      rows.append(
+        {
+          **ranges.grid._asdict(),
+          'stride_frames': ranges.stride_frames,
+          'jitter_px': ranges.jitter_px,
+          'cpu_ms': {way: statistics.mean(cpu_ms[way]) for way in cpu_ms},
+          'wall_ms': {way: statistics.mean(wall_ms[way]) for way in wall_ms},
+          'max_error': {way: float(np.max(errors[way])) for way in errors},
+          'mean_error': {way: float(np.mean(errors[way])) for way in errors},
+        }
+      )
+      print(tabulate.line(_per_second(rows[-1], 'cpu_ms')), flush=True)
   return rows
 
 
-def row_cells(row: dict) -> list[str]:
-  """A row of the table."""
-  cpu = row['cpu_ms']
-  reference = cpu['whole span']
-  cells = [f'{row["T"]} x {row["H"]}²']
-  cells += [f'{1e3 / cpu[m]:.1f}' for m in _METHODS]
-  cells += [f'{reference / cpu[m]:.1f}' for m in _METHODS[1:]]
-  cells += [
-    f'{row["wall_ms"]["whole span"] / row["wall_ms"][m]:.1f}'
-    for m in _METHODS[1:]
-  ]
-  cells += [f'{row["max_error"]["mgjax"]:.1f}']
-  cells += [f'{row["mean_error"][m]:.2f}' for m in _METHODS[1:]]
-  return cells
+def _per_second(row: dict, unit: str) -> tuple[str, ...]:
+  """The grid, and the clips per second of each way."""
+  grid = f'{row["T"]} x {row["H"]}²'
+  return (grid, *(f'{1e3 / ms:.1f}' for ms in row[unit].values()))
 
 
 def format_report(result: dict) -> str:
   """The Markdown page of a result."""
-  machine = result['machine']
-  table = tabulate.Table(
-    'decode_speed',
-    (
-      *('grid', *_METHODS, 'mgjax x', 'prepared x', 'mgjax x, wall'),
-      *('prepared x, wall', 'largest', 'mean', 'mean, prepared'),
-    ),
-    [tuple(row_cells(row)) for row in result['grids']],
+  machine, rows = result['machine'], result['grids']
+  ways = tuple(rows[0]['cpu_ms'])
+  per_second = {
+    unit: tabulate.Table(
+      'decode_speed', ('grid', *ways), [_per_second(row, unit) for row in rows]
+    )
+    for unit in ('cpu_ms', 'wall_ms')
+  }
+  differences = tabulate.Table(
+    'differences',
+    ('grid', *(way for way in ways if way != _REFERENCE)),
+    [
+      (
+        f'{row["T"]} x {row["H"]}²',
+        *(
+          f'{error:.2f} ({row["max_error"][way]:.1f})'
+          for way, error in row['mean_error'].items()
+        ),
+      )
+      for row in rows
+    ],
   )
+  versions = [
+    f'{label} {machine[name]}'
+    for name, label in (
+      *(('python', 'Python'), ('av', 'PyAV'), ('opencv', 'OpenCV')),
+      *(('torch', 'torch'), ('torchvision', 'torchvision')),
+    )
+    if name in machine
+  ]
   lines = [
     '# Clips per second and core',
     '',
@@ -320,15 +445,24 @@ def format_report(result: dict) -> str:
     + (' with changes' if result['changed_files'] else '')
     + f': {result["num_clips"]} clips of {result["num_videos"]} generated '
     f'videos (a key frame every {result["key_frames"]} frames) at every grid '
-    'of the Kinetics schedule. Clips per second of CPU '
-    'time; times as many as by decoding the whole span (CPU, wall clock); '
-    'largest and mean difference of pixels, of 255.',
+    'of the Kinetics schedule. *Prepared*, by itself, is mgjax from what '
+    '`mgjax.data.prepare` has made of them.',
     '',
-    f'{machine["cpu"]}, Python {machine["python"]}, PyAV {machine["av"]}, '
-    f'OpenCV {machine["opencv"]}; load average {machine["load"][0]:.1f} of '
-    f'{machine["num_cpus"]} CPUs (wall-clock times suffer from it).',
+    f'{machine["cpu"]}, {", ".join(versions)}; load average '
+    f'{machine["load"][0]:.1f} of {machine["num_cpus"]} CPUs (wall-clock times '
+    'suffer from it).',
     '',
-    tabulate.markdown(table),
+    'Clips per second of CPU time:',
+    '',
+    tabulate.markdown(per_second['cpu_ms']),
+    '',
+    'Clips per second of wall clock:',
+    '',
+    tabulate.markdown(per_second['wall_ms']),
+    '',
+    'Mean (largest) difference of pixels from the whole span, of 255:',
+    '',
+    tabulate.markdown(differences),
   ]
   return '\n'.join(lines) + '\n'
 
@@ -360,34 +494,52 @@ def problems() -> list[str]:
 
 
 def make() -> list[tabulate.Table]:
-  """Ranges over the grids, one row for each record."""
+  """Ranges over the grids, for each record and what the ways read."""
   rows = []
   for name, result in _load().items():
-    cpu = [row['cpu_ms'] for row in result['grids']]
-    clips_per_s = {m: [1e3 / ms[m] for ms in cpu] for m in _METHODS}
-    times = {m: [ms['whole span'] / ms[m] for ms in cpu] for m in _METHODS[1:]}
-    rows.append(
-      (
-        f'every {result["key_frames"]} frames',
-        *(_range(clips_per_s[method]) for method in _METHODS),
-        *(_range(times[method]) for method in _METHODS[1:]),
-        # From docs/speed.md, where the table stands.
-        f'[{name}](../experiments/records/{name}/README.md)',
+    machine = result['machine']
+    cores = machine['num_cpus']
+    for prepared in (False, True):
+      # By reader: milliseconds at every grid, if it was timed.
+      found = {
+        reader: [row['cpu_ms'][way] for row in result['grids']]
+        for way, (reader, is_prepared) in _WAYS.items()
+        if is_prepared == prepared and way in result['grids'][0]['cpu_ms']
+      }
+      ours = found['mgjax']
+      rows.append(
+        (
+          f'every {result["key_frames"]} frames',
+          'prepared' if prepared else 'as they were',
+          *(
+            _range([1e3 / ms for ms in found.get(reader, ())])
+            for reader in _READERS
+          ),
+          *(
+            _range(
+              [a / b for a, b in zip(found.get(reader, []), ours, strict=False)]
+            )
+            for reader in _READERS[:-1]
+          ),
+          f'{cores} core{"s" * (cores > 1)} of {machine["cpu"]}',
+          # From docs/speed.md, where the table stands.
+          f'[{name}](../experiments/records/{name}/README.md)',
+        )
       )
-    )
   columns = (
     'key frames',
-    'whole span, clips/s',
-    'mgjax',
-    'mgjax, prepared',
-    'mgjax, times as many',
-    'prepared, times as many',
+    'files',
+    *(f'{reader}, clips/s' for reader in _READERS),
+    *(f'mgjax: times {reader}' for reader in _READERS[:-1]),
+    'machine',
     'record [measured]',
   )
   return [tabulate.Table('decode_speed', columns, rows)]
 
 
 def _range(values: list[float]) -> str:
+  if not values:
+    return ''
   return f'{min(values):.1f} to {max(values):.1f}'
 
 
@@ -397,20 +549,36 @@ def define_flags(values: flags.FlagValues) -> None:
   flag('key_frames', int, _FFMPEG_INTERVAL, text, 1)
   flag('num_videos', int, 6, 'Videos that are generated.', 1)
   flag('num_clips', int, 24, 'Clips per grid.', 1)
+  text = "The Python that has torchvision's video reader; '': leave that out."
+  flag('torch_python', str, '', text)
+  flag('records', str, str(record.RECORDS), 'Folder of records.')
 
 
 def main(args: flags.FlagValues) -> None:
   """Measures, and writes the record."""
+  if args.torch_python:
+    find_reader(args.torch_python)
   name = 'decode_speed'
   if args.key_frames != _FFMPEG_INTERVAL:
     name += f'_{args.key_frames}'
   cache = pathlib.Path('data') / name
-  out = record.RECORDS / name
+  out = pathlib.Path(args.records) / name
+  files.make_folder(out, f'--records={args.records}')
   kinetics_like.prepare_data(cache, args.num_videos, args.key_frames)
   config = cli.read_config(CONFIG).copy_and_resolve_references()
   config.data.dir = str(cache)
   version, load = record.code_version(), os.getloadavg()
-  rows = measure(config, cache, args.num_clips)
+  with contextlib.ExitStack() as stack:
+    ask, versions = None, {}
+    if args.torch_python:
+      ask = stack.enter_context(
+        worker.started(
+          args.torch_python, 'experiments.bench.torchvision_worker', {}
+        )
+      )
+      pixels = {k: list(config.data[k]) for k in ('mean', 'std')}
+      versions = ask({'load': pixels})['versions']
+    rows = measure(config, cache, args.num_clips, ask)
   result = {
     'command': record.command_line(__spec__.name),
     'config': CONFIG,
@@ -425,10 +593,10 @@ def main(args: flags.FlagValues) -> None:
       'python': platform.python_version(),
       'av': av.__version__,
       'opencv': cv2.__version__,
+      **versions,
     },
     'grids': rows,
   }
-  out.mkdir(parents=True, exist_ok=True)
   (out / 'result.json').write_text(json.dumps(result, indent=1) + '\n')
   (out / 'README.md').write_text(format_report(result), encoding='utf-8')
 
