@@ -29,6 +29,8 @@ from experiments.runs import record
 from mgjax import cli, files
 
 EXPERIMENT = 'device_training'
+# What each size trains on; it is made where it is not there.
+_DATA = {'small': 'motion_demo', 'tiny': 'motion_tiny'}
 _FIRST = 10  # Steps whose losses are compared: later ones differ by rounding.
 
 
@@ -38,6 +40,24 @@ def define_flags(values: flags.FlagValues) -> None:
   flag('size', ('small', 'tiny'), 'small', 'Of configs/moving_digits.py.')
   flag('workdir', str, 'runs/device_training', 'Folder of both runs.')
   flag('records', str, str(record.RECORDS / EXPERIMENT), 'Folder of results.')
+
+
+def _options(size: str) -> list[str]:
+  """The config of both runs."""
+  return [
+    f'--config=configs/moving_digits.py:grid=both,size={size}',
+    f'--config.data.name=moving_digits/{_DATA[size]}',
+  ]
+
+
+def _prepare(size: str) -> None:
+  """Makes the videos of a size where configs look for them."""
+  from mgjax.data import moving_digits
+  from mgjax.setup import data
+
+  config, *overrides = _options(size)
+  found = cli.read_config(config.removeprefix('--config='), overrides)
+  moving_digits.prepare(data.data_dir(found), _DATA[size])
 
 
 def _train(size: str, workdir: pathlib.Path, platform: str) -> dict:
@@ -52,7 +72,7 @@ def _train(size: str, workdir: pathlib.Path, platform: str) -> dict:
   subprocess.run(
     [
       *(sys.executable, '-m', 'mgjax.train'),
-      f'--config=configs/moving_digits.py:grid=both,size={size}',
+      *_options(size),
       '--config.train.log_every_steps=1',
       f'--workdir={workdir}',
     ],
@@ -108,6 +128,7 @@ def main(args: flags.FlagValues) -> None:
   environment = step_time.full_environment()
   path = record.new_file(args.records, args.name or layouts.device_name())
   version, workdir = record.code_version(), pathlib.Path(args.workdir)
+  _prepare(args.size)
   # The device's first: it is the one that may be gone.
   runs = [
     _train(args.size, workdir / name, platform)
