@@ -42,7 +42,8 @@ class Way(NamedTuple):
 
   Attributes:
     formulation: Of models.conv.conv3d: 'native', one convolution of XLA; or
-      'folded', 2-D convolutions and products, as on CPUs.
+      'folded', 2-D convolutions and products, as on CPUs; or 'two axes', 2-D
+      convolutions alone (`by_two_axes`).
     options: Of the compiler.
     platforms: Where it can be asked for; (): everywhere.
     num_lanes: Of models.slowfast.SlowFast.
@@ -60,8 +61,57 @@ WAYS = {
   'folded': Way('folded'),
   # Frames and clips are neighbours there, so that to fold them moves nothing.
   'folded, NHWC': Way('folded', {'xla_gpu_force_conv_nhwc': True}, ('gpu',)),
+  'two axes': Way('two axes', None, ('gpu', 'cpu')),
   'frames in channels': Way('native', None, ('tpu',), num_lanes=128),
 }
+
+
+def by_two_axes(
+  x: Any, kernel: Any, *, strides: tuple[int, int, int] = (1, 1, 1)
+) -> Any:
+  """models.conv.conv3d by 2-D convolutions that move no array.
+
+  Channels come last, so that frames and clips, or rows and columns, become one
+  axis by renaming. A kernel over all three axes is a sum over its frames.
+
+  Args:
+    x: Clips [B, T, H, W, C].
+    kernel: Weights [kt, kh, kw, C, D].
+    strides: Of T, H and W.
+
+  Returns:
+    [B, t, h, w, D].
+  """
+  import jax.numpy as jnp
+  from jax import lax
+
+  kt, kh, kw, c, d = kernel.shape
+  st, sh, sw = strides
+
+  def convolve(x: Any, kernel: Any, strides: tuple[int, int]) -> Any:
+    return lax.conv_general_dilated(
+      x,
+      kernel,
+      strides,
+      [(k // 2, k // 2) for k in kernel.shape[:2]],
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+
+  if (kh, kw) == (1, 1):
+    x = x[:, :, ::sh, ::sw]
+    b, t, h, w, _ = x.shape
+    x = x.reshape(b, t, h * w, c)
+    y = convolve(x, kernel.reshape(kt, 1, c, d), (st, 1))
+    return y.reshape(b, -1, h, w, d)
+  b, t = x.shape[:2]
+  frames = -(-t // st)
+  x = jnp.pad(x, [(0, 0), (kt // 2, kt // 2), (0, 0), (0, 0), (0, 0)])
+  total = 0
+  for tap in range(kt):
+    seen = x[:, tap : tap + (frames - 1) * st + 1 : st]
+    y = convolve(seen.reshape(-1, *x.shape[2:]), kernel[tap], (sh, sw))
+    total += y.reshape(b, frames, *y.shape[1:])
+  return total
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -156,7 +206,10 @@ def compile_step(config, schedule, composed, mesh, grid: Grid, way: Way) -> Any:
   )
   lower = programs.lower_programs(config, schedule, composed, mesh, 0, set())
   # No setting asks for it: the formulation follows the platform but here.
-  conv3d = functools.partial(conv.conv3d, formulation=way.formulation)
+  if way.formulation == 'two axes':
+    conv3d = by_two_axes
+  else:
+    conv3d = functools.partial(conv.conv3d, formulation=way.formulation)
   with mock.patch.object(conv, 'conv3d', conv3d):
     told = compilation.options(parallel.platform(mesh))
     options = {**told, **(way.options or {})}

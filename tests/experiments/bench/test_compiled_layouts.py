@@ -2,9 +2,14 @@
 
 import json
 
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
 from experiments import tabulate
-from experiments.bench import compiled_layouts
+from experiments.bench import compiled_layouts, layouts
 from mgjax import cli
+from mgjax.models import conv
 
 
 def run(folder, *flags):
@@ -42,4 +47,19 @@ def test_a_way_that_a_target_lacks_is_named(tmp_path, capsys):
   assert run(tmp_path, '--only=native;frames in channels') == 2
   said = capsys.readouterr().err
   assert "'frames in channels' is no way of cpu" in said
-  assert 'accepted are native; folded' in said
+  assert 'accepted are native; folded; two axes' in said
+
+
+@pytest.mark.parametrize('kernel', [(1, 1, 1), (3, 1, 1), (1, 3, 3), (5, 7, 7)])
+@pytest.mark.parametrize(
+  'strides', [(1, 1, 1), (1, 2, 2), (2, 1, 1), (4, 2, 2)]
+)
+def test_convolutions_of_two_axes_are_those_of_three(kernel, strides):
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(2, 7, 9, 8, 3)), jnp.float32)
+  weights = jnp.asarray(rng.normal(size=(*kernel, 3, 4)), jnp.float32)
+  np.testing.assert_allclose(
+    layouts.by_two_axes(x, weights, strides=strides),
+    conv.conv3d(x, weights, strides=strides, formulation='native'),
+    atol=1e-4,
+  )
