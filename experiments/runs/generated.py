@@ -198,6 +198,25 @@ CLASS_BALANCE = [
     ('loss-1', 'optim.class_balance=1', ('--config.optim.class_balance=1.0',)),
   )
 ]
+# A network that learns from the start, in all epochs of the config.
+CLASS_BALANCE += [
+  run_of(
+    f'class_balance/slowfast-{name}',
+    f'SlowFast, {row}',
+    grid='none',
+    size='small',
+    overrides=(
+      '--config.data.name=moving_digits/motion_long_tail',
+      *in_pixels(32),
+      *overrides,
+    ),
+    baseline='class_balance/slowfast-none',
+  )
+  for name, row, overrides in (
+    ('none', 'as they are', ()),
+    ('order-1', 'data.class_balance=1', ('--config.data.class_balance=1.0',)),
+  )
+]
 
 # One part of multigrid changed at a time.
 
