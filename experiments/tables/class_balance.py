@@ -53,18 +53,21 @@ def _gain(values: list[float], base: list[float]) -> str:
 
 
 def make() -> list[tabulate.Table]:
-  rows, base = [], []
+  rows = []
   for run in generated.CLASS_BALANCE:
     entries = record.load(f'{run.name}-seed*')
     if not entries:
       continue
     mean_class = [entry['summary']['mean_class'] for entry in entries]
-    base = base or mean_class
+    base = [
+      entry['summary']['mean_class']
+      for entry in record.load(f'{run.baseline}-seed*')
+    ]
     rows.append(
       (
         run.row,
         measured.spread(mean_class, 1),
-        _gain(mean_class, base) if rows else '',
+        _gain(mean_class, base) if run.name != run.baseline else '',
         measured.spread([_rare_accuracy(entry) for entry in entries], 1),
         str(len(entries)),
         history.code_of(entries),
