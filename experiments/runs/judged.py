@@ -14,10 +14,11 @@ LENGTHS = {
 # Those of the arms' configs, at which they are tuned.
 TUNED_LENGTH = {'none': 1.0, 'both': 1.5}
 RATES = (0.025, 0.05, 0.1)
+PRESENT_RATE = 0.05  # That of the config.
 TUNING_SEEDS = 1
 FRONT_SEEDS = 3
 # What tuning took.
-RATE = {'none': 0.05, 'both': 0.05}
+RATE = {'none': PRESENT_RATE, 'both': PRESENT_RATE}
 
 _SIZE_PX = 64
 # The smallest crops of `both` are half of these.
@@ -41,7 +42,7 @@ def _run(
     # An epoch is too long a warm-up for two.
     overrides += (f'--config.optim.warmup_epochs={length}',)
   rate = RATE[arm] if rate is None else rate
-  if rate != 0.05:
+  if rate != PRESENT_RATE:
     overrides += (f'--config.optim.base_lr={rate}',)
   if pixels != _SIZE_PX:
     overrides += generated.in_pixels(pixels)
@@ -130,12 +131,11 @@ class _Budget(NamedTuple):
   progressive_factor: float
   fastdinov2_epochs: int
   mix_and_match_epochs: int
-  lr_step: float  # Share of the epochs after which the rate falls.
 
 
 _BUDGETS = {
-  'slowfast': _Budget(3, 1.71, 0.857, 7, 5, 0.75),
-  'vit': _Budget(6, 2.87, 1.217, 15, 12, 0.75),
+  'slowfast': _Budget(3, 1.71, 0.857, 7, 5),
+  'vit': _Budget(6, 2.87, 1.217, 15, 12),
 }
 
 
@@ -143,9 +143,10 @@ def _schedules(table: str, model: str) -> list[Run]:
   budget = _BUDGETS[model]
 
   def epochs(number: int) -> tuple[str, ...]:
+    # The rate falls after three quarters, as in the config.
     return (
       f'--config.optim.total_epochs={number}',
-      f'--config.optim.lr_steps=({budget.lr_step * number:g},)',
+      f'--config.optim.lr_steps=({0.75 * number:g},)',
     )
 
   def factor(value: float) -> tuple[str, ...]:

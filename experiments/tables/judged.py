@@ -25,7 +25,6 @@ from experiments.runs.run import Run
 
 # Points by which another learning rate must be better than the present one.
 _BETTER = 1.0
-_PRESENT_RATE = 0.05
 
 
 class Seeds(NamedTuple):
@@ -158,8 +157,8 @@ def rate(arm: str) -> float | None:
   if len(means) < len(runs):
     return None
   best = max(means, key=lambda value: means[value])
-  better = means[best] - means[_PRESENT_RATE] >= _BETTER
-  return best if better else _PRESENT_RATE
+  better = means[best] - means[judged.PRESENT_RATE] >= _BETTER
+  return best if better else judged.PRESENT_RATE
 
 
 def tuning_table() -> tabulate.Table:
