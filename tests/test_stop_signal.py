@@ -328,6 +328,30 @@ def test_a_worker_in_the_middle_of_something_ends_before_it_can_speak():
   assert (process.returncode, said) == (130, 'stopped by Ctrl-C\n')
 
 
+STARTS_WORKERS = """if True:
+  import multiprocessing, threading, time
+  from mgjax.data import child_process
+  child_process.before_start()
+  context = multiprocessing.get_context('spawn')
+  def start_another():
+    while True:
+      context.Process(target=child_process.start).start()
+      print('ready', flush=True)
+  for _ in range(2):
+    threading.Thread(target=start_another, daemon=True).start()
+  time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize('wait_s', [0.0, 0.001, 0.003, 0.01])
+def test_a_worker_that_is_just_started_does_not_complain(wait_s):
+  process = script(STARTS_WORKERS)
+  time.sleep(wait_s)
+  process.send_signal(signal.SIGINT)
+  _, said = process.communicate(timeout=60)
+  assert (process.returncode, said) == (130, 'stopped by Ctrl-C\n')
+
+
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_no_process_that_prepares_data_outlives_the_command_or_speaks(
   tmp_path, number

@@ -34,25 +34,46 @@ def _end_with_this_process() -> None:
   """
 
   def kill() -> None:
-    for child in multiprocessing.active_children():
-      child.kill()
-    # One that is just being started is not among them yet, and would complain
-    # that it has not heard all of what to do.
+    # A pool starts another worker for each that it loses. One that is started
+    # from now on finds its parent gone, and says so to nobody.
+    _silence_new_children()
+    # One that is just being started is not among the active ones yet, and would
+    # complain that it has not heard all of what to do.
     for pid in _spawned():
       with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+    for child in multiprocessing.active_children():  # Where there is no /proc.
+      child.kill()
 
   stop_signal.before_end(kill)
 
 
+def _silence_new_children() -> None:
+  """Gives standard error of this process, and so of new children, to nobody."""
+  with contextlib.suppress(OSError):
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+
+
 def _spawned() -> Iterator[int]:
   """Children that Python has started to work for this process, on Linux."""
+  pids: list[str] = []
   for children in pathlib.Path('/proc/self/task').glob('*/children'):
-    for pid in children.read_text().split():
-      with contextlib.suppress(OSError):  # It has just ended.
-        # Not what watches over shared memory, which tidies up at the end.
-        if b'spawn_main' in pathlib.Path(f'/proc/{pid}/cmdline').read_bytes():
-          yield int(pid)
+    with contextlib.suppress(OSError):  # The thread has just ended.
+      pids += children.read_text().split()
+  for pid in pids:
+    with contextlib.suppress(OSError):  # So has the process.
+      command = pathlib.Path(f'/proc/{pid}/cmdline').read_bytes()
+      # Not what watches over shared memory, which tidies up at the end. A fork
+      # has the command of this process until it runs its own.
+      if b'spawn_main' in command or command == _own_command():
+        yield int(pid)
+
+
+@functools.cache
+def _own_command() -> bytes:
+  return pathlib.Path('/proc/self/cmdline').read_bytes()
 
 
 def start() -> None:
