@@ -22,7 +22,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
 import ml_collections
 from absl import flags
@@ -34,22 +35,41 @@ from mgjax import cli
 from mgjax.cli import ConfigError
 
 TABLE = record.COMPILE_SECONDS
-# What XLA:CPU is told beyond what it is told anyway (LLVM's level is 3 then).
 _LEVEL = 'xla_backend_optimization_level'
-WAYS: dict[str, dict[str, str | bool]] = {
-  'as it is': {},
-  'LLVM at level 1': {_LEVEL: '1'},
-  'LLVM at level 0': {_LEVEL: '0'},
-  'no expensive passes': {'xla_llvm_disable_expensive_passes': True},
-  'preset for fast compilation': {
-    'xla_cpu_opt_preset': 'CPU_OPT_PRESET_FAST_COMPILE'
-  },
-  'elementwise operations by YNNPACK': {
-    'xla_cpu_experimental_ynn_fusion_type': (
-      'LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,'
-      'LIBRARY_FUSION_TYPE_ELTWISE'
-    )
-  },
+
+
+class Way(NamedTuple):
+  """A way to compile a step.
+
+  Attributes:
+    options: What XLA:CPU is told beyond what it is told anyway.
+    in_one_program: Whether gradients and update are one (cpu/split_step.py).
+  """
+
+  options: dict[str, str | int | bool] = {}
+  in_one_program: bool = False
+
+
+WAYS = {
+  'one program, LLVM at level 3': Way({_LEVEL: 3}, in_one_program=True),
+  'one program, LLVM at level 2': Way({_LEVEL: 2}, in_one_program=True),
+  'two programs, LLVM at level 3': Way({_LEVEL: 3}),
+  # Today's.
+  'two programs, LLVM at level 2': Way({_LEVEL: 2}),
+  'two programs, LLVM at level 1': Way({_LEVEL: 1}),
+  'two programs, LLVM at level 0': Way({_LEVEL: 0}),
+  'no expensive passes': Way({'xla_llvm_disable_expensive_passes': True}),
+  'preset for fast compilation': Way(
+    {'xla_cpu_opt_preset': 'CPU_OPT_PRESET_FAST_COMPILE'}
+  ),
+  'elementwise operations by YNNPACK': Way(
+    {
+      'xla_cpu_experimental_ynn_fusion_type': (
+        'LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,'
+        'LIBRARY_FUSION_TYPE_ELTWISE'
+      )
+    }
+  ),
 }
 
 
@@ -80,25 +100,34 @@ def measure(
     keep: Called after every grid with what there is.
 
   Returns:
-    Of each grid, its sides, 'lower' and, by way, 'compile' and 'steps' in
+    Of each grid, its sides and, by way, 'compile' and 'steps' in
     seconds, 'kernels' that XLA:CPU has LLVM make, and 'differing', arrays of
     the state after a step that are not equal to the last bit.
   """
   # They take seconds to import, and bad flags need none of them.
+  from mgjax.cpu import split_step
   from mgjax.hosts import parallel
   from mgjax.setup import network, programs
 
   mesh = parallel.make_mesh()
   composed = network.compose(config, mesh)
   schedule = settings.schedule(config)
-  lowered = programs.lower_programs(config, schedule, composed, mesh, 0, set())
+  lower_all = lambda: programs.lower_programs(
+    config, schedule, composed, mesh, 0, set()
+  )
+  lowered = {False: lower_all()}
+  # No setting asks for it: the platform decides.
+  with mock.patch.object(split_step, 'SplitStep', _in_one_program):
+    lowered[True] = lower_all()
   found: list[dict] = []
-  for program, lower in lowered.items():
-    text, lower_s = _timed(lower)
+  for program in lowered[False]:
+    texts = {one: lower[program]() for one, lower in lowered.items()}
     compiled, entries = {}, {}
     # The other way round for every other program, as with the steps.
     for way in ways[:: (-1) ** len(found)]:
-      compiled[way], compile_s = _timed(functools.partial(_compile, text, way))
+      compiled[way], compile_s = _timed(
+        functools.partial(_compile, texts[WAYS[way].in_one_program], way)
+      )
       kernels = compiled[way].as_text().count(' kind=kLoop')
       entries[way] = {'compile': compile_s, 'kernels': kernels}
       print(f'{program}, {way}: {compile_s["cpu_s"]:.1f} s', file=sys.stderr)
@@ -108,7 +137,6 @@ def measure(
     found.append(
       {
         **program.grid._asdict(),
-        'lower': lower_s,
         'ways': {way: entries[way] for way in ways},
       }
     )
@@ -116,11 +144,22 @@ def measure(
   return found
 
 
+def _in_one_program(parts: Any, sharding: Any) -> Any:
+  """What stands for a step in two programs."""
+  import jax
+
+  from mgjax.step import train_step
+
+  return jax.jit(
+    train_step.whole(parts), donate_argnums=0, out_shardings=sharding
+  )
+
+
 def _compile(lowered: Any, way: str) -> Any:
   from mgjax.step import compilation
 
   return lowered.compile(
-    compiler_options={**compilation.options('cpu'), **WAYS[way]}
+    compiler_options={**compilation.options('cpu'), **WAYS[way].options}
   )
 
 
@@ -209,7 +248,7 @@ def main(values: flags.FlagValues) -> None:
       'environment': step_time.full_environment(),
       'load_average': [load, os.getloadavg()[0]],
       **grid_step_times.described(values['config']),
-      'options': {way: WAYS[way] for way in values.ways},
+      'options': {way: WAYS[way].options for way in values.ways},
       'programs': programs,
     }
     record.write_file(path, entry)
@@ -257,10 +296,10 @@ def table(name: str, entry: dict) -> tabulate.Table:
     'way',
     'programs',
     'compiling, CPU s [measured]',
-    f'/ {first}',
+    '/ first way',
     'compiling, s [measured]',
-    f'step / {first}, CPU s [measured]',
-    f'step / {first}, s [measured]',
+    'step / first way, CPU s [measured]',
+    'step / first way, s [measured]',
     'arrays that differ',
     'record',
   )

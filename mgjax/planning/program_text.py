@@ -7,6 +7,7 @@ that is, and else once.
 
 import collections
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -45,6 +46,9 @@ class Traffic(NamedTuple):
   def plus(self, times: int, size: int) -> 'Traffic':
     return Traffic(self.count + times, self.bytes + times * size)
 
+  def joined(self, other: 'Traffic') -> 'Traffic':
+    return Traffic(self.count + other.count, self.bytes + other.bytes)
+
 
 @dataclasses.dataclass(frozen=True)
 class Found:
@@ -66,6 +70,21 @@ class Found:
   copies: Traffic
   accessed_bytes: int
 
+  def plus(self, other: 'Found') -> 'Found':
+    """What two programs consist of."""
+    collectives = dict(self.collectives)
+    for kind, traffic in other.collectives.items():
+      collectives[kind] = collectives.get(kind, Traffic()).joined(traffic)
+    return Found(
+      collectives,
+      dict(
+        collections.Counter(self.convolutions)
+        + collections.Counter(other.convolutions)
+      ),
+      self.copies.joined(other.copies),
+      self.accessed_bytes + other.accessed_bytes,
+    )
+
 
 class _Instruction(NamedTuple):
   name: str
@@ -78,8 +97,17 @@ def read(text: str) -> Found:
   """Counts what is in a program.
 
   Args:
-    text: Of `jax.stages.Compiled.as_text`.
+    text: Of `jax.stages.Compiled.as_text`; or of several programs that run one
+      after the other, which are counted together.
   """
+  # A computation of one may have the name of another one's.
+  first, *others = [
+    _read_one(part) for part in re.split('(?m)^(?=HloModule )', text) if part
+  ] or [_read_one('')]
+  return functools.reduce(Found.plus, others, first)
+
+
+def _read_one(text: str) -> Found:
   computations = dict(_computations(text))
   times, fused = _times(computations)
   collectives: dict[str, Traffic] = {}

@@ -1,12 +1,14 @@
 """The programs of a run, from its settings, ready to be compiled."""
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 
 from mgjax.config import network_options
+from mgjax.cpu import split_step
 from mgjax.grids.schedule import GridSchedule
 from mgjax.hosts import parallel
 from mgjax.setup import augmentation, evaluation, grids
@@ -38,16 +40,22 @@ def lower_programs(
     eval_steps: Of the evaluations: the steps done by then.
     statistics_due: Whether the evaluation after `first_step`, if there is one,
       still needs batch-norm statistics.
-    class_weights: See `train_step.make_train_step`.
+    class_weights: See `train_step.make_parts`.
   """
   replicated = parallel.replicated(mesh)
-  # One jitted function for all grids: it is traced once for each.
-  run_train_step = jax.jit(
-    make_train_step(config, network, schedule, mesh, class_weights),
-    # The old state's memory is the new one's: two would not fit large networks.
-    donate_argnums=0,
-    out_shardings=replicated,
-  )
+  # One function for all grids: it is traced once for each.
+  parts = _step_parts(config, network, schedule, mesh, class_weights)
+  run_train_step: Any
+  if parallel.platform(mesh) == 'cpu':
+    run_train_step = split_step.SplitStep(parts, replicated)
+  else:
+    run_train_step = jax.jit(
+      train_step.whole(parts),
+      # The old state's memory is the new one's: two would not fit large
+      # networks.
+      donate_argnums=0,
+      out_shardings=replicated,
+    )
   pixels = {'mean': config.data.mean, 'std': config.data.std}
   stats_step = train_step.make_stats_step(
     network.model, **pixels, layout=_layout(mesh, schedule)
@@ -104,9 +112,21 @@ def make_train_step(
     network: The network, its optimizer and state.
     schedule: See `augmentation.augment`.
     mesh: Devices that share the batches; None: one CPU.
-    class_weights: See `train_step.make_train_step`.
+    class_weights: See `train_step.make_parts`.
   """
-  return train_step.make_train_step(
+  return train_step.whole(
+    _step_parts(config, network, schedule, mesh, class_weights)
+  )
+
+
+def _step_parts(
+  config: ml_collections.ConfigDict,
+  network: Trainable,
+  schedule: GridSchedule | None,
+  mesh: jax.sharding.Mesh | None,
+  class_weights: Sequence[float] | None,
+) -> train_step.Parts:
+  return train_step.make_parts(
     network.model,
     network.tx,
     mean=config.data.mean,

@@ -1,6 +1,7 @@
 """Compiles programs, each with what the compiler of its devices is told."""
 
 import functools
+import os
 import re
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from mgjax.files import size_text
 
 # By platform, as `jax.Device.platform` names it. A line is here for what was
 # measured; another platform's compiler is told nothing.
-_OPTIONS: dict[str, dict[str, str]] = {
+_OPTIONS: dict[str, dict[str, str | int]] = {
   'cpu': {
     # An XLA pass that removes `lax.optimization_barrier` before fusion. Without
     # it a barrier means: write this to memory (cpu/folded.py, `materialize`).
@@ -23,6 +24,9 @@ _OPTIONS: dict[str, dict[str, str]] = {
     'xla_cpu_experimental_ynn_fusion_type': (
       'LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
     ),
+    # LLVM's. The compiler's own is 3, whose programs take a sixth longer to
+    # make and are no faster (docs/speed.md).
+    'xla_backend_optimization_level': 2,
   },
   # The compiler lays all convolutions out as NCDHW. With
   # xla_gpu_force_conv_nhwc=true all are NDHWC; an H100's memory and traffic are
@@ -125,8 +129,8 @@ def needed_bytes(executable: Any) -> int:
 
 
 @functools.cache
-def options(platform: str) -> dict[str, str]:
-  """What the compiler of a platform is told.
+def options(platform: str) -> dict[str, str | int]:
+  """What the compiler of a platform is told, but for what XLA_FLAGS says.
 
   The options are not part of JAX's interface: another version may drop one, and
   then programs are slower but the same. So each is tried, once per process.
@@ -171,10 +175,12 @@ def once_on_cpu(function: Callable) -> Callable:
 
 def _accepted(platform: str, table: dict[str, dict]) -> dict:
   """The options of a platform that its compiler takes."""
+  # What the user tells the compiler stands; an option of a program would win.
+  told = re.findall(r'--(\w+)', os.environ.get('XLA_FLAGS', ''))
   return {
     name: value
     for name, value in table.get(platform, {}).items()
-    if _is_accepted(platform, {name: value})
+    if name not in told and _is_accepted(platform, {name: value})
   }
 
 

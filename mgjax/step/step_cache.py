@@ -79,6 +79,7 @@ class StepCache(Generic[Key]):
     # Read by the thread between two programs; a bool needs no lock.
     self._closed = False
     self._current = None
+    self._compiled_anew = False  # Whether a part of the current program was.
     self._platform = platform or jax.devices()[0].platform
     self.device_bytes = device_bytes
     compilation.options(self._platform)  # Here: trials are not a program's.
@@ -204,7 +205,7 @@ class StepCache(Generic[Key]):
     for program, lower in programs.items():
       if self._closed:
         return
-      self._current = program
+      self._current, self._compiled_anew = program, False
       # Lowering counts: a run waits for it as well.
       start = time.perf_counter()
       try:
@@ -221,9 +222,16 @@ class StepCache(Generic[Key]):
       self._done[program].set()
 
   def _count_cache_hits(self, event: str, **unused) -> None:
-    if event == '/jax/compilation_cache/cache_hits':
-      # JAX reports in the thread that compiles.
-      if threading.current_thread() is self._thread and self._current:
+    # JAX reports in the thread that compiles.
+    if threading.current_thread() is not self._thread or not self._current:
+      return
+    if event == '/jax/compilation_cache/cache_misses':
+      # On CPUs a step is two programs (cpu/split_step.py), and one of them may
+      # be there from a run with other grids.
+      self._compiled_anew = True
+      self.from_disk.discard(self._current)
+    elif event == '/jax/compilation_cache/cache_hits':
+      if not self._compiled_anew:
         self.from_disk.add(self._current)
 
 

@@ -6,7 +6,7 @@ program serves every step of a grid.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -51,7 +51,21 @@ def flip_clips(video: jax.Array, flip: jax.Array) -> jax.Array:
   return jnp.where(flip[:, None, None, None, None], video[:, :, :, ::-1], video)
 
 
-def make_train_step(
+class Parts(NamedTuple):
+  """A training step in two; arguments are those of `make_train_step`.
+
+  Attributes:
+    gradients: From (state, batch, groups, rng, strengths) to (gradients of the
+      trained parameters, new running statistics, 'loss' and 'top1').
+    update: From (state, gradients, lr) to (the new state, 'grad_norm'). The
+      state has the new statistics. Nothing here depends on the batch's shape.
+  """
+
+  gradients: Callable
+  update: Callable
+
+
+def make_parts(
   model: nn.Module,
   tx: optax.GradientTransformation,
   *,
@@ -68,25 +82,8 @@ def make_train_step(
   unroll: bool = True,
   layout: Layout | None = None,
   reduce_dtype: str = 'float32',
-) -> Callable:
-  """Returns a function of the state, a batch and what its step says.
-
-  train_step(state, batch, lr, groups, rng, strengths) -> (state, metrics).
-
-  Its arguments:
-    state: TrainState.
-    batch: 'video' uint8 [B, T, H, W, 3], 'label' int32 [B] or weights of the
-      classes, float32 [B, K], 'flip' bool [B].
-    lr: float32 [], the learning rate.
-    groups: int32 [], batch-norm groups; divides B.
-    rng: Key of the run; the step's keys of dropout and augmentation are folded
-      from it.
-    strengths: Of augmentation, float32 [] by name: those that change over the
-      run. Not given: none does.
-
-  The metrics are float32 []: 'loss' (mean over the clips), 'top1' (share of
-  clips whose likeliest class is right, see `losses.hits`), 'grad_norm' (before
-  it is clipped).
+) -> Parts:
+  """Returns the two parts of a training step.
 
   With micro-batches, each part of M is of whole batch-norm groups, that is, of
   consecutive clips, and every device has an equal share of it. (M must divide
@@ -135,7 +132,7 @@ def make_train_step(
       *(layout, reduce_dtype),
     )
 
-  def train_step(state, batch, lr, groups, rng, strengths=None):
+  def gradients(state, batch, groups, rng, strengths=None):
     # The step is in the key: a resumed run draws what it would have drawn.
     dropout = jax.random.fold_in(rng, state.step)
     if augment is not None:
@@ -145,19 +142,67 @@ def make_train_step(
       batch = _weighted(batch, class_weights)
     size = batch['label'].shape[0] // groups
     grads, metrics, batch_stats = differentiate(state, batch, size, dropout)
+    return grads, batch_stats, metrics
+
+  def update(state, grads, lr):
     direction, opt_state = tx.update(grads, state.opt_state, state.params)
     marks = trained(state.params)
     params = _moved(state.params, direction, lr, marks)
     # Written out, not `replace`: a field that is forgotten here is an error.
-    state = TrainState(
+    new = TrainState(
       step=state.step + 1,
       params=params,
-      batch_stats=batch_stats,
+      batch_stats=state.batch_stats,
       opt_state=opt_state,
       ema=_averaged(state, params, marks, model.norm_frozen, ema_decay),
     )
     # Before it is clipped: afterwards it would say nothing about the network.
-    return state, {**metrics, 'grad_norm': optax.tree.norm(grads)}
+    return new, optax.tree.norm(grads)
+
+  return Parts(gradients, update)
+
+
+def make_train_step(
+  model: nn.Module, tx: optax.GradientTransformation, **options: Any
+) -> Callable:
+  """Returns a function of the state, a batch and what its step says.
+
+  train_step(state, batch, lr, groups, rng, strengths) -> (state, metrics).
+
+  Its arguments:
+    state: TrainState.
+    batch: 'video' uint8 [B, T, H, W, 3], 'label' int32 [B] or weights of the
+      classes, float32 [B, K], 'flip' bool [B].
+    lr: float32 [], the learning rate.
+    groups: int32 [], batch-norm groups; divides B.
+    rng: Key of the run; the step's keys of dropout and augmentation are folded
+      from it.
+    strengths: Of augmentation, float32 [] by name: those that change over the
+      run. Not given: none does.
+
+  The metrics are float32 []: 'loss' (mean over the clips), 'top1' (share of
+  clips whose likeliest class is right, see `losses.hits`), 'grad_norm' (before
+  it is clipped).
+
+  Args:
+    model: The network.
+    tx: The optimizer.
+    **options: Those of `make_parts`.
+  """
+  return whole(make_parts(model, tx, **options))
+
+
+def whole(parts: Parts) -> Callable:
+  """Returns the step of two parts, see `make_train_step`."""
+
+  def train_step(state, batch, lr, groups, rng, strengths=None):
+    grads, batch_stats, metrics = parts.gradients(
+      state, batch, groups, rng, strengths
+    )
+    state, norm = parts.update(
+      state.replace(batch_stats=batch_stats), grads, lr
+    )
+    return state, {**metrics, 'grad_norm': norm}
 
   return train_step
 

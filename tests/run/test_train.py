@@ -61,7 +61,8 @@ def test_every_field_of_the_metrics_has_its_meaning_and_unit(run):
 def test_each_grid_is_compiled_exactly_once(run):
   _, summary, compiled = run
   assert summary['num_grids'] == summary['num_compiled'] == GRIDS
-  assert len(compiled['jit(train_step)']) == GRIDS
+  assert len(compiled['jit(gradients)']) == GRIDS
+  assert len(compiled['jit(update)']) == 1  # All grids share it.
   assert len(compiled['jit(eval_step)']) == 1
 
 
@@ -71,7 +72,7 @@ def test_nothing_is_compiled_after_the_first_use_of_the_last_grid(run):
   schedule = grids.schedule(config, 240)
   steps = [schedule(step) for step in range(summary['steps'])]
   last_first_use = max(steps.index(grid) for grid in set(steps))
-  assert max(compiled['jit(train_step)']) <= last_first_use
+  assert max(compiled['jit(gradients)']) <= last_first_use
   # The statistics of an evaluation are taken at the base grid of its phase.
   evaluated = programs.evaluation_steps(schedule, config.eval.every)
   bases = {schedule.phase(step - 1).base for step in evaluated}

@@ -43,6 +43,21 @@ def test_options_that_xla_does_not_have_are_left_out(monkeypatch):
     compilation.options.cache_clear()
 
 
+def test_what_the_user_tells_the_compiler_stands(monkeypatch):
+  level = 'xla_backend_optimization_level'
+  monkeypatch.setenv('XLA_FLAGS', '')
+  compilation.options.cache_clear()
+  try:
+    assert compilation.options('cpu')[level] == 2
+    monkeypatch.setenv('XLA_FLAGS', f'--xla_dump_to= --{level}=1')
+    compilation.options.cache_clear()
+    told = compilation.options('cpu')
+    assert level not in told and 'xla_disable_hlo_passes' in told
+  finally:
+    monkeypatch.undo()
+    compilation.options.cache_clear()
+
+
 @pytest.mark.parametrize('platform', ['gpu', 'tpu'])
 def test_the_compilers_of_other_devices_are_not_told_what_cpus_need(platform):
   assert compilation.options('cpu')

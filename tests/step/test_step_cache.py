@@ -75,6 +75,31 @@ def test_a_failed_compilation_is_raised_where_the_program_is_needed():
   cache.close()
 
 
+@pytest.mark.parametrize(
+  'events,from_disk',
+  [
+    (['hits'], True),
+    (['hits', 'hits'], True),
+    (['misses'], False),
+    # A part of it was there, from a run with other grids.
+    (['misses', 'hits'], False),
+    (['hits', 'misses'], False),
+    ([], False),
+  ],
+)
+def test_a_program_comes_from_the_disk_where_all_of_it_does(events, from_disk):
+  class Lowered:
+    def compile(self, compiler_options=None):
+      for event in events:
+        jax.monitoring.record_event(f'/jax/compilation_cache/cache_{event}')
+      return abs
+
+  # The one after it does not inherit what it has counted.
+  with StepCache({PROGRAMS[0]: Lowered, PROGRAMS[1]: Lowered}) as cache:
+    cache[PROGRAMS[0]], cache[PROGRAMS[1]]
+  assert cache.from_disk == (set(PROGRAMS[:2]) if from_disk else set())
+
+
 def test_an_access_waits_for_the_compilation():
   release = threading.Event()
 
