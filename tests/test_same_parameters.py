@@ -42,10 +42,11 @@ def machine() -> str:
 @pytest.mark.parametrize(
   'name',
   [
-    pytest.param('multigrid', marks=pytest.mark.slow),
     'everything',
-    'tam',
-    'two_devices',
+    *(
+      pytest.param(name, marks=pytest.mark.slow)
+      for name in ('multigrid', 'tam', 'two_devices')
+    ),
   ],
 )
 def test_a_short_run_ends_with_the_same_parameters(name, data_dir, tmp_path):

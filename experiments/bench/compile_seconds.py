@@ -43,7 +43,7 @@ class Way(NamedTuple):
 
   Attributes:
     options: What XLA:CPU is told beyond what it is told anyway.
-    in_one_program: Whether gradients and update are one (cpu/split_step.py).
+    in_one_program: Whether gradients and update are one (step/split_step.py).
   """
 
   options: dict[str, str | int | bool] = {}
@@ -105,9 +105,9 @@ def measure(
     the state after a step that are not equal to the last bit.
   """
   # They take seconds to import, and bad flags need none of them.
-  from mgjax.cpu import split_step
   from mgjax.hosts import parallel
   from mgjax.setup import network, programs
+  from mgjax.step import split_step
 
   mesh = parallel.make_mesh()
   composed = network.compose(config, mesh)

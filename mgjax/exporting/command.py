@@ -35,7 +35,7 @@ from mgjax.predicting import command as predicting
 from mgjax.run import checkpoint, run_folder
 from mgjax.setup import data as data_setup
 from mgjax.setup import evaluation, grids, network, planning, run_settings
-from mgjax.step import compilation, train_step
+from mgjax.step import compilation, eval_step
 from mgjax.weights import (
   checks,
   contents,
@@ -92,7 +92,7 @@ class Export:
 
 def _score(config, model, variables, video) -> dict[str, jax.Array]:
   options = evaluation.scorer_options(config, model)
-  scorer = train_step.make_scorer(model, **options)
+  scorer = eval_step.make_scorer(model, **options)
   logits, scores = scorer(variables['params'], variables['batch_stats'], video)
   return {'logits': logits.astype(np.float32), 'scores': scores}
 

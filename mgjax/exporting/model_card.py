@@ -87,7 +87,7 @@ class Facts:
     resizing: How a frame becomes height and width.
     mean: Subtracted from RGB in [0, 1].
     std: By which that is divided.
-    loss: Of the training: see `train_step.make_scorer`.
+    loss: Of the training: see `eval_step.make_scorer`.
     places: Whether logits are of places, [batch, t, h, w, K].
     version: Of mgjax.
     check: What was compared after the export.

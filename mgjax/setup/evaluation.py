@@ -19,14 +19,14 @@ from mgjax.hosts import parallel
 from mgjax.run import checkpoint
 from mgjax.setup import data as data_setup
 from mgjax.setup import grids, network
-from mgjax.step import programs, train_state, train_step
+from mgjax.step import eval_step, programs, train_state
 from mgjax.step.train_state import TrainState
 
 
 def head_window(
   config: ml_collections.ConfigDict, model: nn.Module
 ) -> tuple[int, int, int] | None:
-  """The window of `train_step.make_eval_step` that `config.eval.head` means.
+  """The window of `eval_step.make_eval_step` that `config.eval.head` means.
 
   Args:
     config: The configuration.
@@ -61,7 +61,7 @@ def head_window(
 def scorer_options(
   config: ml_collections.ConfigDict, model: nn.Module
 ) -> dict[str, Any]:
-  """The options of `train_step.make_scorer` that the settings mean.
+  """The options of `eval_step.make_scorer` that the settings mean.
 
   Args:
     config: The configuration.
@@ -134,7 +134,7 @@ def lower_eval_step(
   Raises:
     ConfigError: As `head_window`.
   """
-  step = train_step.make_eval_step(model, **scorer_options(config, model))
+  step = eval_step.make_eval_step(model, **scorer_options(config, model))
   batch = programs.batch_spec(grids.eval_grid(config), mesh)
   return jax.jit(step, out_shardings=parallel.sharded(mesh)).lower(
     state.eval_params, state.batch_stats, batch['video']

@@ -8,13 +8,12 @@ import jax.numpy as jnp
 import ml_collections
 
 from mgjax.config import network_options
-from mgjax.cpu import split_step
 from mgjax.grids.schedule import GridSchedule
 from mgjax.hosts import parallel
 from mgjax.setup import augmentation, evaluation, grids
 from mgjax.setup import network as network_setup
 from mgjax.setup.network import Trainable
-from mgjax.step import on_devices, programs, train_step
+from mgjax.step import on_devices, programs, split_step, train_step
 from mgjax.step.step_cache import Program
 
 
@@ -44,18 +43,9 @@ def lower_programs(
   """
   replicated = parallel.replicated(mesh)
   # One function for all grids: it is traced once for each.
-  parts = _step_parts(config, network, schedule, mesh, class_weights)
-  run_train_step: Any
-  if parallel.platform(mesh) == 'cpu':
-    run_train_step = split_step.SplitStep(parts, replicated)
-  else:
-    run_train_step = jax.jit(
-      train_step.whole(parts),
-      # The old state's memory is the new one's: two would not fit large
-      # networks.
-      donate_argnums=0,
-      out_shardings=replicated,
-    )
+  run_train_step = _to_lower(
+    _step_parts(config, network, schedule, mesh, class_weights), mesh
+  )
   pixels = {'mean': config.data.mean, 'std': config.data.std}
   stats_step = train_step.make_stats_step(
     network.model, **pixels, layout=_layout(mesh, schedule)
@@ -96,6 +86,19 @@ def lower_programs(
       statistics_due=statistics_due,
     )
   }
+
+
+def _to_lower(parts: train_step.Parts, mesh: jax.sharding.Mesh) -> Any:
+  """The training step as something that can be lowered."""
+  replicated = parallel.replicated(mesh)
+  if parallel.platform(mesh) == 'cpu':
+    return split_step.SplitStep(parts, replicated)
+  return jax.jit(
+    train_step.whole(parts),
+    # The old state's memory is the new one's: two would not fit large networks.
+    donate_argnums=0,
+    out_shardings=replicated,
+  )
 
 
 def make_train_step(

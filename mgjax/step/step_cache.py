@@ -226,7 +226,7 @@ class StepCache(Generic[Key]):
     if threading.current_thread() is not self._thread or not self._current:
       return
     if event == '/jax/compilation_cache/cache_misses':
-      # On CPUs a step is two programs (cpu/split_step.py), and one of them may
+      # On CPUs a step is two programs (step/split_step.py), and one of them may
       # be there from a run with other grids.
       self._compiled_anew = True
       self.from_disk.discard(self._current)

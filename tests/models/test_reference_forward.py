@@ -21,7 +21,7 @@ from mgjax import models
 from mgjax.config import fields
 from mgjax.recipes import published
 from mgjax.setup.network import model as model_of
-from mgjax.step import train_step
+from mgjax.step import eval_step
 from tests.golden import rule
 from tests.models import reference
 
@@ -303,7 +303,7 @@ def test_the_evaluation_step_scores_like_the_reference():
   case = case_of(golden, 'eval_fullconv')
   model, window = build(network, 'float32')
   # The golden's pixels are normalised already.
-  step = train_step.make_eval_step(
+  step = eval_step.make_eval_step(
     model, mean=(0.0,) * 3, std=(1 / 255,) * 3, window=window
   )
   variables = reference.variables_of(rule.state(golden), place_of, 'float32')

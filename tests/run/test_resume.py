@@ -25,7 +25,7 @@ from tensorboardX.proto import event_pb2
 from mgjax.run import run_folder
 from tests.run_state import final_state
 
-CONFIG = 'configs/moving_digits.py:size=tiny,grid=both'
+CONFIG = 'configs/moving_digits.py:size=tiny,grid=both,model=slow'
 
 
 def start(

@@ -26,7 +26,7 @@ TABLE = [
   },
   {'epochs': 0.4, 'lr': {'schedule': 'cosine', 'base_lr': 0.05}},
 ]
-CONFIG = 'moving_digits:size=tiny,grid=table'
+CONFIG = 'moving_digits:size=tiny,grid=table,model=slow'
 
 
 @pytest.fixture(scope='module')

@@ -12,7 +12,7 @@ from mgjax.config import fields
 from mgjax.errors import ConfigError
 from mgjax.setup import data as data_setup
 from mgjax.setup import evaluation, network
-from mgjax.step import train_step
+from mgjax.step import eval_step
 from mgjax.step.train_state import TrainState
 from tests.data.fake_sources import Few
 
@@ -45,7 +45,7 @@ def test_the_heads_score_as_their_names_say():
   )
   scores = {}
   for head in ('global', 'fully_conv'):
-    step = train_step.make_eval_step(
+    step = eval_step.make_eval_step(
       ColourClassifier(),
       mean=(0.0, 0.0, 0.0),
       std=(0.01, 0.01, 0.01),  # Windows differ in what they take for likely.

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from configs import moving_digits
-from mgjax.cpu import split_step
 from mgjax.grids.schedule import Grid
 from mgjax.hosts import parallel
 from mgjax.planning import made_up, program_text
 from mgjax.setup import grids, network, programs
-from mgjax.step import compilation
+from mgjax.step import compilation, split_step
 from mgjax.step import programs as step_programs
 from mgjax.step.train_state import TrainState
 from mgjax.step.train_step import Parts
@@ -53,7 +52,7 @@ def test_a_step_in_two_programs_is_the_step_in_one(made):
     programs.make_train_step(config, parts, schedule, mesh),
     out_shardings=parallel.replicated(mesh),
   )
-  for program, lower in list(lowered.items())[:2]:
+  for program, lower in list(lowered.items())[:1]:
     inputs = arguments(made, program.grid)
     want, values = whole(made_up.state(parts.abstract, mesh), *inputs)
     found, told = lower().compile()(
