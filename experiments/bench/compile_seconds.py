@@ -42,7 +42,8 @@ class Way(NamedTuple):
   """A way to compile a step.
 
   Attributes:
-    options: What XLA:CPU is told beyond what it is told anyway.
+    options: What XLA:CPU is told beyond what it is told anyway. Levels are
+      LLVM's.
     in_one_program: Whether gradients and update are one (step/split_step.py).
   """
 
@@ -51,13 +52,13 @@ class Way(NamedTuple):
 
 
 WAYS = {
-  'one program, LLVM at level 3': Way({_LEVEL: 3}, in_one_program=True),
-  'one program, LLVM at level 2': Way({_LEVEL: 2}, in_one_program=True),
-  'two programs, LLVM at level 3': Way({_LEVEL: 3}),
+  'one program at level 3': Way({_LEVEL: 3}, in_one_program=True),
+  'one program at level 2': Way({_LEVEL: 2}, in_one_program=True),
+  'two programs at level 3': Way({_LEVEL: 3}),
   # Today's.
-  'two programs, LLVM at level 2': Way({_LEVEL: 2}),
-  'two programs, LLVM at level 1': Way({_LEVEL: 1}),
-  'two programs, LLVM at level 0': Way({_LEVEL: 0}),
+  'two programs at level 2': Way({_LEVEL: 2}),
+  'two programs at level 1': Way({_LEVEL: 1}),
+  'two programs at level 0': Way({_LEVEL: 0}),
   'no expensive passes': Way({'xla_llvm_disable_expensive_passes': True}),
   'preset for fast compilation': Way(
     {'xla_cpu_opt_preset': 'CPU_OPT_PRESET_FAST_COMPILE'}

@@ -9,7 +9,7 @@ from experiments.runs import record
 from mgjax import cli
 from tests.experiments.rows import rows_of
 
-WAYS = ['one program, LLVM at level 3', 'two programs, LLVM at level 0']
+WAYS = ['one program at level 3', 'two programs at level 0']
 
 
 def way(compile_s, *steps, differing=0):
