@@ -258,6 +258,7 @@ def losses(workdir):
   return [line['loss'] for line in lines if 'loss' in line]
 
 
+@pytest.mark.slow
 def test_a_run_trains_in_processes_too_and_is_evaluated_by_its_folder(
   outside,
 ):

@@ -137,6 +137,7 @@ def dying(number: int) -> dict:
   os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_workers_that_are_killed_are_told_to_take_less_memory(tiny_config):
   tiny_config.data.worker_processes = 1
   workers = data_setup.workers(tiny_config)

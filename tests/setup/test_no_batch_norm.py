@@ -89,7 +89,11 @@ def test_a_grid_that_a_transformer_cannot_take_is_refused_in_a_line(
 @pytest.mark.parametrize(
   'name,options',
   [
-    ('mvit', {'blocks': (1, 1), 'width': 8, 'patch_px': 8, 'kv_stride': 2}),
+    pytest.param(
+      'mvit',
+      {'blocks': (1, 1), 'width': 8, 'patch_px': 8, 'kv_stride': 2},
+      marks=pytest.mark.slow,
+    ),
     ('timesformer', {'depth': 1, 'width': 12, 'heads': 2, 'patch_px': 8}),
   ],
 )
