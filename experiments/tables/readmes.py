@@ -25,6 +25,7 @@ from experiments.bench import (
   compiled_layouts,
   decode_speed,
   grid_step_times,
+  small_sets,
   step_time,
 )
 from experiments.runs import catalogue, history, planned, record
@@ -54,7 +55,7 @@ README = _ROOT / 'README.md'
 EXPERIMENTS = _ROOT / 'experiments/README.md'
 PAGES = _ROOT / 'experiments/pages'
 READMES = (
-  *(README, EXPERIMENTS, _ROOT / 'docs/speed.md'),
+  *(README, EXPERIMENTS, _ROOT / 'docs/data.md', _ROOT / 'docs/speed.md'),
   *sorted(PAGES.glob('*.md')),
 )
 PICTURE = _ROOT / 'docs/multigrid.svg'
@@ -82,6 +83,7 @@ SCRIPTS = (
   transformers,
   compiled_layouts,
   compile_seconds,
+  small_sets,
 )
 
 
