@@ -13,6 +13,9 @@ _MAX_NAMES = 40
 
 _MAX_PAIRS = 25
 
+# More classes than that leave no room for a number in a cell.
+_MAX_CELLS = 20
+
 # How names of classes are written beside an axis.
 _NAMES = {'fontsize': 8, **pictures.PLAIN}
 
@@ -75,10 +78,34 @@ def draw_confusion(axis: matplotlib.axes.Axes, result: dict) -> None:
   )
   axis.figure.colorbar(image, ax=axis, shrink=0.6, label='share of the class')
   axis.set(title='Confusion', xlabel='taken for', ylabel='true class')
+  if len(names) <= _MAX_CELLS:
+    _draw_counts(axis, confusion, share)
   if len(names) <= _MAX_NAMES:
     shown = list(map(_short, names))
     axis.set_xticks(range(len(names)), shown, rotation=90, **_NAMES)
     axis.set_yticks(range(len(names)), shown, **_NAMES)
+
+
+def _draw_counts(
+  axis: matplotlib.axes.Axes, confusion: np.ndarray, share: np.ndarray
+) -> None:
+  """Writes the videos into the cells, and draws what is between these."""
+  size = min(9.0, 130 / len(confusion))
+  for row, column in np.argwhere(confusion):
+    axis.text(
+      column,
+      row,
+      f'{confusion[row, column]:.0f}',
+      ha='center',
+      va='center',
+      fontsize=size,
+      color='white' if share[row, column] > 0.25 else 'black',
+    )
+  between = np.arange(len(confusion) + 1) - 0.5
+  axis.set_xticks(between, minor=True)
+  axis.set_yticks(between, minor=True)
+  axis.grid(which='minor', color='0.8', lw=0.5)
+  axis.tick_params(which='minor', length=0)
 
 
 def draw_classes(axis: matplotlib.axes.Axes, result: dict) -> None:
@@ -96,10 +123,23 @@ def draw_classes(axis: matplotlib.axes.Axes, result: dict) -> None:
     xlim=(-0.5, len(names) - 0.5),
   )
   if len(names) <= _MAX_NAMES:
-    names = list(map(_short, names))
-    axis.set_xticks(range(len(names)), names, rotation=90, **_NAMES)
+    number = _num_videos(result)
+    shown = [
+      _short(name) + (f' ({number[name]})' if number else '') for name in names
+    ]
+    axis.set_xticks(range(len(names)), shown, rotation=90, **_NAMES)
+    if number:
+      axis.set_xlabel('in brackets: videos')
   else:
     axis.set_xlabel('classes, best to worst')
+
+
+def _num_videos(result: dict) -> dict[str, int]:
+  """Videos by class; {} where videos have several labels."""
+  if 'confusion' not in result:
+    return {}
+  rows = np.array(result['confusion']).sum(1)
+  return dict(zip(result['per_class'], rows.tolist(), strict=True))
 
 
 def _draw_pairs(axis: matplotlib.axes.Axes, result: dict) -> None:

@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+from matplotlib import figure
 
 from mgjax.evaluation import accuracy, eval_picture
 
@@ -33,3 +34,34 @@ def test_pictures_are_drawn(tmp_path, num_classes, multi_label):
   eval_picture.draw(path, result, title=r'run $\frac{$')
   height, width = cv2.imread(str(path)).shape[:2]
   assert (height, width) == (1000, 1700)
+
+
+def texts_of(axis):
+  return {(*map(int, t.get_position()), t.get_text()) for t in axis.texts}
+
+
+def test_cells_have_their_videos_and_lines_between_them():
+  result = accuracy.accuracy(
+    np.eye(3)[[0, 0, 1, 1, 1, 2]], np.array([0, 0, 0, 1, 1, 2]), ('a', 'b', 'c')
+  )
+  axis = figure.Figure().subplots()
+  eval_picture.draw_confusion(axis, result)
+  # Column, row: what it was taken for, and what it is.
+  assert texts_of(axis) == {(0, 0, '2'), (1, 0, '1'), (1, 1, '2'), (2, 2, '1')}
+  assert axis.get_xticks(minor=True).tolist() == [-0.5, 0.5, 1.5, 2.5]
+  axis = figure.Figure().subplots()
+  eval_picture.draw_confusion(axis, random_result(21))
+  assert not texts_of(axis)  # There is no room.
+
+
+def test_classes_name_how_many_videos_they_have():
+  result = accuracy.accuracy(
+    np.eye(2)[[0, 1, 1]], np.array([0, 0, 1]), ('few', 'one')
+  )
+  axis = figure.Figure().subplots()
+  eval_picture.draw_classes(axis, result)
+  labels = [label.get_text() for label in axis.get_xticklabels()]
+  assert labels == ['one (1)', 'few (2)']
+  axis = figure.Figure().subplots()
+  eval_picture.draw_classes(axis, random_result(3, multi_label=True))
+  assert '(' not in axis.get_xticklabels()[0].get_text()
