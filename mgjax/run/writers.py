@@ -1,8 +1,8 @@
 """Writes a run's numbers: metrics.jsonl, TensorBoard, Weights & Biases.
 
 A line of metrics.jsonl is about a training step (it has 'loss') or about an
-evaluation (it has 'eval_num_scored'). TensorBoard and Weights & Biases get the
-same numbers under the same names. The fields of every line:
+evaluation (it has 'eval_num_scored'). Weights & Biases gets the same numbers
+under the same names, TensorBoard in groups (`tag`). The fields of every line:
 
   step            Steps done.
   epoch           Passes over the training set done, a fraction.
@@ -61,6 +61,25 @@ from mgjax import files
 from mgjax.errors import ConfigError
 from mgjax.run import run_folder
 
+# What tells of speed, and what of the schedule; the rest is of training.
+_GROUPS = {
+  'speed': (
+    *('train_s', 'wait_fraction', 'compile_wait_s', 'step_s'),
+    *('steps_per_s', 'clips_per_s', 'gflops', 'mfu'),
+  ),
+  'schedule': ('epoch', 'clips', 'T', 'H', 'W', 'batch', 'lr', 'bn_groups'),
+}
+
+
+def tag(name: str) -> str:
+  """TensorBoard's name of a number, such as 'train/loss' or 'eval/top1'."""
+  if name.startswith('eval_'):
+    return f'eval/{name.removeprefix("eval_")}'
+  for group, names in _GROUPS.items():
+    if name in names:
+      return f'{group}/{name}'
+  return f'train/{name}'
+
 
 class Writer:
   """Appends to metrics.jsonl, TensorBoard events and Weights & Biases."""
@@ -98,7 +117,7 @@ class Writer:
       self._file.flush()
     for name, value in line.items():
       if name != 'step' and isinstance(value, int | float):
-        self._events.add(summary.scalar(name, value), line['step'])
+        self._events.add(summary.scalar(tag(name), value), line['step'])
     if self._wandb is not None:
       self._wandb.log(line, step=line['step'])
 
@@ -118,7 +137,7 @@ class Writer:
       fields: The settings by dotted name.
       metric: Name of a number in the lines.
     """
-    for event in summary.hparams(dict(fields), {metric: 0.0}):
+    for event in summary.hparams(dict(fields), {tag(metric): 0.0}):
       self._events.add(event)
 
   def flush(self) -> None:

@@ -127,7 +127,7 @@ def event_steps(workdir: pathlib.Path) -> set[int]:
       if at + length + 16 > len(data):
         break  # The kill came in between.
       event = event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
-      if any(value.tag == 'loss' for value in event.summary.value):
+      if any(value.tag == 'train/loss' for value in event.summary.value):
         steps.add(event.step)
       at += length + 16
   return steps
