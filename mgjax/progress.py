@@ -34,7 +34,8 @@ class Progress:
       self._bar = tqdm.tqdm(
         total=total,
         initial=initial,
-        bar_format='{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} {postfix}',
+        # Of 80 columns most are for the text, which begins with the time left.
+        bar_format='{n_fmt}/{total_fmt}|{bar:6}| {desc}',
         dynamic_ncols=True,
       )
 
@@ -48,7 +49,7 @@ class Progress:
     if self._quiet:
       return
     if self._bar is not None:
-      self._bar.set_postfix_str(text, refresh=False)
+      self._bar.set_description_str(text, refresh=False)
       self._bar.update(done - self._bar.n)
     elif done == self._total or time.monotonic() - self._logged >= _LOG_EVERY_S:
       self._logged = time.monotonic()

@@ -1,11 +1,14 @@
 """progress.py: a bar on a terminal, lines in a log."""
 
 import io
+import re
 
 import pytest
 
 from mgjax import progress
+from mgjax.grids import Grid
 from mgjax.progress import Progress
+from mgjax.run import step_log
 
 
 class Terminal(io.StringIO):
@@ -50,7 +53,23 @@ def test_a_terminal_gets_a_bar_with_the_text(monkeypatch):
   bar.close()
   text = terminal.getvalue()
   assert 'a line above\n' in text
-  assert '150/200' in text and 'loss 1.25' in text and '75%' in text
+  assert re.search(r'\r150/200\|\S+ *\| loss 1.25', text)
+
+
+def test_a_long_run_of_a_large_network_fits_80_columns(monkeypatch):
+  said = step_log.progress_text(
+    45908.0, Grid(32, 224, 224, 1024), 12.3456, 1234.5, 0.17
+  )
+  assert said == ('left 12:45:08  32x224x224 b1024  loss 12.346  no data 17 %')
+  quick = step_log.progress_text(8.0, Grid(4, 32, 32, 8), 1.5, 71.6, 0.09)
+  assert quick == 'left 0:08  4x32x32 b8  loss 1.500  72 clips/s'
+  terminal = Terminal()
+  monkeypatch.setattr('sys.stderr', terminal)
+  bar = Progress(15000, 14000, unit='step')
+  bar.update(14500, said)
+  bar.close()
+  assert max(map(len, re.split('[\r\n]', terminal.getvalue()))) <= 80
+  assert len(f'step 14500/15000  {said}') <= 80
 
 
 def test_time_left_counts_from_where_it_started(clock):

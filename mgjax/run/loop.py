@@ -35,7 +35,7 @@ from mgjax.step import programs, train_state
 from mgjax.step.step_cache import Program
 
 POLL_S = 1.0  # So often a run that waits for a program looks for a signal.
-SAY_AFTER_S = 10.0  # So long a run waits for a program without a word.
+SAY_AFTER_S = 2.0  # So long a run waits for a program without a word.
 
 
 class Training:
@@ -337,14 +337,12 @@ class Training:
     """Returns a program once all processes have it."""
     program = Program(kind, grid)
     began = time.monotonic()
-    said = False
     # Not just a wait: compilations take minutes on large networks, end at other
     # times on other hosts, and must not keep a signal from being heard.
     while program not in self._ready:
       self._doing = f'{POLL_S:g} s at most (no compilation is waited for)'
-      if not said and time.monotonic() - began > SAY_AFTER_S:
-        said = True
-        self._bar.say(self._programs.describe_wait(program))
+      if time.monotonic() - began > SAY_AFTER_S:
+        self._bar.update(self.done, self._programs.describe_wait())
       # After a signal not even a second: the others ask each other now.
       timeout_s = 0.0 if self._stop.received else POLL_S
       there = self._programs.wait(program, timeout_s)

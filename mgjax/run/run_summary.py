@@ -104,10 +104,9 @@ def tell(
   file, _, arguments = config_arg.partition(':')
   other = 'both' if s['mode'] == 'none' else 'none'
   kept = [a for a in arguments.split(',') if a and not a.startswith('grid=')]
-  other_config = f'{file}:{",".join([f"grid={other}", *kept])}'
+  other_config = f'--config={file}:{",".join([f"grid={other}", *kept])}'
 
-  def command(name: str, config_arg: str, *flags: str) -> str:
-    words = [f'--config={config_arg}', *flags]
+  def command(name: str, *words: str) -> str:
     return f'{cli.interpreter()} -m mgjax.{name} {shlex.join(words)}'
 
   fields = {f'--config.{k}': v for k, v in (overrides or {}).items()}
@@ -129,8 +128,8 @@ TensorBoard  {workdir}/events.out.tfevents.*
 picture      {workdir}/report.png
 
 Next:
-  {command('plan', config_arg, *given)}
-  {command('evaluate', config_arg, to, *given, '--config.eval.num_views=3')}
+  {command('predict', to, 'VIDEO.mp4')}
+  {command('evaluate', to, '--config.eval.num_views=3')}
   {command('train', other_config, f'{to}-{other}', *other_given)}"""
 
 

@@ -10,6 +10,9 @@ from mgjax.progress import Progress, duration
 from mgjax.run.clock import Times
 from mgjax.run.writers import NoWriter, Writer
 
+# Share of the time without data from which on the progress names it.
+_WAITS = 0.1
+
 
 def position(schedule: GridSchedule, step: int) -> dict:
   """Where a run is after `step` steps: the start of every metrics line.
@@ -45,6 +48,30 @@ def step_gflop(run_plan: dict, schedule: GridSchedule) -> dict[Grid, float]:
     grid: 6 * gmacs_per_clip * grid.batch
     for grid, gmacs_per_clip in zip(schedule.grids, gmacs, strict=True)
   }
+
+
+def progress_text(
+  left_s: float,
+  grid: Grid,
+  loss: float,
+  clips_per_s: float,
+  wait_fraction: float,
+) -> str:
+  """What stands beside the number of a step, in what is left of 80 columns.
+
+  Args:
+    left_s: Seconds to the end of the run.
+    grid: Of the step.
+    loss: Of the step.
+    clips_per_s: Clips per second of training.
+    wait_fraction: Share of the time without data, 0 to 1. From a tenth on it
+      stands in place of the clips.
+  """
+  pace = f'{clips_per_s:.0f} clips/s'
+  if wait_fraction >= _WAITS:
+    pace = f'no data {100 * wait_fraction:.0f} %'
+  # The time first: a narrow terminal cuts the end off.
+  return f'left {duration(left_s)}  {grid}  loss {loss:.3f}  {pace}'
 
 
 @dataclasses.dataclass
@@ -113,9 +140,9 @@ class StepLog:
       left = self.times.train_s * (total - done) / done
       self.bar.update(
         done,
-        f'grid {grid}  loss {values["loss"]:.3f}  {clips_per_s:.0f} clips/s  '
-        f'waiting for data {100 * recent.wait_fraction:.0f} %  '
-        f'left {duration(left)}',
+        progress_text(
+          left, grid, values['loss'], clips_per_s, recent.wait_fraction
+        ),
       )
       if done % self.every and done != total:
         return

@@ -79,6 +79,7 @@ class StepCache(Generic[Key]):
     # Read by the thread between two programs; a bool needs no lock.
     self._closed = False
     self._current = None
+    self._current_since = time.perf_counter()
     self._compiled_anew = False  # Whether a part of the current program was.
     self._platform = platform or jax.devices()[0].platform
     self.device_bytes = device_bytes
@@ -152,18 +153,12 @@ class StepCache(Generic[Key]):
     # An unplanned one does not wait: the access itself says what is wrong.
     return program not in self._done or self._done[program].wait(timeout_s)
 
-  def describe_wait(self, program: Key) -> str:
-    """Says that a program is waited for, and how long that may take."""
-    # Dicts keep the order of first use, in which programs are compiled.
-    ahead = [p for p, done in self._done.items() if not done.is_set()]
-    before = ahead.index(program) if program in ahead else 0
-    text = f'waiting for the compilation of {program}'
-    if before:
-      text += f', after {before} other program(s)'
-    if self.compile_s:
-      longest = max(self.compile_s.values())
-      return f'{text}; each of those so far took {longest:.0f} s at most'
-    return f'{text}; the first of a large network takes minutes'
+  def describe_wait(self) -> str:
+    """What is being compiled, and since when: 'compiling 3 of 8, 12 s'."""
+    number = sum(done.is_set() for done in self._done.values())
+    seconds = time.perf_counter() - self._current_since
+    number = min(number + 1, len(self._done))  # The last one may just be done.
+    return f'compiling {number} of {len(self._done)}, {seconds:.0f} s'
 
   @property
   def is_done(self) -> bool:
@@ -207,7 +202,7 @@ class StepCache(Generic[Key]):
         return
       self._current, self._compiled_anew = program, False
       # Lowering counts: a run waits for it as well.
-      start = time.perf_counter()
+      start = self._current_since = time.perf_counter()
       try:
         self._results[program] = compilation.compile_program(
           lower(), self._platform, device_bytes=self.device_bytes

@@ -132,7 +132,7 @@ def test_tensorboard_can_read_the_events(run):
     event = event_pb2.Event.FromString(data[at + 12 : at + 12 + length])
     tags.update(value.tag for value in event.summary.value)
     at += length + 16
-  assert {'loss', 'lr', 'eval_top1', 'gflops'} <= tags
+  assert {'train/loss', 'schedule/lr', 'eval/top1', 'speed/gflops'} <= tags
   assert {'schedule', 'confusion', 'report'} <= tags
   assert any('hparams' in tag for tag in tags)
 
@@ -172,18 +172,22 @@ def test_the_next_commands_are_those_of_the_users_shell(run, monkeypatch):
   monkeypatch.delenv('VIRTUAL_ENV', raising=False)
   monkeypatch.setattr(sys, 'executable', f'{os.getcwd()}/.venv/bin/python')
   given = {'grid.epoch_factor': 0.75, 'optim.lr_steps': (1, 2)}
-  plan, evaluation, other = tell(summary, 'runs/a', name, given).splitlines()[
-    -3:
-  ]
+  predict, evaluation, other = tell(
+    summary, 'runs/a', name, given
+  ).splitlines()[-3:]
   flags = "--config.grid.epoch_factor=0.75 '--config.optim.lr_steps=(1, 2)'"
-  assert plan == f'  .venv/bin/python -m mgjax.plan --config={name} {flags}'
-  assert evaluation.endswith(f'{flags} --config.eval.num_views=3')
+  here = '  .venv/bin/python -m mgjax'
+  assert predict == f'{here}.predict --workdir=runs/a VIDEO.mp4'
+  # The settings are those of the run's folder.
+  assert evaluation == (
+    f'{here}.evaluate --workdir=runs/a --config.eval.num_views=3'
+  )
   assert f':grid=none,size=tiny --workdir=runs/a-none {flags}' in other
   monkeypatch.setenv('VIRTUAL_ENV', f'{os.getcwd()}/.venv')
-  assert '\n  python -m mgjax.plan ' in tell(summary, 'runs/a', name)
+  assert '\n  python -m mgjax.predict ' in tell(summary, 'runs/a', name)
   monkeypatch.delenv('VIRTUAL_ENV')
   monkeypatch.setattr(sys, 'executable', '/usr/bin/python3')
-  assert '\n  python -m mgjax.plan ' in tell(summary, 'runs/a', name)
+  assert '\n  python -m mgjax.predict ' in tell(summary, 'runs/a', name)
 
 
 def test_the_closing_words_of_a_resumed_run_count_its_launch_only(run):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -72,6 +73,27 @@ def test_a_failed_compilation_is_raised_where_the_program_is_needed():
   cache[PROGRAMS[1]]
   with pytest.raises(RuntimeError, match='no memory'):
     cache[PROGRAMS[0]]
+  cache.close()
+
+
+def test_a_wait_says_which_compilation_it_is_and_since_when(monkeypatch):
+  ask, answer = threading.Event(), threading.Event()
+
+  def lower_slowly():
+    ask.set()
+    answer.wait(60)
+    return lowering(GRIDS[1])()
+
+  cache = StepCache(
+    {PROGRAMS[0]: lowering(GRIDS[0]), PROGRAMS[1]: lower_slowly}
+  )
+  assert ask.wait(60)
+  assert cache.describe_wait() == 'compiling 2 of 2, 0 s'
+  monkeypatch.setattr(cache, '_current_since', time.perf_counter() - 12)
+  assert cache.describe_wait() == 'compiling 2 of 2, 12 s'
+  answer.set()
+  cache[PROGRAMS[1]]
+  assert cache.describe_wait().startswith('compiling 2 of 2')
   cache.close()
 
 
