@@ -118,7 +118,7 @@ def measure(
   )
   lowered = {False: lower_all()}
   # No setting asks for it: the platform decides.
-  with mock.patch.object(split_step, 'SplitStep', _in_one_program):
+  with mock.patch.object(split_step, 'SplitStep', programs.in_one_program):
     lowered[True] = lower_all()
   found: list[dict] = []
   for program in lowered[False]:
@@ -143,17 +143,6 @@ def measure(
     )
     keep(found)
   return found
-
-
-def _in_one_program(parts: Any, sharding: Any) -> Any:
-  """What stands for a step in two programs."""
-  import jax
-
-  from mgjax.step import train_step
-
-  return jax.jit(
-    train_step.whole(parts), donate_argnums=0, out_shardings=sharding
-  )
 
 
 def _compile(lowered: Any, way: str) -> Any:

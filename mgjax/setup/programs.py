@@ -93,11 +93,18 @@ def _to_lower(parts: train_step.Parts, mesh: jax.sharding.Mesh) -> Any:
   replicated = parallel.replicated(mesh)
   if parallel.platform(mesh) == 'cpu':
     return split_step.SplitStep(parts, replicated)
+  return in_one_program(parts, replicated)
+
+
+def in_one_program(
+  parts: train_step.Parts, sharding: jax.sharding.Sharding
+) -> Any:
+  """The step as jax.jit returns it; its results have the sharding."""
   return jax.jit(
     train_step.whole(parts),
     # The old state's memory is the new one's: two would not fit large networks.
     donate_argnums=0,
-    out_shardings=replicated,
+    out_shardings=sharding,
   )
 
 

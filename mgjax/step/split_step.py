@@ -3,8 +3,8 @@
 XLA:CPU compiles a kernel of every fusion, a few for each parameter of the
 network. About a quarter of those of a step only update parameters: they are the
 same for every grid. As a program of their own they are compiled once
-(docs/speed.md has how much that saves). Other compilers share kernels, and on
-accelerators a step in one program has its memory planned as a whole.
+(docs/speed.md has how much that saves). On accelerators a step is one program,
+whose memory is planned as a whole.
 """
 
 import collections
@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from mgjax.step import compilation
+from mgjax.step import compilation, train_step
 from mgjax.step.train_step import Parts
 
 
@@ -107,15 +107,10 @@ class Compiled:
     self, gradients: jax.stages.Compiled, update: jax.stages.Compiled
   ):
     self._gradients, self._update = gradients, update
+    self._step = train_step.whole(Parts(gradients, update))
 
-  def __call__(self, state, batch, lr, groups, rng, strengths) -> tuple:
-    grads, batch_stats, metrics = self._gradients(
-      state, batch, groups, rng, strengths
-    )
-    state, norm = self._update(
-      state.replace(batch_stats=batch_stats), grads, lr
-    )
-    return state, {**metrics, 'grad_norm': norm}
+  def __call__(self, *arguments: Any) -> tuple:
+    return self._step(*arguments)
 
   def as_text(self) -> str:
     return f'{self._gradients.as_text()}\n{self._update.as_text()}'
