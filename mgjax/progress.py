@@ -29,6 +29,7 @@ class Progress:
     self._quiet = quiet
     self._started = time.monotonic()
     self._logged = self._started - _LOG_EVERY_S
+    self._ended = False
     self._bar = None
     if sys.stderr.isatty() and not quiet:
       self._bar = tqdm.tqdm(
@@ -51,7 +52,12 @@ class Progress:
     if self._bar is not None:
       self._bar.set_description_str(text, refresh=False)
       self._bar.update(done - self._bar.n)
-    elif done == self._total or time.monotonic() - self._logged >= _LOG_EVERY_S:
+    elif (
+      # At the end at once, but not again for what is said after it.
+      (done == self._total and not self._ended)
+      or time.monotonic() - self._logged >= _LOG_EVERY_S
+    ):
+      self._ended = done == self._total
       self._logged = time.monotonic()
       print(
         f'{self._unit} {done}/{self._total}  {text}',

@@ -44,6 +44,20 @@ def test_a_log_gets_a_line_now_and_then_and_the_last(clock, capsys):
   ]
 
 
+def test_what_is_said_after_the_end_is_a_line_now_and_then_too(clock, capsys):
+  bar = Progress(3, unit='step')
+  bar.update(3, 'left 0:00')
+  for second in range(45):
+    clock(second)
+    bar.update(3, f'compiling 2 of 2, {second} s')
+  bar.close()
+  assert capsys.readouterr().err.splitlines() == [
+    'step 3/3  left 0:00',
+    'step 3/3  compiling 2 of 2, 20 s',
+    'step 3/3  compiling 2 of 2, 40 s',
+  ]
+
+
 def test_a_terminal_gets_a_bar_with_the_text(monkeypatch):
   terminal = Terminal()
   monkeypatch.setattr('sys.stderr', terminal)
