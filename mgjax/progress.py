@@ -15,7 +15,7 @@ class Progress:
   def __init__(
     self, total: int, initial: int = 0, *, unit: str, quiet: bool = False
   ):
-    """Starts the clock.
+    """Shows nothing yet.
 
     Args:
       total: How much there is to do.
@@ -23,12 +23,11 @@ class Progress:
       unit: What is counted, in the singular: 'step'.
       quiet: Whether nothing is shown.
     """
-    self._initial = initial
     self._total = total
     self._unit = unit
     self._quiet = quiet
-    self._started = time.monotonic()
-    self._logged = self._started - _LOG_EVERY_S
+    self._logged = time.monotonic() - _LOG_EVERY_S
+    self._first: tuple[float, int] | None = None
     self._ended = False
     self._bar = None
     if sys.stderr.isatty() and not quiet:
@@ -41,8 +40,18 @@ class Progress:
       )
 
   def time_left(self, done: int) -> str:
-    """'left 3:07', at the pace since the start."""
-    pace = (time.monotonic() - self._started) / max(done - self._initial, 1)
+    """'left 3:07', at the pace since the first call, which says 'left ?'."""
+    now = time.monotonic()
+    # Not since the start: what comes before the first is often slow, such as
+    # the start of processes.
+    if self._first is None:
+      self._first = now, done
+    begin, first = self._first
+    if done == self._total:
+      return f'left {duration(0.0)}'
+    if done == first:
+      return 'left ?'
+    pace = (now - begin) / (done - first)
     return f'left {duration(pace * (self._total - done))}'
 
   def update(self, done: int, text: str) -> None:

@@ -86,11 +86,18 @@ def test_a_long_run_of_a_large_network_fits_80_columns(monkeypatch):
   assert len(f'step 14500/15000  {said}') <= 80
 
 
-def test_time_left_counts_from_where_it_started(clock):
+def test_time_left_is_at_the_pace_since_the_first(clock):
   bar = Progress(100, 40, unit='step', quiet=True)
-  clock(30.0)
-  # Twenty in thirty seconds, and forty to go.
-  assert bar.time_left(60) == 'left 1:00'
+  clock(1000.0)  # Processes start, say.
+  assert bar.time_left(41) == 'left ?'
+  clock(1030.0)
+  # Twenty in thirty seconds, and thirty-nine to go.
+  assert bar.time_left(61) == 'left 0:58'
+  assert bar.time_left(100) == 'left 0:00'
+
+
+def test_what_is_done_at_once_has_no_time_left(clock):
+  assert Progress(1, unit='clip', quiet=True).time_left(1) == 'left 0:00'
 
 
 def test_quiet_is_silent(capsys):

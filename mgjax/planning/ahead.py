@@ -77,13 +77,15 @@ def compile_all(
   rows = []
   bar = Progress(len(lowered), unit='program')
   for done, (program, lower) in enumerate(lowered.items()):
-    left = f', {bar.time_left(done)}' if done else ''
+    left = bar.time_left(done)
     found = _facts(
       lower,
       target,
       folder,
       key and measured.hash_of([key, str(program)]),
-      lambda text=f'compiling {program} for {target.name}{left}': bar.say(text),
+      lambda text=f'compiling {program} for {target.name}, {left}': bar.say(
+        text
+      ),
     )
     rows.append(
       compiler_facts.describe(
