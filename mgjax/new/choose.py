@@ -19,6 +19,12 @@ _UNEVEN = 1.5
 _CLASS_BALANCE = 1.0
 
 
+# Room on the disk that a cache of decoded frames may ask for by itself.
+_MOST_CACHE_GIB = 2.0
+# For videos that are longer than the others of their split.
+_CACHE_MARGIN = 1.2
+
+
 class Setting(NamedTuple):
   """A line of the config file.
 
@@ -140,7 +146,24 @@ def _clip(videos: Videos, clip: Clip, flip: bool) -> list[Setting]:
       'Whether half of the clips are mirrored. Wrong where left and right are '
       'part of a class.',
     ),
+    _decoded_cache(videos),
   ]
+
+
+def _decoded_cache(videos: Videos) -> Setting:
+  room = math.ceil(10 * _CACHE_MARGIN * videos.decoded_gib) / 10
+  if room <= _MOST_CACHE_GIB:
+    why = (
+      'Room for the decoded frames of all videos, in a folder beside this '
+      'file, so that each video is decoded once.'
+    )
+  else:
+    why = (
+      'Videos are decoded for every clip: the decoded frames of all of them '
+      f'would take {room:.1f} GiB of the disk.'
+    )
+    room = 0.0
+  return Setting('data.decoded_cache_gib', room, why)
 
 
 def _training(

@@ -18,6 +18,8 @@ class Videos(NamedTuple):
     num_frames: int64 [N], of all videos, as fps and short_px.
     fps: float64 [N].
     short_px: int64 [N], the shorter sides.
+    decoded_gib: GiB of all frames, decoded, as config.data.decoded_cache_gib
+      keeps them.
   """
 
   name: str
@@ -25,6 +27,7 @@ class Videos(NamedTuple):
   num_frames: np.ndarray
   fps: np.ndarray
   short_px: np.ndarray
+  decoded_gib: float
 
   def total(self, split: str) -> int:
     """Number of videos of a split."""
@@ -81,4 +84,10 @@ def look(folder: pathlib.Path, name: str) -> Videos:
     np.array([line['num_frames'] for line in stored]),
     np.array([line['fps'] for line in stored], np.float64),
     np.array([min(line['height'], line['width']) for line in stored]),
+    # A byte and a half for each pixel, as videos have them (4:2:0).
+    sum(
+      1.5 * line['num_frames'] * line['height'] * line['width']
+      for line in stored
+    )
+    / 2**30,
   )

@@ -37,6 +37,7 @@ def get_config(arg=''):
   config.seed = args.seed
   config.data.name = {name!r}
   config.data.dir = str(HERE / 'data')
+  config.data.decoded_cache_dir = str(HERE / 'frames')
 
 {body}
 

@@ -356,7 +356,11 @@ def as_json(
     }
     for name, work in works.items()
   }
-  modes = {n: b for n, b in found.items() if n not in ('run', 'baseline')}
+  modes = {
+    name: found[name] | {'steps': work.schedule.total_steps}
+    for name, work in works.items()
+    if name not in ('run', 'baseline')
+  }
   unknown = list(costs.unknown)
   if not run.evaluation_batches:
     unknown.append('evaluation')

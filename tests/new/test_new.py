@@ -77,6 +77,8 @@ def test_the_config_file_fits_the_videos(made):
   assert config.data.crop_px == 48 and config.data.target_fps == 12
   assert config.data.class_balance > 0  # 10 videos for 4.
   assert not config.data.flip  # Nobody was asked.
+  assert config.data.decoded_cache_gib == 0.1
+  assert config.data.decoded_cache_dir == str(made / 'frames')
   assert config.grid.mode == 'none'
   text = (made / 'config.py').read_text()
   assert 'bow: 10 + 2' in text and 'multigrid was not compared' in text
@@ -188,10 +190,13 @@ def test_a_person_is_asked_whether_to_mirror(answers, flip, monkeypatch):
   assert command._ask_flip() == flip
 
 
-def modes(**seconds):
+def modes(steps=800, **seconds):
   programs = [{'run_is_measured': True}]
   return {
-    'modes': {name: {'total_s': float(s)} for name, s in seconds.items()},
+    'modes': {
+      name: {'total_s': float(s), 'steps': 3000 if name == 'none' else steps}
+      for name, s in seconds.items()
+    },
     'programs': programs,
     'num_devices': 1,
     'device': 'cpu',
@@ -202,9 +207,14 @@ def modes(**seconds):
   'found,mode,words',
   [
     (None, 'none', 'not compared'),
-    (modes(none=100, both=190), 'none', 'does not pay here.*none 1:40, both'),
+    (
+      modes(none=100, both=190),
+      'none',
+      r'does not pay here\. .*none 1:40 .3,000 steps., both 3:10 .800 steps.',
+    ),
     (modes(none=100, both=91), 'none', 'does not pay here'),
     (modes(none=600, short=400, both=300), 'both', 'pays here, as grid=both'),
+    (modes(799, none=600, both=300), 'none', 'with fewer than 800 steps'),
   ],
 )
 def test_multigrid_is_chosen_where_it_is_a_tenth_faster(found, mode, words):
@@ -275,6 +285,7 @@ def test_long_videos_have_clips_of_two_seconds_and_short_ones_of_their_own():
       np.array([num_frames] * 118),
       np.array([fps] * 118, float),
       np.array([240] * 118),
+      decoded_gib=1.0,
     )
     settings = choose.settings(found, flip=False, weights=None)
     values = {s.field: s.value for s in settings}
@@ -285,3 +296,32 @@ def test_long_videos_have_clips_of_two_seconds_and_short_ones_of_their_own():
   assert stride(900, 60) == (16, 8)
   assert stride(40, 30) == (16, 2)
   assert stride(12, 30) == (8, 1)
+
+
+@pytest.mark.parametrize(
+  'decoded_gib,room', [(0.001, 0.1), (0.3, 0.4), (1.66, 2.0), (1.67, 0.0)]
+)
+def test_decoded_frames_are_kept_where_all_fit(decoded_gib, room):
+  found = look.Videos(
+    *('v', {'a': {'train': 50, 'validation': 9}}),
+    *(np.array([90]), np.array([30.0]), np.array([240])),
+    decoded_gib,
+  )
+  (setting,) = (
+    s
+    for s in choose.settings(found, flip=False, weights=None)
+    if s.field == 'data.decoded_cache_gib'
+  )
+  assert setting.value == room
+  assert ('would take 2.1 GiB' in setting.why) == (room == 0)
+
+
+def test_the_room_for_decoded_frames_is_that_of_the_cache(made):
+  config = cli.read_config(str(made / 'config.py'))
+  folder = data_setup.builder_dir(config)
+  found = look.look(pathlib.Path(folder), config.data.name)
+  # 25 videos of 20 frames of 48 x 64 pixels of a byte and a half.
+  assert found.decoded_gib * 2**30 == 25 * 20 * 48 * 64 * 1.5
+  for split in ('train', 'validation'):
+    source = data_setup.source(config, split)
+    assert data_setup.decoded_cache(config, source).is_whole
