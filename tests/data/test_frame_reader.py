@@ -1,8 +1,12 @@
 """Frames of files, cameras and addresses, once and forward."""
 
 import http.server
+import io
 import os
+import re
+import socketserver
 import threading
+import time
 
 import av
 import numpy as np
@@ -211,6 +215,75 @@ def test_an_address_that_sends_no_more_ends_in_an_error_after_its_frames(
     for _ in open_reader(f'{address}/stalls', Kind.ADDRESS).shown():
       found.append(1)
   assert len(found) >= 38
+
+
+class Camera(socketserver.StreamRequestHandler):
+  """Answers RTSP, and sends a video by RTP, a packet now and then."""
+
+  video = b''
+  description = (
+    'v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nc=IN IP4 127.0.0.1\r\n'
+    't=0 0\r\nm=video 0 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n'
+    'a=fmtp:96 packetization-mode=1\r\na=control:track0\r\n'
+  )
+
+  def handle(self):
+    port = 0
+    while request := self.request_lines():
+      method = request[0].split()[0]
+      fields = dict(line.split(': ', 1) for line in request[1:])
+      answer, body = {'CSeq': fields['CSeq'], 'Session': '1'}, ''
+      if method == 'OPTIONS':
+        answer['Public'] = 'DESCRIBE, SETUP, PLAY, TEARDOWN'
+      elif method == 'DESCRIBE':
+        body = self.description
+        answer['Content-Type'] = 'application/sdp'
+        answer['Content-Length'] = str(len(body))
+      elif method == 'SETUP':
+        port = int(re.search(r'client_port=(\d+)', fields['Transport'])[1])
+        answer['Transport'] = (
+          f'RTP/AVP/UDP;unicast;client_port={port}-{port + 1}'
+        )
+      head = ''.join(f'{k}: {v}\r\n' for k, v in answer.items())
+      self.wfile.write(f'RTSP/1.0 200 OK\r\n{head}\r\n{body}'.encode())
+      if method == 'PLAY':
+        self.send(port)
+        time.sleep(0.5)  # Until all has been read.
+        return
+
+  def request_lines(self):
+    lines = []
+    while line := self.rfile.readline().decode().strip():
+      lines.append(line)
+    return lines
+
+  def send(self, port):
+    with (
+      av.open(io.BytesIO(self.video)) as source,
+      av.open(f'rtp://127.0.0.1:{port}', 'w', format='rtp') as out,
+    ):
+      stream = out.add_stream_from_template(source.streams.video[0])
+      for packet in source.demux(video=0):
+        if packet.dts is not None:
+          packet.stream = stream
+          out.mux(packet)
+          time.sleep(0.01)  # A camera takes its time, and UDP drops a flood.
+
+
+def test_a_camera_is_read_by_rtsp(open_reader):
+  Camera.video = odd_videos.encode(range(40), format='mpegts', bf=0, g=10)
+  with socketserver.ThreadingTCPServer(('127.0.0.1', 0), Camera) as server:
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    host, port = server.server_address
+    reader = open_reader(f'rtsp://{host}:{port}/', Kind.ADDRESS)
+    assert reader.is_live
+    found = [n for n, _, _ in numbers(reader)]
+    reader.close()
+    server.shutdown()
+    thread.join()
+  # All that came after the first key frame.
+  assert found == list(range(40))[-len(found) :] and len(found) >= 30
 
 
 def test_standard_input_is_read_as_a_pipe(open_reader):

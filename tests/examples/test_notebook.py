@@ -7,9 +7,8 @@ import re
 import subprocess
 import sys
 
-import pytest
-
 from mgjax import cli
+from tests import compiling
 
 ROOT = pathlib.Path(__file__).parents[2]
 NOTEBOOK = json.loads((ROOT / 'examples/own_videos.ipynb').read_text())
@@ -27,7 +26,7 @@ def execute(folder, program):
       'PYTHONPATH': str(ROOT),
       'MGJAX_NOTEBOOK': 'tiny',
       'MPLBACKEND': 'agg',
-      'XLA_FLAGS': '',
+      'XLA_FLAGS': compiling.QUICK,
     },
     capture_output=True,
     text=True,
@@ -88,7 +87,6 @@ def check(module, arguments):
   cli._parse(values, ['', *own])
 
 
-@pytest.mark.slow
 def test_the_notebook_runs_from_the_first_cell_to_the_last(tmp_path):
   result = execute(tmp_path, PROGRAM)
   assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]

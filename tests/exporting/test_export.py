@@ -14,9 +14,11 @@ from flax import traverse_util
 
 from mgjax import cli, export
 from mgjax.config import network_options
-from mgjax.exporting import command
+from mgjax.exporting import command, framework_files
+from mgjax.run import checkpoint
 from mgjax.setup import network
 from mgjax.step import train_step
+from mgjax.weights import command as weights_command
 from mgjax.weights import safetensors_files, torch_files
 from tests import compiling
 from tests.exporting import networks
@@ -101,6 +103,73 @@ def test_all_networks_are_here():
   assert names == network_options.NETWORKS.keys()
 
 
+# Of every network that a framework has.
+FRAMEWORKS = [
+  ('huggingface', 'videomae'),
+  ('huggingface', 'vjepa2'),
+  ('huggingface', 'vivit'),
+  ('huggingface', 'timesformer'),
+  ('pyslowfast', 'slowfast'),
+  ('pyslowfast', 'slow'),
+  ('pyslowfast', 'c2d'),
+  ('pyslowfast', 'i3d'),
+  ('pytorchvideo', 'slowfast'),
+  ('pytorchvideo', 'slow'),
+  ('pytorchvideo', 'c2d'),
+  ('pytorchvideo', 'i3d'),
+]
+# pytorchvideo's have none.
+NO_NONLOCAL = {'nonlocal_blocks': ((), ())}
+
+
+@pytest.mark.parametrize(
+  'to,name',
+  [
+    pytest.param(
+      *case,
+      marks=[] if case in (FRAMEWORKS[0], FRAMEWORKS[4]) else pytest.mark.slow,
+    )
+    for case in FRAMEWORKS
+  ],
+)
+def test_a_frameworks_files_are_read_again_and_give_the_logits(
+  to, name, tmp_path, capsys
+):
+  takes_none = to == 'pytorchvideo' and name in ('slowfast', 'slow')
+  config = networks.config_of(name, **(NO_NONLOCAL if takes_none else {}))
+  variables = networks.write_run(tmp_path / 'run', config)
+  folder = tmp_path / 'made'
+  code, printed = run(
+    capsys, f'--workdir={tmp_path / "run"}', f'--to={to}', f'--out={folder}'
+  )
+  assert code == 0, printed.err
+  about = {'mgjax_config.json', 'labels.json', 'README.md'}
+  files = {path.name for path in folder.iterdir()} - about
+  if to == 'huggingface':
+    (preprocessor,) = files - {'config.json', 'model.safetensors'}
+    stored = json.loads((folder / preprocessor).read_text())
+    assert stored['image_mean'] == list(config.data.mean)
+    assert stored['size'] == {'shortest_edge': 40}
+    assert stored['crop_size'] == {'height': 32, 'width': 32}
+    theirs = json.loads((folder / 'config.json').read_text())
+    assert [*theirs['id2label'].values()] == networks.LABELS
+    file = folder
+  else:
+    assert files == {'model.pyth'}
+    file = folder / 'model.pyth'
+  # By the way that users' files come in.
+  back = tmp_path / 'back'
+  imported = weights_command.import_file(config, file, back, inflate='repeat')
+  assert 'agree with those of' in imported.checked
+  found = checkpoint.load_variables(
+    checkpoint.find(back, 'back'),
+    {'batch_stats': {}, **framework_files.shapes(config)},
+  )
+  clips = clips_of(config, 2)
+  wanted = logits_of(config, variables, clips)
+  assert_close(logits_of(config, found, clips), wanted, 1e-5)
+
+
 @pytest.mark.parametrize('name', EACH)
 def test_a_program_needs_jax_alone_and_gives_the_logits(name, tmp_path, capsys):
   config = networks.config_of(name)
@@ -155,8 +224,15 @@ def test_a_network_of_ones_own_is_a_program_for_the_clips_it_takes(
   assert code == 2 and 'are stablehlo, onnx, safetensors\n' in printed.err
 
 
-def test_plain_weights_have_the_paths_of_the_tree(tmp_path, capsys):
-  config = networks.config_of('tam')
+@pytest.mark.parametrize(
+  'name',
+  [
+    name if name == 'tam' else pytest.param(name, marks=pytest.mark.slow)
+    for name in networks.NETWORKS
+  ],
+)
+def test_plain_weights_have_the_paths_of_the_tree(name, tmp_path, capsys):
+  config = networks.config_of(name)
   variables = networks.write_run(tmp_path / 'run', config)
   code, printed = run(
     *(capsys, f'--checkpoint={tmp_path / "run/checkpoints/3"}'),
