@@ -111,16 +111,26 @@ def test_every_block_says_what_it_is():
   assert all('pip install' in text for text in readme)
 
 
-@pytest.mark.parametrize(
-  'number', range(len(RUN)), ids=[f'{b.page}-{i}' for i, b in enumerate(RUN)]
-)
-def test_block_runs(clone, number):
-  run_in(clone, ['bash', '-euo', 'pipefail', '-c', RUN[number].text])
+def params_of(blocks):
+  """The blocks as parameters; those of docs/ are slow."""
+  return [
+    pytest.param(
+      block,
+      id=f'{block.page}-{number}',
+      marks=[] if block.page == 'README.md' else pytest.mark.slow,
+    )
+    for number, block in enumerate(blocks)
+  ]
+
+
+@pytest.mark.parametrize('block', params_of(RUN))
+def test_block_runs(clone, block):
+  run_in(clone, ['bash', '-euo', 'pipefail', '-c', block.text])
   # Two videos have one class, not the 400 that the plans after it speak of.
   shutil.rmtree(clone / 'data' / 'kinetics400', ignore_errors=True)
 
 
-@pytest.mark.parametrize('block', PROGRAMS, ids=lambda block: block.page)
+@pytest.mark.parametrize('block', params_of(PROGRAMS))
 def test_program_runs(clone, block):
   run_in(clone, [sys.executable, '-c', block.text])
 

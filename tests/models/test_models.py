@@ -132,7 +132,7 @@ def test_groups_of_a_batch_equal_separate_batches():
   'name,shape,groups,blocks',
   [
     ('tsm', (3, 5, 32, 32), 1, (1, 1)),
-    ('slowfast', (6, 4, 79, 79), 2, (1, 1)),
+    pytest.param('slowfast', (6, 4, 79, 79), 2, (1, 1), marks=pytest.mark.slow),
     pytest.param('tsm', (3, 5, 64, 64), 1, (), marks=pytest.mark.slow),
     pytest.param('slowfast', (6, 8, 79, 79), 2, (), marks=pytest.mark.slow),
   ],

@@ -202,7 +202,9 @@ def assert_close(actual, stored, tolerance, name):
 @pytest.mark.parametrize(
   'network,name,dtype',
   [(*case, 'float64') for case in CASES]
-  + [(*case, 'float32') for case in FLOAT32],
+  + [
+    pytest.param(*case, 'float32', marks=pytest.mark.slow) for case in FLOAT32
+  ],
 )
 def test_a_transformer_is_its_reference_at_every_grid(network, name, dtype):
   golden, tolerances = load(network), TOLERANCES[dtype]

@@ -319,7 +319,9 @@ def test_attention_in_half_precision_has_a_float32_softmax():
 # Blocks in a loop.
 
 
-@pytest.mark.parametrize('remat', [False, True])
+@pytest.mark.parametrize(
+  'remat', [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize('kind', KINDS)
 def test_blocks_in_a_loop_are_the_same_network(kind, remat):
   plain = small(**KINDS[kind])

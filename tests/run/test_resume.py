@@ -195,6 +195,7 @@ def test_another_seed_rate_and_length_need_no_other_program(
   assert all(name.startswith('jit_stats_step-') for name in new), new
 
 
+@pytest.mark.slow
 def test_sigterm_writes_a_checkpoint_and_says_restart_me(
   undisturbed, data_dir, tmp_path
 ):

@@ -13,6 +13,9 @@ from mgjax.run import run_folder
 from mgjax.setup import grids
 from tests.run import test_resume as resume
 
+# The quick tests kill runs of other grids: test_resume.py.
+pytestmark = pytest.mark.slow
+
 TABLE = [
   {
     'steps': 9,

@@ -229,6 +229,7 @@ def test_the_next_run_says_before_it_starts_how_long_it_takes(
   assert sum(line.startswith('predicted ') for line in lines) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_keeps_its_prediction(
   known, config, tmp_path, capsys, monkeypatch
 ):

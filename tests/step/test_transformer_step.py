@@ -27,7 +27,10 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize('kind', NETWORKS)
+@pytest.mark.parametrize(
+  'kind',
+  ['vivit', pytest.param('videoprism', marks=pytest.mark.slow)],
+)
 def test_steps_at_two_grids_change_every_parameter(kind):
   config = moving_digits.get_config('size=tiny,model=vit')
   options = {

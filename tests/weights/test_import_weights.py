@@ -657,7 +657,13 @@ def narrow(argument):
   'form,given,changes,hint',
   [
     ('pyslowfast', 'slowfast', {'depth': 101}, 'depth 101 .not 50.'),
-    ('caffe2', 'slowfast', {'fusion_kernel': 5}, 'fusion_kernel 5 .not 7.'),
+    pytest.param(
+      'caffe2',
+      'slowfast',
+      {'fusion_kernel': 5},
+      'fusion_kernel 5 .not 7.',
+      marks=pytest.mark.slow,
+    ),
     pytest.param(
       'pytorchvideo',
       'slowfast',
@@ -673,7 +679,13 @@ def narrow(argument):
       r'--config.model.num_temporal=\(3,4,6,3\)',
     ),
     ('pyslowfast', 'i3d', {'blocks': (1, 2)}, r'blocks \(1, 2\)'),
-    ('pyslowfast', 'slow', {'name': 'i3d'}, 'name i3d .not slow.'),
+    pytest.param(
+      'pyslowfast',
+      'slow',
+      {'name': 'i3d'},
+      'name i3d .not slow.',
+      marks=pytest.mark.slow,
+    ),
     (
       'pyslowfast',
       'c2d',
@@ -776,9 +788,15 @@ def test_the_configuration_in_a_file_names_the_network(tmp_path, capsys):
       r'DATA.MEAN=\(0.45, 0.45, 0.45\), but',
     ),
     ('--model=slow', 'MODEL.ARCH=slowfast, but model.name is slow'),
-    ('--config.model.num_classes=9', 'MODEL.NUM_CLASSES=7, but'),
+    pytest.param(
+      '--config.model.num_classes=9',
+      'MODEL.NUM_CLASSES=7, but',
+      marks=pytest.mark.slow,
+    ),
     ('--config.data.stride_frames=4', None),
-    ('--config.model.num_temporal=(3,4,6,3)', None),
+    pytest.param(
+      '--config.model.num_temporal=(3,4,6,3)', None, marks=pytest.mark.slow
+    ),
   ],
 )
 def test_options_that_contradict_the_configuration_in_a_file_are_refused(
