@@ -20,6 +20,14 @@ FRONT_SEEDS = 3
 # What tuning took.
 RATE = {'none': PRESENT_RATE, 'both': PRESENT_RATE}
 
+# That of `both` that the headline judges, by tables/judged.py's `chosen`; None
+# while the front is not complete.
+HEADLINE_LENGTH: float | None = None
+# After so many pairs, and if that leaves it open, after all.
+HEADLINE_LOOKS = (8, 16)
+MARGIN = 0.5  # Points of top-1.
+HEADLINE_FIRST_SEED = 10
+
 _SIZE_PX = 64
 # The smallest crops of `both` are half of these.
 _CLIFF_PX = (56, 64, 80, 96)
@@ -100,6 +108,23 @@ def _front(table: str, pixels: int) -> list[Run]:
 
 FRONT = _front('front', 64)
 FRONT_80 = _front('front_80', 80)
+
+
+def headline(length: float) -> list[Run]:
+  """The baseline and a point of `both`, at seeds that chose nothing."""
+  return [
+    _run(
+      f'headline/{arm}-{times:g}',
+      arm,
+      times,
+      first_seed=HEADLINE_FIRST_SEED,
+      baseline='headline/none-1',
+    )
+    for arm, times in (('none', 1.0), ('both', length))
+  ]
+
+
+HEADLINE = headline(HEADLINE_LENGTH) if HEADLINE_LENGTH else []
 
 # At equal epochs. Sizes of the fronts are not trained twice.
 CLIFF = [
@@ -194,6 +219,7 @@ RUNS = {
   'tuning': TUNING,
   'front': FRONT,
   'front_80': FRONT_80,
+  **({'headline': HEADLINE} if HEADLINE else {}),
   'cliff': CLIFF,
   'schedules': SCHEDULES,
   'schedules_vit': SCHEDULES_VIT,

@@ -25,6 +25,8 @@ from experiments.runs.run import Run
 
 # Points by which another learning rate must be better than the present one.
 _BETTER = 1.0
+# Level of the intervals of the headline's two looks.
+_DECIDES = 0.975
 
 
 class Seeds(NamedTuple):
@@ -37,7 +39,7 @@ class Seeds(NamedTuple):
       that were not interrupted.
     cpu_s: CPU seconds of the process and its children, of those of the same
       that know them.
-    conditions: Machine and code.
+    conditions: Machine and code, of all.
     gmacs: 1e9 multiply-adds of one training's forward passes.
     cache: 'warm', 'cold' or 'mixed', of each.
     code: The commits, for a table.
@@ -77,7 +79,7 @@ def read(run: Run) -> Seeds | None:
     },
     conditions={
       s: (*record.machine_of(entry), entry['package_tree'])
-      for s, entry in whole.items()
+      for s, entry in entries.items()
     },
     gmacs=record.plan_of(next(iter(entries.values())))['total_gmacs'],
     cache=tuple(entry['cache']['state'] for entry in entries.values()),
@@ -255,6 +257,29 @@ def front_table(name: str, runs: Sequence[Run]) -> tabulate.Table:
   )
 
 
+def pairs_table(name: str, runs: Sequence[Run]) -> tabulate.Table:
+  """Differences on test of every two of some runs, seed by seed.
+
+  Args:
+    name: Of the table.
+    runs: A row and a column for each that has records.
+  """
+  found = {run.row: seeds for run in runs if (seeds := read(run))}
+  difference = intervals.of_paired_difference
+  rows = [
+    (
+      row,
+      *(
+        '' if other is ours else paired(difference, ours.test, other.test, 2)
+        for other in found.values()
+      ),
+    )
+    for row, ours in found.items()
+  ]
+  columns = (f'minus {row} [measured]' for row in found)
+  return tabulate.Table(name, ('top-1 on test', *columns), rows)
+
+
 def chosen(runs: Sequence[Run], seeds: int) -> Run | None:
   """The point of `both` that the headline judges, by validation alone.
 
@@ -282,6 +307,103 @@ def chosen(runs: Sequence[Run], seeds: int) -> Run | None:
   baseline = next(run for run in runs if run.name == points[0].baseline)
   equal = [run for run in points if mean(run) >= mean(baseline)]
   return min(equal, key=seconds) if equal else max(points, key=mean)
+
+
+class Look(NamedTuple):
+  """What the protocol says of the headline at the last look that was due.
+
+  Attributes:
+    pairs: That it is of.
+    interval: Of the mean difference, at the level that decides.
+    verdict: 'holds', 'fails' or 'open'.
+  """
+
+  pairs: int
+  interval: intervals.Interval
+  verdict: str
+
+
+def look(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Look | None:
+  """Decides the headline.
+
+  Args:
+    ours: Accuracy on test of `both`, by seed.
+    theirs: That of `none`.
+
+  Returns:
+    None before the first look: its seeds are not all there.
+  """
+  found = None
+  for number in judged.HEADLINE_LOOKS:
+    first = judged.HEADLINE_FIRST_SEED
+    seeds = range(first, first + number)
+    if not ours.keys() & theirs.keys() >= set(seeds):
+      break
+    interval = intervals.of_paired_difference(
+      *([values[s] for s in seeds] for values in (ours, theirs)), level=_DECIDES
+    )
+    verdict = 'open'
+    if interval.low > -judged.MARGIN:
+      verdict = 'holds'
+    elif interval.high < -judged.MARGIN:
+      verdict = 'fails'
+    found = Look(number, interval, verdict)
+    if verdict != 'open':
+      break
+  return found
+
+
+def headline_table(runs: Sequence[Run]) -> tabulate.Table:
+  """The baseline and a point of `both`, in pairs of seeds that chose nothing.
+
+  Args:
+    runs: The two, the baseline first; none before the point is chosen.
+  """
+  found = _all(runs)
+  rows = []
+  if runs and len(found) == len(runs):
+    none, both = runs
+    theirs, ours = found[none.name], found[both.name]
+    # A pair is of one machine and one code.
+    test, their_test = (
+      of_one_machine(arm.test, ours, theirs) for arm in (ours, theirs)
+    )
+    last = look(test, their_test)
+    rows.append(
+      (
+        both.row,
+        str(len(test.keys() & their_test.keys())),
+        _mean(theirs.test, 2),
+        _mean(ours.test, 2),
+        paired(intervals.of_paired_difference, test, their_test, 2),
+        f'{_text(last.interval, 2)} ({last.pairs} pairs)' if last else '',
+        last.verdict if last else '',
+        paired(
+          intervals.of_paired_ratio,
+          of_one_machine(theirs.train_s, ours, theirs),
+          of_one_machine(ours.train_s, ours, theirs),
+          2,
+        ),
+        ', '.join(dict.fromkeys([theirs.code, ours.code])),
+        f'{none.name}-seed*, {both.name}-seed*',
+      )
+    )
+  return tabulate.Table(
+    'headline_pairs',
+    (
+      'run',
+      'pairs',
+      'none, top-1 on test, % [measured]',
+      'both, top-1 on test, % [measured]',
+      'difference [measured]',
+      'difference with 97.5 %, which decides [measured]',
+      'verdict at a margin of 0.5',
+      'times fewer seconds [measured]',
+      'code',
+      'record',
+    ),
+    rows,
+  )
 
 
 def cliff_table() -> tabulate.Table:
@@ -326,8 +448,11 @@ def make() -> list[tabulate.Table]:
     tuning_table(),
     front_table('front', judged.FRONT),
     front_table('front_80', judged.FRONT_80),
+    headline_table(judged.HEADLINE),
     front_table('schedules', judged.SCHEDULES),
+    pairs_table('schedules_pairs', judged.SCHEDULES),
     front_table('schedules_vit', judged.SCHEDULES_VIT),
+    pairs_table('schedules_vit_pairs', judged.SCHEDULES_VIT),
     cliff_table(),
   ]
 

@@ -92,6 +92,12 @@ DRAWN = (epoch_factors, multigrid_grids, multigrid_schedules, blvnet_costs)
 
 
 @functools.cache
+def made(script: types.ModuleType) -> tuple[tabulate.Table, ...]:
+  """The tables of a script, made once: those of schedules take seconds."""
+  return tuple(script.make())
+
+
+@functools.cache
 def contents() -> dict[str, str]:
   """All tables by name, as Markdown."""
   found = {
@@ -99,7 +105,7 @@ def contents() -> dict[str, str]:
     step_time.EXPERIMENT: step_time.table(step_time.load()),
   }
   for script in SCRIPTS:
-    for table in script.make():
+    for table in made(script):
       assert table.name not in found, table.name
       found[table.name] = tabulate.markdown(table)
   return found
@@ -140,7 +146,7 @@ def path_of(script: types.ModuleType) -> pathlib.Path:
 
 def _mark(script: types.ModuleType) -> str:
   """What a picture of the script's present tables ends with."""
-  tables = [contents()[table.name] for table in script.make()]
+  tables = [contents()[table.name] for table in made(script)]
   digest = hashlib.sha256('\n'.join(tables).encode()).hexdigest()
   return f'<!-- numbers {digest[:16]} -->\n'
 

@@ -11,10 +11,12 @@ from mgjax import cli
 from mgjax.config import saved
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def made():
   """All tables of the scripts, by name; nothing changes them."""
-  found = [table for script in readmes.SCRIPTS for table in script.make()]
+  found = [
+    table for script in readmes.SCRIPTS for table in readmes.made(script)
+  ]
   return {table.name: table for table in found}
 
 
@@ -69,5 +71,44 @@ def records(monkeypatch, tmp_path):
       json.dumps({'total_gmacs': 400.0, 'baseline': baseline})
     )
     (folder / 'record.json').write_text(json.dumps(entry))
+
+  return write
+
+
+@pytest.fixture
+def add(tmp_path, monkeypatch):
+  """Returns a function that writes what the tables read of a record."""
+  monkeypatch.setattr(record, 'RECORDS', tmp_path)
+
+  def write(
+    name,
+    seed,
+    validation,
+    test=None,
+    train_s=100.0,
+    cpu='a',
+    resumed=False,
+    **fields,
+  ):
+    folder = tmp_path / f'{name}-seed{seed}'
+    folder.mkdir(parents=True)
+    entry = {
+      'commit': 'abcdef0',
+      'package_tree': 'tree',
+      'resumed': resumed,
+      'cpu_seconds': 2 * train_s,
+      'cache': {'state': 'warm'},
+      **fields,
+      'summary': {
+        'top1': validation,
+        'train_s': train_s - 1,
+        'compile_wait_s': 1.0,
+        'environment': {'device': 'cpu', 'cpu': cpu, 'num_cpus': 1},
+      },
+    }
+    (folder / 'record.json').write_text(json.dumps(entry))
+    (folder / 'plan.json').write_text(json.dumps({'total_gmacs': train_s}))
+    if test is not None:
+      (folder / 'test.json').write_text(json.dumps({'top1': test}))
 
   return write

@@ -1,51 +1,10 @@
 """Tables of the runs that the protocol governs, from made-up records."""
 
-import json
-
 import pytest
 
 from experiments import intervals
-from experiments.runs import judged, planned, record
+from experiments.runs import judged, planned
 from experiments.tables import judged as tables
-
-
-@pytest.fixture
-def add(tmp_path, monkeypatch):
-  """Returns a function that writes what the tables read of a record."""
-  monkeypatch.setattr(record, 'RECORDS', tmp_path)
-
-  def write(
-    name,
-    seed,
-    validation,
-    test=None,
-    train_s=100.0,
-    cpu='a',
-    resumed=False,
-    **fields,
-  ):
-    folder = tmp_path / f'{name}-seed{seed}'
-    folder.mkdir(parents=True)
-    entry = {
-      'commit': 'abcdef0',
-      'package_tree': 'tree',
-      'resumed': resumed,
-      'cpu_seconds': 2 * train_s,
-      'cache': {'state': 'warm'},
-      **fields,
-      'summary': {
-        'top1': validation,
-        'train_s': train_s - 1,
-        'compile_wait_s': 1.0,
-        'environment': {'device': 'cpu', 'cpu': cpu},
-      },
-    }
-    (folder / 'record.json').write_text(json.dumps(entry))
-    (folder / 'plan.json').write_text(json.dumps({'total_gmacs': train_s}))
-    if test is not None:
-      (folder / 'test.json').write_text(json.dumps({'top1': test}))
-
-  return write
 
 
 def _front(add, both, none=97.0):
@@ -162,6 +121,100 @@ def test_a_run_whose_seconds_nobody_knows_stands_in_the_table(add, tmp_path):
   tables.picture(tmp_path / 'a.png')
 
 
+def test_the_headline_is_of_the_point_that_validation_chooses():
+  run = tables.chosen(judged.FRONT, judged.FRONT_SEEDS)
+  if run is None:
+    assert judged.HEADLINE_LENGTH is None
+  else:
+    assert run.name == f'front/both-{judged.HEADLINE_LENGTH:g}'
+
+
+def _pairs(differences):
+  none = {10 + i: 96.0 + 0.1 * i for i in range(len(differences))}
+  both = {s: none[s] + d for s, d in zip(none, differences, strict=True)}
+  return both, none
+
+
+WIDE = [1.0, -1.0] * 4
+
+
+@pytest.mark.parametrize(
+  ('differences', 'said'),
+  [
+    ([0.0] * 7, None),
+    ([-0.4, -0.3] * 4, 'holds'),
+    ([-0.7, -0.6] * 4, 'fails'),
+    (WIDE, 'open'),
+    # The second look comes after sixteen, and only where the first is open.
+    (WIDE + [0.5] * 7, 'open'),
+    (WIDE + [0.5] * 8, 'holds'),
+    (WIDE + [-4.0, -4.4] * 4, 'fails'),
+    ([-0.7, -0.6] * 4 + [9.0] * 8, 'fails'),
+    # There is no third one.
+    (WIDE * 2 + [0.5] * 80, 'open'),
+  ],
+)
+def test_the_verdict_falls_at_two_looks(differences, said):
+  found = tables.look(*_pairs(differences))
+  assert (found and found.verdict) == said
+
+
+def test_a_look_is_of_the_seeds_that_the_protocol_names():
+  both, none = _pairs([-0.4, -0.3] * 4)
+  assert tables.look(both, none).pairs == 8
+  assert tables.look({s: v for s, v in both.items() if s > 10}, none) is None
+  later = [{s + 8: v for s, v in values.items()} for values in (both, none)]
+  assert tables.look(*later) is None
+  # Pairs that come after the decision change nothing.
+  more = [{**values, 18: 0.0} for values in (both, none)]
+  assert tables.look(*more) == tables.look(both, none)
+
+
+def test_the_looks_use_an_interval_of_975_percent():
+  differences = [
+    -0.25 + x for x in (0.4, -0.4, 0.3, -0.3, 0.1, -0.1, 0.2, -0.2)
+  ]
+  found = intervals.of_mean(differences)
+  wider = intervals.of_mean(differences, 0.975)
+  assert wider.low < found.low
+  margin = judged.MARGIN
+  shifted = [d - margin - (found.low + wider.low) / 2 for d in differences]
+  found = tables.look(*_pairs(shifted))
+  assert found.verdict == 'open'
+  assert found.interval == pytest.approx(intervals.of_mean(shifted, 0.975))
+  assert intervals.of_mean(shifted).low > -margin
+
+
+def test_the_headline_has_seeds_that_chose_nothing(add):
+  runs = judged.headline(1.5)
+  assert [run.name for run in runs] == ['headline/none-1', 'headline/both-1.5']
+  both, none = _pairs([-0.4, -0.3] * 4)
+  assert tables.headline_table([]).rows == []
+  for name, values, seconds in (
+    ('none-1', none, 300.0),
+    ('both-1.5', both, 100.0),
+  ):
+    assert tables.headline_table(runs).rows == []
+    for seed, value in values.items():
+      add(f'headline/{name}', seed, 0.0, value, seconds)
+  (row,) = tables.headline_table(runs).rows
+  assert row[:2] == ('both, 1.5 x the epochs', '8')
+  low, high = intervals.of_mean([-0.4, -0.3] * 4, 0.975)[1:]
+  assert row[5] == f'-0.35 [{low:.2f}, {high:.2f}] (8 pairs)'
+  assert row[6:8] == ('holds', '3.00 [3.00, 3.00]')
+
+
+def test_a_pair_of_two_machines_is_none(add):
+  runs = judged.headline(1.5)
+  both, none = _pairs([-0.4, -0.3] * 4)
+  for seed in both:
+    add('headline/none-1', seed, 0.0, none[seed])
+    cpu = 'b' if seed == 12 else 'a'
+    add('headline/both-1.5', seed, 0.0, both[seed], cpu=cpu)
+  (row,) = tables.headline_table(runs).rows
+  assert row[1] == '7' and row[5:7] == ('', '')
+
+
 def test_nothing_is_chosen_while_a_point_has_no_seconds(add):
   for run in judged.FRONT:
     for seed in range(judged.FRONT_SEEDS):
@@ -196,9 +249,14 @@ def test_the_cliff_compares_equal_epochs_at_each_size(add):
 def test_tuning_and_judging_share_no_seed_and_tuning_sees_no_test_split():
   tuned = {run.first_seed + n for run in judged.TUNING for n in range(2)}
   assert all(run.test_split == '' for run in judged.TUNING)
-  for run in (*judged.FRONT, *judged.FRONT_80, *judged.CLIFF):
+  chose = {run.first_seed + n for run in judged.FRONT for n in range(3)}
+  headline = judged.headline(1.5)
+  for run in (*judged.FRONT, *judged.FRONT_80, *judged.CLIFF, *headline):
     assert run.test_split == 'test'
     assert run.first_seed not in tuned
+  for run in headline:
+    seeds = {run.first_seed + n for n in range(judged.HEADLINE_LOOKS[-1])}
+    assert not seeds & (tuned | chose)
 
 
 @pytest.mark.parametrize('runs', [judged.SCHEDULES, judged.SCHEDULES_VIT])
@@ -207,3 +265,20 @@ def test_schedules_are_compared_at_equal_multiply_adds(runs):
   assert len(others) == 4
   for gmacs in others:
     assert gmacs == pytest.approx(first, rel=0.05)
+
+
+def test_every_two_schedules_are_compared_seed_by_seed(add):
+  none, both = judged.SCHEDULES[:2]
+  for seed, top1 in enumerate((90.0, 92.0, 97.0)):
+    add(none.name, seed, 0.0, top1)
+    add(both.name, seed, 0.0, top1 - (1.0, 1.5, 2.0)[seed])
+  table = tables.pairs_table('pairs', judged.SCHEDULES)
+  assert table.columns[1:] == (
+    'minus none [measured]',
+    'minus multigrid (both) [measured]',
+  )
+  low, high = intervals.of_mean([1.0, 1.5, 2.0])[1:]
+  assert table.rows == [
+    ('none', '', f'1.50 [{low:.2f}, {high:.2f}]'),
+    ('multigrid (both)', f'-1.50 [{-high:.2f}, {-low:.2f}]', ''),
+  ]
