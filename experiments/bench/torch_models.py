@@ -69,8 +69,8 @@ class Layer(nn.Module):
 class Aggregation(nn.Module):
   """TAM: ReLU of a depthwise sum over three frames of [B * T, C, H, W].
 
-  Products with frames shifted by concatenation, which on CPUs are not slower
-  than the reference's three depthwise convolutions.
+  Products with frames shifted by concatenation stand for the reference's three
+  depthwise convolutions.
   """
 
   def __init__(self, channels: int, frames: int):

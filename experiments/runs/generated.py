@@ -165,9 +165,9 @@ FRAMES_LADDER = [
 def _class_balance(name: str, row: str, rate: float, *overrides: str) -> Run:
   """A run; 0.05 is the config's rate, at which a run can stop to learn."""
   changes = () if rate == 0.05 else (f'--config.optim.base_lr={rate}',)
-  name += '' if rate == 0.05 else f'-{rate}'
+  suffix = '' if rate == 0.05 else f'-{rate}'
   return run_of(
-    f'class_balance/{name}',
+    f'class_balance/{name}{suffix}',
     f'{row}; rate {rate}',
     grid='none',
     size='small',
@@ -181,7 +181,7 @@ def _class_balance(name: str, row: str, rate: float, *overrides: str) -> Run:
       *overrides,
       *changes,
     ),
-    baseline='class_balance/none',
+    baseline=f'class_balance/none{suffix}',
   )
 
 

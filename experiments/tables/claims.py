@@ -163,14 +163,14 @@ def _wall_time() -> _Row:
 
 def _step_times() -> _Row:
   found = [
-    f'{row["less time, implied by step times [measured]"]} of '
-    f'{row["fewer MACs [computed]"]}'
+    f'{row["network"]}: {row["less time, implied by step times [measured]"]} '
+    f'of {row["fewer MACs [computed]"]}'
     for row in _rows(grid_step_times.speedup_table())
     if row['schedule'].startswith('both')
   ]
   return (
-    'Steps of all grids take the time of their multiply-adds, reduced '
-    'SlowFast-R50: times less time, of times fewer multiply-adds',
+    'The steps of a schedule take about the time of their multiply-adds: times '
+    'less time, of times fewer multiply-adds',
     '',
     ', '.join(found),
     _status(', '.join(found)),
@@ -194,7 +194,7 @@ def _faster() -> _Row:
   return (
     'Faster at equal or better accuracy',
     f'points: {_published(gain)}',
-    here,
+    f'not shown: {here}' if here else '',
     _status(here),
     '[README](../README.md#measured)',
   )

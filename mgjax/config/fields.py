@@ -366,7 +366,7 @@ class _Train:
   # memory; whole batch-norm groups each, so the step stays the same. 1: one.
   micro_batches: int = setting(1, at_least(1))
   # 'block': the backward pass computes the inside of each residual block
-  # again instead of keeping it: less memory, about a third more time. '': off.
+  # again instead of keeping it: less memory, more time. '': off.
   remat: str = setting('', one_of('', 'block'))
   # Memory of a device in GiB, with which that of each compiled program is
   # compared: a run that does not fit ends before it reads data. 0: what the

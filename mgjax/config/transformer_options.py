@@ -62,8 +62,7 @@ class ViT(Transformer):
   # references do, 'none' with 'rope' and 'thw' else.
   position_scale: str = setting('', one_of('', 'none', 't', 'hw', 'thw'))
   # Whether the encoder's blocks are one loop, whose parameters are stacked at
-  # every step. On CPUs it compiles and runs slower (experiments/bench/
-  # blocks_loop); whether accelerators gain by it was not measured.
+  # every step. experiments/bench/blocks_loop measures what that is worth.
   scan_blocks: bool = setting(False)
   # Which of query, key and value have a bias: 'qkv' (V-JEPA 2, ViViT), 'qv'
   # (VideoMAE) or '', none.

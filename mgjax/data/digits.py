@@ -443,9 +443,9 @@ def encode(frames: UInt8[np.ndarray, 'T H W 3']) -> bytes:
       'preset': 'veryfast',
       'tune': 'fastdecode',
       'g': '16',
-      # x264's look-ahead reads memory that it has not set: the same clip came
-      # out different in 12 of 1500 encodings, with B-frames in half of them.
-      # Without look-ahead: in 0 of 1500.
+      # x264's look-ahead reads memory that it has not set: now and then the
+      # same clip comes out different, more often with B-frames. Without
+      # look-ahead it does not.
       'bf': '0',
       'x264-params': 'rc-lookahead=0:mbtree=0:scenecut=0',
     }

@@ -1,4 +1,4 @@
-r"""Moving digits: a video data set that is generated locally in seconds.
+r"""Moving digits: a video data set that is generated locally.
 
 python -m mgjax.data.moving_digits --out=data
 

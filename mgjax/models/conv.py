@@ -52,7 +52,7 @@ def conv3d(
   if formulation == 'auto':
     # Not by the backend that JAX has found here, which is another one where a
     # program is compiled ahead for other devices. Both are traced, which takes
-    # a third longer (SlowFast-R50); one becomes part of the program.
+    # longer; one becomes part of the program.
     return lax.platform_dependent(
       x,
       kernel,

@@ -228,9 +228,8 @@ def memory(
     device_bytes: Memory of each; 0: unknown.
     compiled: What the compiler says of the programs: see
       `compiler_facts.describe`. There is no other way to know what they take.
-      An estimate from the network was tried: right within a quarter for CPUs
-      and GPUs, and 3.4 times too low for SlowFast on TPUs, whose layouts pad 8
-      channels to 128.
+      An estimate from the network was tried: it is far too low for SlowFast
+      on TPUs, whose layouts pad 8 channels to 128.
 
   Returns:
     'num_devices', 'device_bytes', and where the step of every grid was compiled

@@ -113,6 +113,7 @@ def _small_crops(schedule: GridSchedule, full: Grid) -> Iterator[str]:
   if side < _MIN_LEARNING_CROP_PX:
     yield (
       f'the grid {grid} has a side of {side} pixels; the smallest with which '
-      f'the recorded runs learn as well is {_MIN_LEARNING_CROP_PX} (28 pixels '
-      'lost 3.7 points). Use a larger data.crop_px, or larger side factors'
+      'the recorded runs on generated digits learn as well is '
+      f'{_MIN_LEARNING_CROP_PX} (28 pixels lost 3.7 points). Use a larger '
+      'data.crop_px, or larger side factors'
     )

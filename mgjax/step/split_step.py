@@ -1,8 +1,8 @@
 """A training step as two programs, the second of which all grids share.
 
 XLA:CPU compiles a kernel of every fusion, a few for each parameter of the
-network. About a quarter of those of a step only update parameters: they are the
-same for every grid. As a program of their own they are compiled once
+network. Many of those of a step only update parameters: they are the same for
+every grid. As a program of their own they are compiled once
 (docs/speed.md has how much that saves). On accelerators a step is one program,
 whose memory is planned as a whole.
 """
