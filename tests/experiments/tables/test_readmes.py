@@ -51,16 +51,19 @@ def test_a_picture_of_other_numbers_is_noticed_and_drawn_again(
     drawn.append(path)
     path.write_text('<svg>\n</svg>\n')
 
-  script = types.ModuleType('experiments.tables.digits')
-  script.make = lambda: [tabulate.Table('blvnet_ratios', (), ())]
-  script.picture = picture
+  def script_of(table):
+    script = types.ModuleType('experiments.tables.digits')
+    script.make = lambda: [tabulate.Table(table, (), ())]
+    script.picture = picture
+    return script
+
+  script = script_of('blvnet_ratios')
   assert not readmes.is_drawn(script)
   readmes.draw(script)
   assert readmes.is_drawn(script)
   assert drawn == [tmp_path / 'digits.svg']
   # Its tables are others now.
-  script.make = lambda: [tabulate.Table('tam_overhead', (), ())]
-  assert not readmes.is_drawn(script)
+  assert not readmes.is_drawn(script_of('tam_overhead'))
 
 
 def test_every_claim_has_a_status_and_is_known_if_it_is_exact(made):
