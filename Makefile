@@ -18,8 +18,9 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 # Another Python makes the environment anew.
 INSTALLED := $(VENV)/installed-$(VERSION)
 RUN := $(VENV)/bin/python
-# Most of the tests' time is compilation, on one core each.
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+# Most of the tests' time is compilation, on one core each. Files that take
+# minutes begin first (tests/conftest.py), not those with the most tests.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 GRID ?= both
 SIZE ?= demo
 # The same training and validation videos as motion, without its test videos.

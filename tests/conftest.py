@@ -21,6 +21,23 @@ import pytest  # noqa: E402
 from configs import moving_digits as config_file  # noqa: E402
 from mgjax.data import moving_digits  # noqa: E402
 
+# A worker has the whole of a file: those that take minutes begin first.
+_FIRST = (
+  'tests/test_readme.py',
+  'tests/run/test_resume.py',
+  'tests/weights/test_import_weights.py',
+  'tests/data/test_read_ahead.py',
+  'tests/models/test_vit.py',
+  'tests/experiments/tables/test_readmes.py',
+  'tests/run/test_train.py',
+)
+
+
+def pytest_collection_modifyitems(items):
+  """Puts the tests of these files before all others."""
+  rank = {name: i for i, name in enumerate(_FIRST)}
+  items.sort(key=lambda t: rank.get(t.nodeid.partition('::')[0], len(rank)))
+
 
 @pytest.fixture(scope='session')
 def data_dir(tmp_path_factory):
