@@ -6,9 +6,9 @@ python -m experiments.demo --workdir=runs/demo \
 Before the training in --workdir has ended, this says what accuracy to expect.
 Afterwards it prints a table: this run, recorded runs of the same settings, and
 the baseline after the same seconds, between two lengths of the front
-(PROTOCOL.md). --compare trains a baseline on this
-machine as well: in as many epochs, rounded up, as it can have in the seconds of
-the run. Accuracies are those on the validation split.
+(PROTOCOL.md). --compare trains a baseline on this machine as well: in as many
+epochs, rounded up, as it can have in the seconds of the run. Accuracies are
+those on the validation split.
 """
 
 from mgjax import stop_signal
@@ -29,7 +29,7 @@ from absl import flags
 
 from experiments.runs import judged, record, starts
 from experiments.runs.run import Run
-from experiments.tables.judged import Seeds, read
+from experiments.tables.judged import Seeds, read, train_s
 from mgjax import cli, environment, files
 from mgjax.cli import ConfigError
 from mgjax.config import saved
@@ -77,9 +77,12 @@ def after(seconds: float) -> tuple[float, tuple[Run, Run]] | None:
     Percent, and the two runs; None where there are none around.
   """
   points = sorted(
-    (statistics.mean(found.train_s.values()), found.validation.values(), run)
-    for run in judged.FRONT
-    if run.grid == 'none' and (found := read(run)) and found.train_s
+    (
+      (statistics.mean(found.train_s.values()), found.validation.values(), run)
+      for run in judged.FRONT
+      if run.grid == 'none' and (found := read(run)) and found.train_s
+    ),
+    key=lambda point: point[0],
   )
   for (begin, low, short), (end, high, long) in itertools.pairwise(points):
     if begin <= seconds <= end:
@@ -139,12 +142,7 @@ def table(
 
 
 def _row(name: str, summary: dict) -> Row:
-  return name, f'{_train_s(summary):.0f}', f'{summary["top1"]:.1f}'
-
-
-def _train_s(summary: dict) -> float:
-  """Seconds of steps and of waits for data or for a program."""
-  return summary['train_s'] + summary['compile_wait_s']
+  return name, f'{train_s(summary):.0f}', f'{summary["top1"]:.1f}'
 
 
 def _machine(run: Run) -> str:
@@ -186,7 +184,7 @@ def baseline_epochs(
       'the length of a baseline of the same seconds is not known; train longer'
     )
   epoch_s = statistics.median(steps) * summary['baseline_steps'] / epochs
-  return max(1, math.ceil(_train_s(summary) / epoch_s))
+  return max(1, math.ceil(train_s(summary) / epoch_s))
 
 
 def train_baseline(

@@ -55,6 +55,11 @@ class Seeds(NamedTuple):
   code: str
 
 
+def train_s(summary: dict) -> float:
+  """Seconds of a run's steps and of its waits for data or for a program."""
+  return summary['train_s'] + summary['compile_wait_s']
+
+
 def read(run: Run) -> Seeds | None:
   """Reads the records of a run; None while there are none."""
   entries = {
@@ -68,10 +73,7 @@ def read(run: Run) -> Seeds | None:
   return Seeds(
     validation={s: e['summary']['top1'] for s, e in entries.items()},
     test={s: found['top1'] for s, found in judged_by.items() if found},
-    train_s={
-      s: e['summary']['train_s'] + e['summary']['compile_wait_s']
-      for s, e in whole.items()
-    },
+    train_s={s: train_s(e['summary']) for s, e in whole.items()},
     cpu_s={
       s: e['cpu_seconds']
       for s, e in whole.items()
