@@ -189,18 +189,8 @@ def restore(
     DamagedError: It is damaged.
   """
   path = epath.Path(path)
-  # Small, and it says what the rest must be: whatever can be refused by it is
-  # refused before gigabytes are read.
-  record = read_record(path)
+  record = record_of(path, abstract)
   noted = record.get('arrays')
-  # A wrong setting is not damage: this run must not go on from the one before.
-  if noted:
-    _refuse_other_arrays(
-      {name: (a['dtype'], *a['shape']) for name, a in noted.items()},
-      {name: (str(a.dtype), *a.shape) for name, a in by_path(abstract).items()},
-      path,
-      hint='; use another --workdir, or the settings that the run began with',
-    )
   state = abstract.replace(**_read(path, vars(abstract)))
   # Of what is in memory by now: TensorStore's own checksums do not cover every
   # byte.
@@ -213,6 +203,31 @@ def restore(
       'noted when they were written'
     )
   return jax.tree.map(_placed, state, abstract), record
+
+
+def record_of(path: epath.Path, abstract: TrainState) -> dict:
+  """Reads the record, and refuses a checkpoint of another run.
+
+  Args:
+    path: The checkpoint's folder.
+    abstract: As for `restore`.
+
+  Raises:
+    ConfigError: It is of another network or optimizer.
+    DamagedError: The record is damaged.
+  """
+  # Small, and it says what the rest must be: whatever can be refused by it is
+  # refused before gigabytes are read.
+  record = read_record(path)
+  # A wrong setting is not damage: this run must not go on from the one before.
+  if noted := record.get('arrays'):
+    _refuse_other_arrays(
+      {name: (a['dtype'], *a['shape']) for name, a in noted.items()},
+      {name: (str(a.dtype), *a.shape) for name, a in by_path(abstract).items()},
+      path,
+      hint='; use another --workdir, or the settings that the run began with',
+    )
+  return record
 
 
 def load_variables(

@@ -10,7 +10,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from mgjax import files
-from mgjax.errors import RunError
+from mgjax.errors import ConfigError, RunError
 from mgjax.hosts.peers import Peers
 from mgjax.run import checkpoint
 from mgjax.step.train_state import TrainState
@@ -300,3 +300,33 @@ class Checkpoints:
         isinstance(exc_value, NotWrittenError) or files.is_of_disk(exc_value)
       ):
         print(error, file=sys.stderr)
+
+
+def check_resumable(
+  workdir: epath.PathLike, abstract: TrainState, total_steps: int
+) -> None:
+  """Refuses a folder whose run these settings cannot go on with.
+
+  It reads records alone, so that nothing is lost yet where it raises.
+
+  Args:
+    workdir: Folder of a run, which need not exist.
+    abstract: As for `checkpoint.restore`.
+    total_steps: Of the run.
+
+  Raises:
+    ConfigError: The newest checkpoint is of another network or optimizer, or
+      has more steps than the run.
+  """
+  for step in reversed(checkpoint.steps(workdir)):
+    path = epath.Path(workdir) / 'checkpoints' / str(step)
+    try:
+      checkpoint.record_of(path, abstract)
+    except checkpoint.DamagedError:
+      continue  # The run goes on from the one before.
+    if step > total_steps:
+      raise ConfigError(
+        f'{path.parent} has a checkpoint of step {step}, but with these '
+        f'settings the run ends at step {total_steps}'
+      )
+    return

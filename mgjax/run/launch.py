@@ -16,7 +16,13 @@ from mgjax.cpu import allocator
 from mgjax.errors import ConfigError
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
-from mgjax.run import run_lock, run_summary, writers
+from mgjax.run import (
+  checkpoint,
+  checkpoint_manager,
+  run_lock,
+  run_summary,
+  writers,
+)
 from mgjax.run.checkpoint_manager import Checkpoints, Keep
 from mgjax.run.loop import Training
 from mgjax.setup import run_settings
@@ -73,6 +79,13 @@ def train(
       if peers.is_first and workdir.exists():
         lock.take()
       job = make_job(config, workdir, peers, allow_config_change)
+      # What follows writes the settings: not those of no step.
+      if (summary := finished_summary(job)) is not None:
+        return summary
+      checkpoint_manager.check_resumable(
+        workdir, job.network.abstract, job.schedule.total_steps
+      )
+      peers.exchange(None)  # All have looked before the first one writes.
       wandb = start_workdir(job, lock) if peers.is_first else None
       checkpoints = stack.enter_context(
         Checkpoints(
@@ -81,12 +94,6 @@ def train(
           peers,
         )
       )
-      # The same command is safe to repeat: a scheduler may start it once more.
-      finished = workdir / 'summary.json'
-      if finished.exists() and job.schedule.total_steps in checkpoints.steps():
-        summary = files.read_json(finished)
-        print(f'{workdir}: this run has finished already', file=sys.stderr)
-        return summary
       training = Training(
         job,
         stack,
@@ -100,6 +107,26 @@ def train(
       return training.finish(startup_s) if peers.is_first else {}
   except OSError as error:
     raise files.disk_error(error, workdir) or error from error
+
+
+def finished_summary(job: Job) -> dict | None:
+  """The summary of a run that has ended; None while there are steps to take.
+
+  The same command is safe to repeat: a scheduler may start it once more.
+  """
+  path = job.workdir / 'summary.json'
+  if not path.exists():
+    return None
+  if job.schedule.total_steps not in checkpoint.steps(job.workdir):
+    return None
+  summary = files.read_json(path)
+  if job.peers.is_first:
+    said = f'{job.workdir}: this run has finished already'
+    if job.changes:
+      said += f' with other settings ({"; ".join(job.changes)}); give another '
+      said += '--workdir to train with these'
+    print(said, file=sys.stderr)
+  return summary
 
 
 def start_workdir(job: Job, lock: run_lock.RunLock) -> Any:

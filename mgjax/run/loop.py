@@ -12,7 +12,6 @@ from typing import Any
 import jax
 
 from mgjax import files, stop_signal
-from mgjax.errors import ConfigError
 from mgjax.evaluation import eval_picture, results, scoring
 from mgjax.grids.schedule import Grid
 from mgjax.hosts import parallel
@@ -74,7 +73,6 @@ class Training:
       profile_step: First step of a trace; None: no trace.
 
     Raises:
-      ConfigError: The run has gone further than the settings let it.
       RunError: No checkpoint can be read.
     """
     self._job = job
@@ -115,14 +113,8 @@ class Training:
 
   def _restore(self) -> train_state.TrainState | None:
     """Reads the newest checkpoint and takes its counters; None without one."""
-    total_steps = self._job.schedule.total_steps
     restored = self._checkpoints.restore_newest(self._job.network.abstract)
     state, saved, self.done = restored or (None, {}, 0)
-    if self.done > total_steps:
-      raise ConfigError(
-        f'{self._checkpoints.directory} has a checkpoint of step {self.done}, '
-        f'but with these settings the run ends at step {total_steps}'
-      )
     # Of the whole run: its hours do not begin anew with a launch. Checkpoints
     # of earlier versions lack some of the counters.
     self.times = Times(**saved.get('times', {}))

@@ -104,14 +104,23 @@ def tell(
   file, _, arguments = config_arg.partition(':')
   other = 'both' if s['mode'] == 'none' else 'none'
   kept = [a for a in arguments.split(',') if a and not a.startswith('grid=')]
-  other_config = f'--config={file}:{",".join([f"grid={other}", *kept])}'
+  # A config file of the user's own may take no such argument.
+  mode = [f'--config.grid.mode={other}']
+  if any(a.startswith('grid=') for a in arguments.split(',')):
+    kept, mode = [f'grid={other}', *kept], []
+  other_config = f'--config={":".join([file, *filter(None, [",".join(kept)])])}'
 
   def command(name: str, *words: str) -> str:
     return f'{cli.interpreter()} -m mgjax.{name} {shlex.join(words)}'
 
   fields = {f'--config.{k}': v for k, v in (overrides or {}).items()}
   given = [f'{name}={value}' for name, value in fields.items()]
-  other_given = [g for g in given if not g.startswith('--config.grid.mode=')]
+  # Nor does another mode take a table.
+  other_given = [
+    g
+    for g in given
+    if not g.startswith(('--config.grid.mode=', '--config.grid.table='))
+  ]
   to = f'--workdir={workdir}'
   return f"""
 {results.describe(s)}
@@ -130,7 +139,7 @@ picture      {workdir}/report.png
 Next:
   {command('predict', to, 'VIDEO.mp4')}
   {command('evaluate', to, '--config.eval.num_views=3')}
-  {command('train', other_config, f'{to}-{other}', *other_given)}"""
+  {command('train', other_config, *mode, f'{to}-{other}', *other_given)}"""
 
 
 def _wall_time(summary: dict) -> str:

@@ -156,6 +156,36 @@ def test_a_finished_run_is_not_trained_again(run, data_dir):
   assert again['num_compiled'] == summary['num_compiled']
 
 
+def test_settings_of_no_step_are_not_written_over_those_of_the_run(
+  run, data_dir, capsys
+):
+  workdir, summary, _ = run
+  files = [workdir / name for name in ('config.json', 'plan.json')]
+  before = [path.read_bytes() for path in files]
+  config = config_file.get_config('grid=both,size=tiny')
+  config.data.dir = str(data_dir)
+  config.optim.base_lr = 0.3
+  again = launch.train(config, workdir, allow_config_change=True)
+  assert again['top1'] == summary['top1']
+  said = capsys.readouterr().err
+  assert 'has finished already with other settings (optim.base_lr: ' in said
+  assert [path.read_bytes() for path in files] == before
+  # Neither are those that no checkpoint fits, or that end before it.
+  for changes, words in (
+    (
+      {'model.width': 12, 'grid.epoch_factor': 3.0},
+      'use another --workdir',
+    ),
+    ({'grid.epoch_factor': 0.5}, 'but with these settings the run ends at'),
+  ):
+    config = config_file.get_config('grid=both,size=tiny')
+    config.data.dir = str(data_dir)
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ConfigError, match=words):
+      launch.train(config, workdir, allow_config_change=True)
+    assert [path.read_bytes() for path in files] == before
+
+
 def test_the_closing_words_name_what_was_measured_and_where_it_lies(run):
   workdir, summary, _ = run
   text = tell(summary, workdir, 'configs/moving_digits.py:size=tiny')
@@ -182,7 +212,19 @@ def test_the_next_commands_are_those_of_the_users_shell(run, monkeypatch):
   assert evaluation == (
     f'{here}.evaluate --workdir=runs/a --config.eval.num_views=3'
   )
-  assert f':grid=none,size=tiny --workdir=runs/a-none {flags}' in other
+  assert (
+    f':size=tiny --config.grid.mode=none --workdir=runs/a-none {flags}' in other
+  )
+  for file, more, words in (
+    ('configs/a.py:grid=table,size=tiny', {}, 'a.py:grid=none,size=tiny '),
+    ('own.py', {}, '--config=own.py --config.grid.mode=none '),
+    (
+      'a.py:grid=table',
+      {'grid.table': 'naflex', 'grid.mode': 'table', 'seed': 1},
+      '--config=a.py:grid=none --workdir=runs/a-none --config.seed=1',
+    ),
+  ):
+    assert words in tell(summary, 'runs/a', file, more).splitlines()[-1] + ' '
   monkeypatch.setenv('VIRTUAL_ENV', f'{os.getcwd()}/.venv')
   assert '\n  python -m mgjax.predict ' in tell(summary, 'runs/a', name)
   monkeypatch.delenv('VIRTUAL_ENV')
