@@ -65,9 +65,7 @@ def scan(encoded: bytes) -> Scan:
   Raises:
     DecodeError: A frame is damaged, there is none, or the file is cut off.
   """
-  missing = _missing_bytes(encoded)
-  if missing > 0:
-    raise DecodeError(f'cut off: the last {missing} bytes are not there')
+  refuse_cut_off(encoded)
   shown, checksums = [], []
   with Video(encoded) as video:
     for frame in video.decode_all():
@@ -100,6 +98,20 @@ def scan(encoded: bytes) -> Scan:
         b''.join(c.to_bytes(4, 'big') for c in checksums)
       ).hexdigest(),
     )
+
+
+def refuse_cut_off(encoded: bytes) -> None:
+  """Refuses a file whose end is not there, where no decoder would notice.
+
+  Args:
+    encoded: A video file.
+
+  Raises:
+    DecodeError: Bytes are missing.
+  """
+  missing = _missing_bytes(encoded)
+  if missing > 0:
+    raise DecodeError(f'cut off: the last {missing} bytes are not there')
 
 
 def _missing_bytes(encoded: bytes) -> int:

@@ -62,6 +62,17 @@ _SPLITS = {
 }
 
 
+# What people call the columns of a CSV file.
+_PATH_WORDS = (
+  *('path', 'file', 'filename', 'file_name', 'name', 'id', 'clip'),
+  *('video', 'video_path', 'video_name'),
+)
+_LABEL_WORDS = (
+  *('label', 'labels', 'label_name', 'class', 'classes', 'class_name'),
+  *('category', 'action'),
+)
+
+
 def choose_classes(
   annotations: Annotations, class_names: Sequence[str]
 ) -> Annotations:
@@ -138,7 +149,7 @@ def from_folders(
   """
   paths = list(paths)
   parts = [tuple(without_suffix(path).split('/')) for path in paths]
-  in_split = [p[0].lower() in _SPLITS for p in parts]
+  in_split = [split_of_word(p[0]) is not None for p in parts]
   if any(in_split) and not all(in_split):
     odd = parts[in_split.index(False)]
     raise ConfigError(
@@ -153,7 +164,7 @@ def from_folders(
         '[train|validation|test/]CLASS/VIDEO.'
       )
     name = '/'.join(part)
-    split = _SPLITS[part[0].lower()] if has_split else ''
+    split = split_of_word(part[0]) if has_split else ''
     videos.append(Annotated(name, split, rest[0], (name,), file=path))
   return single_label(_draw_splits(videos, validation_fraction))
 
@@ -163,8 +174,9 @@ def from_csv(
 ) -> Annotations:
   """Reads CSV files with the columns path, label and, if wanted, split.
 
-  A header `path,label[,split]` may stand first. The split of a row without one
-  is that in the file's name (train.csv, val.csv), or drawn class by class.
+  A header such as `path,label[,split]` may stand first. The split of a row
+  without one is that in the file's name (train.csv, val.csv), or drawn class by
+  class.
 
   Args:
     paths: The files.
@@ -180,7 +192,7 @@ def from_csv(
     if not path.is_file():
       raise ConfigError(f'--annotations: there is no file {path}.')
     for place, (where, row) in enumerate(read_rows(path)):
-      if place == 0 and row[0] == 'path':
+      if place == 0 and _is_header(row, where):
         continue
       if len(row) not in (2, 3) or not (row[0] and row[1]):
         raise ConfigError(
@@ -194,6 +206,23 @@ def from_csv(
         split = split_of_file(path) or ''
       videos.append(Annotated(name, split, row[1], (name,), file=row[0]))
   return single_label(_draw_splits(videos, validation_fraction))
+
+
+def _is_header(row: Sequence[str], where: str) -> bool:
+  """Whether the first row of a file names its columns.
+
+  Raises:
+    ConfigError: They have another order.
+  """
+  words = [cell.strip().lower() for cell in row]
+  if words[0] in _LABEL_WORDS and words[1:2] and words[1] in _PATH_WORDS:
+    raise ConfigError(
+      f'{where}: {",".join(row)!r}; the columns are path,label or '
+      'path,label,split, in this order.'
+    )
+  return words[0] in _PATH_WORDS and (
+    words[0] == 'path' or words[1:2] != [] and words[1] in _LABEL_WORDS
+  )
 
 
 def single_label(
@@ -226,11 +255,17 @@ def check_split(word: str, where: str) -> str:
   Raises:
     ConfigError: It stands for none.
   """
-  if word.lower() not in _SPLITS:
+  split = split_of_word(word)
+  if split is None:
     raise ConfigError(
       f'{where}: the split is {word!r}; it must be train, validation or test.'
     )
-  return _SPLITS[word.lower()]
+  return split
+
+
+def split_of_word(word: str) -> str | None:
+  """Returns the split that a publisher's word stands for, or None."""
+  return _SPLITS.get(word.lower())
 
 
 def split_of_file(path: pathlib.Path) -> str | None:

@@ -17,6 +17,7 @@ import fractions
 import io
 import itertools
 import pathlib
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ from mgjax.data.decode import (
   errors_of_video,
 )
 from mgjax.data.orientation import orientation, upright
-from mgjax.data.scanning import Scan, scan
+from mgjax.data.scanning import Scan, refuse_cut_off, scan
 from mgjax.data.suffixes import FRAME_CODECS, suffix_of
 
 # FFmpeg's name of the format of a file of one picture, by its codec.
@@ -76,7 +77,7 @@ def load(path: pathlib.Path, encoding: Encoding) -> Stored:
   """Reads a video file or a folder of frames, and checks every frame.
 
   Args:
-    path: Video file, or folder of JPEG or PNG files whose names sort by time.
+    path: Video file, or folder of JPEG or PNG files (see `join_frames`).
     encoding: How to encode it, and when.
 
   Raises:
@@ -88,6 +89,8 @@ def load(path: pathlib.Path, encoding: Encoding) -> Stored:
     encoded = join_frames(path, fps=encoding.frame_fps)
   else:
     encoded = path.read_bytes()
+    # Once it is encoded anew, nothing tells that it was longer.
+    refuse_cut_off(encoded)
   transcodes = encoding.short_side_px > 0
   if not transcodes:
     found = scan(encoded)
@@ -171,12 +174,20 @@ def _rate(fps: float) -> fractions.Fraction:
   return max(rate, fractions.Fraction(1, 1001))
 
 
+def _by_number(path: pathlib.Path) -> tuple:
+  """A key that sorts names as a person does: 2.jpg, 10.jpg."""
+  # Text and numbers take turns, so that like is compared with like.
+  parts = re.split(r'([0-9]+)', path.name)
+  parts[1::2] = map(int, parts[1::2])
+  return (*parts, path.name)
+
+
 def join_frames(folder: pathlib.Path, *, fps: float) -> bytes:
   """Puts the JPEG or PNG files of a folder into an mp4, as they are.
 
   Args:
-    folder: Its files are taken in the order of their names, in which numbers
-      have leading zeros. Files of other kinds do not matter.
+    folder: Its files are taken in the order of their names, numbers in them by
+      value (2.jpg before 10.jpg). Files of other kinds do not matter.
     fps: Frames per second.
 
   Raises:
@@ -185,7 +196,8 @@ def join_frames(folder: pathlib.Path, *, fps: float) -> bytes:
     OSError: A file cannot be read.
   """
   paths = sorted(
-    p for p in folder.iterdir() if suffix_of(p.name) in FRAME_CODECS
+    (p for p in folder.iterdir() if suffix_of(p.name) in FRAME_CODECS),
+    key=_by_number,
   )
   kinds = {FRAME_CODECS[suffix_of(path.name)] for path in paths}
   if len(kinds) != 1:

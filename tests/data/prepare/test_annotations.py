@@ -230,8 +230,18 @@ def test_csv_with_paths_and_labels(tmp_path):
 
 
 @pytest.mark.parametrize(
+  'header', ['path,label', 'video,label', 'filename,class', 'Path, Label']
+)
+def test_a_header_is_no_video(tmp_path, header):
+  write(tmp_path, my__csv=f'{header}\na.mp4,x\nvideo,y\n')
+  found = annotations.from_csv([tmp_path / 'my.csv'], validation_fraction=0.0)
+  assert [(v.id, v.label) for v in found.videos] == [('a', 'x'), ('video', 'y')]
+
+
+@pytest.mark.parametrize(
   'content,message',
   [
+    ('label,path\nx,a.mp4\n', "line 1: 'label,path'; the columns are path,lab"),
     ('a.mp4,x\n\nb.mp4\n', "my.csv, line 3: 'b.mp4'; the form is path,label"),
     ('a.mp4,\n', "my.csv, line 1: 'a.mp4,'; the form is path,label"),
     ('a.mp4,x,dev\n', "my.csv, line 1: the split is 'dev'; it must be train"),

@@ -245,12 +245,15 @@ def test_what_is_no_sound_video_is_refused(tmp_path, make, encoding):
   'how', [{'format': 'matroska'}, {'format': 'webm', 'codec': 'libvpx'}]
 )
 @pytest.mark.parametrize('missing', [1, 100, 0.3])
-def test_a_matroska_file_that_was_cut_off_is_refused(tmp_path, how, missing):
+@pytest.mark.parametrize('encoding', [AS_IS, SMALL])
+def test_a_matroska_file_that_was_cut_off_is_refused(
+  tmp_path, how, missing, encoding
+):
   encoded = videos.encode(num_frames=40, **how)
-  load(tmp_path, encoded)
+  load(tmp_path, encoded, encoding)
   count = missing if missing >= 1 else int(missing * len(encoded))
   with pytest.raises(DecodeError, match=f'cut off: the last {count} bytes'):
-    load(tmp_path, encoded[:-count])
+    load(tmp_path, encoded[:-count], encoding)
 
 
 def test_a_live_recording_does_not_say_how_long_it_is(tmp_path):
@@ -258,6 +261,16 @@ def test_a_live_recording_does_not_say_how_long_it_is(tmp_path):
   start = encoded.index(b'\x18\x53\x80\x67') + 4
   live = encoded[:start] + b'\1' + b'\xff' * 7 + encoded[start + 8 :]
   assert load(tmp_path, live).scan.num_frames == 12
+
+
+@pytest.mark.parametrize('form', ['{}.jpg', 'frame{}.jpg', 'a2_{}_x.jpg'])
+def test_frames_are_in_the_order_of_their_numbers(tmp_path, form):
+  videos.write_frames(tmp_path / 'v', num_frames=12)
+  for path in (tmp_path / 'v').iterdir():
+    path.rename(path.with_name(form.format(int(path.stem))))
+  stored = transcode.load(tmp_path / 'v', AS_IS)
+  assert stored.scan.num_frames == 12
+  assert max(differences(frames_of(stored.encoded))) < CLOSE
 
 
 def test_a_folder_of_two_kinds_of_frames_is_refused(tmp_path):
