@@ -95,10 +95,12 @@ def _take_network(config: ml_collections.ConfigDict, weights: str) -> None:
 def _set_transformer(config: ml_collections.ConfigDict, tune: str) -> None:
   transformers.set_small_fine_tuning(config)
   if tune == 'probe':
-    if config.model.get('pool') in ('mean', 'first'):
+    # VideoPrism always pools by attention.
+    pool = config.model.get('pool')
+    if pool != 'probe' and config.model.name != 'videoprism':
+      how = f' pools by {pool!r} and' if pool else ''
       raise ConfigError(
-        f'tune=probe: the network pools by {config.model.pool!r} and has no '
-        'probe; use tune=full'
+        f'tune=probe: the network{how} has no probe; use tune=full'
       )
     transformers.set_probe(config)
     config.augment.mixup_alpha = config.augment.cutmix_alpha = 0.0

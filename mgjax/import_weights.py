@@ -34,6 +34,7 @@ if __name__ == '__main__':
 import functools
 import pathlib
 import sys
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -43,6 +44,9 @@ from mgjax.config import config_file, saved
 from mgjax.errors import ConfigError
 from mgjax.weights import facts, hub, hugging_face, pyslowfast_cfg, torch_files
 from mgjax.weights.facts import Fact
+
+# Classes of Something-Something V2, which no other data set has.
+_SSV2_CLASSES = 174
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -104,13 +108,37 @@ def _config_of(known: list[Fact]) -> ml_collections.ConfigDict:
   if name in pyslowfast_cfg.NETWORKS:
     config = config_file.load(f'kinetics400:model={name}')
   else:
-    config = config_file.load('kinetics400')
-    config.model.name = name
+    # Clips, views and pixels are those of the family's recipe; sizes of the
+    # network are then those of the file.
+    config = config_file.load(_recipe_of({f.field: f.value for f in known}))
+  side = config.data.crop_px
   facts.apply(config, known)
   if 'patch_px' in config.model:
     config.grid.frames_multiple = config.model.get('tubelet_frames', 1)
     config.grid.side_multiple = config.model.patch_px
+  crop = config.data.crop_px
+  if crop != side:  # Frames are to crops what they are in the recipe.
+    config.data.jitter_px = tuple(
+      px * crop // side for px in config.data.jitter_px
+    )
+    config.eval.short_side_px = config.eval.short_side_px * crop // side
   return config
+
+
+def _recipe_of(said: dict[str, Any]) -> str:
+  """The recipe of the video transformer that a configuration describes.
+
+  Args:
+    said: Values of fields, by name.
+  """
+  network = {
+    'sincos': 'videomae_b',
+    'rope': 'vjepa2_l',
+    'learned': 'vivit_b',
+    None: 'timesformer_b',
+  }[said.get('model.positions')]
+  is_ssv2 = said.get('model.num_classes') == _SSV2_CLASSES
+  return f'{"ssv2" if is_ssv2 else "kinetics400"}:model={network}'
 
 
 def _read_facts(path: pathlib.Path) -> list[Fact]:

@@ -3,7 +3,8 @@
 Sizes and hashes stand here only where their publisher says them in a text that
 was read: MODEL_ZOO.md of facebookresearch/SlowFast 02a85e9, README.md of
 facebookresearch/vjepa2 0d7ec65 and of google-deepmind/videoprism 2785100,
-models.py of the latter (names of files), torchvision's models/video/mvit.py.
+models.py of the latter (names of files), torchvision's models/video/mvit.py,
+pytorchvideo's models/hub/resnet.py.
 No file was downloaded to write this.
 """
 
@@ -130,5 +131,14 @@ WEIGHTS = {
   'slow': _zoo('Slow-R50 8x8', 'SLOWONLY_8x8_R50.pkl', 'slow'),
   'i3d': _zoo('I3D-R50 8x8', 'I3D_8x8_R50.pkl', 'i3d'),
   'i3d_nln': _zoo('I3D-R50-NL 8x8', 'I3D_NLN_8x8_R50.pkl', 'i3d_nln'),
-  'c2d': _zoo('C2D-R50 8x8', 'C2D_NOPOOL_8x8_R50.pkl', 'c2d'),
+  # Not PySlowFast's C2D_NOPOOL_8x8_R50.pkl: that network does not pool in time,
+  # and nothing in the file would tell.
+  'c2d': Published(
+    'C2D-R50 8x8, Kinetics-400',
+    'https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/'
+    'C2D_8x8_R50.pyth',
+    'pytorchvideo',
+    file='C2D_8x8_R50.pyth',
+    flags=('--model=c2d',),
+  ),
 }

@@ -8,6 +8,7 @@ a clip must at least be finite.
 import json
 import math
 import pathlib
+import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -206,9 +207,12 @@ def _logits(model: nn.Module, variables: dict, video: np.ndarray) -> np.ndarray:
 
 def _read_reference(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
   try:
-    with np.load(path) as arrays:
-      video, logits = arrays['video'], arrays['logits']
-  except (OSError, ValueError, KeyError) as error:
+    with path.open('rb') as file:
+      found = np.load(file)
+      if isinstance(found, np.ndarray):
+        raise ValueError('it is one array')
+      video, logits = found['video'], found['logits']
+  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
     raise ConfigError(
       f"--logits={path}: must be an .npz of arrays 'video' [B, T, H, W, 3], "
       f"normalised, and 'logits' [B, K] ({error})"

@@ -18,7 +18,7 @@ from mgjax.config import own
 from mgjax.errors import ConfigError
 from mgjax.exporting import framework_files
 from mgjax.hosts import parallel
-from mgjax.run import run_folder
+from mgjax.run import checkpoint, run_folder
 from mgjax.run.checkpoint_manager import Checkpoints, Keep
 from mgjax.setup import grids, network, planning, run_settings
 from mgjax.setup import weights as weights_setup
@@ -63,11 +63,20 @@ def import_file(
       model needs something else or gives other logits; or the folder is in
       use.
   """
-  if (out / 'checkpoints').exists():
+  # An import that was stopped may be done again; a run that has just begun has
+  # no checkpoint either, but no table.
+  if checkpoint.steps(out) or (
+    (out / 'checkpoints').exists() and not (out / 'import.txt').exists()
+  ):
     raise ConfigError(f'--out={out} holds checkpoints already; use another')
   if new and logits:
     raise ConfigError(
       f'--logits={logits}: what starts anew (--new_{new[0]}) gives other logits'
+    )
+  if config.model.name == 'c2d' and 'NOPOOL' in path.name:
+    raise ConfigError(
+      f'{path}: PySlowFast calls so a C2D that does not pool in time, which no '
+      'network here is; mgjax.weights c2d says where the other one is'
     )
   planning.check_network(config, [grids.full_grid(config)])
   file = contents.read(path, probe)

@@ -37,7 +37,13 @@ _OTHER_KEYS = {
   'encoder': 'as it is trained; target_encoder, its average, is taken: V-JEPA '
   "2's probes are on that",
   'predictor': _PREDICTOR,
+  **dict.fromkeys(
+    ('model_ema', 'state_dict_ema', 'ema_state_dict', 'ema', 'model_state_ema'),
+    'an average of the weights; those of the last step are taken',
+  ),
 }
+# What torch's AveragedModel has beside the weights.
+_AVERAGED = 'n_averaged'
 # Put in front of every name by wrappers of models.
 _PREFIXES = ('module.', 'model.')
 # The backbone inside a network of MIT or IBM, and its classifier beside it.
@@ -105,11 +111,11 @@ def _read_one(path: pathlib.Path) -> File:
   notes: tuple[str, ...] = ()
   left_out = {}
   key = next((k for k in _STATE_KEYS if _is_state(content.get(k))), None)
+  cfg = content.get('cfg')
   if key:
     left_out = {
       str(k): _OTHER_KEYS.get(k, 'not a weight') for k in content if k != key
     }
-    cfg = content.get('cfg')
     content = content[key]
   if isinstance(content, list | tuple):
     if len(content) > 1:
@@ -119,9 +125,12 @@ def _read_one(path: pathlib.Path) -> File:
   left_out |= {str(k): 'not a tensor' for k in content if str(k) not in state}
   if not state:
     raise ConfigError(f'{path}: holds no tensors, only {list(content)[:5]}')
-  for prefix in _PREFIXES:
-    if all(name.startswith(prefix) for name in state):
-      state = {name.removeprefix(prefix): v for name, v in state.items()}
+  if _AVERAGED in state:
+    left_out[_AVERAGED] = 'of how many steps the weights are the average'
+    del state[_AVERAGED]
+  # One wrapper may be around another.
+  while prefix := next((p for p in _PREFIXES if _all_have(p, state)), ''):
+    state = {name.removeprefix(prefix): v for name, v in state.items()}
   for pattern, word in _RENAMED:
     state = {re.sub(f'^{pattern}', word, n): v for n, v in state.items()}
   state, made, dropped = merge_split_statistics(state)
@@ -144,6 +153,10 @@ def _read_one(path: pathlib.Path) -> File:
         raise ConfigError(f'{path}: {error}') from error
   left_out |= dropped
   return File(state, left_out, made, check, facts, notes, tuple(labels))
+
+
+def _all_have(prefix: str, state: Mapping[str, Tensor]) -> bool:
+  return bool(state) and all(name.startswith(prefix) for name in state)
 
 
 def _is_state(value: Any) -> bool:

@@ -99,7 +99,8 @@ def read_facts(folder: pathlib.Path) -> list[Fact]:
     facts = _facts(config)
     for name in _PREPROCESSORS:
       if (folder / name).exists():
-        return facts + _pixels(files.read_json(folder / name))
+        path = folder / name
+        return facts + _pixels(files.read_json(path), name)
   except ConfigError as error:
     raise ConfigError(f'{path}: {error}') from error
   return facts
@@ -196,7 +197,9 @@ def _videomae(reader: _Reader) -> None:
   _add_sizes(reader, num_frames=16)
   add('model.patch_px', 'patch_size', _side, 16)
   add('model.tubelet_frames', 'tubelet_size', _integer, 2)
-  add('model.qkv_bias', 'qv_bias', lambda v: 'qv' if _truth(v) else '', True)
+  # Older versions call it otherwise.
+  bias = 'qv_bias' if 'qv_bias' in reader.config else 'qkv_bias'
+  add('model.qkv_bias', bias, lambda v: 'qv' if _truth(v) else '', True)
   add('model.layer_norm_eps', 'layer_norm_eps', _number, 1e-12)
   add('model.head_norm_eps', 'model_type', fixed(1e-5), None)
   add(
@@ -300,13 +303,52 @@ _FACTS: Mapping[str, Callable[[_Reader], None]] = {
 }
 
 
-def _pixels(config: dict) -> list[Fact]:
-  """How a preprocessor normalises pixels."""
+def _pixels(config: dict, name: str) -> list[Fact]:
+  """How a preprocessor normalises pixels, as config.data.mean and std.
+
+  transformers computes x * rescale_factor, less 1 where `offset` is set, then
+  less the mean and over the deviation; ours are of x / 255.
+
+  Args:
+    config: The preprocessor's.
+    name: Of its file.
+
+  Returns:
+    [] where nothing is said, or pixels are centred twice: that of ViViT has an
+    offset beside a mean, and Google's weights are of pixels centred once.
+
+  Source: transformers 5.24.0, image_processing_vivit.py and its neighbours.
+  """
+  try:
+    normalises = _truth(config.get('do_normalize', True))
+    rescales = _truth(config.get('do_rescale', True))
+    # The class has other defaults than the others.
+    is_vivit = config.get('image_processor_type') == 'VivitImageProcessor'
+    centres = rescales and _truth(config.get('offset', is_vivit))
+    usual = 1 / 127.5 if is_vivit else 1 / 255
+    scale = _number(config.get('rescale_factor', usual)) if rescales else 1.0
+    if not scale > 0:
+      raise TypeError
+  except TypeError as error:
+    raise ConfigError(
+      f'{name} beside it has a do_normalize, do_rescale, offset or '
+      'rescale_factor of no known form'
+    ) from error
+  if normalises and (centres or not {'image_mean', 'image_std'} <= {*config}):
+    return []
+  factor = 255 * scale
   reader = _Reader(config)
-  for field, key in (('data.mean', 'image_mean'), ('data.std', 'image_std')):
-    if key in config:
-      reader.add(field, key, lambda v: tuple(map(_number, _items(v))), None)
-  return reader.facts
+
+  def taken(values: Any, default: float, less: float) -> tuple[float, ...]:
+    numbers = map(_number, _items(values)) if normalises else (default,) * 3
+    # Rounded, so that 1 / 255 written in decimals makes no other numbers.
+    return tuple(round((value + less) / factor, 9) for value in numbers)
+
+  reader.add(
+    'data.mean', 'image_mean', lambda v: taken(v, 0.0, float(centres)), None
+  )
+  reader.add('data.std', 'image_std', lambda v: taken(v, 1.0, 0.0), None)
+  return [fact._replace(origin=name) for fact in reader.facts]
 
 
 def _mlp_width(width: int, hidden: int) -> int:

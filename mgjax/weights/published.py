@@ -37,8 +37,10 @@ def main(values: flags.FlagValues, *names: str) -> None:
   folder, published = pathlib.Path(values.folder), WEIGHTS[name]
   for line in describe(name, published):
     print(line)
+  from mgjax.run import checkpoint  # It takes seconds, which a list need not.
+
   out, path = folder / name, folder / published.local
-  if (out / 'checkpoints').exists():
+  if checkpoint.steps(out):  # Complete: an import may have been stopped.
     print(f'imported   {out}')
     return
   if not path.exists():

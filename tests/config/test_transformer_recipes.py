@@ -149,6 +149,16 @@ def test_pixels_are_those_of_the_family(name):
     ('finetune', 'tune=probe', "the network pools by 'mean' and has no probe"),
     (
       'finetune',
+      'model=timesformer_b,tune=probe',
+      'the network has no probe; use tune=full',
+    ),
+    (
+      'finetune',
+      'model=vivit_b,tune=probe',
+      "the network pools by 'class' and has no probe",
+    ),
+    (
+      'finetune',
       'weights=a,model=videomae_b',
       'model=videomae_b: a says the ne',
     ),

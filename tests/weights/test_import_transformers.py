@@ -14,10 +14,16 @@ import numpy as np
 import pytest
 
 from mgjax import cli, import_weights, models
-from mgjax.config import saved
+from mgjax.config import config_file, saved
+from mgjax.errors import ConfigError
 from mgjax.run import checkpoint, run_folder
 from mgjax.setup import network
-from mgjax.weights import command, safetensors_files, torch_files
+from mgjax.weights import (
+  command,
+  hugging_face,
+  safetensors_files,
+  torch_files,
+)
 from tests.golden import rule
 
 GOLDEN = pathlib.Path(__file__).parents[1] / 'golden' / 'transformers'
@@ -407,6 +413,77 @@ def test_a_config_json_that_cannot_be_is_refused(
   assert re.search(words, printed.err)
 
 
+@pytest.mark.parametrize(
+  ('kind', 'classes', 'sampling', 'stride'),
+  [
+    ('videomae', 400, 'dense', 4),
+    ('timesformer', 400, 'dense', 32),
+    ('vivit', 400, 'dense', 2),
+    ('videomae', 174, None, 4),
+  ],
+)
+def test_the_clips_of_a_folder_are_those_of_its_family(
+  kind, classes, sampling, stride
+):
+  known = hugging_face._facts({'model_type': kind, 'num_labels': classes})
+  config = import_weights._config_of(known)
+  wanted = config_file.load(
+    f'{"ssv2" if classes == 174 else "kinetics400"}:model={kind}_b'
+  )
+  assert (
+    config.data.sampling
+    == wanted.data.sampling
+    == (sampling or wanted.data.sampling)
+  )
+  for name in ('num_frames', 'stride_frames', 'crop_px', 'jitter_px'):
+    assert config.data[name] == wanted.data[name]
+  assert config.data.stride_frames == wanted.data.stride_frames
+  assert sampling is None or config.data.stride_frames == stride
+  assert config.model.num_classes == classes
+
+
+def pixels(**entries):
+  mean_and_std = {'image_mean': [0.5, 0.4, 0.3], 'image_std': [0.5, 0.5, 0.25]}
+  found = hugging_face._pixels(mean_and_std | entries, 'x.json')
+  assert all(fact.origin == 'x.json' for fact in found)
+  return {fact.field: fact.value for fact in found}
+
+
+def test_pixels_are_rescaled_as_the_preprocessor_does():
+  x = np.arange(256.0)[:, None]  # Every value of a byte.
+
+  def check(theirs, **entries):
+    found = pixels(**entries)
+    ours = (x / 255 - found['data.mean']) / np.array(found['data.std'])
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+
+  mean, std = np.array([0.5, 0.4, 0.3]), np.array([0.5, 0.5, 0.25])
+  check((x / 255 - mean) / std)
+  check((x / 255 - mean) / std, rescale_factor=0.00392156862745098)
+  check((x / 127.5 - mean) / std, rescale_factor=1 / 127.5)
+  check((x - mean) / std, do_rescale=False)
+  check(np.repeat(x / 255, 3, 1), do_normalize=False)
+  vivit = {'image_processor_type': 'VivitImageProcessor'}
+  check(np.repeat(x / 127.5 - 1, 3, 1), do_normalize=False, **vivit)
+  check((x / 255 - mean) / std, offset=False, rescale_factor=1 / 255, **vivit)
+  # Centred twice: what the weights are for is not known.
+  assert pixels(**vivit) == pixels(offset=True) == {}
+  with pytest.raises(ConfigError, match='x.json beside it has a do_normalize'):
+    pixels(do_rescale='yes')
+
+
+def test_an_older_name_of_the_biases_is_read():
+  for entries, value in (
+    ({}, 'qv'),
+    ({'qv_bias': False}, ''),
+    ({'qkv_bias': False}, ''),
+    ({'qkv_bias': True}, 'qv'),
+  ):
+    facts = hugging_face._facts({'model_type': 'videomae', **entries})
+    (found,) = (f.value for f in facts if f.field == 'model.qkv_bias')
+    assert found == value
+
+
 def test_pixels_and_parts_are_what_a_folder_says(tmp_path, capsys):
   """A large model is cut into several files; a preprocessor has the mean."""
   golden = load('videomae_hf_w48_firsttoken')
@@ -428,7 +505,14 @@ def test_pixels_and_parts_are_what_a_folder_says(tmp_path, capsys):
   )
   code, printed = run(capsys, folder, f'--out={out}')
   assert code == 0, printed.err
-  assert saved.read_saved(out).data.mean == (0.1, 0.2, 0.3)
+  config = saved.read_saved(out)
+  assert config.data.mean == (0.1, 0.2, 0.3)
+  # The clips are those of the family's recipe, at the sizes of the file.
+  side = config.data.crop_px
+  assert (config.data.num_frames, side) == (case['t'], case['h'])
+  assert config.data.stride_frames == 4
+  assert config.data.jitter_px == (side * 8 // 7, side * 10 // 7)
+  assert config.eval.short_side_px == config.eval.crop_px == side
   assert 'data.mean' not in printed.out
   index.write_text(json.dumps({'weight_map': {'x': '../x.safetensors'}}))
   code, printed = run(capsys, folder, f'--out={tmp_path / "b"}')

@@ -8,6 +8,7 @@ import ast
 import json
 import pathlib
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -509,6 +510,17 @@ def test_the_command_reports_and_the_config_is_kept(config, tmp_path, capsys):
   code, printed = run(capsys, *argv)
   assert code == 2
   assert 'holds checkpoints already' in printed.err
+  # One that was stopped has a table, and no checkpoint.
+  shutil.rmtree(out / 'checkpoints' / '0')
+  code, printed = run(capsys, *argv)
+  assert code == 0, printed.err
+  assert checkpoint.steps(out) == [0]
+  # So has a run no checkpoint that has just begun, but it is no import.
+  shutil.rmtree(out / 'checkpoints' / '0')
+  (out / 'import.txt').unlink()
+  code, printed = run(capsys, *argv)
+  assert code == 2
+  assert 'holds checkpoints already' in printed.err
 
 
 def test_bad_input_ends_in_one_line_and_code_2(tmp_path, capsys):
@@ -532,6 +544,10 @@ def test_bad_input_ends_in_one_line_and_code_2(tmp_path, capsys):
     ([file, '--model=slow'], '--out is missing'),
     ([out, '--model=slow'], 'give one file'),
     ([file, out, '--model=slow'], 'names os.system'),
+    (
+      [tmp_path / 'C2D_NOPOOL_8x8_R50.pkl', out, '--model=c2d'],
+      'does not pool in time',
+    ),
     ([tmp_path / 'no', out, '--model=slow'], 'No such file'),
     ([tmp_path, out, '--to=pyslowfast'], 'config.json'),
     ([file, out, '--model=slow', '--inflate=x'], 'inflate'),
@@ -540,6 +556,46 @@ def test_bad_input_ends_in_one_line_and_code_2(tmp_path, capsys):
     assert code == 2, argv
     assert printed.err.startswith('error: ') and printed.err.count('\n') == 1
     assert words in printed.err
+
+
+def test_wrappers_averages_and_notes_of_a_file_are_told_apart(config, tmp_path):
+  state, file = state_of(config), tmp_path / 'x.pyth'
+  wrapped = {f'module.model.{name}': value for name, value in state.items()}
+  for content, left_out in (
+    (state | {'cfg': 'no configuration'}, {'cfg': 'not a tensor'}),
+    (
+      wrapped | {'n_averaged': np.array(3)},
+      {'n_averaged': 'of how many steps the weights are the average'},
+    ),
+    (
+      {'model': state, 'model_ema': state},
+      {'model_ema': 'an average of the weights; those of the last step are t'},
+    ),
+  ):
+    torch_files.save(file, content)
+    found = contents.read(file)
+    assert found.state.keys() == state.keys()
+    for name, words in left_out.items():
+      assert found.left_out[name].startswith(words)
+
+
+def test_what_is_no_file_of_logits_is_one_line(config, tmp_path):
+  file = tmp_path / 'x.pyth'
+  torch_files.save(file, {'model_state': state_of(config)})
+  np.save(tmp_path / 'a.npy', np.zeros(3))
+  np.savez(tmp_path / 'b.npz', video=np.zeros(3), logits=np.zeros(3))
+  cut = (tmp_path / 'b.npz').read_bytes()[:-40]
+  (tmp_path / 'c.npz').write_bytes(cut)
+  for name in ('a.npy', 'c.npz'):
+    with pytest.raises(ConfigError, match='must be an .npz of arrays') as error:
+      command.import_file(
+        config,
+        file,
+        tmp_path / 'out',
+        inflate='repeat',
+        logits=tmp_path / name,
+      )
+    assert '\n' not in str(error.value)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shutil
 
 from mgjax import cli
 from mgjax.config import network_options
@@ -86,6 +87,11 @@ def test_a_file_that_is_there_is_checked_and_imported(
   assert (tmp_path / 'small/checkpoints/0').exists()
   assert run('small', f'--folder={tmp_path}') == 0
   assert f'imported   {tmp_path}/small' in capsys.readouterr().out
+  # Unless the import was stopped: then it is done again.
+  shutil.rmtree(tmp_path / 'small/checkpoints/0')
+  assert run('small', f'--folder={tmp_path}') == 0
+  assert (tmp_path / 'small/checkpoints/0').exists()
+  assert 'imported   ' not in capsys.readouterr().out
   # Another file is not taken for it.
   monkeypatch.setitem(
     catalogue.WEIGHTS, 'other', entry._replace(sha256='00000000')
