@@ -110,7 +110,9 @@ class Clock:
       if self._first_s is None:
         self._first_s = time_s - self._ticks / self._fps
       late = (time_s - self._first_s) * self._fps - self._ticks
-      if not -_EARLIER_S * self._fps <= late <= _LATER_S * self._fps:
+      # Two ticks at least: a source of few frames may be so uneven.
+      earliest = -max(_EARLIER_S * self._fps, 2.0)
+      if not earliest <= late <= _LATER_S * self._fps:
         return None
       count = 1 + round(late) if late > 1.1 else int(late >= -1.1)
     self._ticks += count
@@ -324,4 +326,6 @@ def _without_url(error: DecodeError) -> DecodeError:
   cause = error.__cause__
   if isinstance(cause, av.error.InvalidDataError):
     return DecodeError('not a readable video')
+  if isinstance(cause, av.error.ExitError):  # The timeout's.
+    return DecodeError(f'nothing came for {_TIMEOUT_S[0]:g} s')
   return DecodeError(str(getattr(cause, 'strerror', None) or error))

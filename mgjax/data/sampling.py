@@ -242,7 +242,8 @@ def crop_offsets(
     width: Of the resized frame.
     crop_hw: Size of the crop.
     crop: Which one, in [0, num_crops).
-    num_crops: 1: the centre. 3: along the long side, start, centre, end. 5:
+    num_crops: 1: the centre. 3: start, centre and end along the side with more
+      to spare, which of square crops is the long one. 5:
       the corners (top left, top right, bottom left, bottom right), then the
       centre. 10: those, then the same again, to be mirrored (`is_mirrored`).
 
@@ -258,7 +259,7 @@ def crop_offsets(
   if num_crops == 1:
     return y, x
   if num_crops == 3:
-    if height > width:
+    if bottom > right:
       return (0, y, bottom)[crop], x
     return y, (0, x, right)[crop]
   return ((0, 0), (0, right), (bottom, 0), (bottom, right), (y, x))[crop % 5]

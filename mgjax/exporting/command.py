@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import tempfile
@@ -431,7 +432,12 @@ def main(values: flags.FlagValues) -> None:
   out = _check_output(values)
   config = data_setup.with_classes(values.config)
   run_settings.check_evaluation(config, run, values.allow_config_change)
-  path = checkpoint.find(folder, 'checkpoint')
+  path = epath.Path(os.path.realpath(checkpoint.find(folder, 'checkpoint')))
+  if not path.name.isdigit():
+    raise ConfigError(
+      f'--checkpoint={path}: a checkpoint is called by its step, which an '
+      'export says; rename the folder'
+    )
   labels = predicting.label_names(
     config, run, pathlib.Path(values.labels) if values.labels else None
   )

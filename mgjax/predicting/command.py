@@ -120,6 +120,12 @@ def _checked_outputs(
     for name in ('sheet', 'heatmap', 'features')
   ]
   *folders, npz = outputs
+  sheets, heatmaps = (folder and folder.resolve() for folder in folders)
+  if sheets and sheets == heatmaps:
+    raise ConfigError(
+      f'--sheet and --heatmap are one folder, {folders[0]}, and their pictures '
+      'have the same names; give two folders'
+    )
   for name, folder in zip(('sheet', 'heatmap'), folders, strict=True):
     if folder:
       files.make_folder(folder, f'--{name}={folder}')

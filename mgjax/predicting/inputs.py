@@ -10,7 +10,8 @@ from mgjax.errors import ConfigError
 
 STDIN = '-'
 _ADDRESS = re.compile(r'[a-zA-Z][a-zA-Z0-9+.-]*://')
-_PASSWORD = re.compile(r'(?<=://)([^/@:]*):[^/@]*(?=@)')
+# Up to the last @ of the host: FFmpeg takes passwords with one.
+_PASSWORD = re.compile(r'(?<=://)([^/@:]*):[^/]*(?=@)')
 
 
 def is_stream(argument: str) -> bool:

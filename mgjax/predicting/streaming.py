@@ -138,7 +138,7 @@ def main(
             has_labels = True
             writers.to(path).write(label)
             stop.defer(lambda: 'the window at hand')
-        except (DecodeError, RunError) as error:
+        except (DecodeError, RunError, windows.WindowError) as error:
           errors[source.name] = error
     except stop_signal.Stopped as stopped:
       writers.close()

@@ -23,6 +23,10 @@ from mgjax.errors import ConfigError
 _MAX_BYTES = 2**31
 
 
+class WindowError(ConfigError):
+  """Windows that a source cannot have; another source may."""
+
+
 class Settings(NamedTuple):
   """Which windows there are.
 
@@ -47,7 +51,7 @@ class Settings(NamedTuple):
     """Frames of a window of a source.
 
     Raises:
-      ConfigError: A clip does not fit in.
+      WindowError: A clip does not fit in.
     """
     views = self.views
     if views.sampling == 'segments':
@@ -57,15 +61,18 @@ class Settings(NamedTuple):
       clip = clocked_span(
         fps, views.num_frames, views.stride_frames, views.target_fps
       )
-    clip = math.ceil(clip - 1e-6)  # No frame more for a rounding error.
+    # No frame more for a rounding error.
+    least = math.ceil(clip - 1e-6)
     if self.window_s is None:
-      return clip
-    if round(self.window_s * fps) < clip:
-      raise ConfigError(
+      return least
+    # By seconds, rounded to a frame: the same window fits, or not, at every
+    # rate.
+    if self.window_s * fps < clip - 0.5:
+      raise WindowError(
         f'--window_s={self.window_s:g} is shorter than a clip of the network, '
         f'which spans {clip / fps:.2f} s here'
       )
-    return round(self.window_s * fps)
+    return max(least, round(self.window_s * fps))
 
 
 class Window(NamedTuple):
@@ -118,7 +125,7 @@ def windows(reader: FrameReader, settings: Settings) -> Iterator[Window]:
     settings: Which windows there are.
 
   Raises:
-    ConfigError: A clip does not fit into a window, or a window into memory.
+    WindowError: A clip does not fit into a window, or a window into memory.
     DecodeError: As `FrameReader.shown`.
     RunError: As `FrameReader.shown`; the windows before are yielded.
   """
@@ -143,7 +150,7 @@ class _Part:
     self._hop = settings.hop(fps)
     height, width = settings.views.resized_hw(self._form)
     if (size := self._length * height * width * 3) > _MAX_BYTES:
-      raise ConfigError(
+      raise WindowError(
         f'a window has {self._length} frames of {width} x {height} pixels, at '
         f'{fps:g} frames per second: {files.size_text(size)}, more than the '
         f'{files.size_text(_MAX_BYTES)} that are accepted; a smaller '

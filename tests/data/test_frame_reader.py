@@ -67,6 +67,15 @@ def test_a_frame_is_shown_again_or_left_out_as_time_stamps_say():
   assert sum(clock.ticks(i / 5) for i in range(1, 101)) in (199, 200, 201)
 
 
+@pytest.mark.parametrize('fps', [0.2, 0.5, 1.0])
+def test_few_frames_may_come_unevenly(fps):
+  clock = Clock(fps, 0.0)
+  # On average at the rate, two after each other now and then.
+  times = np.array([1, 2, 2.25, 2.5, 4, 5, 6, 6.2, 8, 9]) / fps
+  found = [clock.ticks(t) for t in times]
+  assert None not in found and sum(found) == pytest.approx(9, abs=1)
+
+
 @pytest.mark.parametrize('time_s', [-3.0, 100.0])
 def test_time_stamps_of_another_recording_start_a_clock_anew(time_s):
   clock = Clock(10.0, 0.0)

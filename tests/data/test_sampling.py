@@ -91,6 +91,14 @@ def test_crop_offsets_equal_the_reference(name):
   assert list(offsets) == GOLDEN['uniform_crop'][name]
 
 
+def test_three_crops_lie_along_the_side_with_more_to_spare():
+  offsets = [
+    sampling.crop_offsets(192, 256, crop_hw=(128, 256), crop=i, num_crops=3)
+    for i in range(3)
+  ]
+  assert offsets == [(0, 0), (32, 0), (64, 0)]
+
+
 @pytest.mark.parametrize('name', GOLDEN['short_side_resize'])
 def test_resized_sizes_equal_the_reference(name):
   height, width, short = numbers(name)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -247,6 +248,17 @@ def test_plain_weights_have_the_paths_of_the_tree(name, tmp_path, capsys):
     np.testing.assert_array_equal(found[path].numpy(), array)
 
 
+def test_a_checkpoint_may_be_a_link(tmp_path, capsys, monkeypatch):
+  networks.write_run(tmp_path / 'run', networks.config_of('tam'))
+  (tmp_path / 'run/checkpoints/best').symlink_to('3')
+  arguments = ['--to=safetensors', f'--out={tmp_path / "made"}']
+  code, printed = run(
+    capsys, f'--checkpoint={tmp_path / "run/checkpoints/best"}', *arguments
+  )
+  assert code == 0, printed.err
+  assert 'safetensors of step 3' in printed.out
+
+
 def test_what_gives_other_logits_is_an_error_and_nothing_is_left(
   tmp_path, capsys, monkeypatch
 ):
@@ -276,6 +288,7 @@ def runs(tmp_path_factory):
   networks.write_run(
     folder / 'vit', networks.config_of('videomae', head_norm_eps=1e-3)
   )
+  shutil.copytree(folder / 'tam/checkpoints/3', folder / 'tam/checkpoints/best')
   (folder / 'full').mkdir()
   (folder / 'full' / 'file').touch()
   (folder / 'empty' / 'checkpoints').mkdir(parents=True)
@@ -296,6 +309,10 @@ def runs(tmp_path_factory):
     ('--workdir=tam --to=stablehlo --out=gs://a', 'a folder on a disk'),
     ('--workdir=empty --to=stablehlo --out=out', 'holds no checkpoint'),
     ('--workdir=no --to=stablehlo --out=out', 'no is not a folder'),
+    (
+      '--checkpoint=tam/checkpoints/best --to=safetensors --out=out',
+      'is called by its step',
+    ),
     ('--workdir=tam --to=safetensors --batch=2 --out=out', '--batch=2: weig'),
     ('--workdir=tam --to=stablehlo --batch=0 --out=out', 'batch'),
     (

@@ -169,6 +169,10 @@ def test_bad_flags_end_in_one_line_and_code_2(folder, tmp_path, capsys):
     ([video, '--config.eval.views=3'], '--workdir={}/out', 'no such field'),
     ([video, '--features=f.csv'], '--workdir={}/out', '.npz'),
     ([video, f'--sheet={video}'], '--workdir={}/out', '--sheet='),
+    (
+      [video, f'--sheet={tmp_path}/p', f'--heatmap={tmp_path}/./p'],
+      *('--workdir={}/out', '--sheet and --heatmap are one folder'),
+    ),
   ):
     code, printed = run(capsys, folder, *argv, workdir=workdir)
     assert code == 2, argv

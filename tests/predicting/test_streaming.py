@@ -310,6 +310,21 @@ def test_bad_flags_end_in_one_line_and_code_2(
   assert (folder / 'a.mp4').read_bytes() == before
 
 
+def test_a_source_that_has_no_such_windows_does_not_end_the_others(
+  folder, long_video, tmp_path, capsys
+):
+  slow = tmp_path / 'slow.mp4'
+  slow.write_bytes(odd_videos.encode(range(30), rate=5))
+  # Where clips are of so many frames, whatever the rate.
+  code, printed = run(
+    *(capsys, folder, slow, long_video, '--every_s=1', '--window_s=2'),
+    *('--format=jsonl', '--config.data.target_fps=0', '--allow_config_change'),
+  )
+  assert code == 1, printed.err
+  assert {line['file'] for line in lines_of(printed.out)} == {str(long_video)}
+  assert f'{slow}: --window_s=2 is shorter than a clip' in printed.err
+
+
 def test_networks_of_segments_need_the_length_of_a_window(
   folder, long_video, capsys
 ):
@@ -341,6 +356,8 @@ def test_inputs_are_what_they_look_like(tmp_path):
   ]
   assert found[1].name == 'rtsp://me:***@host:554/1'
   assert found[1].url == 'rtsp://me:secret@host:554/1'
+  (found_at,) = inputs.inputs_of(['rtsp://me:p@ss:w@host/a@b'], None, None)
+  assert found_at.name == 'rtsp://me:***@host/a@b'
   assert found[0].options == {'framerate': '15', 'video_size': '640x480'}
   (found,) = inputs.inputs_of([str(tmp_path)], None, None)
   assert found.url == f'file:{tmp_path}/12:30.mp4'

@@ -210,6 +210,17 @@ def test_windows_that_cannot_work_are_refused(tmp_path):
       list(cut(tmp_path, video, SETTINGS._replace(**changed)))
 
 
+def test_a_window_fits_or_not_whatever_the_rate():
+  # 16 frames, each the second of 30 a second, span 31 / 30 s.
+  views = dataclasses.replace(VIEWS, num_frames=16, stride_frames=2)
+  for fps in (20.0, 24.0, 25.0, 30.0, 50.0, 60.0):
+    settings = SETTINGS._replace(views=views, window_s=1.07)
+    least = settings._replace(window_s=None).num_frames(fps)
+    assert settings.num_frames(fps) >= least
+    with pytest.raises(ConfigError, match='shorter than a clip'):
+      settings._replace(window_s=1.0).num_frames(fps)
+
+
 def thread_of(live):
   return WindowThread(
     reader_of(
