@@ -5,7 +5,9 @@ import json
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -123,11 +125,17 @@ def test_weights_bring_their_network_and_clips(
   config.model.position_grid = (8, 32, 32)
   folder.mkdir(parents=True)
   (folder / 'config.json').write_text(json.dumps(saved.as_json(config)))
+  assert run(*wanted) == 2  # An import that was stopped has no checkpoint.
+  (folder / 'checkpoints/0/state').mkdir(parents=True)
+  # A folder that is elsewhere: its config file is found where it is.
+  (tmp_path / 'far').mkdir()
+  (tmp_path / 'mine').rename(tmp_path / 'far/away')
+  (tmp_path / 'mine').symlink_to('far/away')
   assert run(*wanted) == 0
   monkeypatch.chdir('/')  # The weights are found from anywhere.
   config = cli.read_config(str(tmp_path / 'mine/config.py'))
   assert config.model.name == 'vit' and config.model.num_classes is None
-  assert config.init_from == str(tmp_path / 'mine/../weights/videomae_b')
+  assert config.init_from == str(tmp_path / 'far/away/../../weights/videomae_b')
   assert config.data.num_frames == 8 and config.data.crop_px == 32
   assert config.data.flip and config.optim.name == 'adamw'
   assert config.data.batch_size == 2
@@ -146,6 +154,8 @@ def test_weights_bring_their_network_and_clips(
       'python -m mgjax.weights vjepa2_l says where',
     ),
     (['.', '--out=o', '--weights=x'], 'does nothing with --preset=scratch'),
+    (['.', '--out=o:1'], "--out=o:1: its path has a ':'"),
+    (['.', '--out=o,1', '--preset=finetune'], "its path has a ','"),
   ],
 )
 def test_what_cannot_be_is_one_line(
@@ -164,6 +174,10 @@ def test_what_cannot_be_is_one_line(
     (['a/0.mp4', 'a/1.mp4'], [], "there is one class, 'a'"),
     (['a/0.mp4', 'b/0.mp4'], [], 'no video for the split validation'),
     (
+      ['train/a/0.mp4', 'train/b/0.mp4', 'test/a/1.mp4', 'test/b/1.mp4'],
+      *([], 'call them train and validation'),
+    ),
+    (
       ['a/0.mp4', 'a/1.mp4', 'b/0.mp4', 'b/1.mp4'],
       ['--validation_fraction=0'],
       'no video for the split validation',
@@ -176,6 +190,8 @@ def test_too_few_videos_are_refused(names, more, words, tmp_path, capsys):
     (tmp_path / 'v' / name).write_bytes(videos.encode(num_frames=3))
   assert run(tmp_path / 'v', f'--out={tmp_path}/o', '--noflip', *more) == 2
   assert words in capsys.readouterr().err
+  # Nothing was encoded for it.
+  assert not list((tmp_path / 'o').rglob('*.array_record*'))
 
 
 class Terminal(io.StringIO):
@@ -226,16 +242,16 @@ def test_multigrid_is_chosen_where_it_is_a_tenth_faster(found, mode, words):
 def test_what_was_measured_decides_and_is_said(
   clips, prepared, monkeypatch, capsys
 ):
-  def plan(arguments, **options):
+  def plan(arguments, timeout_s, stop):
     (output,) = (a for a in arguments if a.startswith('--output='))
     (config,) = (a for a in arguments if a.startswith('--config='))
-    assert '--compile' in arguments and options['timeout'] == 600
+    assert '--compile' in arguments and timeout_s == 600
     assert cli.read_config(config.partition('=')[2]).grid.mode == 'none'
     found = {'wall_time': modes(none=600, both=300)}
     with open(output.partition('=')[2], 'w') as file:
       json.dump(found, file)
 
-  monkeypatch.setattr(subprocess, 'run', plan)
+  monkeypatch.setattr(command, '_run', plan)
   assert run(clips, f'--out={prepared}', '--noflip') == 0
   assert 'multigrid pays here' in capsys.readouterr().out
   assert cli.read_config(str(prepared / 'config.py')).grid.mode == 'both'
@@ -250,16 +266,51 @@ def test_what_was_measured_decides_and_is_said(
   ],
 )
 def test_measuring_may_end_early(error, code, clips, prepared, monkeypatch):
-  def fail(*arguments, **options):
+  def fail(*arguments):
     raise error
 
-  monkeypatch.setattr(subprocess, 'run', fail)
+  monkeypatch.setattr(command, '_run', fail)
   assert run(clips, f'--out={prepared}', '--noflip') == code
   config = prepared / 'config.py'
   assert config.exists() == (code == 0)
   assert {path.name for path in prepared.iterdir()} <= {'config.py', 'data'}
   if code == 0:
     assert 'took longer than' in ' '.join(config.read_text().split())
+
+
+MEASURING = """
+import os, pathlib, sys
+from mgjax import stop_signal
+stop_signal.install()
+from mgjax.new import command
+code = 'import time; print(1, flush=True); time.sleep(99)'
+child = [sys.executable, '-c', code]
+with stop_signal.listening() as stop:
+  command._run(child, None, stop)
+"""
+
+
+def test_what_measures_does_not_outlive_the_command():
+  with subprocess.Popen(
+    [sys.executable, '-c', MEASURING],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  ) as process:
+    assert process.stdout.readline() == b'1\n'
+    process.send_signal(signal.SIGTERM)
+    # Its end is that of all who write to this pipe.
+    assert process.stdout.read() == b''
+    assert process.wait(60) == 75
+    assert process.stderr.read() == b'stopped by SIGTERM\n'
+
+
+@pytest.mark.parametrize('num_devices', [1, 2, 3, 5, 6, 7, 8])
+def test_batch_norm_has_groups_of_every_batch(num_devices):
+  for num_train in (8, 40, 100, 1000):
+    batch = choose.batch_size(num_train, 16, num_devices)
+    group = choose._batch_norm(batch)[0].value
+    assert batch % group == 0 and group <= 8
+    assert group == min(8, batch) or num_devices in (3, 5, 6, 7)
 
 
 @pytest.mark.parametrize(
