@@ -321,6 +321,15 @@ GRIDS = [Grid(4, 16, 16, 8), Grid(8, 24, 24, 4)]
       'no argument `remat`, so that',
     ),
     ('Plain', {'norm.momentum': 0.5}, 'so that norm.momentum does nothing'),
+    (
+      'FlaxNorm',
+      {
+        'norm.precise_batches': 0,
+        'norm.group_clips': 0,
+        'optim.ema_decay': 0.9,
+      },
+      'set norm.precise_batches, such as 200',
+    ),
     ('Classless', {}, 'no argument `num_classes`'),
     ('Raises', {}, 'refuses its options: KeyError at .*nets.py:'),
   ],
@@ -339,6 +348,7 @@ def test_a_network_that_cannot_be_trained_is_refused(
     ('Net', {}),
     ('Plain', {'norm.precise_batches': 0}),
     ('Plain', {'norm.precise_batches': 0, 'train.micro_batches': 2}),
+    ('Plain', {'norm.precise_batches': 0, 'optim.ema_decay': 0.9}),
     ('FlaxNorm', {'norm.precise_batches': 0, 'norm.group_clips': 0}),
     ('Anything', {'norm.precise_batches': 0}),
   ],

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mgjax.grids import learning_rate
+from mgjax.grids import checks, learning_rate
 from mgjax.grids.checks import Arguments
 from mgjax.grids.learning_rate import LearningRate, LrFunction, Real
 from mgjax.grids.schedule import Grid, Phase
@@ -124,6 +124,9 @@ def _own_lr(row: Row, epochs: Real, name: str, s: Arguments) -> LrFunction:
     if 'rates' in lr:
       rates, steps = lr['rates'], lr.get('lr_steps', ())
       return lambda e: rates[bisect.bisect_right(steps, e)]
+    if lr['schedule'] == 'steps' and 'lr_steps' not in lr:
+      # Those of the run, in epochs of the row: beyond its end none would come.
+      checks.check_lr_steps(s.lr_steps, epochs)
     return LearningRate(
       lr['base_lr'],
       lr['schedule'],
@@ -163,6 +166,11 @@ def baseline_epochs(
   """
   said = [r['baseline_epochs'] for r in rows if 'baseline_epochs' in r]
   if said:
+    checks.require(
+      sum(said) > 0,
+      'the `baseline_epochs` of the rows of `table` add up to 0; a run is '
+      'compared with a baseline of more, so leave them out, or give some.',
+    )
     return sum(said)
   # Rates of the run are those of its baseline; else there is none but the run.
   return s.epochs if reads_run_lr(rows) else total_epochs

@@ -156,6 +156,7 @@ def check(
   num_classes: int,
   trains: bool = True,
   estimates: bool = False,
+  averages: bool = False,
   in_parts: bool = False,
   takes_groups: bool = False,
 ) -> None:
@@ -168,6 +169,7 @@ def check(
     num_classes: K.
     trains: Whether it is trained at these grids; else it is evaluated only.
     estimates: Whether statistics are estimated before an evaluation.
+    averages: Whether an average of the parameters is evaluated.
     in_parts: Whether batches are computed in micro-batches.
     takes_groups: Whether batch norm is to be over groups of clips.
 
@@ -185,7 +187,7 @@ def check(
     trees[grid] = jax.tree.map(lambda x: (x.shape, x.dtype), variables)
     kept = variables.get('batch_stats', {})
     if trains:
-      _check_norms(model, kept, estimates, takes_groups)
+      _check_norms(model, kept, estimates, averages, takes_groups)
       _check_step(model, grid, variables, num_classes, 'batch_stats')
     if trains and kept and (estimates or in_parts):
       _check_step(model, grid, variables, num_classes, 'batch_moments')
@@ -201,13 +203,23 @@ def check(
 
 
 def _check_norms(
-  model: OwnNetwork, kept: dict, estimates: bool, takes_groups: bool
+  model: OwnNetwork,
+  kept: dict,
+  estimates: bool,
+  averages: bool,
+  takes_groups: bool,
 ) -> None:
   """Refuses settings of batch norm that would do nothing."""
   if estimates and not kept:
     raise ValueError(
       'it has no batch norm, so no statistics can be estimated: set '
       'norm.precise_batches=0.'
+    )
+  if averages and kept and not estimates:
+    raise ValueError(
+      'it has batch norms, whose statistics belong to the current weights and '
+      'not to their average (optim.ema_decay): set norm.precise_batches, such '
+      'as 200.'
     )
   if takes_groups and kept and not model.takes_groups:
     raise ValueError(

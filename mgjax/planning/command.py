@@ -64,6 +64,7 @@ def main(values: flags.FlagValues, *configs: str) -> None:
     phases=schedule.phases,
   )
   planning.check_network(config, [grids.eval_grid(config)])
+  planning.check_parameters(config)
   plan = _plan(values, config, schedule, size_source, target)
   # Once nothing is refused: that is one line, without advice.
   for line in planning.warnings_of_schedule(config, schedule):
@@ -212,7 +213,9 @@ def _budget(
     lr_steps=config.optim.lr_steps if by_steps else (),
     has_factor=_has_factor(config),
   )
-  table = lambda: plan_budget.table(candidates, values.budget_hours)
+  table = lambda: plan_budget.table(
+    candidates, values.budget_hours, has_table=bool(config.grid.table)
+  )
   return [c._asdict() for c in candidates], table
 
 

@@ -36,7 +36,10 @@ def make_plan(
     has_batch_norm: Whether the network has some; else its groups are nothing.
   """
   phases = [
-    _phase_row(phase, num_steps, used, gmacs_per_clip)
+    {
+      **_phase_row(phase, num_steps, used, gmacs_per_clip),
+      'lr': [schedule.lr(step) for step in _ends(phase, num_steps)],
+    }
     for phase, num_steps, used in uses(schedule)
   ]
   total_gmacs = math.fsum(phase['gmacs'] for phase in phases)
@@ -76,6 +79,12 @@ def make_plan(
     },
     'io': _loader(schedule, gmacs_per_clip, full, base_clips, total_gmacs),
   }
+
+
+def _ends(phase: Phase, num_steps: int) -> tuple[int, int]:
+  """The first and the last step of a phase, from 0."""
+  last = phase.end_step - 1
+  return min(phase.end_step - num_steps, last), last
 
 
 def _phase_row(

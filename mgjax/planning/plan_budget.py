@@ -102,12 +102,17 @@ def search(
     ConfigError: Nothing fits.
   """
 
+  reason = None
+
   def candidate(mode: str, percent: int) -> Candidate | None:
+    nonlocal reason
     factor = percent / 100
     try:
       schedule = schedule_of(mode, factor, num_train)
-    except ConfigError:
-      return None  # Too short for its warm-up or its learning-rate steps.
+    except ConfigError as error:
+      # Too short for its warm-up or its learning-rate steps.
+      reason = error
+      return None
     return Candidate(
       mode,
       factor,
@@ -132,6 +137,11 @@ def search(
         high = middle
     found |= {candidate(mode, percent) for percent in (low, *_USUAL)}
   candidates = sorted(found - {None}, key=lambda c: c.hours)
+  if not candidates:
+    raise ConfigError(
+      f'--budget_hours={budget_hours:g}: no schedule is that short; of those '
+      f'that were tried, the last cannot be: {reason}'
+    )
   if all(c.hours > budget_hours for c in candidates):
     raise ConfigError(
       f'--budget_hours={budget_hours:g}: no schedule is that short; the '
@@ -146,8 +156,20 @@ def best(candidates: Sequence[Candidate], budget_hours: float) -> Candidate:
   return max(fit, key=lambda c: (c.epochs, -c.hours))
 
 
-def table(candidates: Sequence[Candidate], budget_hours: float) -> str:
-  """Returns the candidates as text, and the flags of the best one."""
+def table(
+  candidates: Sequence[Candidate],
+  budget_hours: float,
+  *,
+  has_table: bool = False,
+) -> str:
+  """Returns the candidates as text, and the flags of the best one.
+
+  Args:
+    candidates: What `search` has found.
+    budget_hours: Hours of training steps.
+    has_table: Whether the config has a table of grids, which another mode must
+      take away.
+  """
   chosen = best(candidates, budget_hours)
   rows = [('', 'mode', 'epoch factor', 'epochs', 'steps', 'hours', 'fits')]
   rows += [
@@ -166,14 +188,15 @@ def table(candidates: Sequence[Candidate], budget_hours: float) -> str:
     [
       *(line.rstrip() for line in columns.aligned(rows, left=(0, 1))),
       '',
-      f'>  the most epochs in {budget_hours:g} hours: {_flags(chosen)}',
+      f'>  the most epochs in {budget_hours:g} hours: '
+      + _flags(chosen, has_table),
       'Hours are those of training steps; waits for data, compilation and '
       'evaluation add to them.',
     ]
   )
 
 
-def _flags(chosen: Candidate) -> str:
+def _flags(chosen: Candidate, has_table: bool) -> str:
   """Returns the flags that make a config's schedule the chosen one."""
   changed = {'grid.mode': f"'{chosen.mode}'"}
   if chosen.mode == 'none':
@@ -184,4 +207,7 @@ def _flags(chosen: Candidate) -> str:
       changed['optim.lr_steps'] = steps
   else:
     changed['grid.epoch_factor'] = f'{chosen.factor:g}'
-  return ' '.join(f'--config.{k}={v}' for k, v in changed.items())
+  text = ' '.join(f'--config.{k}={v}' for k, v in changed.items())
+  # No flag takes away what another flag has set.
+  is_table_gone = has_table and chosen.mode != 'table'
+  return f'{text}, without grid.table' if is_table_gone else text

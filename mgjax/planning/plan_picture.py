@@ -171,11 +171,12 @@ def _draw_panels(
     axis.axhline(value, **_BASELINE, zorder=0)
   for axis in (batch, groups, loader):
     _log2_axis(axis)
-  lr.set_yscale('log')
-  # A cosine ends at 0; five decades are enough to see it fall.
-  highest = max(plan['lr']['values'])
-  lowest = min(rate for rate in plan['lr']['values'] if rate > 0)
-  lr.set_ylim(max(lowest / 2, highest * 1e-5), highest * 2)
+  # Zeros have no logarithm: a short run may have nothing else listed.
+  if rates := [rate for rate in plan['lr']['values'] if rate > 0]:
+    lr.set_yscale('log')
+    # A cosine ends at 0; five decades are enough to see it fall.
+    highest = max(rates)
+    lr.set_ylim(max(min(rates) / 2, highest * 1e-5), highest * 2)
   lr.yaxis.set_major_formatter('{x:g}')
   sides = sorted({side(grid) for phase in phases for grid in phase['cycle']})
   frames.set_ylim(0, None)

@@ -138,7 +138,7 @@ def _phase_rows(plan: dict[str, Any]) -> list[tuple[str, ...]]:
   full = plan['baseline']['grid']
   start = 0
   for phase in plan['phases']:
-    first, last = _lr_ends(plan, start, phase['end_epoch'])
+    first, last = _lr_ends(plan, phase, start)
     short_cycle = [_cycle_text(phase, i) for i in range(len(phase['cycle']))]
     lows = dict.fromkeys(str(low) for low, _ in phase['jitter_px'])
     rows.append(
@@ -173,13 +173,26 @@ def _cycle_text(phase: dict[str, Any], place: int) -> str:
 
 
 def _lr_ends(
-  plan: dict[str, Any], start: int | float, end: int | float
+  plan: dict[str, Any], phase: dict[str, Any], start: int | float
 ) -> tuple[float, float]:
-  """Returns the first and the last listed learning rate of some epochs."""
+  """Returns the first and the last listed learning rate of a phase.
+
+  Args:
+    plan: The plan.
+    phase: One of its phases.
+    start: The epoch at which it starts.
+  """
   values, every = plan['lr']['values'], plan['lr']['every_epochs']
-  first = min(math.ceil(start / every), len(values) - 1)
-  last = max(first, math.ceil(end / every) - 1)
-  return values[first], values[last]
+  first = math.ceil(start / every)
+  last = math.ceil(phase['end_epoch'] / every) - 1
+  if first <= last < len(values):
+    return values[first], values[last]
+  if 'lr' in phase:  # None is listed: the phase is that short.
+    first_lr, last_lr = phase['lr']
+    return first_lr, last_lr
+  # Plans of earlier versions have no others.
+  first = min(first, len(values) - 1)
+  return values[first], values[max(first, min(last, len(values) - 1))]
 
 
 def _macs_text(gmacs: int | float) -> str:

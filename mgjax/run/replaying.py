@@ -36,6 +36,7 @@ def replay(config: ml_collections.ConfigDict, folder: epath.PathLike) -> dict:
   config = data.with_classes(config)
   run_checks.check_norm(config)
   planning.check_network(config, [grids.full_grid(config)])
+  planning.check_parameters(config)
   parts = job.compose(config, parallel.make_mesh())
   mesh, schedule = parts.mesh, parts.schedule
   state, first_step = _first_state(parts, folder)

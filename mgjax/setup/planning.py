@@ -77,12 +77,19 @@ def check_network(
   """
   check_own_network(config, grids, trains=bool(phases), phases=phases)
   if phases:
-    _check_parameters(config)
+    check_parameters(config)
   clip_costs.gmacs_per_clip(config, grids, phases)
 
 
-def _check_parameters(config: ml_collections.ConfigDict) -> None:
-  """Refuses settings of parameters that the network does not have."""
+def check_parameters(config: ml_collections.ConfigDict) -> None:
+  """Refuses settings of parameters that the network does not have.
+
+  Args:
+    config: See mgjax/config/fields.py; `model` and `optim` are read.
+
+  Raises:
+    ConfigError: Names the setting.
+  """
   from mgjax.setup import network
 
   network.check_parameters(config, network.model(config))
@@ -118,6 +125,7 @@ def check_own_network(
       num_classes=config.model.num_classes,
       trains=trains,
       estimates=config.norm.precise_batches > 0,
+      averages=config.optim.ema_decay > 0,
       in_parts=config.train.micro_batches > 1,
       takes_groups=config.norm.group_clips > 0,
     )

@@ -79,7 +79,9 @@ def check_norm(config: ml_collections.ConfigDict) -> None:
       "init_from, or norm.frozen=''."
     )
   averaged, estimated = config.optim.ema_decay, config.norm.precise_batches
-  if averaged and not estimated and frozen != 'all':
+  # A network of the user's own may have no batch norm: only its trace tells.
+  is_known = not own.is_own(config.model.name)
+  if is_known and averaged and not estimated and frozen != 'all':
     raise ConfigError(
       f'optim.ema_decay is {averaged:g}, but norm.precise_batches is 0: '
       'running statistics belong to the current weights, so their average '

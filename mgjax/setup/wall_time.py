@@ -35,12 +35,14 @@ MODES = ('none', 'short', 'long', 'both')
 # with others in the latter, the cache on disk does not have it.
 _COSTLY = (
   *('model', 'augment', 'norm.frozen', 'optim.name', 'optim.loss'),
-  *('train.micro_batches', 'train.remat', 'eval.head'),
+  *('optim.train', 'train.micro_batches', 'train.remat', 'eval.head'),
 )
 _COMPILED = (
   *('norm.momentum', 'norm.eps', 'optim.momentum', 'optim.nesterov'),
   *('optim.b1', 'optim.b2', 'optim.eps', 'optim.trust_coefficient'),
   *('optim.weight_decay', 'optim.clip_norm', 'optim.label_smoothing'),
+  *('optim.decay_on', 'optim.layer_decay', 'optim.frozen_dropout'),
+  'optim.reduce_dtype',
   *(
     'optim.class_balance',
     'optim.ema_decay',

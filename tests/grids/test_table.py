@@ -268,6 +268,20 @@ def test_a_grid_of_a_cycle_takes_from_its_row_what_it_leaves_out():
   )
 
 
+def test_decays_of_the_run_that_a_row_would_not_reach_are_refused():
+  table = [{'epochs': 3, 'lr': {'schedule': 'steps'}}] * 2
+  with pytest.raises(ConfigError, match='before the end of the schedule at 3'):
+    make_schedule(**{**NUMBERS, 'lr_steps': (4,), 'table': table})
+  s = make_schedule(**{**NUMBERS, 'lr_steps': (2,), 'table': table})
+  assert s.lr(s.total_steps - 1) < s.lr(s.phases[0].end_step)
+
+
+def test_a_baseline_of_no_epochs_is_refused():
+  table = [{'epochs': 3, 'baseline_epochs': 0}]
+  with pytest.raises(ConfigError, match='`baseline_epochs` .* add up to 0'):
+    make_schedule(**{**NUMBERS, 'table': table})
+
+
 @pytest.mark.parametrize('mode', [m for m in MODES if m != 'table'])
 @pytest.mark.parametrize('lr', ['steps', 'cosine'])
 def test_the_table_of_a_mode_is_its_schedule(mode, lr):

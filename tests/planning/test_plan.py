@@ -371,6 +371,31 @@ def test_a_reader_may_go_before_the_end():
     assert process.wait() == 0
 
 
+def test_a_run_without_a_listed_rate_has_a_picture(tmp_path):
+  config = moving_digits.get_config('grid=none')
+  config.optim.base_lr = config.optim.warmup_epochs = 0.0
+  schedule = grids.schedule(config, 4000)
+  plan = planning.make_plan(config, schedule)
+  plan_picture.draw(plan, schedule, str(tmp_path / 'a.png'))
+  assert (tmp_path / 'a.png').stat().st_size > 10_000
+
+
+def test_phases_shorter_than_the_list_of_rates_have_their_own():
+  # A quarter of an epoch is 1,000 steps of 8 clips of 32,000.
+  rates = (0.1, 0.01, 0.001)
+  config = moving_digits.get_config('grid=table')
+  config.grid.table = tuple({'steps': 300, 'lr': rate} for rate in rates)
+  config.optim.warmup_epochs = 0.0
+  plan = planning.make_plan(config, grids.schedule(config, 32_000))
+  assert [phase['lr'] for phase in plan['phases']] == [[r, r] for r in rates]
+  column = plan_text._PHASE_COLUMNS.index('learning rate')
+  rows = plan_text._phase_rows(plan)
+  assert [row[column] for row in rows] == ['0.1', '0.01', '0.001']
+  for phase in plan['phases']:  # As a plan of an earlier version.
+    del phase['lr']
+  assert len(plan_text._phase_rows(plan)) == 3
+
+
 def test_a_picture_is_drawn(digits, tmp_path):
   schedule = grids.schedule(moving_digits.get_config('grid=both'), 4000)
   path = tmp_path / 'plan.png'
@@ -508,6 +533,10 @@ def test_planning_takes_no_accelerator_no_data_and_few_cpu_seconds(platform):
     (
       ['--config=configs/ssv2.py', '--config.model.dropout=2'],
       'model.dropout is 2.0; it must be in [0, 1)',
+    ),
+    (
+      ['--config=configs/ssv2.py', '--config.optim.train=blok3'],
+      "optim.train is 'blok3', which no parameter has",
     ),
   ],
 )

@@ -92,6 +92,27 @@ def test_the_best_has_the_most_epochs_that_fit(candidates):
   )
 
 
+def test_the_flags_of_another_mode_take_the_table_away():
+  found = [Candidate('both', 1.5, 12.0, 100, 0.1)]
+  text = plan_budget.table(found, 1.0, has_table=True)
+  assert '--config.grid.epoch_factor=1.5, without grid.table' in text
+  assert 'grid.table' not in plan_budget.table(found, 1.0)
+  own = [found[0]._replace(mode='table')]
+  assert 'grid.table' not in plan_budget.table(own, 1.0, has_table=True)
+
+
+def test_a_budget_below_the_warm_up_is_one_line(capsys):
+  arguments = [
+    '--config=kinetics400:grid=both',
+    '--config.optim.total_epochs=20',
+  ]
+  arguments += ['--config.optim.lr_steps=8,13,16', '--budget_hours=1']
+  assert run(['plan', *arguments, '--step_ms=500']) == 2
+  said = capsys.readouterr().err
+  assert said.startswith('error: --budget_hours=1: no schedule is that short')
+  assert 'warmup_epochs' in said and said.count('\n') == 1
+
+
 @pytest.mark.parametrize('schedule', ['steps', 'cosine'])
 def test_the_flags_of_a_shorter_baseline_move_its_decays(schedule):
   name = 'configs/moving_digits.py:grid=both'

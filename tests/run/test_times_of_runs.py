@@ -163,8 +163,11 @@ def test_the_plan_takes_the_numbers_of_the_file(known, config):
   assert found['unknown'] == []
 
 
-def test_other_settings_of_the_optimizer_are_compiled_anew(known, config):
-  found = plan_of(config, '--config.optim.weight_decay=0.5')['wall_time']
+@pytest.mark.parametrize(
+  'flag', ['weight_decay=0.5', 'decay_on=all', 'reduce_dtype=bfloat16']
+)
+def test_other_settings_of_the_optimizer_are_compiled_anew(known, config, flag):
+  found = plan_of(config, f'--config.optim.{flag}')['wall_time']
   run = dict(found['run'])
   run.pop('cold_compilation_s')
   assert run == pytest.approx(want(config, known, loaded=False))
@@ -187,6 +190,7 @@ def test_other_modes_are_inferred_where_they_have_other_grids(known, config):
     *('--config.optim.name=adamw', '--config.train.micro_batches=2'),
     *('--config.model.dtype=bfloat16', '--config.train.remat=block'),
     *('--num_devices=1', '--config.augment.hue=0.1'),
+    '--config.optim.train=head',
   ],
 )
 def test_what_was_not_measured_is_unknown(known, config, flag):
