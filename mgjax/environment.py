@@ -40,8 +40,13 @@ def cpu_name() -> str:
   return names[0] if names else platform.processor()
 
 
-def num_cpus() -> int:
-  """Cores that this process may use."""
+def cpus() -> list[int]:
+  """The cores that this thread may use, by number."""
   if hasattr(os, 'sched_getaffinity'):  # Not on macOS.
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1
+    return sorted(os.sched_getaffinity(0))
+  return list(range(os.cpu_count() or 1))
+
+
+def num_cpus() -> int:
+  """Number of cores that this process may use."""
+  return len(cpus())

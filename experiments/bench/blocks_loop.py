@@ -13,11 +13,7 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
-import datetime
 import functools
-import json
-import os
-import pathlib
 import statistics
 import sys
 import time
@@ -26,7 +22,7 @@ from absl import flags
 
 from experiments import tabulate
 from experiments.runs import record
-from mgjax import cli, environment, files
+from mgjax import cli, environment
 from mgjax.recipes import transformers
 
 EXPERIMENT = 'blocks_loop'
@@ -45,6 +41,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flag('turns', int, 8, 'Timed turns of each way.', 1)
   flag('turn_steps', int, 2, 'Steps of a turn.', 1)
   flag('dtype', ('float32', 'bfloat16'), 'float32', 'Type of the computation.')
+  flag('name', str, 'result', 'Of the record: NAME.json.')
   flag('records', str, str(record.RECORDS / EXPERIMENT), 'Folder of results.')
 
 
@@ -111,23 +108,16 @@ def main(args: flags.FlagValues) -> None:
   from mgjax.cpu import allocator
 
   allocator.keep()  # As training does.
-  folder = pathlib.Path(args.records)
-  files.make_folder(folder, f'--records={folder}')
-  version, load = record.code_version(), os.getloadavg()
+  benchmark = record.Benchmark(args.records, args.name, __spec__.name)
   entries = [measure(name, args) for name in args.models]
-  result = {
-    'command': record.command_line(__spec__.name),
-    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    **version,
+  benchmark.write(
     **{
       field: getattr(args, field)
       for field in ('batch', 'frames', 'crop_px', 'dtype', 'turns')
     },
-    'environment': environment.describe(),
-    'load_average': [load[0], os.getloadavg()[0]],
-    'entries': entries,
-  }
-  (folder / 'result.json').write_text(json.dumps(result, indent=1) + '\n')
+    environment=environment.describe(),
+    entries=entries,
+  )
   print(table(entries))
 
 

@@ -15,9 +15,7 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
-import datetime
 import functools
-import os
 import statistics
 import sys
 import time
@@ -218,9 +216,8 @@ def main(values: flags.FlagValues) -> None:
     raise ConfigError(
       f'--ways={",".join(sorted(unknown))}: accepted are {", ".join(WAYS)}'
     )
-  path = record.new_file(
-    values.records, values.name or values.config.model.name
-  )
+  name = values.name or values.config.model.name
+  benchmark = record.Benchmark(values.records, name, __spec__.name)
   from mgjax.cpu import allocator
 
   allocator.keep()  # As training does.
@@ -228,20 +225,14 @@ def main(values: flags.FlagValues) -> None:
 
   # What is on disk would not be compiled.
   jax.config.update('jax_enable_compilation_cache', False)
-  version, load = record.code_version(), os.getloadavg()[0]
 
   def keep(programs: list[dict]) -> None:
-    entry = {
-      'command': record.command_line(__spec__.name),
-      'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-      **version,
-      'environment': step_time.full_environment(),
-      'load_average': [load, os.getloadavg()[0]],
+    benchmark.write(
+      environment=step_time.full_environment(),
       **grid_step_times.described(values['config']),
-      'options': {way: WAYS[way].options for way in values.ways},
-      'programs': programs,
-    }
-    record.write_file(path, entry)
+      options={way: WAYS[way].options for way in values.ways},
+      programs=programs,
+    )
 
   measure(values.config, ways=values.ways, turns=values.turns, keep=keep)
   print('\n\n'.join(tabulate.markdown(table) for table in make()))

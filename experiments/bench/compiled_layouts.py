@@ -98,6 +98,7 @@ def table(entries: Sequence[dict]) -> tabulate.Table:
           f'{facts["bytes_accessed"] / 1e9:.1f}',
           f'{copies["count"]}, {copies["bytes"] / 1e9:.2f} GB',
           f'{count} {layout}',
+          entry['commit'][:7],
         )
       )
   return tabulate.Table(
@@ -109,6 +110,7 @@ def table(entries: Sequence[dict]) -> tabulate.Table:
       'traffic, GB [compiled]',
       'copies above 1 MB',
       'most frequent convolutions',
+      'code',
     ),
     rows,
   )

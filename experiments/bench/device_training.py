@@ -13,7 +13,6 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
-import datetime
 import functools
 import json
 import os
@@ -126,24 +125,21 @@ def table(entry: dict) -> tabulate.Table:
 
 def main(args: flags.FlagValues) -> None:
   environment = step_time.full_environment()
-  path = record.new_file(args.records, args.name or layouts.device_name())
-  version, workdir = record.code_version(), pathlib.Path(args.workdir)
+  name = args.name or layouts.device_name()
+  benchmark = record.Benchmark(args.records, name, __spec__.name)
+  workdir = pathlib.Path(args.workdir)
   _prepare(args.size)
   # The device's first: it is the one that may be gone.
   runs = [
     _train(args.size, workdir / name, platform)
     for name, platform in (('device', ''), ('cpu', 'cpu'))
   ]
-  entry = {
-    'command': record.command_line(__spec__.name),
-    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    **version,
-    'environment': environment,
-    'size': args.size,
-    'runs': runs,
-    'difference': compare(*runs),
-  }
-  record.write_file(path, entry)
+  entry = benchmark.write(
+    environment=environment,
+    size=args.size,
+    runs=runs,
+    difference=compare(*runs),
+  )
   print(tabulate.markdown(table(entry)))
   print(
     f'the first {_FIRST} losses differ by '

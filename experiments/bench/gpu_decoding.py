@@ -16,9 +16,7 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
-import datetime
 import functools
-import os
 import pathlib
 import statistics
 import sys
@@ -125,8 +123,8 @@ def main(args: flags.FlagValues) -> None:
     f'{args.hardware}, to the host': (find_hardware(args.hardware), False),
     f'{args.hardware}, stays': (find_hardware(args.hardware, stays=True), True),
   }
-  path = record.new_file(args.records, args.name or layouts.device_name())
-  version, load = record.code_version(), os.getloadavg()[0]
+  name = args.name or layouts.device_name()
+  benchmark = record.Benchmark(args.records, name, __spec__.name)
   with tempfile.TemporaryDirectory() as folder:
     paths = [pathlib.Path(folder) / f'{i}.mp4' for i in range(args.videos)]
     for i, video in enumerate(paths):
@@ -147,17 +145,12 @@ def main(args: flags.FlagValues) -> None:
     for _ in range(args.turns):
       for way, how in ways.items():
         wall_s[way].append(_seconds(paths, *how))
-  entry = {
-    'command': record.command_line(__spec__.name),
-    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    **version,
-    'environment': {**environment.describe(), 'av': av.__version__},
-    'load_average': [load, os.getloadavg()[0]],
-    'frames': args.videos * kinetics_like.FRAMES,
-    'largest_difference': difference,
-    'wall_s': wall_s,
-  }
-  record.write_file(path, entry)
+  entry = benchmark.write(
+    environment={**environment.describe(), 'av': av.__version__},
+    frames=args.videos * kinetics_like.FRAMES,
+    largest_difference=difference,
+    wall_s=wall_s,
+  )
   print(tabulate.markdown(table(entry)))
 
 

@@ -25,8 +25,6 @@ from mgjax.config import saved
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
-import datetime
-import os
 import pathlib
 import statistics
 import sys
@@ -195,20 +193,16 @@ def main(values: flags.FlagValues) -> None:
       f'optim.loss={config.optim.loss!r}: clips have one random label each; '
       "use 'softmax'"
     )
-  path = record.new_file(values.records, values.name or config.model.name)
+  name = values.name or config.model.name
+  benchmark = record.Benchmark(values.records, name, __spec__.name)
   from mgjax.cpu import allocator
 
   allocator.keep()  # As training does.
-  version, load = record.code_version(), os.getloadavg()[0]
   found = measure(config, turns=values.turns)
-  entry = {
-    'command': record.command_line(__spec__.name),
-    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    **version,
-    'environment': step_time.full_environment(),
-    'load_average': [load, os.getloadavg()[0]],
+  benchmark.write(
+    environment=step_time.full_environment(),
     **described(values['config']),
-    'grids': [
+    grids=[
       {
         **grid._asdict(),
         'wall_s': one.seconds,
@@ -217,10 +211,9 @@ def main(values: flags.FlagValues) -> None:
       }
       for grid, one in found.items()
     ],
-    'peak_tflops': values.peak_tflops,
-  }
-  record.write_file(path, entry)
-  if path.parent == record.RECORDS / TABLE:
+    peak_tflops=values.peak_tflops,
+  )
+  if benchmark.path.parent == record.RECORDS / TABLE:
     print('\n\n'.join(tabulate.markdown(table) for table in make()))
 
 

@@ -16,9 +16,7 @@ if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
 import dataclasses
-import datetime
 import functools
-import os
 import statistics
 import sys
 import time
@@ -251,19 +249,12 @@ def main(args: flags.FlagValues) -> None:
   from mgjax.cpu import allocator
 
   environment = step_time.full_environment()
-  path = record.new_file(args.records, args.name or device_name())
+  name = args.name or device_name()
+  benchmark = record.Benchmark(args.records, name, __spec__.name)
   allocator.keep()  # As training does.
-  version, load = record.code_version(), os.getloadavg()[0]
-  entry = {
-    'command': record.command_line(__spec__.name),
-    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    **version,
-    'environment': environment,
-    'small': args.small,
-    'grids': measure(args),
-    'load_average': [load, os.getloadavg()[0]],
-  }
-  record.write_file(path, entry)
+  entry = benchmark.write(
+    environment=environment, small=args.small, grids=measure(args)
+  )
   print(tabulate.markdown(table(entry)))
 
 

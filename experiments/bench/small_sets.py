@@ -20,10 +20,8 @@ if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
 import collections
-import datetime
 import functools
 import itertools
-import json
 import os
 import pathlib
 import statistics
@@ -56,6 +54,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flag('epochs', int, 16, "Of the baseline; multigrid's are 1.5 times it.", 4)
   flag('turns', int, 2, 'Runs of each kind; the first compiles.', 2)
   flag('step_turns', int, 5, 'Steps of each grid, alone, before a turn.', 1)
+  flag('name', str, 'result', 'Of the record: NAME.json.')
   flag('records', str, str(record.RECORDS / TABLE), 'Folder of results.')
 
 
@@ -168,6 +167,7 @@ def par_s(grids: list[dict]) -> float:
 
 def tables(result: dict[str, Any]) -> list[tabulate.Table]:
   """The record as tables: the runs, and the speed-ups."""
+  baseline = next(r['steps'] for r in result['runs'] if r['mode'] == 'none')
   rows, mean = [], {}
   for mode, cache_gib in itertools.product(MODES, CACHES_GIB):
     found = [
@@ -209,6 +209,7 @@ def tables(result: dict[str, Any]) -> list[tabulate.Table]:
   none, both = (par_s(result['steps'][mode]) for mode in MODES)
   macs = next(r for r in result['runs'] if r['mode'] == 'both')
   speedups = (
+    f'{baseline:,}',
     f'{macs["predicted_speedup"]["macs"]:.2f}',
     f'{none / both:.2f}',
     *(f'{mean["none", gib] / mean["both", gib]:.2f}' for gib in CACHES_GIB),
@@ -218,6 +219,7 @@ def tables(result: dict[str, Any]) -> list[tabulate.Table]:
     tabulate.Table(
       f'{TABLE}_speedup',
       (
+        "baseline's steps",
         'speed-up by MACs [computed]',
         'by steps alone [measured]',
         'without a cache [measured]',
@@ -229,32 +231,26 @@ def tables(result: dict[str, Any]) -> list[tabulate.Table]:
 
 
 def make() -> list[tabulate.Table]:
-  """The tables of the record, if there is one."""
-  path = record.RECORDS / TABLE / 'result.json'
-  return tables(files.read_json(path)) if path.exists() else []
+  """The tables of the records there are, the shortest runs first."""
+  found = [tables(entry) for entry in record.load_files(TABLE).values()]
+  found.sort(key=lambda pair: int(pair[1].rows[0][0].replace(',', '')))
+  return [
+    some[0]._replace(rows=[row for table in some for row in table.rows])
+    for some in zip(*found, strict=True)
+  ]
 
 
 def main(args: flags.FlagValues) -> None:
   from mgjax.cpu import allocator
 
   allocator.keep()  # As training does.
-  folder = pathlib.Path(args.records)
-  files.make_folder(folder, f'--records={folder}')
-  version, load = record.code_version(), os.getloadavg()
+  benchmark = record.Benchmark(args.records, args.name, __spec__.name)
   with tempfile.TemporaryDirectory() as scratch:
     found = measure(
       *(pathlib.Path(scratch), args.size, args.epochs),
       *(args.turns, args.step_turns),
     )
-  result = {
-    'command': record.command_line(__spec__.name),
-    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    **version,
-    'environment': environment.describe(),
-    'load_average': [load[0], os.getloadavg()[0]],
-    **found,
-  }
-  (folder / 'result.json').write_text(json.dumps(result, indent=1) + '\n')
+  result = benchmark.write(environment=environment.describe(), **found)
   print('\n\n'.join(tabulate.markdown(table) for table in tables(result)))
 
 

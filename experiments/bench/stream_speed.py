@@ -14,10 +14,7 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
-import datetime
 import functools
-import json
-import os
 import pathlib
 import sys
 import tempfile
@@ -28,7 +25,7 @@ from absl import flags
 
 from experiments import tabulate
 from experiments.runs import record
-from mgjax import cli, environment, files
+from mgjax import cli, environment
 
 EXPERIMENT = 'stream_speed'
 CONFIG = 'configs/moving_digits.py'
@@ -40,6 +37,7 @@ def define_flags(values: flags.FlagValues) -> None:
   sizes = ['320x240', '640x360', '1280x720', '1920x1080']
   flags.DEFINE_list('sizes', sizes, 'Of the frames.', flag_values=values)
   flag('seconds', int, 10, 'Of each video.', 2)
+  flag('name', str, 'result', 'Of the record: NAME.json.')
   flag('records', str, str(record.RECORDS / EXPERIMENT), 'Folder of results.')
 
 
@@ -135,9 +133,7 @@ def main(args: flags.FlagValues) -> None:
   from mgjax.cpu import allocator
 
   allocator.keep()  # As predict does.
-  folder = pathlib.Path(args.records)
-  files.make_folder(folder, f'--records={folder}')
-  version, load = record.code_version(), os.getloadavg()
+  benchmark = record.Benchmark(args.records, args.name, __spec__.name)
   config = cli.read_config(CONFIG)
   config.unlock()
   scorer = make_scorer(config)
@@ -148,17 +144,12 @@ def main(args: flags.FlagValues) -> None:
       make_video(path, size, args.seconds)
       measure(scorer, path, size)  # What the first call sets up.
       entries.append(measure(scorer, path, size))
-  result = {
-    'command': record.command_line(__spec__.name),
-    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
-    **version,
-    'config': CONFIG,
-    'seconds': args.seconds,
-    'environment': environment.describe(),
-    'load_average': [load[0], os.getloadavg()[0]],
-    'entries': entries,
-  }
-  (folder / 'result.json').write_text(json.dumps(result, indent=1) + '\n')
+  benchmark.write(
+    config=CONFIG,
+    seconds=args.seconds,
+    environment=environment.describe(),
+    entries=entries,
+  )
   print(table(entries))
 
 

@@ -140,6 +140,7 @@ def _make_record(
       workdir=folder,
       overrides=item.run.overrides,
       test_split=item.run.test_split,
+      is_cold=item.run.is_cold,
       records=records,
       log=file,
     )
@@ -156,20 +157,22 @@ def run_here(
   Args:
     runs: In the order in which they start.
     workdir: Folder of all runs.
-    num_jobs: Runs at a time, each on CPUs of its own, so that they disturb each
-      other little; each prints into WORKDIR/EXPERIMENT/NAME.log then.
+    num_jobs: Runs at a time, each on CPUs of its own (macOS cannot do that), so
+      that they disturb each other little; each prints into
+      WORKDIR/EXPERIMENT/NAME.log then.
     records: Folder of the records; None: the repository's.
 
   Returns:
     The exit code of the first that failed, else 0.
   """
-  cpus = sorted(os.sched_getaffinity(0)) if num_jobs > 1 else []
+  cpus = environment.cpus()
   slots = itertools.count()
   failed = threading.Event()
 
   def pin() -> None:
     # Of this thread, and so of the processes that it starts.
-    os.sched_setaffinity(0, cpus[next(slots) :: num_jobs])
+    if hasattr(os, 'sched_setaffinity'):  # Not on macOS.
+      os.sched_setaffinity(0, cpus[next(slots) :: num_jobs])
 
   def make(item: Planned) -> None:
     # A thread may take the next run before the main one sees that its last

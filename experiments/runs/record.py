@@ -1,6 +1,7 @@
 """Runs a training and keeps what is needed to check and repeat it."""
 
 import csv
+import datetime
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, Any
 
 import ml_collections
 from etils import epath
@@ -46,6 +47,7 @@ def run(
   test_split: str = '',
   records: pathlib.Path | None = None,
   log: IO[str] | None = None,
+  is_cold: bool = False,
 ) -> pathlib.Path:
   """Trains, unless the record exists, and writes the record.
 
@@ -57,6 +59,8 @@ def run(
     test_split: Split that judges the trained network; '': none does.
     records: Folder of records; None: the repository's.
     log: Where the training prints; None: here.
+    is_cold: Whether it has a cache of compiled programs of its own, in its
+      folder, which is empty at first.
 
   Returns:
     The record's folder; records/README.md says what it holds.
@@ -82,11 +86,15 @@ def run(
     *('-m', 'mgjax.train', f'--config={config}', *overrides),
     f'--workdir={workdir}',
   ]
-  text = f'{_pinning()}python {shlex.join(command)}'
+  environ = {}
+  if is_cold:
+    environ['JAX_COMPILATION_CACHE_DIR'] = str(workdir / 'programs')
+  words = [f'{name}={shlex.quote(value)} ' for name, value in environ.items()]
+  text = f'{"".join(words)}{_pinning()}python {shlex.join(command)}'
   print(f'{name}: {text}', flush=True)
   if not (workdir / 'summary.json').exists():
     # Before the training: a commit made meanwhile is not what is measured.
-    starts.train(command, workdir, code_version(), log)
+    starts.train(command, workdir, code_version(), log, environ)
   elif not starts.read(workdir):
     raise ConfigError(
       f'{workdir} has a finished run, and nothing says what code has made it; '
@@ -183,6 +191,8 @@ def _write(folder: pathlib.Path, workdir: epath.Path, entry: dict) -> None:
 
 def _pinning() -> str:
   """What a command starts with to have this thread's CPUs; '' for all."""
+  if not hasattr(os, 'sched_getaffinity'):  # macOS: `launch` pins no run.
+    return ''
   mine = os.sched_getaffinity(0)
   if mine == os.sched_getaffinity(os.getpid()):  # Of the main thread.
     return ''
@@ -229,20 +239,49 @@ def tree_on_disk(folder: str) -> str:
     return git('write-tree', f'--prefix={folder}/', **index)
 
 
-def new_file(folder: str, name: str) -> pathlib.Path:
-  """Where a benchmark writes its record, one file.
+class Benchmark:
+  """The record of a benchmark, one file: where it is written, what it says.
 
-  Raises:
-    ConfigError: It is there already: a record is not replaced.
+  A record is not replaced: that is said before anything is measured.
   """
-  path = pathlib.Path(folder) / f'{name}.json'
-  if path.exists():
-    raise ConfigError(f'{path} is there already; give another --name')
-  return path
+
+  def __init__(self, folder: str, name: str, module: str) -> None:
+    """Begins a record.
+
+    Args:
+      folder: Of the records; it is made.
+      name: The file is NAME.json.
+      module: The benchmark's, `__spec__.name`.
+
+    Raises:
+      ConfigError: There is such a file, no such folder can be made, or the
+        commit is not known.
+    """
+    self.path = pathlib.Path(folder) / f'{name}.json'
+    if self.path.exists():
+      raise ConfigError(f'{self.path} is there already; give another --name')
+    files.make_folder(self.path.parent, f'--records={folder}')
+    self._begin = {
+      'command': command_line(module),
+      'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
+      **code_version(),
+    }
+    self._load = os.getloadavg()[0]
+
+  def write(self, **found: Any) -> dict[str, Any]:
+    """Writes the record and returns it.
+
+    Args:
+      **found: What was measured, on what.
+    """
+    load = {'load_average': [self._load, os.getloadavg()[0]]}
+    entry = self._begin | load | found
+    write_file(self.path, entry)
+    return entry
 
 
 def write_file(path: pathlib.Path, entry: dict) -> None:
-  """Writes such a record."""
+  """Writes the record of a benchmark."""
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(entry, indent=1) + '\n')
   print(f'wrote {path}', file=sys.stderr)

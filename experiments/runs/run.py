@@ -19,6 +19,8 @@ class Run(NamedTuple):
     test_split: Split that judges the trained network, and that no choice was
       made on; '': none does.
     first_seed: Of its seeds, which follow one another.
+    is_cold: Whether each training begins without compiled programs, in a cache
+      of its own.
   """
 
   name: str
@@ -32,6 +34,7 @@ class Run(NamedTuple):
   baseline: str = ''
   test_split: str = ''
   first_seed: int = 0
+  is_cold: bool = False
 
   @property
   def config(self) -> str:

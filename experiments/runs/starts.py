@@ -15,7 +15,7 @@ from typing import IO, NamedTuple
 
 from etils import epath
 
-from mgjax import files
+from mgjax import environment, files
 from mgjax.cli import ConfigError
 
 _FILE = 'starts.json'
@@ -37,15 +37,25 @@ class Call(NamedTuple):
   cpu_seconds: float
 
 
-def call(command: Sequence[str], log: IO[str] | None = None) -> Call:
+def call(
+  command: Sequence[str],
+  log: IO[str] | None = None,
+  environ: Mapping[str, str] | None = None,
+) -> Call:
   """Runs a command of Python's, such as ('-m', 'mgjax.train').
 
   Args:
     command: Arguments of this Python.
     log: Where it prints; None: here.
+    environ: Environment variables beside those of this process.
   """
   begin = time.perf_counter()
-  process = subprocess.Popen([sys.executable, *command], stdout=log, stderr=log)
+  process = subprocess.Popen(
+    [sys.executable, *command],
+    stdout=log,
+    stderr=log,
+    env={**os.environ, **(environ or {})},
+  )
   try:
     # Of this child alone: several may run at once.
     _, status, used = os.wait4(process.pid, 0)
@@ -66,6 +76,7 @@ def train(
   workdir: epath.Path,
   version: Mapping[str, str],
   log: IO[str] | None = None,
+  environ: Mapping[str, str] | None = None,
 ) -> None:
   """Starts a training, or goes on with it, and notes the start in its folder.
 
@@ -74,6 +85,7 @@ def train(
     workdir: The run's folder.
     version: Of the code that will run.
     log: See `call`.
+    environ: See `call`.
 
   Raises:
     CalledProcessError: The training failed.
@@ -85,11 +97,11 @@ def train(
     'date': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime()),
     **version,
     'load_average': os.getloadavg(),
-    'affinity': sorted(os.sched_getaffinity(0)),  # Of this thread.
+    'affinity': environment.cpus(),  # Of this thread.
   }
   workdir.mkdir(parents=True, exist_ok=True)
   _write(workdir, [*earlier, start])
-  took = call(command, log)
+  took = call(command, log, environ)
   end = {
     'load_average_after': os.getloadavg(),
     'wall_seconds': took.wall_seconds,

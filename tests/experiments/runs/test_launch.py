@@ -228,6 +228,20 @@ def test_runs_at_a_time_have_cpus_and_logs_of_their_own(
   assert len(logs) == 6
 
 
+def test_where_no_cpus_can_be_set_runs_share_them_all(
+  records, monkeypatch, tmp_path
+):
+  for name in ('sched_getaffinity', 'sched_setaffinity'):  # As on macOS.
+    monkeypatch.delattr(os, name)
+  monkeypatch.setattr(os, 'cpu_count', lambda: 2)
+  names = []
+  monkeypatch.setattr(record, 'run', lambda name, *_, **__: names.append(name))
+  argv = ['--table=moving_digits', '--run=local', '--jobs=2']
+  assert launched([*argv, f'--workdir={tmp_path}']) == 0
+  assert len(names) == 3
+  assert record._pinning() == ''
+
+
 def test_a_run_that_fails_ends_launch_with_its_code(
   records, monkeypatch, capsys
 ):

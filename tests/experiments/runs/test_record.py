@@ -62,8 +62,9 @@ class Commands:
     self.ran = []
     self.killed = ''
 
-  def __call__(self, command, log=None):
+  def __call__(self, command, log=None, environ=None):
     self.ran.append(command)
+    self.environ = environ
     if command[1] == self.killed:
       self.killed = ''
       return starts.Call(-9, 1.0, 0.5)
@@ -135,6 +136,20 @@ def test_a_run_leaves_a_record_that_is_trusted(commands, workdir):
   # And only once.
   record.run('digits/a', DIGITS, **arguments)
   assert len(commands.ran) == 1
+
+
+def test_a_cold_run_has_a_cache_of_its_own(commands, workdir):
+  record.run('digits/a', DIGITS, workdir=workdir, overrides=OVERRIDES)
+  assert not commands.environ
+  cold = workdir.with_name('cold')
+  commands._workdir = cold
+  record.run(
+    'digits/b', DIGITS, workdir=cold, overrides=OVERRIDES, is_cold=True
+  )
+  folder = {'JAX_COMPILATION_CACHE_DIR': str(cold / 'programs')}
+  assert commands.environ == folder
+  (entry,) = record.load('digits/b')
+  assert entry['command'].startswith(f'JAX_COMPILATION_CACHE_DIR={cold}/progr')
 
 
 def test_a_run_is_judged_on_a_split_that_its_training_does_not_see(

@@ -17,7 +17,7 @@ def train(monkeypatch, tmp_path):
   """Returns a function that starts a training of a known end."""
 
   def start(took, version=VERSION, launched=True):
-    def call(command, log):
+    def call(command, log, environ):
       if launched:
         number = len([*tmp_path.glob('events.*')])
         (tmp_path / f'events.out.tfevents.{number}').write_text('')
