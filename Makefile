@@ -5,9 +5,10 @@
 # make test-all  those and the slow ones
 # make smoke     a tiny demo and the decoding tests: does a Python work at all?
 # make chaos     runs in five setups, killed 200 times at random (CHAOS=n times)
-# make records   the runs behind the README's table (about an hour); FRESH=1: anew,
-#                into a folder of their own, and compared with the stored ones
-# make tables    the tables and the picture of the READMEs and docs
+# make records   the runs behind the README's picture, two at a time (hours; those
+#                that have records are not made again); FRESH=1: all of them, into
+#                a folder of their own, and compared with the stored ones
+# make tables    the tables and pictures of the READMEs and docs
 # make lint      formatting, static checks and types
 
 # VENV is where the packages go, PYTHON=python3.13 chooses a Python. Without it
@@ -29,8 +30,10 @@ DIGITS := $(if $(filter tiny,$(SIZE)),motion_tiny,motion_demo)
 # would take ten minutes together with the installation.
 EPOCH_FACTOR ?= 1.0
 CHAOS ?= 200
-TABLE ?= moving_digits
+TABLE ?= front
 SEEDS ?= 3
+# Runs at a time, each on CPUs of its own.
+JOBS ?= 2
 # Where FRESH=1 goes on another day: RECORDS=runs/records-DATE.
 RECORDS ?= runs/records-$(shell date +%Y%m%d)
 # Once: another second would be another folder.
@@ -68,7 +71,7 @@ chaos: $(INSTALLED)
 
 records: $(INSTALLED)
 	$(RUN) -m mgjax.data.moving_digits --out=data --config=motion
-	$(RUN) -m experiments.runs.launch --table=$(TABLE) --seeds=$(SEEDS) --run=local $(if $(FRESH),--records=$(RECORDS) --workdir=$(RECORDS)/runs)
+	$(RUN) -m experiments.runs.launch --table=$(TABLE) --seeds=$(SEEDS) --run=local --jobs=$(JOBS) $(if $(FRESH),--records=$(RECORDS) --workdir=$(RECORDS)/runs)
 	$(if $(FRESH),$(RUN) -m experiments.runs.compare --table=$(TABLE) --records=$(RECORDS))
 
 tables: $(INSTALLED)

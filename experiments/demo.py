@@ -29,7 +29,7 @@ from absl import flags
 
 from experiments.runs import judged, record, starts
 from experiments.runs.run import Run
-from experiments.tables.judged import Seeds, read, train_s
+from experiments.tables.by_seed import Seeds, read, train_s
 from mgjax import cli, environment, files
 from mgjax.cli import ConfigError
 from mgjax.config import saved

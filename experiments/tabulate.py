@@ -56,7 +56,6 @@ def save_picture(
   *,
   panels: int = 1,
   beside: bool = False,
-  description: str = '',
 ) -> None:
   """Writes what `draw` draws on its axes (one, or an array of `panels`).
 
@@ -65,7 +64,6 @@ def save_picture(
     path: Of the picture; its suffix is the format, .png or .svg.
     panels: Number of axes.
     beside: Whether the panels stand side by side instead of one above another.
-    description: Of an SVG, kept in it.
   """
   style = {
     'font.size': 9,
@@ -77,9 +75,7 @@ def save_picture(
   }
   size = (9, 3) if beside else (7, 1 + 2 * panels if panels > 1 else 4.5)
   rows, columns = (1, panels) if beside else (panels, 1)
-  metadata = {}
-  if path.suffix == '.svg':
-    metadata = {'Date': None, 'Description': description}
+  metadata = {'Date': None} if path.suffix == '.svg' else {}
   with matplotlib.rc_context(style):
     fig = figure.Figure(figsize=size, dpi=120, layout='constrained')
     draw(fig.subplots(rows, columns, sharex=panels > 1 and not beside))

@@ -20,10 +20,11 @@ FRONT_SEEDS = 3
 # What tuning took.
 RATE = {'none': PRESENT_RATE, 'both': PRESENT_RATE}
 
-# That of `both` that the headline judges, by tables/judged.py's `chosen`; None
-# while the front is not complete.
-HEADLINE_LENGTH: float | None = None
-# After so many pairs, and if that leaves it open, after all.
+# That of `both` that the headline judges, by `chosen` of tables/decisions.py;
+# None while the front is not complete.
+HEADLINE_LENGTH: float | None = 3.0
+# After so many pairs, each of a baseline and that point, and if that leaves it
+# open, after all.
 HEADLINE_LOOKS = (8, 16)
 MARGIN = 0.5  # Points of top-1.
 HEADLINE_FIRST_SEED = 10
@@ -107,11 +108,19 @@ def _front(table: str, pixels: int) -> list[Run]:
 
 
 FRONT = _front('front', 64)
+# The shortest of each arm once more: what a cache of programs spares.
+FRONT_COLD = [
+  run._replace(
+    name=run.name.replace('front/', 'front_cold/'), baseline='', is_cold=True
+  )
+  for run in FRONT
+  if run.name in ('front/none-0.25', 'front/both-0.75')
+]
 FRONT_80 = _front('front_80', 80)
 
 
 def headline(length: float) -> list[Run]:
-  """The baseline and a point of `both`, at seeds that chose nothing."""
+  """Two baselines and then a point of `both`, at seeds that chose nothing."""
   return [
     _run(
       f'headline/{arm}-{times:g}',
@@ -120,7 +129,7 @@ def headline(length: float) -> list[Run]:
       first_seed=HEADLINE_FIRST_SEED,
       baseline='headline/none-1',
     )
-    for arm, times in (('none', 1.0), ('both', length))
+    for arm, times in (('none', 1.0), ('none', 1.5), ('both', length))
   ]
 
 
@@ -218,6 +227,7 @@ SCHEDULES_VIT = _schedules('schedules_vit', 'vit')
 RUNS = {
   'tuning': TUNING,
   'front': FRONT,
+  'front_cold': FRONT_COLD,
   'front_80': FRONT_80,
   **({'headline': HEADLINE} if HEADLINE else {}),
   'cliff': CLIFF,

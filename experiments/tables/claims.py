@@ -20,6 +20,7 @@ from experiments.runs import catalogue, generated, recipes, record
 from experiments.runs.run import Run
 from experiments.tables import (
   blvnet_costs,
+  decisions,
   literature,
   measured,
   multigrid_grids,
@@ -37,6 +38,7 @@ UNKNOWN = 'unknown'
 
 _MULTIGRID = 'multigrid.md'
 _MEASURED = 'multigrid_measured.md'
+_JUDGED = 'judged.md'
 _BLVNET = 'blvnet_tam.md'
 _REAL = 'real_data.md'
 _TRANSFORMERS = 'transformers.md'
@@ -179,13 +181,15 @@ def _step_times() -> _Row:
 
 
 def _faster() -> _Row:
-  none, both = generated.MOVING_DIGITS[:2]
-  found = [measured.result(run) for run in (none, both)]
   here = ''
-  if all(found):
-    ratio = measured.speedup(found[1], found[0])
-    here = f'{ratio} times; ' if ratio else ''
-    here += _accuracies([('both', both.name), ('none', none.name)])
+  if pairs := decisions.compared():
+    here = '; '.join(
+      f'{found.look.verdict if found.look else "not judged yet"}: '
+      f'{found.difference()} points and {found.times_fewer_seconds()} times '
+      f'fewer seconds than {name.replace("-", " x ")}'
+      for name, found in zip(decisions.BASELINES, pairs, strict=True)
+    )
+    here += f' (n = {len(pairs[0].both.test)}, 95 % intervals)'
   gain = literature.cell(
     'kinetics400_accuracy',
     'SlowFast-R50 8x8, multigrid minus baseline, paper',
@@ -194,9 +198,9 @@ def _faster() -> _Row:
   return (
     'Faster at equal or better accuracy',
     f'points: {_published(gain)}',
-    f'not shown: {here}' if here else '',
+    here,
     _status(here),
-    '[README](../README.md#measured)',
+    _page('judged', _JUDGED, 'the-headline'),
   )
 
 
@@ -229,7 +233,7 @@ def _losses() -> _Row:
   return (
     'It serves other networks and decays of the learning rate',
     '',
-    here,
+    f'not these: {here}' if here else '',
     _status(here),
     _page('choices', _MEASURED, 'one-part-changed-at-a-time'),
   )

@@ -11,7 +11,6 @@ on stderr which rows rest on other code than today's.
 
 import functools
 import hashlib
-import html
 import pathlib
 import re
 import sys
@@ -34,9 +33,11 @@ from experiments.tables import (
   blvnet_costs,
   claims,
   class_balance,
+  decisions,
   epoch_factors,
   frames_accuracy,
   frames_ladder,
+  front,
   judged,
   multigrid_accuracy,
   multigrid_choices,
@@ -58,8 +59,6 @@ READMES = (
   *(README, EXPERIMENTS, _ROOT / 'docs/data.md', _ROOT / 'docs/speed.md'),
   *sorted(PAGES.glob('*.md')),
 )
-PICTURE = _ROOT / 'docs/multigrid.svg'
-
 # Of the tables between marks in those files.
 SCRIPTS = (
   claims,
@@ -69,6 +68,7 @@ SCRIPTS = (
   frames_ladder,
   multigrid_choices,
   class_balance,
+  front,
   judged,
   grid_step_times,
   decode_speed,
@@ -88,7 +88,13 @@ SCRIPTS = (
 
 
 # Those whose pictures stand in these files, as PAGES/NAME.svg.
-DRAWN = (epoch_factors, multigrid_grids, multigrid_schedules, blvnet_costs)
+DRAWN = (
+  front,
+  epoch_factors,
+  multigrid_grids,
+  multigrid_schedules,
+  blvnet_costs,
+)
 
 
 @functools.cache
@@ -101,7 +107,7 @@ def made(script: types.ModuleType) -> tuple[tabulate.Table, ...]:
 def contents() -> dict[str, str]:
   """All tables by name, as Markdown."""
   found = {
-    'headline': multigrid_accuracy.headline(),
+    'headline': decisions.headline(),
     step_time.EXPERIMENT: step_time.table(step_time.load()),
   }
   for script in SCRIPTS:
@@ -230,11 +236,6 @@ def write(*, check: bool) -> int:
       print(_stale(path), file=sys.stderr)
       status = 1
   # Another version of Matplotlib draws other bytes; the numbers count.
-  drawn = PICTURE.read_text() if PICTURE.exists() else ''
-  is_current = multigrid_accuracy.headline() in html.unescape(drawn)
-  if check and not is_current:
-    print(_stale(PICTURE), file=sys.stderr)
-    status = 1
   for script in DRAWN:
     if is_drawn(script):
       continue
@@ -244,8 +245,6 @@ def write(*, check: bool) -> int:
     else:
       draw(script)
   if not check:
-    if not is_current:
-      multigrid_accuracy.picture(PICTURE)
     # What runs will cost is kept as well.
     for table in catalogue.RUNS:
       planned.runs_to_make(table, 1)

@@ -1,0 +1,237 @@
+"""What PROTOCOL.md decides: the learning rate, the point, the headline."""
+
+import statistics
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from experiments import intervals
+from experiments.runs import judged
+from experiments.runs.run import Run
+from experiments.tables import by_seed
+
+# Points by which another learning rate must be better than the present one.
+_BETTER = 1.0
+# What a paragraph about a verdict begins with, and what it concludes.
+_VERDICTS = {
+  'holds': (
+    'What holds',
+    f'it is as accurate as the baseline, by a margin of {judged.MARGIN}',
+  ),
+  'fails': (
+    'What does not hold',
+    'it is less accurate than the baseline, by more than '
+    f'{judged.MARGIN} points',
+  ),
+  'open': (
+    'What is open',
+    'it is not known whether it is as accurate as the baseline, by a margin of '
+    f'{judged.MARGIN}',
+  ),
+}
+# What the point is compared with, by name without the table.
+BASELINES = ('none-1', 'none-1.5')
+# Level of the intervals of the headline's two looks.
+_DECIDES = 0.975
+
+
+def rate(arm: str) -> float | None:
+  """The learning rate that tuning takes; None until all of its runs are there.
+
+  The best on validation by the mean over seeds; the present one where that is
+  less than a point worse.
+  """
+  runs = [run for run in judged.TUNING if run.grid == arm]
+  found = by_seed.all_of(runs)
+  means = {
+    value: statistics.mean(found[run.name].validation.values())
+    for value, run in zip(judged.RATES, runs, strict=True)
+    if run.name in found
+    and len(found[run.name].validation) == judged.TUNING_SEEDS
+  }
+  if len(means) < len(runs):
+    return None
+  best = max(means, key=lambda value: means[value])
+  better = means[best] - means[judged.PRESENT_RATE] >= _BETTER
+  return best if better else judged.PRESENT_RATE
+
+
+def chosen(runs: Sequence[Run], seeds: int) -> Run | None:
+  """The point of `both` that the headline judges, by validation alone.
+
+  Of those at least as accurate as the baseline (the mean over seeds), the one
+  with the fewest seconds; where there is none, the most accurate one.
+
+  Args:
+    runs: A front.
+    seeds: How many every point has when it is complete.
+
+  Returns:
+    None until the front is complete, each point with the seconds of a run.
+  """
+  found = by_seed.all_of(runs)
+  if any(
+    run.name not in found
+    or len(found[run.name].validation) < seeds
+    or not found[run.name].train_s
+    for run in runs
+  ):
+    return None
+  mean = lambda run: statistics.mean(found[run.name].validation.values())
+  seconds = lambda run: statistics.mean(found[run.name].train_s.values())
+  points = [run for run in runs if run.grid == 'both']
+  baseline = next(run for run in runs if run.name == points[0].baseline)
+  equal = [run for run in points if mean(run) >= mean(baseline)]
+  return min(equal, key=seconds) if equal else max(points, key=mean)
+
+
+class Look(NamedTuple):
+  """What the protocol says of the headline at the last look that was due.
+
+  Attributes:
+    pairs: That it is of.
+    interval: Of the mean difference, at the level that decides.
+    verdict: 'holds', 'fails' or 'open'.
+  """
+
+  pairs: int
+  interval: intervals.Interval
+  verdict: str
+
+
+def look(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Look | None:
+  """Decides the headline.
+
+  Args:
+    ours: Accuracy on test of `both`, by seed.
+    theirs: That of `none`.
+
+  Returns:
+    None before the first look: its seeds are not all there.
+  """
+  found = None
+  for number in judged.HEADLINE_LOOKS:
+    first = judged.HEADLINE_FIRST_SEED
+    seeds = range(first, first + number)
+    if not ours.keys() & theirs.keys() >= set(seeds):
+      break
+    interval = intervals.of_paired_difference(
+      *([values[s] for s in seeds] for values in (ours, theirs)), level=_DECIDES
+    )
+    verdict = 'open'
+    if interval.low > -judged.MARGIN:
+      verdict = 'holds'
+    elif interval.high < -judged.MARGIN:
+      verdict = 'fails'
+    found = Look(number, interval, verdict)
+    if verdict != 'open':
+      break
+  return found
+
+
+class Compared(NamedTuple):
+  """Records of the baseline and of a point of `both`.
+
+  Attributes:
+    none: Records of the baseline.
+    both: Those of the point.
+    point: Its run.
+    look: What the headline's seeds decided; None while they are not all there.
+  """
+
+  none: by_seed.Seeds
+  both: by_seed.Seeds
+  point: Run
+  look: Look | None
+
+  def difference(self) -> str:
+    """Top-1 on test, `both` minus `none`, in points."""
+    return by_seed.paired(
+      intervals.of_paired_difference, self.both.test, self.none.test, 2
+    )
+
+  def times_fewer_seconds(self) -> str:
+    """Training seconds of `none` over those of `both`."""
+    theirs, ours = (
+      by_seed.of_one_machine(arm.train_s, self.both, self.none)
+      for arm in (self.none, self.both)
+    )
+    return by_seed.paired(intervals.of_paired_ratio, theirs, ours, 2)
+
+
+def at_headline(baseline: Run, point: Run) -> Compared | None:
+  """The headline's pairs, each of one machine and one code.
+
+  Args:
+    baseline: A run of `none`.
+    point: The run of `both`.
+
+  Returns:
+    None while one of them has no record.
+  """
+  none, both = by_seed.read(baseline), by_seed.read(point)
+  if not none or not both:
+    return None
+  none, both = (
+    arm._replace(test=by_seed.of_one_machine(arm.test, both, none))
+    for arm in (none, both)
+  )
+  return Compared(none, both, point, look(both.test, none.test))
+
+
+def compared() -> list[Compared]:
+  """What is known of equal accuracy at the point that validation chooses.
+
+  Returns:
+    For each of BASELINES the headline's pairs, and before they are all there
+    those of the front, which chose the point; [] until the front is complete.
+  """
+  point = chosen(judged.FRONT, judged.FRONT_SEEDS)
+  if not point:
+    return []
+  runs = {run.name: run for run in (*judged.FRONT, *judged.HEADLINE)}
+  if judged.HEADLINE:
+    last = judged.HEADLINE[-1]
+    found = [at_headline(runs[f'headline/{name}'], last) for name in BASELINES]
+    if all(one and one.look for one in found):
+      return [one for one in found if one]
+  return [
+    Compared(
+      by_seed.read(runs[f'front/{name}']), by_seed.read(point), point, None
+    )
+    for name in BASELINES
+  ]
+
+
+def headline() -> str:
+  """What is known of multigrid's accuracy and seconds, as a paragraph."""
+  if not (pair := compared()):
+    return 'The front is not complete.'
+  found, longer = pair
+  _, _, length = found.point.name.rpartition('-')
+  begin, verdict = 'What was measured', ''
+  of = f'{len(found.both.test)} seeds, which chose these lengths'
+  if found.look and longer.look:
+    begin, said = _VERDICTS[found.look.verdict]
+    _, also = _VERDICTS[longer.look.verdict]
+    verdict = (
+      f' So {said}. Of the longer one, {also} '
+      '([protocol](experiments/PROTOCOL.md#headline)).'
+    )
+    of = f'{len(found.both.test)} new seeds, which chose nothing'
+  both, none, more = (
+    by_seed.mean_text(arm.test, 2)
+    for arm in (found.both, found.none, longer.none)
+  )
+  return textwrap.fill(
+    f'**{begin}:** a small SlowFast that was trained with multigrid, in '
+    f"{length} times the baseline's epochs, has a top-1 of {both} % on 10,000 "
+    f'generated test videos. The baseline has {none} %: a difference of '
+    f'{found.difference()} points, in {found.times_fewer_seconds()} times '
+    'fewer seconds on a CPU core with compiled programs in the cache. A '
+    f'baseline of 1.5 times the epochs has {more} %: a difference of '
+    f'{longer.difference()} points, in {longer.times_fewer_seconds()} times '
+    f'fewer seconds. These are means over {of}, with 95 % intervals.{verdict}',
+    width=120,
+    break_on_hyphens=False,
+  )

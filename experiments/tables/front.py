@@ -1,0 +1,221 @@
+"""Accuracy over time: both arms of the protocol, in several lengths.
+
+python -m experiments.tables.front
+python -m experiments.runs.launch --table=front --seeds=3 --run=local --jobs=2
+"""
+
+from mgjax import stop_signal
+
+if __name__ == '__main__':
+  stop_signal.install()  # Before anything that takes time is imported.
+
+import math
+import pathlib
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments import intervals, tabulate
+from experiments.runs import judged, planned, settings
+from experiments.runs.run import Run
+from experiments.tables import by_seed
+from mgjax import cli
+from mgjax.setup import clip_costs, grids
+
+_COLORS = {'none': '#555555', 'both': '#c8501e'}  # By grid.mode.
+
+
+def table_of(name: str, runs: Sequence[Run]) -> tabulate.Table:
+  """Accuracy and seconds of runs, beside those of their baseline.
+
+  Args:
+    name: Of the table.
+    runs: In the order of the rows; the baseline of each is among them.
+  """
+  found = by_seed.all_of(runs)
+  rows = []
+  for run in runs:
+    if run.name not in found:
+      continue
+    ours = found[run.name]
+    base = found.get(run.baseline) if run.name != run.baseline else None
+    ratio = intervals.of_paired_ratio
+    rows.append(
+      (
+        run.row,
+        str(len(ours.validation)),
+        by_seed.mean_text(ours.validation, 1),
+        by_seed.mean_text(ours.test, 2),
+        by_seed.paired(intervals.of_paired_difference, ours.test, base.test, 2)
+        if base
+        else '',
+        by_seed.mean_text(ours.train_s, 0),
+        by_seed.mean_text(ours.cpu_s, 0),
+        ', '.join(sorted(set(ours.cache))),
+        by_seed.paired(
+          ratio,
+          by_seed.of_one_machine(base.train_s, base, ours),
+          by_seed.of_one_machine(ours.train_s, base, ours),
+          2,
+        )
+        if base
+        else '',
+        f'{base.gmacs / ours.gmacs:.2f}' if base else '1.00',
+        ours.code,
+        f'{run.name}-seed*',
+      )
+    )
+  return tabulate.Table(
+    name,
+    (
+      'run',
+      'seeds',
+      'top-1 on validation, % [measured]',
+      'top-1 on test, % [measured]',
+      'test, minus the baseline [measured]',
+      'training, s [measured]',
+      'CPU, s [measured]',
+      'programs',
+      'times fewer seconds [measured]',
+      'times fewer MACs [computed]',
+      'code',
+      'record',
+    ),
+    rows,
+  )
+
+
+def cold_table() -> tabulate.Table:
+  """What it adds to each arm to compile its programs."""
+  found = by_seed.all_of([*judged.FRONT, *judged.FRONT_COLD])
+  rows = []
+  for run in judged.FRONT_COLD:
+    warm = found.get(run.name.replace('front_cold/', 'front/'))
+    cold = found.get(run.name)
+    if not warm or not cold:
+      continue
+    more = (
+      by_seed.paired(
+        intervals.of_paired_difference,
+        by_seed.of_one_machine(ours, warm, cold),
+        by_seed.of_one_machine(theirs, warm, cold),
+        0,
+      )
+      for ours, theirs in (
+        (cold.train_s, warm.train_s),
+        (cold.cpu_s, warm.cpu_s),
+      )
+    )
+    rows.append(
+      (
+        run.row,
+        str(len(cold.train_s)),
+        by_seed.mean_text(warm.train_s, 0),
+        by_seed.mean_text(cold.train_s, 0),
+        *more,
+        ', '.join(sorted(set(cold.cache))),
+        cold.code,
+        f'{run.name}-seed*',
+      )
+    )
+  return tabulate.Table(
+    'front_cold',
+    (
+      'run',
+      'seeds',
+      'training, warm, s [measured]',
+      'training, cold, s [measured]',
+      'cold minus warm, s [measured]',
+      'the same, CPU s [measured]',
+      'programs',
+      'code',
+      'record',
+    ),
+    rows,
+  )
+
+
+def make() -> list[tabulate.Table]:
+  return [
+    table_of('front', judged.FRONT),
+    cold_table(),
+    table_of('front_80', judged.FRONT_80),
+  ]
+
+
+def picture(path: pathlib.Path) -> None:
+  """Sizes of the clips over a training; top-1 on test against its seconds."""
+
+  def draw(panels: Any) -> None:
+    _draw_sizes(panels[0])
+    _draw_front(panels[1])
+
+  tabulate.save_picture(draw, path, panels=2, beside=True)
+
+
+def _draw_sizes(axes: Any) -> None:
+  """Sizes of the clips, over the baseline's multiply-adds.
+
+  Of the baseline, and of multigrid in 1.5 times its epochs.
+  """
+  runs = {run.name: run for run in judged.FRONT}
+  baseline, multigrid = runs['front/none-1'], runs['front/both-1.5']
+  total = planned.training_gmacs(baseline)
+  for run in (baseline, multigrid):
+    config = cli.read_config(run.config, run.overrides)
+    schedule, full = settings.schedule(config), grids.full_grid(config)
+    gmacs = clip_costs.gmacs_per_clip(config, schedule.grids)
+    x, start_step = 0.0, 0
+    for phase in schedule.phases:
+      num_steps = phase.end_step - start_step
+      costs = [3 * grid.batch * gmacs[grid] for grid in phase.cycle]
+      end = x + 100 * num_steps * sum(costs) / len(costs) / total
+      for grid in dict.fromkeys(phase.cycle):
+        size = 100 * math.prod(grid[:3]) / math.prod(full[:3])
+        axes.hlines(size, x, end, color=_COLORS[run.grid], linewidth=5)
+      x, start_step = end, phase.end_step
+  axes.set_xlim(0, 101)
+  axes.set_ylim(0, 108)
+  axes.set_xlabel("multiply-adds, % of the baseline's")
+  axes.set_ylabel('size of a clip, % of the full one')
+  axes.text(65, 95, 'baseline', color=_COLORS['none'], va='top')
+  axes.text(35, 55, 'multigrid', color=_COLORS['both'])
+
+
+def _draw_front(axes: Any) -> None:
+  """Top-1 on test against seconds of training, both arms, with intervals."""
+  for arm in judged.ARMS:
+    runs = [run for run in judged.FRONT if run.grid == arm]
+    points = [s for s in by_seed.all_of(runs).values() if s.test and s.train_s]
+    if not points:
+      continue
+    axes.errorbar(
+      [statistics.mean(point.train_s.values()) for point in points],
+      [statistics.mean(point.test.values()) for point in points],
+      yerr=[_half(point.test) for point in points],
+      xerr=[_half(point.train_s) for point in points],
+      marker='o',
+      markersize=4,
+      capsize=2,
+      color=_COLORS[arm],
+      label={'none': 'baseline', 'both': 'multigrid'}[arm],
+    )
+  axes.set_xlim(0, None)
+  axes.set_ylim(None, 101)  # Half a marker more.
+  axes.set_xlabel('training on a CPU core, s')
+  axes.set_ylabel('top-1 on test, %')
+  if axes.has_data():
+    axes.legend(frameon=False, loc='lower right')
+
+
+def _half(values: Mapping[int, float]) -> float:
+  """Half of the interval of a mean; 0 of a single value."""
+  if len(values) < 2:
+    return 0.0
+  interval = intervals.of_mean(list(values.values()))
+  return interval.high - interval.estimate
+
+
+if __name__ == '__main__':
+  sys.exit(tabulate.main(make, picture))

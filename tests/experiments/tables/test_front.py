@@ -1,0 +1,72 @@
+"""Accuracy over time, from made-up records."""
+
+from experiments import intervals
+from experiments.runs import judged
+from experiments.tables import front
+
+
+def test_pairs_are_compared_within_a_machine_and_interrupted_runs_have_no_time(
+  add,
+):
+  for seed, (test, seconds) in enumerate(
+    [(97.0, 100.0), (98.0, 110.0), (96.0, 120.0), (99.0, 1000.0)]
+  ):
+    add('front/none-1', seed, 90.0, test, 4 * seconds)
+    add(
+      'front/both-1.5',
+      seed,
+      90.0,
+      test - (0.5, 0.7, 0.6, 0.4)[seed],
+      seconds,
+      cpu='b' if seed == 1 else 'a',
+      resumed=seed == 3,
+    )
+  (row,) = [
+    row
+    for row in front.table_of('front', judged.FRONT).rows
+    if row[0].startswith('both')
+  ]
+  low, high = intervals.of_mean([-0.5, -0.7, -0.6, -0.4])[1:]
+  assert row[4] == f'-0.55 [{low:.2f}, {high:.2f}]'
+  # Seeds 0 and 2 alone, whose ratio is 4.
+  assert row[8] == '4.00 [4.00, 4.00]'
+  assert row[5].startswith('110 ')  # Seconds of seeds 0, 1 and 2.
+
+
+def test_seconds_of_other_code_are_not_compared(add):
+  for seed in range(3):
+    add('front/none-1', seed, 90.0, 97.0, 400.0)
+    more = {'package_tree': 'other', 'cache': {'state': 'cold'}}
+    first = seed == 0
+    seconds = 50.0 if first else 100.0
+    add('front/both-1', seed, 90.0, 96.0, seconds, **(more if first else {}))
+  _, row = front.table_of('front', judged.FRONT).rows
+  assert row[7:9] == ('cold, warm', '4.00 [4.00, 4.00]')
+  assert row[9] == '8.00'  # The plan of the first seed.
+
+
+def test_what_cold_programs_add_is_compared_seed_by_seed(add):
+  assert [run.name for run in judged.FRONT_COLD] == [
+    'front_cold/none-0.25',
+    'front_cold/both-0.75',
+  ]
+  for seed in range(3):
+    add('front/both-0.75', seed, 90.0, 97.0, 100.0 + seed)
+    add(
+      *('front_cold/both-0.75', seed, 90.0, 97.0, 150.0 + 2 * seed),
+      cache={'state': 'cold'},
+    )
+  (row,) = front.cold_table().rows
+  low, high = intervals.of_mean([50.0, 51.0, 52.0])[1:]
+  assert row[1] == '3' and row[4] == f'51 [{low:.0f}, {high:.0f}]'
+  assert row[6] == 'cold'
+
+
+def test_a_run_whose_seconds_nobody_knows_stands_in_the_table(add, tmp_path):
+  add('front/none-1', 0, 90.0, 97.0, cpu_seconds=None)
+  add('front/none-1', 1, 90.0, 97.0)
+  add('front/both-1', 0, 90.0, 96.0, resumed=True)
+  none, both = front.table_of('front', judged.FRONT).rows
+  assert (none[5][:4], none[6]) == ('100 ', '200')
+  assert both[5:7] == ('', '')
+  front.picture(tmp_path / 'a.png')
