@@ -24,6 +24,7 @@ from experiments.bench import (
   compiled_layouts,
   decode_speed,
   grid_step_times,
+  own_videos,
   small_sets,
   step_time,
 )
@@ -84,6 +85,7 @@ SCRIPTS = (
   compiled_layouts,
   compile_seconds,
   small_sets,
+  own_videos,
 )
 
 
