@@ -23,6 +23,15 @@ from experiments.tables import by_seed
 from mgjax import cli
 from mgjax.setup import clip_costs, grids
 
+# Of the front: a point of `both`, and one of `none` that it is compared with.
+_PAIRS = (
+  ('both-3', 'none-1.5'),
+  ('both-3', 'none-1'),
+  ('both-2', 'none-1'),
+  ('both-1.5', 'none-0.75'),
+  ('both-1', 'none-1'),
+  ('both-0.75', 'none-0.25'),
+)
 _COLORS = {'none': '#555555', 'both': '#c8501e'}  # By grid.mode.
 
 
@@ -136,9 +145,42 @@ def cold_table() -> tabulate.Table:
   )
 
 
+def pairs_table() -> tabulate.Table:
+  """Points of `both` minus points of `none`, seed by seed."""
+  found = by_seed.all_of(judged.FRONT)
+  rows = {run.name: run.row for run in judged.FRONT}
+  lines = []
+  for ours, theirs in _PAIRS:
+    both, none = (found.get(f'front/{name}') for name in (ours, theirs))
+    if not both or not none:
+      continue
+    theirs_s, ours_s = (
+      by_seed.of_one_machine(arm.train_s, both, none) for arm in (none, both)
+    )
+    lines.append(
+      (
+        rows[f'front/{ours}'],
+        rows[f'front/{theirs}'],
+        by_seed.paired(intervals.of_paired_difference, both.test, none.test, 2),
+        by_seed.paired(intervals.of_paired_ratio, theirs_s, ours_s, 2),
+      )
+    )
+  return tabulate.Table(
+    'front_pairs',
+    (
+      'run',
+      'minus',
+      'top-1 on test, points [measured]',
+      'times fewer seconds [measured]',
+    ),
+    lines,
+  )
+
+
 def make() -> list[tabulate.Table]:
   return [
     table_of('front', judged.FRONT),
+    pairs_table(),
     cold_table(),
     table_of('front_80', judged.FRONT_80),
   ]

@@ -62,6 +62,18 @@ def test_what_cold_programs_add_is_compared_seed_by_seed(add):
   assert row[6] == 'cold'
 
 
+def test_points_are_compared_with_those_of_the_baseline(add):
+  for seed in range(3):
+    add('front/none-1.5', seed, 90.0, 98.0, 300.0)
+    add('front/both-3', seed, 90.0, 98.1 + 0.1 * seed, 150.0)
+  (row,) = front.pairs_table().rows
+  low, high = intervals.of_mean([0.1, 0.2, 0.3])[1:]
+  assert row == (
+    *('both, 3 x the epochs', 'none, 1.5 x the epochs'),
+    *(f'0.20 [{low:.2f}, {high:.2f}]', '2.00 [2.00, 2.00]'),
+  )
+
+
 def test_a_run_whose_seconds_nobody_knows_stands_in_the_table(add, tmp_path):
   add('front/none-1', 0, 90.0, 97.0, cpu_seconds=None)
   add('front/none-1', 1, 90.0, 97.0)
