@@ -20,28 +20,28 @@ def _front(add, both, none=97.0):
         add(run.name, seed, validation, 100 - validation, seconds)
 
 
-def test_the_cheapest_point_that_is_as_accurate_on_validation_is_chosen(add):
-  points = {
-    '0.75': (96.9, 50.0),
-    '1': (97.0, 70.0),
-    '1.5': (98.0, 80.0),
-    '2': (99.0, 200.0),
-    '3': (99.5, 300.0),
-  }
-  _front(add, points)
-  assert decisions.chosen(judged.FRONT, 3).name == 'front/both-1'
-
-
-def test_the_most_accurate_point_is_chosen_where_none_reaches_the_baseline(add):
-  points = {
-    '0.75': (80.0, 50.0),
-    '1': (85.0, 90.0),
-    '1.5': (90.0, 120.0),
-    '2': (96.0, 200.0),
-    '3': (95.0, 300.0),
-  }
-  _front(add, points)
-  assert decisions.chosen(judged.FRONT, 3).name == 'front/both-2'
+# Of each point validation and seconds, from the shortest.
+@pytest.mark.parametrize(
+  ('validation', 'seconds', 'name'),
+  [
+    pytest.param(
+      (96.9, 97.0, 98.0, 99.0, 99.5),
+      (50.0, 70.0, 80.0, 200.0, 300.0),
+      'front/both-1',
+      id='the cheapest that is as accurate as the baseline',
+    ),
+    pytest.param(
+      (80.0, 85.0, 90.0, 96.0, 95.0),
+      (50.0, 90.0, 120.0, 200.0, 300.0),
+      'front/both-2',
+      id='the most accurate where none reaches the baseline',
+    ),
+  ],
+)
+def test_validation_chooses_the_point(add, validation, seconds, name):
+  pairs = zip(validation, seconds, strict=True)
+  _front(add, dict(zip(('0.75', '1', '1.5', '2', '3'), pairs, strict=True)))
+  assert decisions.chosen(judged.FRONT, 3).name == name
 
 
 def test_nothing_is_chosen_before_the_front_is_complete(add):
