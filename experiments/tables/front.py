@@ -19,7 +19,7 @@ from typing import Any
 from experiments import intervals, tabulate
 from experiments.runs import judged, planned, settings
 from experiments.runs.run import Run
-from experiments.tables import by_seed
+from experiments.tables import by_seed, decisions
 from mgjax import cli
 from mgjax.setup import clip_costs, grids
 
@@ -147,24 +147,21 @@ def cold_table() -> tabulate.Table:
 
 def pairs_table() -> tabulate.Table:
   """Points of `both` minus points of `none`, seed by seed."""
-  found = by_seed.all_of(judged.FRONT)
-  rows = {run.name: run.row for run in judged.FRONT}
-  lines = []
+  runs = {run.name: run for run in judged.FRONT}
+  rows = []
   for ours, theirs in _PAIRS:
-    both, none = (found.get(f'front/{name}') for name in (ours, theirs))
-    if not both or not none:
-      continue
-    theirs_s, ours_s = (
-      by_seed.of_one_machine(arm.train_s, both, none) for arm in (none, both)
-    )
-    lines.append(
-      (
-        rows[f'front/{ours}'],
-        rows[f'front/{theirs}'],
-        by_seed.paired(intervals.of_paired_difference, both.test, none.test, 2),
-        by_seed.paired(intervals.of_paired_ratio, theirs_s, ours_s, 2),
+    point, baseline = runs[f'front/{ours}'], runs[f'front/{theirs}']
+    both, none = by_seed.read(point), by_seed.read(baseline)
+    if both and none:
+      pair = decisions.Compared(none, both, point, None)
+      rows.append(
+        (
+          point.row,
+          baseline.row,
+          pair.difference(),
+          pair.times_fewer_seconds(),
+        )
       )
-    )
   return tabulate.Table(
     'front_pairs',
     (
@@ -173,7 +170,7 @@ def pairs_table() -> tabulate.Table:
       'top-1 on test, points [measured]',
       'times fewer seconds [measured]',
     ),
-    lines,
+    rows,
   )
 
 
