@@ -61,6 +61,7 @@ WAYS = {
   'preset for fast compilation': Way(
     {'xla_cpu_opt_preset': 'CPU_OPT_PRESET_FAST_COMPILE'}
   ),
+  'no fusion emitters': Way({'xla_cpu_use_fusion_emitters': False}),
   'elementwise operations by YNNPACK': Way(
     {
       'xla_cpu_experimental_ynn_fusion_type': (

@@ -30,7 +30,6 @@ if __name__ == '__main__':
 import concurrent.futures
 import functools
 import itertools
-import json
 import os
 import pathlib
 import re
@@ -219,6 +218,7 @@ def measure(repeats: int, limit_s: float, jobs: int) -> dict[str, list]:
 def format_report(result: dict[str, Any]) -> str:
   """README.md of a record."""
   machine = result['machine']
+  load = result.get('load_average', machine.get('load'))
   return (
     '# After the death of a process\n\n'
     f'`{result["command"]}`, commit {result["commit"][:12]}: '
@@ -228,7 +228,7 @@ def format_report(result: dict[str, Any]) -> str:
     '*jax* has a time-out of 100 s by default.\n\n'
     f'{machine["cpu"]}, {machine["num_cpus"]} cores, Python '
     f'{machine["python"]}, JAX {machine["jax"]}; load average '
-    f'{machine["load"][0]:.1f}.\n\n'
+    f'{load[0]:.1f}.\n\n'
     f'{tabulate.markdown(deaths_table(result))}\n\n'
     'An exchange of a value between all processes, in ms: median (least to '
     f'most) of the medians of {result["repeats"]} runs.\n\n'
@@ -291,22 +291,18 @@ def define_flags(values: flags.FlagValues) -> None:
   flag('repeats', int, 5, 'Kills of each kind.', 1)
   flag('limit_s', int, 400, 'Seconds to wait for the others.', 1)
   flag('jobs', int, 8, 'Runs at a time.', 1)
+  flag('name', str, TABLE, 'The folder of the record; it is not there yet.')
+  flag('records', str, str(record.RECORDS), 'Folder of records.')
 
 
 def main(args: flags.FlagValues) -> None:
   """Measures, and writes the record."""
-  version, load = record.code_version(), os.getloadavg()
+  out = pathlib.Path(args.records) / args.name
+  benchmark = record.Benchmark(str(out), 'result', __spec__.name)
   found = measure(args.repeats, args.limit_s, args.jobs)
-  result = {
-    'command': record.command_line(__spec__.name),
-    **version,
-    'repeats': args.repeats,
-    'machine': {**environment.describe(), 'load': load},
-    **found,
-  }
-  out = record.RECORDS / TABLE
-  out.mkdir(parents=True, exist_ok=True)
-  (out / 'result.json').write_text(json.dumps(result, indent=1) + '\n')
+  result = benchmark.write(
+    repeats=args.repeats, machine=environment.describe(), **found
+  )
   (out / 'README.md').write_text(format_report(result), encoding='utf-8')
 
 

@@ -1,9 +1,9 @@
 r"""How many clips a core decodes per second, at every grid of a schedule.
 
 taskset -c 1 python -m experiments.bench.decode_speed
-taskset -c 1 python -m experiments.bench.decode_speed --key_frames=60
+taskset -c 1 python -m experiments.bench.decode_speed --key_frames=60 --name=60
 taskset -c 1 python -m experiments.bench.decode_speed \
-  --torch_python=/usr/bin/python3
+  --torch_python=/usr/bin/python3 --name=torchvision
 
 compares ways to get the same training clips of generated videos of Kinetics'
 form (340x256, 10 s, 300 frames, H.264 as FFmpeg writes it: a key frame every
@@ -22,7 +22,7 @@ short side 256, key frames every 12, and a copy of short side 192. All readers
 get the copy that mgjax chooses for the clip.
 
 Frames and crops are the same; uint8 pixels are compared. The result goes to
-experiments/records/decode_speed/ (decode_speed_60/).
+experiments/records/decode_speed/, or decode_speed_NAME/.
 
 No wheel of torchvision on PyPI has that reader (nine were looked at, 0.8.2 to
 0.24.1 for Linux; since 0.24 it is not built by default). Debian's
@@ -45,8 +45,6 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import json
-import os
 import pathlib
 import platform
 import statistics
@@ -64,7 +62,7 @@ from absl import flags
 
 from experiments import tabulate
 from experiments.bench import kinetics_like, worker
-from experiments.runs import record
+from experiments.runs import history, record
 from mgjax import cli, environment, files
 from mgjax.cli import ConfigError
 from mgjax.data import sampling, sources
@@ -409,6 +407,7 @@ def _per_second(row: dict, unit: str) -> tuple[str, ...]:
 def format_report(result: dict) -> str:
   """The Markdown page of a result."""
   machine, rows = result['machine'], result['grids']
+  load = result.get('load_average', machine.get('load'))
   ways = tuple(rows[0]['cpu_ms'])
   per_second = {
     unit: tabulate.Table(
@@ -449,7 +448,7 @@ def format_report(result: dict) -> str:
     '`mgjax.data.prepare` has made of them.',
     '',
     f'{machine["cpu"]}, {", ".join(versions)}; load average '
-    f'{machine["load"][0]:.1f} of {machine["num_cpus"]} CPUs (wall-clock times '
+    f'{load[0]:.1f} of {machine["num_cpus"]} CPUs (wall-clock times '
     'suffer from it).',
     '',
     'Clips per second of CPU time:',
@@ -522,6 +521,7 @@ def make() -> list[tabulate.Table]:
             for reader in _READERS[:-1]
           ),
           f'{cores} core{"s" * (cores > 1)} of {machine["cpu"]}',
+          history.code_of([result]),
           # From docs/speed.md, where the table stands.
           f'[{name}](../experiments/records/{name}/README.md)',
         )
@@ -532,6 +532,7 @@ def make() -> list[tabulate.Table]:
     *(f'{reader}, clips/s' for reader in _READERS),
     *(f'mgjax: times {reader}' for reader in _READERS[:-1]),
     'machine',
+    'code',
     'record [measured]',
   )
   return [tabulate.Table('decode_speed', columns, rows)]
@@ -551,6 +552,8 @@ def define_flags(values: flags.FlagValues) -> None:
   flag('num_clips', int, 24, 'Clips per grid.', 1)
   text = "The Python that has torchvision's video reader; '': leave that out."
   flag('torch_python', str, '', text)
+  text = "Of the record: the folder decode_speed_NAME; '': decode_speed."
+  flag('name', str, '', text)
   flag('records', str, str(record.RECORDS), 'Folder of records.')
 
 
@@ -558,16 +561,13 @@ def main(args: flags.FlagValues) -> None:
   """Measures, and writes the record."""
   if args.torch_python:
     find_reader(args.torch_python)
-  name = 'decode_speed'
-  if args.key_frames != _FFMPEG_INTERVAL:
-    name += f'_{args.key_frames}'
-  cache = pathlib.Path('data') / name
+  name = f'decode_speed_{args.name}' if args.name else 'decode_speed'
   out = pathlib.Path(args.records) / name
-  files.make_folder(out, f'--records={args.records}')
+  benchmark = record.Benchmark(str(out), 'result', __spec__.name)
+  cache = pathlib.Path('data') / f'decode_speed_{args.key_frames}'
   kinetics_like.prepare_data(cache, args.num_videos, args.key_frames)
   config = cli.read_config(CONFIG).copy_and_resolve_references()
   config.data.dir = str(cache)
-  version, load = record.code_version(), os.getloadavg()
   with contextlib.ExitStack() as stack:
     ask, versions = None, {}
     if args.torch_python:
@@ -579,25 +579,21 @@ def main(args: flags.FlagValues) -> None:
       pixels = {k: list(config.data[k]) for k in ('mean', 'std')}
       versions = ask({'load': pixels})['versions']
     rows = measure(config, cache, args.num_clips, ask)
-  result = {
-    'command': record.command_line(__spec__.name),
-    'config': CONFIG,
-    **version,
-    'num_videos': args.num_videos,
-    'key_frames': args.key_frames,
-    'num_clips': args.num_clips,
-    'machine': {
+  result = benchmark.write(
+    config=CONFIG,
+    num_videos=args.num_videos,
+    key_frames=args.key_frames,
+    num_clips=args.num_clips,
+    machine={
       'cpu': environment.cpu_name(),
       'num_cpus': environment.num_cpus(),
-      'load': load,
       'python': platform.python_version(),
       'av': av.__version__,
       'opencv': cv2.__version__,
       **versions,
     },
-    'grids': rows,
-  }
-  (out / 'result.json').write_text(json.dumps(result, indent=1) + '\n')
+    grids=rows,
+  )
   (out / 'README.md').write_text(format_report(result), encoding='utf-8')
 
 

@@ -27,7 +27,8 @@ All of this is done --launches times, in fresh processes of both sides: where
 memory lies and what else the machine does differs between launches more than
 between turns. Each model's result is one record, in
 experiments/records/step_time, written after every launch: the same line goes on
-where a stopped run was.
+where a stopped run was. No record is replaced: another measurement has another
+--name.
 """
 
 from mgjax import stop_signal
@@ -51,7 +52,7 @@ from absl import flags
 
 from experiments import costs, intervals, tabulate
 from experiments.bench import worker
-from experiments.runs import record
+from experiments.runs import history, record
 from mgjax import cli, environment, files
 from mgjax.cli import ConfigError
 
@@ -117,6 +118,8 @@ def define_flags(values: flags.FlagValues) -> None:
     'step reaches.'
   )
   flag('peak_tflops', float, None, text)
+  text = "A word before DEVICE-DTYPE-MODEL in the records' names; '': none."
+  flag('name', str, '', text)
   flag('records', str, str(record.RECORDS / EXPERIMENT), 'Folder of results.')
 
 
@@ -227,8 +230,8 @@ def _check_same(path: pathlib.Path, stored: dict, wanted: dict) -> None:
   differing = [k for k, v in wanted.items() if stored.get(k, missing) != v]
   if differing:
     raise ConfigError(
-      f'{path}: is a record of other {", ".join(differing)}; remove it or give '
-      'another --records'
+      f'{path}: is a record of other {", ".join(differing)}; give another '
+      '--name'
     )
 
 
@@ -524,7 +527,8 @@ def _description(shared: _Circumstances, group: list[dict]) -> str:
       'medians'
     )
   return (
-    f'{shared.machine}, {shared.dtype}, {shared.batch} clips of '
+    f'Code of {history.code_of(group)}; {shared.machine}, {shared.dtype}, '
+    f'{shared.batch} clips of '
     f'{shared.crop_px}²; JAX {shared.jax}, torch {shared.torch} with '
     f'{shared.torch_threads} threads{allocator}; {launches} of {shared.turns} '
     f'alternating turns of {shared.turn_steps} steps; load average '
@@ -537,8 +541,9 @@ def main(args: flags.FlagValues) -> None:
   find_torch(args.torch_python)
   folder = pathlib.Path(args.records)
   files.make_folder(folder, f'--records={folder}')
+  start = f'{args.name}-' if args.name else ''
   paths = {
-    name: folder / f'{args.device}-{args.dtype}-{name}.json'
+    name: folder / f'{start}{args.device}-{args.dtype}-{name}.json'
     for name in args.models
   }
   results = {}

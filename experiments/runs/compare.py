@@ -8,10 +8,12 @@ python -m experiments.runs.compare --table=moving_digits \
 Exit code 0 where they agree, 1 where a run does not:
 
   steps    are equal
-  top-1    differs by at most two deviations of the difference of the means. A
-           run's deviation is that of its test videos (binomial) and that of the
-           stored seeds, added in quadrature. Of a data set with another
-           fingerprint it is shown, and that it is of other videos
+  top-1    is equal, seed by seed, where all records have the same code,
+           versions and kind of machine. Else it differs by at most two
+           deviations of the difference of the means. A run's deviation is that
+           of its test videos (binomial) and that of the stored seeds, added in
+           quadrature. Of a data set with another fingerprint it is shown, and
+           that it is of other videos
   seconds  of all records of one kind of machine and versions have a ratio of at
            most 1.1 or its inverse. Of others the ratio is shown, and that they
            are of another machine. Runs that were interrupted have none
@@ -31,7 +33,7 @@ import pathlib
 import statistics
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 
@@ -75,6 +77,9 @@ def compare(name: str, stored: list[dict], fresh: list[dict]) -> list[Line]:
   entries = (*stored, *fresh)
   same = len({record.machine_of(entry) for entry in entries}) == 1
   same_data = len({entry['data']['fingerprint'] for entry in entries}) == 1
+  # A training is a function of these: another result is another program.
+  same_code = len({entry.get('package_tree') for entry in entries}) == 1
+  same_code &= entries[0].get('package_tree') is not None
   lines = []
   for field, get in (
     ('top-1, %', lambda e: _top1(e['summary'])),
@@ -82,7 +87,13 @@ def compare(name: str, stored: list[dict], fresh: list[dict]) -> list[Line]:
   ):
     old, new = _all(stored, get), _all(fresh, get)
     if old and new:
-      lines.append(_accuracy(name, field, old, new, same_data))
+      line = _accuracy(name, field, old, new, same_data)
+      if same and same_data and same_code:
+        ours, theirs = (_by_seed(side, get) for side in (fresh, stored))
+        if both := ours.keys() & theirs.keys():
+          equal = all(ours[seed] == theirs[seed] for seed in both)
+          line = line._replace(agrees=_word(equal))
+      lines.append(line)
   for field, getters in (
     ('training, s', [lambda e: e['summary']['train_s']]),
     (
@@ -112,6 +123,10 @@ def _all(entries: list[dict], get: Callable) -> list | None:
   """A value of every record; None where one lacks it."""
   values = [get(entry) for entry in entries]
   return None if None in values else values
+
+
+def _by_seed(entries: list[dict], get: Callable) -> dict[str, Any]:
+  return {entry['name'].rpartition('-seed')[2]: get(entry) for entry in entries}
 
 
 def _top1(result: dict) -> tuple[float, int]:

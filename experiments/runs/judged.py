@@ -224,6 +224,47 @@ def _schedules(table: str, model: str) -> list[Run]:
 SCHEDULES = _schedules('schedules', 'slowfast')
 SCHEDULES_VIT = _schedules('schedules_vit', 'vit')
 
+# Rows of older tables that experiments/README.md speaks of: there they have one
+# or two seeds, and no test.
+_CLAIMED = {
+  'frames': (
+    *('tsn-2', 'tsn-8', 'tsn-16', 'tsm-8', 'tam-8'),
+    *('blvnet_tam-2', 'blvnet_tam-16'),
+  ),
+  'ladder': ('32', '16-32'),
+  'choices': (
+    *('cosine-none', 'cosine-both-two-cycles', 'tam-8-none', 'tam-8-both'),
+  ),
+}
+_OLDER = {
+  'frames': generated.FRAMES_ACCURACY,
+  'ladder': generated.FRAMES_LADDER,
+  'choices': generated.MULTIGRID_CHOICES,
+}
+
+
+def _claimed(kind: str, name: str) -> Run:
+  run = next(r for r in _OLDER[kind] if r.name.endswith(f'/{name}'))
+  title = generated.MODELS[run.model]
+  row = {
+    'frames': f'{title}, {run.frames} frames',
+    'ladder': f'{title}, {run.row}',
+    # Rows of TAM begin with it.
+    'choices': run.row if run.model == 'tam' else f'{title}, {run.row}',
+  }[kind]
+  baseline = run.baseline.rpartition('/')[2]
+  return run._replace(
+    name=f'claims/{kind}-{name}',
+    row=row,
+    baseline=f'claims/{kind}-{baseline}' if baseline else '',
+    test_split='test',
+  )
+
+
+CLAIMS = [
+  _claimed(kind, name) for kind, names in _CLAIMED.items() for name in names
+]
+
 RUNS = {
   'tuning': TUNING,
   'front': FRONT,
@@ -233,4 +274,5 @@ RUNS = {
   'cliff': CLIFF,
   'schedules': SCHEDULES,
   'schedules_vit': SCHEDULES_VIT,
+  'claims': CLAIMS,
 }

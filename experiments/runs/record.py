@@ -4,6 +4,7 @@ import csv
 import datetime
 import hashlib
 import json
+import math
 import os
 import pathlib
 import shlex
@@ -411,6 +412,7 @@ def problems() -> list[str]:
         f'{entry["name"]}: data set {data["name"]} with fingerprint '
         f'{data["fingerprint"]} is not in {DATA_SETS.name}'
       )
+    found += _evaluation_problems(entry)
   # Of steps on random clips: no data set.
   for experiment in (STEP_TIMES, COMPILE_SECONDS):
     for name, entry in load_files(experiment).items():
@@ -420,6 +422,28 @@ def problems() -> list[str]:
         found.append(f'{name}: lacks {", ".join(sorted(lacking))}')
       else:
         found += _config_problems(name, entry, entry['settings'])
+  return found
+
+
+def _evaluation_problems(entry: dict) -> list[str]:
+  """Says which evaluations of a record are not those of its training."""
+  summary, found = entry['summary'], []
+  checks = [(_FILES[-1], {'step': summary['steps'], 'top1': summary['top1']})]
+  if test := test_of(entry):
+    checks.append((_TEST, {'step': summary['steps']}))
+    if (split := test.get('overrides', {}).get('eval.split')) != 'test':
+      found.append(f'{entry["name"]}/{_TEST}: its split is {split}')
+  for name, wanted in checks:
+    result = files.read_json(RECORDS / entry['name'] / name)
+    if bits := result.get('correct'):
+      # A video each, the first one the highest bit of the first digit.
+      right = sum(int(digit, 16).bit_count() for digit in bits)
+      wanted = {'top1': 100 * right / result['num_scored'], **wanted}
+    found += [
+      f'{entry["name"]}/{name}: {field} is {result[field]}, not {value}'
+      for field, value in wanted.items()
+      if not math.isclose(result[field], value, rel_tol=1e-9)
+    ]
   return found
 
 

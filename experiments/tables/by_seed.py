@@ -6,7 +6,7 @@ neither was interrupted.
 """
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from experiments import intervals
@@ -24,6 +24,8 @@ class Seeds(NamedTuple):
       that were not interrupted.
     cpu_s: CPU seconds of the process and its children, of those of the same
       that know them.
+    wall_s: Seconds by the clock from the start of the process to its end, of
+      the same.
     conditions: Machine and code, of all.
     gmacs: 1e9 multiply-adds of one training's forward passes.
     cache: 'warm', 'cold' or 'mixed', of each.
@@ -34,6 +36,7 @@ class Seeds(NamedTuple):
   test: dict[int, float]
   train_s: dict[int, float]
   cpu_s: dict[int, float]
+  wall_s: dict[int, float]
   conditions: dict[int, tuple]
   gmacs: float
   cache: tuple[str, ...]
@@ -63,6 +66,11 @@ def read(run: Run) -> Seeds | None:
       s: e['cpu_seconds']
       for s, e in whole.items()
       if e['cpu_seconds'] is not None
+    },
+    wall_s={
+      s: e['wall_seconds']
+      for s, e in whole.items()
+      if e.get('wall_seconds') is not None
     },
     conditions={
       s: (*record.machine_of(entry), entry['package_tree'])
@@ -116,6 +124,18 @@ def paired(
     return ''
   pair = ([values[s] for s in seeds] for values in (ours, theirs))
   return text_of(compare(*pair), digits)
+
+
+def of_seeds(found: Seeds, seeds: Collection[int]) -> Seeds:
+  """The same with some of the seeds only, where values are by seed."""
+  return found._replace(
+    **{
+      field: {s: v for s, v in getattr(found, field).items() if s in seeds}
+      for field in (
+        *('validation', 'test', 'train_s', 'cpu_s', 'wall_s', 'conditions'),
+      )
+    }
+  )
 
 
 def of_one_machine(

@@ -184,12 +184,13 @@ def _faster() -> _Row:
   here = ''
   if pairs := decisions.compared():
     here = '; '.join(
+      f'against {name.replace("-", " x ")}, '
       f'{found.look.verdict if found.look else "not judged yet"}: '
-      f'{found.difference()} points and {found.times_fewer_seconds()} times '
-      f'fewer seconds than {name.replace("-", " x ")}'
+      f'{found.difference()} points, {found.in_seconds("the baseline")} '
+      f'(n = {len(found.both.test)})'
       for name, found in zip(decisions.BASELINES, pairs, strict=True)
     )
-    here += f' (n = {len(pairs[0].both.test)}, 95 % intervals)'
+    here += '; 95 % intervals'
   gain = literature.cell(
     'kinetics400_accuracy',
     'SlowFast-R50 8x8, multigrid minus baseline, paper',

@@ -12,21 +12,21 @@ from experiments.tables import by_seed
 
 # Points by which another learning rate must be better than the present one.
 _BETTER = 1.0
-# What a paragraph about a verdict begins with, and what it concludes.
+# What a paragraph about a verdict begins with, and what it concludes of a
+# baseline.
 _VERDICTS = {
   'holds': (
     'What holds',
-    f'it is as accurate as the baseline, by a margin of {judged.MARGIN}',
+    f'it is as accurate as {{}}, by a margin of {judged.MARGIN} points',
   ),
   'fails': (
     'What does not hold',
-    'it is less accurate than the baseline, by more than '
-    f'{judged.MARGIN} points',
+    f'it is less accurate than {{}}, by more than {judged.MARGIN} points',
   ),
   'open': (
     'What is open',
-    'it is not known whether it is as accurate as the baseline, by a margin of '
-    f'{judged.MARGIN}',
+    'it is not known whether it is as accurate as {}, by a margin of '
+    f'{judged.MARGIN} points',
   ),
 }
 # What the point is compared with, by name without the table.
@@ -85,6 +85,12 @@ def chosen(runs: Sequence[Run], seeds: int) -> Run | None:
   return min(equal, key=seconds) if equal else max(points, key=mean)
 
 
+def headline_seeds(number: int) -> range:
+  """The seeds of the headline's look after so many pairs."""
+  first = judged.HEADLINE_FIRST_SEED
+  return range(first, first + number)
+
+
 class Look(NamedTuple):
   """What the protocol says of the headline at the last look that was due.
 
@@ -97,6 +103,11 @@ class Look(NamedTuple):
   pairs: int
   interval: intervals.Interval
   verdict: str
+
+  @property
+  def is_last(self) -> bool:
+    """Whether no further look is due."""
+    return self.verdict != 'open' or self.pairs == judged.HEADLINE_LOOKS[-1]
 
 
 def look(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Look | None:
@@ -111,8 +122,7 @@ def look(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Look | None:
   """
   found = None
   for number in judged.HEADLINE_LOOKS:
-    first = judged.HEADLINE_FIRST_SEED
-    seeds = range(first, first + number)
+    seeds = headline_seeds(number)
     if not ours.keys() & theirs.keys() >= set(seeds):
       break
     interval = intervals.of_paired_difference(
@@ -150,13 +160,40 @@ class Compared(NamedTuple):
       intervals.of_paired_difference, self.both.test, self.none.test, 2
     )
 
-  def times_fewer_seconds(self) -> str:
-    """Training seconds of `none` over those of `both`."""
+  def ratio(self) -> intervals.Interval | None:
+    """Training seconds of `none` over those of `both`; None: no two pairs."""
     theirs, ours = (
       by_seed.of_one_machine(arm.train_s, self.both, self.none)
       for arm in (self.none, self.both)
     )
-    return by_seed.paired(intervals.of_paired_ratio, theirs, ours, 2)
+    seeds = sorted(theirs.keys() & ours.keys())
+    if len(seeds) < 2:
+      return None
+    return intervals.of_paired_ratio(
+      [theirs[s] for s in seeds], [ours[s] for s in seeds]
+    )
+
+  def times_fewer_seconds(self) -> str:
+    """That ratio, for a cell of a table."""
+    return by_seed.text_of(ratio, 2) if (ratio := self.ratio()) else ''
+
+  def takes_less_time(self) -> bool:
+    """Whether all of the ratio's interval lies above 1."""
+    ratio = self.ratio()
+    return ratio is not None and ratio.low > 1
+
+  def in_seconds(self, baseline: str) -> str:
+    """What may be said of the time, as the end of a sentence.
+
+    Args:
+      baseline: What the text calls it.
+    """
+    if self.takes_less_time():
+      return f'in {self.times_fewer_seconds()} times fewer seconds'
+    return (
+      f'and less time is not shown: the seconds of {baseline} are '
+      f'{self.times_fewer_seconds()} times its own'
+    )
 
 
 def at_headline(baseline: Run, point: Run) -> Compared | None:
@@ -176,7 +213,13 @@ def at_headline(baseline: Run, point: Run) -> Compared | None:
     arm._replace(test=by_seed.of_one_machine(arm.test, both, none))
     for arm in (none, both)
   )
-  return Compared(none, both, point, look(both.test, none.test))
+  decided = look(both.test, none.test)
+  if decided:
+    # All numbers are of the seeds that decided: runs for another question may
+    # have added some.
+    seeds = headline_seeds(decided.pairs)
+    none, both = (by_seed.of_seeds(arm, seeds) for arm in (none, both))
+  return Compared(none, both, point, decided)
 
 
 def compared() -> list[Compared]:
@@ -214,24 +257,35 @@ def headline() -> str:
   if found.look and longer.look:
     begin, said = _VERDICTS[found.look.verdict]
     _, also = _VERDICTS[longer.look.verdict]
-    verdict = (
-      f' So {said}. Of the longer one, {also} '
-      '([protocol](experiments/PROTOCOL.md#headline)).'
-    )
-    of = f'{len(found.both.test)} new seeds, which chose nothing'
+    if said == also:
+      verdict = f' So {said.format("either baseline")}'
+    else:
+      verdict = (
+        f' So {said.format("the first baseline")}; and '
+        f'{also.format("the longer one")}'
+      )
+    verdict += ' ([protocol](experiments/PROTOCOL.md#headline)).'
+    if not (found.look.is_last and longer.look.is_last):
+      verdict += ' What is open is judged once more, after 16 pairs.'
+    numbers = dict.fromkeys([found.look.pairs, longer.look.pairs])
+    of = f'{" and ".join(map(str, numbers))} new seeds, which chose nothing'
   both, none, more = (
     by_seed.mean_text(arm.test, 2)
     for arm in (found.both, found.none, longer.none)
+  )
+  code = ', '.join(
+    dict.fromkeys(arm.code for arm in (found.both, found.none, longer.none))
   )
   return textwrap.fill(
     f'**{begin}:** a small SlowFast that was trained with multigrid, in '
     f"{length} times the baseline's epochs, has a top-1 of {both} % on 10,000 "
     f'generated test videos. The baseline has {none} %: a difference of '
-    f'{found.difference()} points, in {found.times_fewer_seconds()} times '
-    'fewer seconds on a CPU core with compiled programs in the cache. A '
+    f'{found.difference()} points, {found.in_seconds("the baseline")}. A '
     f'baseline of 1.5 times the epochs has {more} %: a difference of '
-    f'{longer.difference()} points, in {longer.times_fewer_seconds()} times '
-    f'fewer seconds. These are means over {of}, with 95 % intervals.{verdict}',
+    f'{longer.difference()} points, {longer.in_seconds("this one")}. These are '
+    f'means over {of}, with 95 % intervals over seeds; seconds are those of a '
+    'training on a CPU core with compiled programs in the cache (code of '
+    f'{code}).{verdict}',
     width=120,
     break_on_hyphens=False,
   )

@@ -16,6 +16,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from experiments import intervals, tabulate
 from experiments.runs import judged, planned, settings
 from experiments.runs.run import Run
@@ -29,7 +31,10 @@ _PAIRS = (
   ('both-3', 'none-1'),
   ('both-2', 'none-1'),
   ('both-1.5', 'none-0.75'),
+  # Equal epochs.
+  ('both-1.5', 'none-1.5'),
   ('both-1', 'none-1'),
+  ('both-0.75', 'none-0.75'),
   ('both-0.75', 'none-0.25'),
 )
 _COLORS = {'none': '#555555', 'both': '#c8501e'}  # By grid.mode.
@@ -113,6 +118,7 @@ def cold_table() -> tabulate.Table:
       )
       for ours, theirs in (
         (cold.train_s, warm.train_s),
+        (cold.wall_s, warm.wall_s),
         (cold.cpu_s, warm.cpu_s),
       )
     )
@@ -136,6 +142,7 @@ def cold_table() -> tabulate.Table:
       'training, warm, s [measured]',
       'training, cold, s [measured]',
       'cold minus warm, s [measured]',
+      'the same, start-up included, s [measured]',
       'the same, CPU s [measured]',
       'programs',
       'code',
@@ -160,6 +167,7 @@ def pairs_table() -> tabulate.Table:
           baseline.row,
           pair.difference(),
           pair.times_fewer_seconds(),
+          ', '.join(dict.fromkeys([both.code, none.code])),
         )
       )
   return tabulate.Table(
@@ -169,6 +177,80 @@ def pairs_table() -> tabulate.Table:
       'minus',
       'top-1 on test, points [measured]',
       'times fewer seconds [measured]',
+      'code',
+    ),
+    rows,
+  )
+
+
+def _after_the_same_seconds(
+  point: by_seed.Seeds,
+  baselines: Sequence[by_seed.Seeds],
+  adds: Sequence[float],
+) -> str:
+  """Test accuracy minus that of the baseline, interpolated seed by seed.
+
+  Args:
+    point: Of `both`.
+    baselines: Of `none`, from the shortest.
+    adds: Seconds of programs that each training of `both` has, and of `none`.
+
+  Returns:
+    The mean with its interval; '' where a seed is shorter or longer than all
+    baselines.
+  """
+  differences = []
+  for seed, accuracy in point.test.items():
+    known = [b for b in baselines if seed in b.test and seed in b.train_s]
+    if len(known) < len(baselines) or seed not in point.train_s:
+      return ''
+    seconds = [b.train_s[seed] + adds[1] for b in known]
+    at = point.train_s[seed] + adds[0]
+    if not seconds[0] <= at <= seconds[-1]:
+      return ''
+    theirs = np.interp(
+      math.log(at), np.log(seconds), [b.test[seed] for b in known]
+    )
+    differences.append(accuracy - float(theirs))
+  if len(differences) < 2:
+    return ''
+  return by_seed.text_of(intervals.of_mean(differences), 1)
+
+
+def same_seconds_table() -> tabulate.Table:
+  """Points of `both` beside the baseline after the same seconds."""
+  found = by_seed.all_of([*judged.FRONT, *judged.FRONT_COLD])
+  arms = {
+    arm: [
+      (run, found[run.name])
+      for run in judged.FRONT
+      if run.grid == arm and run.name in found
+    ]
+    for arm in judged.ARMS
+  }
+  cold = []
+  for run in sorted(judged.FRONT_COLD, key=lambda run: run.grid):  # both, none
+    pair = found.get(run.name), found.get(run.name.replace('_cold', ''))
+    if not all(pair):
+      break
+    ours, theirs = (statistics.mean(one.train_s.values()) for one in pair)
+    cold.append(ours - theirs)
+  baselines = [seeds for _, seeds in arms['none']]
+  rows = []
+  for run, point in arms['both'] if len(baselines) > 1 else []:
+    warm = _after_the_same_seconds(point, baselines, (0.0, 0.0))
+    with_cold = ''
+    if len(cold) == 2:
+      with_cold = _after_the_same_seconds(point, baselines, cold)
+    if warm or with_cold:
+      rows.append((run.row, warm, with_cold, point.code))
+  return tabulate.Table(
+    'front_same_seconds',
+    (
+      'run',
+      'test, minus the baseline after the same seconds, warm [measured]',
+      'the same, cold [measured]',
+      'code',
     ),
     rows,
   )
@@ -178,6 +260,7 @@ def make() -> list[tabulate.Table]:
   return [
     table_of('front', judged.FRONT),
     pairs_table(),
+    same_seconds_table(),
     cold_table(),
     table_of('front_80', judged.FRONT_80),
   ]

@@ -71,8 +71,14 @@ def records(monkeypatch, tmp_path):
       json.dumps({'total_gmacs': 400.0, 'baseline': baseline})
     )
     (folder / 'record.json').write_text(json.dumps(entry))
+    evaluation = {f: entry['summary'][n] for f, n in _EVALUATED}
+    (folder / 'eval.json').write_text(json.dumps(evaluation))
 
   return write
+
+
+# What an evaluation and a summary have both, by their names of it.
+_EVALUATED = (('step', 'steps'), ('top1', 'top1'))
 
 
 @pytest.fixture

@@ -149,7 +149,7 @@ def test_ratios_are_of_readers_of_the_same_files(monkeypatch):
     decode_speed, '_load', lambda: {'new': result(NEW), 'old': result(old)}
   )
   rows = [
-    [row[key] for key in list(row)[1:-2]]
+    [row[key] for key in list(row)[1:-3]]
     for row in rows_of(decode_speed.make()[0])
   ]
   span = lambda x: f'{x:.1f} to {x:.1f}'

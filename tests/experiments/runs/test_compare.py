@@ -58,6 +58,18 @@ def test_accuracies_agree_within_two_deviations_of_videos_and_seeds():
     assert found['top-1, %'] == word
 
 
+def test_the_same_code_has_the_same_accuracies():
+  of = lambda seed, top1, tree='t': entry(
+    top1, name=f'digits/none-seed{seed}', package_tree=tree
+  )
+  stored = [of(0, 90.0), of(1, 96.0)]
+  top1 = lambda *fresh: agreement(stored, fresh)['top-1, %']
+  assert top1(of(1, 96.0)) == 'yes'
+  assert top1(of(0, 90.1), of(1, 96.0)) == 'no'
+  # Of other code a difference within what seeds and videos do is none.
+  assert top1(of(0, 90.1, 'u'), of(1, 96.0, 'u')) == 'yes'
+
+
 def test_an_accuracy_of_all_videos_may_be_missed_by_one():
   found = agreement([entry(100.0)], [entry(99.9)])
   assert found['top-1, %'] == 'yes'

@@ -73,14 +73,14 @@ class Commands:
       for name in ('plan.json', 'metrics.jsonl'):
         (self._workdir / name).write_text('{}')
       (self._workdir / 'config.json').write_text(json.dumps(config))
-      (self._workdir / 'eval.json').write_text('{"top1": 50.0}')
+      (self._workdir / 'eval.json').write_text('{"top1": 50.0, "step": 7}')
       (self._workdir / 'events.out.tfevents.1').write_text('')
       programs = {'compiled': 3, 'from_disk': 0}
-      summary = {'top1': 50.0, 'programs': programs}
+      summary = {'top1': 50.0, 'steps': 7, 'programs': programs}
       (self._workdir / 'summary.json').write_text(json.dumps(summary))
     else:
       split = command[-1].split('=')[1]
-      result = {'top1': 40.0, 'config_eval': {}}
+      result = {'top1': 40.0, 'step': 7, 'config_eval': {}}
       result['overrides'] = {'eval.split': split}
       (self._workdir / 'eval.json').write_text(json.dumps(result))
     return starts.Call(0, 100.0, 150.0)
@@ -162,7 +162,7 @@ def test_a_run_is_judged_on_a_split_that_its_training_does_not_see(
     '--config.eval.split=test',
   ]
   (entry,) = record.load('digits')
-  assert record.eval_of(entry) == {'top1': 50.0}
+  assert record.eval_of(entry) == {'top1': 50.0, 'step': 7}
   assert record.test_of(entry)['top1'] == 40.0
   # Its seconds are not the training's.
   assert entry['cpu_seconds'] == 150.0
@@ -186,7 +186,7 @@ def test_a_run_killed_before_its_test_goes_on_with_the_test(
   ]
   (entry,) = record.load('digits')
   assert (entry['commit'], entry['cpu_seconds']) == ('abc', 150.0)
-  assert record.eval_of(entry) == {'top1': 50.0}
+  assert record.eval_of(entry) == {'top1': 50.0, 'step': 7}
 
 
 @pytest.mark.parametrize('writes', range(3))
@@ -211,7 +211,7 @@ def test_a_kill_while_a_test_is_kept_loses_neither_evaluation(
     record.run('digits/a', DIGITS, **arguments)
   record.run('digits/a', DIGITS, **arguments)
   (entry,) = record.load('digits')
-  assert record.eval_of(entry) == {'top1': 50.0}
+  assert record.eval_of(entry) == {'top1': 50.0, 'step': 7}
   assert record.test_of(entry)['top1'] == 40.0
   assert [c[1] for c in commands.ran] == ['mgjax.train', 'mgjax.evaluate']
 
@@ -243,7 +243,7 @@ def test_an_evaluation_by_hand_is_taken_for_no_other(commands, workdir):
   (workdir / 'eval.json').write_text(json.dumps(by_hand))
   record.run('digits/a', DIGITS, **judged)
   (entry,) = record.load('digits')
-  assert record.eval_of(entry) == {'top1': 50.0}
+  assert record.eval_of(entry) == {'top1': 50.0, 'step': 7}
   assert record.test_of(entry)['top1'] == 40.0
   # Else it is lost.
   (workdir / 'eval-of-training.json').unlink()
@@ -398,3 +398,35 @@ def test_a_data_set_with_other_videos_has_another_fingerprint(
   assert change[0] in text
   (data_folder / file).write_text(text.replace(*change))
   assert record.data_fingerprint(data_folder) != before
+
+
+def test_an_evaluation_is_that_of_its_training(records):
+  name, config = 'digits/none-seed0', 'configs/moving_digits.py'
+
+  def change(entry, stored):
+    del stored
+    entry['summary'] |= {'top1': 75.0, 'steps': 7}
+
+  records(name, config, change=change)
+  folder = record.RECORDS / name
+  right = {'step': 7, 'top1': 75.0, 'num_scored': 4, 'correct': 'b0'}
+  # On test another number is right, as are videos of another split not.
+  test = {**right, 'top1': 25.0, 'correct': '20'}
+  test['overrides'] = {'eval.split': 'test'}
+
+  def problems(evaluation, judged):
+    (folder / 'eval.json').write_text(json.dumps(evaluation))
+    (folder / 'test.json').write_text(json.dumps(judged))
+    return record.problems()
+
+  assert problems(right, test) == []
+  for changes, words in (
+    ({'top1': 50.0}, 'test.json: top1 is 50.0, not 25.0'),
+    ({'step': 6}, 'test.json: step is 6, not 7'),
+    ({'overrides': {}}, 'test.json: its split is None'),
+  ):
+    (problem,) = problems(right, {**test, **changes})
+    assert problem == f'{name}/{words}'
+  (problem,) = problems({**right, 'step': 8}, test)
+  assert problem == f'{name}/eval.json: step is 8, not 7'
+  assert len(problems({**right, 'top1': 50.0}, test)) == 1

@@ -176,15 +176,15 @@ def test_the_front_is_measured_and_judges_nothing(add, monkeypatch):
   assert said.startswith('**What was measured:**')
   assert "in 1.5 times the baseline's epochs" in said
   assert 'over 3 seeds, which chose these lengths, with 95 % int' in said
-  assert said.endswith('intervals.')
+  assert said.endswith('in the cache (code of abcdef0).')
   assert '2.00 [2.00, 2.00] times fewer seconds' in said
 
 
 @pytest.mark.parametrize(
   ('differences', 'begin', 'said'),
   [
-    ([-0.4, -0.3] * 4, 'What holds', 'is as accurate as the baseline'),
-    ([-0.7, -0.6] * 4, 'What does not hold', 'by more than 0.5 points'),
+    ([-0.4, -0.3] * 4, 'What holds', 'as accurate as either baseline, by'),
+    ([-0.7, -0.6] * 4, 'What does not hold', 'either baseline, by more than'),
     (WIDE, 'What is open', 'it is not known whether'),
   ],
 )
@@ -198,3 +198,53 @@ def test_the_headline_says_what_its_seeds_decided(
   assert said in text and '(experiments/PROTOCOL.md#headline)' in text
   assert 'over 8 new seeds, which chose nothing' in text
   assert '3.00 [3.00, 3.00] times fewer seconds' in text
+
+
+def test_less_time_is_said_only_where_the_whole_interval_says_it(
+  add, monkeypatch
+):
+  monkeypatch.setattr(judged, 'HEADLINE', judged.headline(1.5))
+  both, none = _pairs([-0.4, -0.3] * 4)
+  said = _said(add, [('none-1', none, 300.0)])
+  for seed, value in both.items():
+    add('headline/both-1.5', seed, 0.0, value, 250.0 if seed % 2 else 450.0)
+  said = ' '.join(decisions.headline().split())
+  # The ratio to 300 s is 0.67 or 1.2, and that to 600 s 1.33 or 2.4.
+  assert 'and less time is not shown: the seconds of the baseline are' in said
+  assert 'in 1.79 [' in said and said.count('times fewer seconds') == 1
+  first, second = tables.headline_table(judged.HEADLINE).rows
+  assert (first[9], second[9]) == ('not shown', 'shown')
+
+
+def test_each_question_has_the_seeds_of_its_own_look(add, monkeypatch):
+  monkeypatch.setattr(judged, 'HEADLINE', judged.headline(1.5))
+  # Against the shorter baseline 8 pairs decide, against the longer one none.
+  for seed in range(10, 26):
+    add('headline/none-1', seed, 0.0, 96.0, 300.0)
+    longer = 96.0 + (-1) ** seed if seed < 18 else 95.5
+    add('headline/none-1.5', seed, 0.0, longer, 450.0)
+    late = seed >= 18
+    add('headline/both-1.5', seed, 0.0, 96.0, 900.0 if late else 100.0)
+  first, second = tables.headline_table(judged.HEADLINE).rows
+  assert first[2] == '8' and first[7:9] == ('holds', '3.00 [3.00, 3.00]')
+  assert second[2] == '16' and second[7] == 'holds'
+  _front(add, dict.fromkeys(('0.75', '1', '1.5', '2', '3'), (98.0, 50.0)))
+  said = ' '.join(decisions.headline().split())
+  assert 'over 8 and 16 new seeds' in said
+
+
+def test_nobody_looks_before_a_look_is_due(add, monkeypatch):
+  monkeypatch.setattr(judged, 'HEADLINE', judged.headline(1.5))
+  for seed in range(10, 26):
+    if seed == 17:
+      (row, _) = tables.headline_table(judged.HEADLINE).rows
+      assert row[2:10] == ('7', *[''] * 7)
+    if seed == 18:
+      (row, _) = tables.headline_table(judged.HEADLINE).rows
+      assert row[7] == 'open; one more look is due'
+    for name, value in (
+      ('none-1', 96.0),
+      ('none-1.5', 96.0),
+      ('both-1.5', 96.0 + (-1) ** seed),
+    ):
+      add(f'headline/{name}', seed, 0.0, value)

@@ -51,15 +51,20 @@ def test_what_cold_programs_add_is_compared_seed_by_seed(add):
     'front_cold/both-0.75',
   ]
   for seed in range(3):
-    add('front/both-0.75', seed, 90.0, 97.0, 100.0 + seed)
+    add(
+      *('front/both-0.75', seed, 90.0, 97.0, 100.0 + seed),
+      wall_seconds=110.0,
+    )
     add(
       *('front_cold/both-0.75', seed, 90.0, 97.0, 150.0 + 2 * seed),
       cache={'state': 'cold'},
+      wall_seconds=200.0,
     )
   (row,) = front.cold_table().rows
   low, high = intervals.of_mean([50.0, 51.0, 52.0])[1:]
   assert row[1] == '3' and row[4] == f'51 [{low:.0f}, {high:.0f}]'
-  assert row[6] == 'cold'
+  assert row[5] == '90 [90, 90]'
+  assert row[7] == 'cold'
 
 
 def test_points_are_compared_with_those_of_the_baseline(add):
@@ -70,7 +75,7 @@ def test_points_are_compared_with_those_of_the_baseline(add):
   low, high = intervals.of_mean([0.1, 0.2, 0.3])[1:]
   assert row == (
     *('both, 3 x the epochs', 'none, 1.5 x the epochs'),
-    *(f'0.20 [{low:.2f}, {high:.2f}]', '2.00 [2.00, 2.00]'),
+    *(f'0.20 [{low:.2f}, {high:.2f}]', '2.00 [2.00, 2.00]', 'abcdef0'),
   )
 
 
@@ -82,3 +87,21 @@ def test_a_run_whose_seconds_nobody_knows_stands_in_the_table(add, tmp_path):
   assert (none[5][:4], none[6]) == ('100 ', '200')
   assert both[5:7] == ('', '')
   front.picture(tmp_path / 'a.png')
+
+
+def test_the_baseline_after_the_same_seconds_lies_between_its_lengths(add):
+  for seed in range(3):
+    add('front/none-0.25', seed, 0.0, 60.0 + seed, 100.0)
+    add('front/none-1', seed, 0.0, 90.0 + seed, 400.0)
+    # The root of the product: half way.
+    add('front/both-1', seed, 0.0, 85.0 + seed, 200.0)
+    add('front/both-0.75', seed, 0.0, 85.0, 99.0)  # Shorter than all.
+  (row,) = front.same_seconds_table().rows
+  assert row[:3] == ('both, 1 x the epochs', '10.0 [10.0, 10.0]', '')
+  for seed in range(3):
+    add('front_cold/none-0.25', seed, 0.0, 60.0, 100.0)
+    add('front_cold/both-0.75', seed, 0.0, 85.0, 299.0)
+  # 200 s more of `both`, at the length of the full baseline.
+  first, second = front.same_seconds_table().rows
+  assert first[:3] == ('both, 0.75 x the epochs', '', first[2])
+  assert second[2] == '-5.0 [-5.0, -5.0]'

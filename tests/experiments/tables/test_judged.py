@@ -3,7 +3,7 @@
 import pytest
 
 from experiments import intervals
-from experiments.runs import judged, planned
+from experiments.runs import generated, judged, planned
 from experiments.tables import judged as tables
 
 
@@ -107,3 +107,28 @@ def test_every_two_schedules_are_compared_seed_by_seed(add):
     ('none', '', f'1.50 [{low:.2f}, {high:.2f}]'),
     ('multigrid (both)', f'-1.50 [{-high:.2f}, {-low:.2f}]', ''),
   ]
+
+
+def test_older_rows_keep_their_settings_and_are_judged_on_test(add):
+  runs = {run.name: run for run in judged.CLAIMS}
+  assert len(runs) == 13
+  for run in runs.values():
+    kind, _, name = run.name.removeprefix('claims/').partition('-')
+    table = {
+      'frames': 'frames_accuracy',
+      'ladder': 'frames_ladder',
+      'choices': 'multigrid_choices',
+    }[kind]
+    older = next(
+      r for r in generated.RUNS[table] if r.name == f'{table}/{name}'
+    )
+    assert (run.config, run.overrides) == (older.config, older.overrides)
+    assert run.test_split == 'test'
+    assert not run.baseline or run.baseline in runs
+  for seed, top1 in enumerate((90.0, 92.0)):
+    add('claims/ladder-32', seed, 0.0, top1)
+    add('claims/ladder-16-32', seed, 0.0, top1 + 1)
+  full, ladder = tables.claimed_table().rows
+  assert (full[0], full[4]) == ('bLVNet-TAM, 16x2 frames', '')
+  assert ladder[0] == 'bLVNet-TAM, 8x2, then 16x2 frames'
+  assert ladder[4] == '1.00 [1.00, 1.00]'
