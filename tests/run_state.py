@@ -1,10 +1,12 @@
-"""What a run has left in its folder."""
+"""What a run has left in its folder, and what it trained on."""
 
 import pathlib
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+
+from mgjax.data.sources import Source
 
 
 def final_state(workdir: pathlib.Path) -> dict:
@@ -19,3 +21,8 @@ def final_state(workdir: pathlib.Path) -> dict:
     return checkpointer.restore(
       path, args=ocp.args.PyTreeRestore(restore_args=as_numpy)
     )
+
+
+def of_classes(names, num_videos: int = 0, **fields) -> Source:
+  """Training videos of these classes, of which only the number is read."""
+  return Source('x', 'train', [None] * num_videos, tuple(names), **fields)

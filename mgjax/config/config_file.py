@@ -66,7 +66,7 @@ def _called_from_here(path: pathlib.Path) -> str:
 
 def _find(path: str) -> str:
   """The file that is meant by a path, or by the name of a recipe."""
-  if not path.isidentifier() or pathlib.Path(path).exists():
+  if not path.isidentifier() or pathlib.Path(path).is_file():
     return path
   known = recipes()
   if path in known:

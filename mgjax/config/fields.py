@@ -344,9 +344,9 @@ class _Eval:
   ensemble: str = setting('sum', one_of('sum', 'max'))
   # Crop; with 3 crops also the resized short side.
   crop_px: int = setting(256, at_least(1))
-  crop_width_px: int | None = setting(None)
+  crop_width_px: int | None = setting(None, optional(at_least(1)))
   # Short side that videos are resized to before the crop (1, 5, 10 crops).
-  short_side_px: int = setting(256)
+  short_side_px: int = setting(256, at_least(1))
   batch_size: int = setting(64, at_least(1))  # Clips per evaluation step.
   # 'global': average features over all positions, classify, softmax.
   # 'fully_conv': average features over windows of the training clip's size
@@ -369,8 +369,8 @@ class _Train:
   # again instead of keeping it: less memory, more time. '': off.
   remat: str = setting('', one_of('', 'block'))
   # Memory of a device in GiB, with which that of each compiled program is
-  # compared: a run that does not fit ends before it reads data. 0: what the
-  # device says it has (CPUs do not: nothing is compared there).
+  # compared: a run whose first one does not fit ends before it reads data. 0:
+  # what the device says it has (CPUs do not: nothing is compared there).
   device_memory_gib: float = setting(0.0, at_least(0))
   # Steps between lines of metrics.jsonl.
   log_every_steps: int = setting(10, at_least(1))

@@ -13,6 +13,9 @@ from mgjax.grids.schedule import Grid, Phase
 
 # A row in numbers, see rows.py.
 Row = Mapping[str, Any]
+# Sums of epochs carry rounding errors. Less than this part of a clip adds no
+# step (`schedule.fill`), so it may not keep back a rate either.
+_CLIP_ERROR = 5e-7
 
 
 def phases(rows: Sequence[Row], s: Arguments) -> list[Phase]:
@@ -76,6 +79,7 @@ def lr_at_epoch(
   ]
   return _RatesOfRows(
     tuple(starts),
+    _CLIP_ERROR / s.num_train,
     tuple(of_run if own is None else own for own in policies),
     # A row's own rate starts with it, that of the run with the run.
     tuple(
@@ -92,20 +96,24 @@ class _RatesOfRows:
 
   Attributes:
     starts: Epochs at which the rows start.
+    margin: Epochs, far less than a clip: a start that a step lies before by no
+      more has begun.
     policies: The rate of each, before it is scaled.
     origins: Epochs of the run at which the policies' own epochs are 0.
     scales: What multiplies them.
   """
 
   starts: tuple[Real, ...]
+  margin: float
   policies: tuple[LrFunction, ...]
   origins: tuple[Real, ...]
   scales: tuple[float, ...]
 
   def __call__(self, epoch: Real) -> float:
     # Of rows that start together, all but the last have no epoch.
-    i = max(bisect.bisect_right(self.starts, epoch) - 1, 0)
-    return self.policies[i](epoch - self.origins[i]) * self.scales[i]
+    i = max(bisect.bisect_right(self.starts, epoch + self.margin) - 1, 0)
+    since = max(epoch - self.origins[i], 0)
+    return self.policies[i](since) * self.scales[i]
 
 
 def _name(number: int, s: Arguments) -> str:

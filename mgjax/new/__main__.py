@@ -32,6 +32,7 @@ import sys
 from absl import flags
 
 from mgjax import cli
+from mgjax.data.prepare import flag_checks
 
 PRESETS = ('scratch', 'finetune')
 
@@ -48,7 +49,8 @@ def define_flags(values: flags.FlagValues) -> None:
   text = 'Share of damaged files to accept, as mgjax.data.prepare has it.'
   flag('max_bad_fraction', float, 0.01, text, 0, 1)
   text = 'Encode the videos at most this small, for speed; 0: store as is.'
-  flag('short_side_px', int, 256, text, 0)
+  flag('short_side_px', int, 256, text)
+  flag_checks.check_short_side(values)
   text = 'Minutes that timing may take; 0: use what was measured before.'
   flag('measure_minutes', float, 10.0, text, 0)
   flag('num_workers', int, 0, 'Processes; 0: all cores; 1: this one.', 0)

@@ -19,7 +19,8 @@ _UNEVEN = 1.5
 _CLASS_BALANCE = 1.0
 
 
-# Room on the disk that a cache of decoded frames may ask for by itself.
+# Room on the disk that a cache of decoded frames may ask for by itself, its
+# margin included.
 _MOST_CACHE_GIB = 2.0
 # For videos that are longer than the others of their split.
 _CACHE_MARGIN = 1.2
@@ -160,7 +161,7 @@ def _decoded_cache(videos: Videos) -> Setting:
   else:
     why = (
       'Videos are decoded for every clip: the decoded frames of all of them '
-      f'would take {room:.1f} GiB of the disk.'
+      f'would take {room:.1f} GiB of the disk, with a margin.'
     )
     room = 0.0
   return Setting('data.decoded_cache_gib', room, why)
@@ -238,7 +239,7 @@ def _evaluation(
     Setting(
       'eval.num_views',
       2,
-      'A video is scored in two clips, at its beginning and its end.',
+      'A video is scored in two clips, from its beginning and its middle.',
     ),
     Setting('eval.num_crops', 1),
     Setting('eval.crop_px', clip.side_px),

@@ -6,7 +6,9 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from mgjax import cli, files, stop_signal
-from mgjax.config import config_file, network_options, saved
+from mgjax.config import config_file, network_options, own, saved
 from mgjax.data.prepare import command as prepare
 from mgjax.data.prepare.annotations import split_of_word
 from mgjax.data.prepare.plan import make_plan
@@ -35,6 +37,8 @@ _WORTH = 0.9
 # not shown to be better than the baseline after the same time, those with 861
 # are (experiments/records/front).
 LEAST_MULTIGRID_STEPS = 800
+# The coarsest clips with which recorded runs learnt (README: When to use it).
+LEAST_FRAMES, LEAST_SIDE_PX = 4, 32
 
 
 def main(values: flags.FlagValues, *arguments: str) -> None:
@@ -50,6 +54,11 @@ def main(values: flags.FlagValues, *arguments: str) -> None:
   if not values.out:
     raise ConfigError('--out is missing; name the folder to write to')
   out = pathlib.Path(values.out)
+  if out.resolve().is_relative_to(folder.resolve()):
+    raise ConfigError(
+      f'--out={out} lies in the folder of videos, {folder}, where pictures '
+      'that a run writes would be taken for videos; use a folder outside of it'
+    )
   _check_path(out, values.preset)
   if (out / CONFIG).exists():
     raise ConfigError(
@@ -69,15 +78,30 @@ def main(values: flags.FlagValues, *arguments: str) -> None:
   for line in videos.lines:
     print(line)
   write(videos, out, flip=flip, weights=weights, minutes=values.measure_minutes)
-  config = f'--config={out / CONFIG}'
   python = f'{cli.interpreter()} -m mgjax'
   print(
     f'Wrote {out / CONFIG}: {len((out / CONFIG).read_text().splitlines())} '
     'lines, to be read and changed.',
     'Next:',
-    f'  {python}.train {config} --workdir={out}/run',
-    f'  {python}.predict --workdir={out}/run --heatmap={out}/heat VIDEO',
+    *(
+      f'  {python}.{command}'
+      for command in next_commands(out, has_maps=_has_maps(weights))
+    ),
     sep='\n',
+  )
+
+
+def next_commands(out: pathlib.Path, *, has_maps: bool) -> tuple[str, str]:
+  """What follows in a shell: the training, and labels of a video.
+
+  Args:
+    out: Folder of the config file.
+    has_maps: Whether the network has maps of classes to draw.
+  """
+  heat = (f'--heatmap={out}/heat',) if has_maps else ()
+  return (
+    shlex.join(['train', f'--config={out / CONFIG}', f'--workdir={out}/run']),
+    shlex.join(['predict', f'--workdir={out}/run', *heat, 'VIDEO']),
   )
 
 
@@ -160,7 +184,8 @@ def _prepare(
     fold=1,
     validation_fraction=values.validation_fraction,
     encoding=Encoding(values.short_side_px, 12, 20, 30.0),
-    videos_per_shard=256,
+    # Each is encoded by one process: few, so that few videos fill all cores.
+    videos_per_shard=32,
     max_bad_fraction=values.max_bad_fraction,
     max_missing_fraction=0.3,
     num_workers=values.num_workers,
@@ -258,8 +283,7 @@ def write(
     return program.text(
       chosen,
       name=videos.name,
-      path=str(out / CONFIG),
-      folder=str(out),
+      commands=next_commands(out, has_maps=_has_maps(weights)),
       found=videos.lines,
       # The file resolves its own path, too.
       weights=os.path.relpath(weights.resolve(), out.resolve())
@@ -281,9 +305,20 @@ def write(
   ):
     file.write(content(Chosen()))
     file.flush()
-    grid = compare(file.name, minutes, num_devices)
+    loses = multigrid_loses(chosen, finetunes=weights is not None)
+    grid = compare(file.name, minutes, num_devices, loses)
   print(grid.why)
   files.write_text(out / CONFIG, content(grid))
+
+
+def _has_maps(weights: pathlib.Path | None) -> bool:
+  """Whether the network to train has maps of classes; that of scratch has."""
+  if weights is None:
+    return True
+  name = saved.read_saved(weights).model.name
+  return (
+    not own.is_own(name) and network_options.options_of(name).has_class_maps
+  )
 
 
 def _clip_of(weights: pathlib.Path) -> choose.Clip:
@@ -301,14 +336,44 @@ def _num_devices() -> int:
 
   This one must not hold them while another measures.
   """
-  code = 'import jax; print(len(jax.devices()))'
+  code = 'from mgjax.hosts import parallel; print(len(parallel.find_devices()))'
   found = subprocess.run(
-    [sys.executable, '-c', code], check=True, stdout=subprocess.PIPE
+    [sys.executable, '-c', code], capture_output=True, text=True
   )
+  if found.returncode:
+    said = found.stderr.strip().splitlines() or ['JAX finds no device']
+    raise ConfigError(said[-1].partition('ConfigError: ')[2] or said[-1])
   return int(found.stdout)
 
 
-def compare(config: str, minutes: float, num_devices: int = 1) -> Chosen:
+def multigrid_loses(
+  settings: Sequence[choose.Setting], *, finetunes: bool
+) -> str:
+  """Why multigrid is not expected to end as accurate; '' where it may.
+
+  It is the list of README's "When to use it", less what the wall time decides.
+
+  Args:
+    settings: Of the config.
+    finetunes: Whether it starts from weights, with the recipe's cosine.
+  """
+  value = {setting.field: setting.value for setting in settings}
+  if finetunes:
+    return 'with a rate that falls along a cosine the recorded runs lost by it'
+  # The coarsest grid has half the side and a quarter of the frames.
+  frames, side = value['data.num_frames'] // 4, value['data.crop_px'] // 2
+  if frames < LEAST_FRAMES or side < LEAST_SIDE_PX:
+    return (
+      f'its coarsest clips would have {frames} frames of {side} x {side} '
+      f'pixels, and the recorded runs lost by fewer than {LEAST_FRAMES} of '
+      f'{LEAST_SIDE_PX} x {LEAST_SIDE_PX}'
+    )
+  return ''
+
+
+def compare(
+  config: str, minutes: float, num_devices: int = 1, loses: str = ''
+) -> Chosen:
   """Chooses the grid schedule by the wall time that is predicted.
 
   Args:
@@ -316,6 +381,7 @@ def compare(config: str, minutes: float, num_devices: int = 1) -> Chosen:
     minutes: What measuring may take: then it ends, and nothing is compared. 0:
       what was measured before counts.
     num_devices: Devices that share each batch.
+    loses: Why multigrid is not to be chosen however fast it is; '': it may be.
   """
   # In a process of its own: a compilation can be ended in no other way.
   with (
@@ -341,11 +407,17 @@ def compare(config: str, minutes: float, num_devices: int = 1) -> Chosen:
         'multigrid was not compared.'
       )
     except subprocess.CalledProcessError as error:
+      if error.returncode < 0:  # As for lack of memory; nothing is wrong here.
+        return Chosen(
+          why='The grid schedule: every step has the same grid. Timing was '
+          f'ended by {signal.Signals(-error.returncode).name}, so multigrid '
+          'was not compared.'
+        )
       raise ConfigError(
         'the config that was written does not work here, as the line above '
         f'says (exit code {error.returncode})'
       ) from error
-    return choose_grid(json.loads(output.read_text())['wall_time'])
+    return choose_grid(json.loads(output.read_text())['wall_time'], loses)
 
 
 def _run(
@@ -376,25 +448,30 @@ def _run(
     raise subprocess.CalledProcessError(code, command)
 
 
-def choose_grid(wall_time: dict[str, Any] | None) -> Chosen:
+def choose_grid(wall_time: dict[str, Any] | None, loses: str = '') -> Chosen:
   """Chooses a mode, and says why.
 
   Args:
     wall_time: That of a plan; None: nothing is known.
+    loses: As for `compare`.
   """
   if not wall_time or 'none' not in wall_time['modes']:
     return Chosen()
   seconds = {m: found['total_s'] for m, found in wall_time['modes'].items()}
   steps = {m: found['steps'] for m, found in wall_time['modes'].items()}
   long_enough = ['none'] + [
-    m for m in seconds if m != 'none' and steps[m] >= LEAST_MULTIGRID_STEPS
+    m
+    for m in seconds
+    if m != 'none' and steps[m] >= LEAST_MULTIGRID_STEPS and not loses
   ]
   fastest = min(long_enough, key=seconds.get)
   mode = fastest if seconds[fastest] <= _WORTH * seconds['none'] else 'none'
   verdict = f'multigrid pays here, as grid={mode}'
   if mode == 'none':
     verdict = 'multigrid does not pay here'
-    if len(long_enough) < len(seconds):
+    if loses:
+      verdict += f': {loses}'
+    elif len(long_enough) < len(seconds):
       verdict += (
         f': with fewer than {LEAST_MULTIGRID_STEPS} steps the recorded runs '
         'are not shown to be better than without it after the same time'

@@ -11,8 +11,7 @@ _WIDTH = 80
 _TEMPLATE = '''\
 r"""{title}
 
-python -m mgjax.train --config={path} --workdir={folder}/run
-python -m mgjax.predict --workdir={folder}/run --heatmap={folder}/heat VIDEO
+{commands}
 
 Arguments after the colon of --config:
   grid  none, short, long or both
@@ -51,8 +50,7 @@ def text(
   settings: Iterable[Setting],
   *,
   name: str,
-  path: str,
-  folder: str,
+  commands: Sequence[str],
   found: Sequence[str],
   weights: str,
   grid: str,
@@ -64,8 +62,7 @@ def text(
   Args:
     settings: What it sets, but the grid.
     name: Of the data set, in the folder `data` beside the file.
-    path: Of the file, as a command names it.
-    folder: Of the file, likewise.
+    commands: What follows in a shell, less `python -m mgjax.`.
     found: Lines about the videos.
     weights: Folder of the weights to start from, relative to that of the file;
       '': from scratch.
@@ -84,8 +81,7 @@ def text(
     ]
   return _TEMPLATE.format(
     title=f'Trains on the videos of {name}.',
-    path=path,
-    folder=folder,
+    commands='\n'.join(f'python -m mgjax.{command}' for command in commands),
     fields=fields,
     # In a raw text between three quotation marks.
     found='\n'.join(_wrapped(found)).replace('"""', "'''"),

@@ -150,7 +150,7 @@ def _plan(
   full = grids.full_grid(config)
   costs = dict(zip(schedule.grids, plan['gmacs_per_clip'], strict=True))
   costs[full] = plan['baseline']['gmacs'] / plan['baseline']['clips']
-  step_s = step_seconds.step_seconds(values, costs, full, config.model.name)
+  step_s = step_seconds.step_seconds(values, costs, full, config)
   if step_s is not None:
     plan['time'] = plan_lib.training_time(schedule, plan, step_s)
   device_bytes = int(
@@ -196,7 +196,7 @@ def _budget(
     values,
     clip_costs.gmacs_per_clip(config, {full, *used}),
     full,
-    config.model.name,
+    config,
   )
   if step_s is None:
     raise ConfigError(

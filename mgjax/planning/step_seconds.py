@@ -17,15 +17,19 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
+import ml_collections
 from absl import flags
 
 from mgjax import cli, files
+from mgjax.config import saved
 from mgjax.errors import ConfigError
 from mgjax.grids import Grid
 from mgjax.run import run_folder
 
 FLAGS = ('workdir', 'step_ms', 'gmacs_per_s')
 NAMES = '--workdir, --step_ms or --gmacs_per_s'
+# Fields of a network that do not change how long its steps take.
+_CHEAP = ('num_classes', 'dropout')
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -43,7 +47,7 @@ def step_seconds(
   values: flags.FlagValues,
   gmacs_per_clip: Mapping[Grid, float],
   full: Grid,
-  network: str,
+  config: ml_collections.ConfigDict,
 ) -> dict[Grid, float] | None:
   """Returns the seconds of a training step of each grid.
 
@@ -51,14 +55,14 @@ def step_seconds(
     values: Has the flags of `define_flags`.
     gmacs_per_clip: 1e9 multiply-adds of a forward pass, for each grid.
     full: The full grid, one of them.
-    network: config.model.name.
+    config: The settings that are planned.
 
   Returns:
     Seconds by grid; None where none of the flags is given.
 
   Raises:
     ConfigError: More than one flag is given, or the run has no step times or
-      those of another network.
+      those of another network, or of another way to train it.
   """
   given = [name for name in FLAGS if values[name].value is not None]
   if len(given) > 1:
@@ -69,11 +73,16 @@ def step_seconds(
   known = {}
   if values.workdir is not None:
     theirs, known = _recorded(pathlib.Path(values.workdir))
-    if theirs not in (None, network):
-      raise ConfigError(
-        f'--workdir={values.workdir} has the step times of {theirs}, not of '
-        f'{network}'
-      )
+    ours = saved.as_json(config)
+    for section, name in _costly(ours):
+      there = theirs.get(section)
+      if not isinstance(there, dict) or name not in there:
+        continue  # Older files have fewer fields.
+      if there[name] != ours[section][name]:
+        raise ConfigError(
+          f'--workdir={values.workdir} has the step times of {section}.{name}='
+          f'{there[name]!r}, not of {ours[section][name]!r}'
+        )
     rates = [gmacs[g] / s for g, s in known.items() if g in gmacs]
     if not rates:
       raise ConfigError(
@@ -88,14 +97,26 @@ def step_seconds(
   return {g: known.get(g, cost / gmacs_per_s) for g, cost in gmacs.items()}
 
 
-def _recorded(workdir: pathlib.Path) -> tuple[str | None, dict[Grid, float]]:
+def _costly(settings: dict[str, Any]) -> list[tuple[str, str]]:
+  """Fields that change how long a step of a grid takes, the name first."""
+  model = [name for name in settings['model'] if name not in ('name', *_CHEAP)]
+  return [
+    ('model', 'name'),
+    *(('model', name) for name in model),
+    *(('train', name) for name in ('micro_batches', 'remat')),
+    *(('optim', name) for name in ('name', 'train')),
+  ]
+
+
+def _recorded(workdir: pathlib.Path) -> tuple[dict, dict[Grid, float]]:
   """Reads step times.
 
   Args:
     workdir: Folder of a run, or file of step times.
 
   Returns:
-    The network, where it is told, and the median step time of each grid [s].
+    The settings, {} where they are not told, and the median step time of each
+    grid [s].
 
   Raises:
     ConfigError: It is neither of the two, or a line has no grid or no time.
@@ -118,9 +139,10 @@ def _recorded(workdir: pathlib.Path) -> tuple[str | None, dict[Grid, float]]:
   for number, line in enumerate(lines, 1):
     where = f'--workdir={workdir}, step time {number}'
     times.setdefault(_grid(line, where), []).extend(_seconds(line, key, where))
-  model = settings.get('model') if isinstance(settings, dict) else None
-  network = model.get('name') if isinstance(model, dict) else None
-  return network, {g: statistics.median(found) for g, found in times.items()}
+  return (
+    settings if isinstance(settings, dict) else {},
+    {g: statistics.median(found) for g, found in times.items()},
+  )
 
 
 def _grid(line: Any, where: str) -> Grid:

@@ -25,6 +25,11 @@ def is_stream(argument: str) -> bool:
   )
 
 
+def shown(argument: str) -> str:
+  """An argument as it may be printed, and kept in files of labels."""
+  return _PASSWORD.sub(r'\1:***', argument)
+
+
 def files_of(arguments: Sequence[str]) -> list[pathlib.Path]:
   """Video files, and those in folders and the folders below, in order.
 
@@ -81,9 +86,7 @@ def inputs_of(
     if argument == STDIN:
       found.append(make(argument, 'fd:', Kind.PIPE))
     elif _ADDRESS.match(argument):
-      # Names are printed, and kept in files of labels.
-      name = _PASSWORD.sub(r'\1:***', argument)
-      found.append(make(name, argument, Kind.ADDRESS))
+      found.append(make(shown(argument), argument, Kind.ADDRESS))
     elif path.is_char_device():
       found.append(make(argument, argument, Kind.DEVICE, 'v4l2'))
     elif form and not path.exists():

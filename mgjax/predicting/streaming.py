@@ -52,8 +52,8 @@ def check_flags(values: flags.FlagValues, videos: Sequence[str]) -> bool:
       )
     for video in filter(inputs.is_stream, videos):
       raise ConfigError(
-        f'{video}: a stream is labelled piece by piece; give --every_s, such '
-        'as --every_s=1, or --every_frames'
+        f'{inputs.shown(video)}: a stream is labelled piece by piece; give '
+        '--every_s, such as --every_s=1, or --every_frames'
       )
     return False
   for first, second in (

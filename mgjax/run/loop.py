@@ -30,7 +30,7 @@ from mgjax.run.clock import Marks, Times
 from mgjax.setup import augmentation, evaluation, grids, run_settings
 from mgjax.setup import programs as programs_setup
 from mgjax.setup.job import Job
-from mgjax.step import programs, train_state
+from mgjax.step import compilation, programs, train_state
 from mgjax.step.step_cache import Program
 
 POLL_S = 1.0  # So often a run that waits for a program looks for a signal.
@@ -160,6 +160,13 @@ class Training:
       # A compilation may take minutes, and whoever sent the signal may kill.
       self._programs.close(wait=False)
       sys.exit(stop_signal.exit_code(stopped.args[0]))
+    except compilation.OutOfMemory:
+      # Of a later grid, say, while an earlier one trained: its steps are kept.
+      # Alone: other processes find it out at steps of their own.
+      if self._job.peers.count == 1 and self.done > self._first_step:
+        self._clock.drain()
+        self._save()
+      raise
     # No step after the last ones closes their trace.
     if said := self._trace.close():
       self._bar.say(said)
@@ -195,7 +202,9 @@ class Training:
     settings, schedule = self._job.config.train, self._job.schedule
     if self._programs.device_bytes and self.done < schedule.total_steps:
       # Before data is read: what does not fit the devices ends the run.
+      began = time.perf_counter()
       self._program('train', schedule(self.done))
+      self.times.compile_s += time.perf_counter() - began
     # Decoded ahead by workers, from this step on: a batch depends on its step
     # alone, so that nothing of them is in the checkpoint.
     batches = self._job.train_stream.batches(self.done)

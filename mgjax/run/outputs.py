@@ -68,7 +68,7 @@ def open_all(
     bar=bar,
     times=times,
     every=config.train.log_every_steps,
-    step_gflop=step_log.step_gflop(job.plan, schedule),
+    step_gflop=step_log.step_gflop(job.plan, schedule, config.optim.train),
     peak_gflops=1e3 * config.train.peak_tflops * job.mesh.size,
     fail=fail,
   )

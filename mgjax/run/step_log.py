@@ -33,7 +33,9 @@ def position(schedule: GridSchedule, step: int) -> dict:
   }
 
 
-def step_gflop(run_plan: dict, schedule: GridSchedule) -> dict[Grid, float]:
+def step_gflop(
+  run_plan: dict, schedule: GridSchedule, train: str
+) -> dict[Grid, float]:
   """Floating-point operations of a training step of each grid, in 1e9.
 
   Two for each multiply-add of the forward pass, and twice as many again in
@@ -42,7 +44,14 @@ def step_gflop(run_plan: dict, schedule: GridSchedule) -> dict[Grid, float]:
   Args:
     run_plan: The run's plan.json, with 'gmacs_per_clip' of every grid.
     schedule: Its schedule.
+    train: config.optim.train.
+
+  Returns:
+    The number of each grid; {} where only a part of the network is trained: how
+    much of the backward pass remains is not counted.
   """
+  if train != 'all':
+    return {}
   gmacs = run_plan['gmacs_per_clip']
   return {
     grid: 6 * gmacs_per_clip * grid.batch
@@ -84,7 +93,7 @@ class StepLog:
     bar: Shows the newest step.
     times: The run's, which others count on.
     every: Steps of a window.
-    step_gflop: Of `step_gflop`.
+    step_gflop: Of `step_gflop`; {}: not known.
     peak_gflops: Of all devices; 0: not known.
     fail: Called with what is not finite and the step.
   """
@@ -146,9 +155,11 @@ class StepLog:
       )
       if done % self.every and done != total:
         return
-      # Of this step alone, hence of its grid.
-      gflops = self.step_gflop[grid] / max(step_s, 1e-9)
-      peak = self.peak_gflops
+      rate = {}
+      if self.step_gflop:  # Of this step alone, hence of its grid.
+        rate['gflops'] = self.step_gflop[grid] / max(step_s, 1e-9)
+        if self.peak_gflops:
+          rate['mfu'] = rate['gflops'] / self.peak_gflops
       self.writer.write(
         {
           **position(self.schedule, done),
@@ -158,8 +169,7 @@ class StepLog:
           'step_s': step_s,
           'steps_per_s': self._steps / max(recent.train_s, 1e-9),
           'clips_per_s': clips_per_s,
-          'gflops': gflops,
-          **({'mfu': gflops / peak} if peak else {}),
+          **rate,
           'lr': lr,
           'bn_groups': groups,
           # Two runs that show the same number saw the same videos.

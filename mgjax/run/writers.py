@@ -29,9 +29,10 @@ of a training step, every train.log_every_steps steps:
   steps_per_s     Steps per second of training time since the line before.
   clips_per_s     Clips likewise.
   gflops          Rate of this step alone, in 1e9 floating-point operations per
-                  second, of all devices (`step_log.step_gflop`).
+                  second, of all devices (`step_log.step_gflop`); only where
+                  optim.train is 'all'.
   mfu             Share of the devices' peak that this is, 0 to 1; only where
-                  train.peak_tflops is set.
+                  train.peak_tflops is set, too.
   compile_wait_s  Time since the run began in which the device waited for a
                   program [s].
 

@@ -6,6 +6,8 @@ being one, such as `replay`, builds on `compose`; what has no data, on
 """
 
 import dataclasses
+import json
+import zlib
 from collections.abc import Sequence
 
 import jax
@@ -18,7 +20,7 @@ from mgjax.errors import ConfigError
 from mgjax.grids import GridSchedule
 from mgjax.hosts import parallel
 from mgjax.hosts.peers import Peers
-from mgjax.run import disk_space
+from mgjax.run import checkpoint, disk_space
 from mgjax.setup import (
   data,
   evaluation,
@@ -109,6 +111,32 @@ class Job(Composition):
   changes: list[str]
 
 
+def _check_same(peers: Peers, plan: dict, initial: dict) -> None:
+  """Refuses processes that would train something else than the others.
+
+  Their settings are equal as texts by now; the files that those name need not
+  be.
+
+  Raises:
+    ConfigError: Some have other videos, schedules or weights.
+  """
+  if peers.count == 1:
+    return
+  ours = {
+    'training videos': plan['videos'],
+    'schedule': zlib.crc32(json.dumps(plan, sort_keys=True).encode()),
+    'weights to start from': checkpoint.checksum(initial),
+  }
+  first, *others = peers.exchange(ours)
+  for number, theirs in enumerate(others, 1):
+    for what, value in first.items():
+      if theirs[what] != value:
+        raise ConfigError(
+          f'process {number} has other {what} than process 0: {theirs[what]}, '
+          f'not {value}; all need the same files'
+        )
+
+
 def make_job(
   config: ml_collections.ConfigDict,
   workdir: epath.Path,
@@ -148,19 +176,25 @@ def make_job(
   if peers.is_first:
     _check_disk(parts, workdir, len(eval_steps))
   initial = {}
-  # A run that has checkpoints goes on from those.
-  if not any((workdir / 'checkpoints').glob('[0-9]*')):
+  # A run that has checkpoints goes on from those; one that was killed while it
+  # wrote its first has none.
+  goes_on = bool(checkpoint.steps(workdir))
+  if not goes_on:
     initial = initial_variables(config, parts.network.abstract)
   changes = run_settings.check(
     config,
     workdir,
     allow_config_change,
-    parts.train_stream.source.label_names,
+    parts.train_stream.source,
   )
-  peers.exchange(None)  # All have looked before the first one writes.
   plan = planning.make_plan(config, parts.schedule, num_devices=mesh.size)
+  plan['videos'] = run_settings.data_of(parts.train_stream.source)
+  # All have looked before the first one writes.
+  _check_same(peers, plan, initial)
   if peers.is_first:  # Last: what is refused is refused in one line.
-    plan |= wall_time.foresee(config, parts.schedule, mesh, workdir)
+    plan |= wall_time.foresee(
+      config, parts.schedule, mesh, workdir, goes_on=goes_on
+    )
   return Job(
     **vars(parts),
     workdir=workdir,

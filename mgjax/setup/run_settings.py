@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 from etils import epath
 
 from mgjax import files
 from mgjax.config import fields, saved
+from mgjax.data.sources import Source
 from mgjax.errors import ConfigError
 from mgjax.run import run_folder
 
@@ -22,15 +24,15 @@ def check(
   config: ml_collections.ConfigDict,
   workdir: epath.Path,
   allow_change: bool,
-  label_names: Sequence[str],
+  source: Source,
 ) -> list[str]:
   """Looks for the run of a folder.
 
   Args:
     config: The new run's.
     workdir: The folder, which need not exist.
-    allow_change: Whether the config may differ from that of the old run.
-    label_names: Those of the data set.
+    allow_change: Whether config and data may differ from those of the old run.
+    source: The training videos.
 
   Returns:
     What has changed since then, 'field: old -> new'.
@@ -47,8 +49,9 @@ def check(
   if new['eval']['every'] is None and old['eval']['every'] == 10.0:
     old['eval']['every'] = None
   changed = changed_fields(old, new)
-  if other := run_folder.other_labels(workdir, label_names):
+  if other := run_folder.other_labels(workdir, source.label_names):
     changed.append(f'the names of the classes, such as {other}')
+  changed += changed_data(workdir, source)
   if changed and not allow_change:
     raise ConfigError(
       f'--workdir={workdir} holds a run with other settings: '
@@ -59,6 +62,39 @@ def check(
     workdir
   )  # What cannot be gone on with is refused now.
   return changed
+
+
+def data_of(source: Source) -> dict[str, Any]:
+  """What plan.json has of the training videos, to know them again.
+
+  Args:
+    source: The videos; of the user's own, or of a prepared data set, which has
+      a version, copies and perhaps a manifest.
+  """
+  return {
+    'videos': len(source),
+    'version': source.folder.name if source.folder else None,
+    'manifest_sha256': source.manifest_sha256,
+    'copies': len(source.copies.copies) if source.copies else 0,
+  }
+
+
+def changed_data(workdir: epath.Path, source: Source) -> list[str]:
+  """What is another in the training videos than when a run began.
+
+  Args:
+    workdir: Of the run; those of earlier versions do not tell.
+    source: The videos.
+  """
+  try:
+    old = files.read_json(workdir / 'plan.json').get('videos')
+  except ConfigError:
+    return []  # A run's folder without its plan still goes on.
+  return [
+    f'the data set: {field}: {a} -> {b}'
+    for field, (a, b) in differences(old or {}, data_of(source)).items()
+    if old
+  ]
 
 
 def prepare(

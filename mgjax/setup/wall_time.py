@@ -50,7 +50,9 @@ _COMPILED = (
     'data.std',
     'data.num_frames',
   ),
-  *('data.crop_px', 'data.crop_width_px'),
+  *('data.crop_px', 'data.crop_width_px', 'data.samples_per_video'),
+  # Of several devices: which share a group.
+  *('norm.group_clips', 'norm.group_by'),
 )
 
 
@@ -278,6 +280,8 @@ def foresee(
   schedule: GridSchedule,
   mesh: jax.sharding.Mesh,
   workdir: epath.Path,
+  *,
+  goes_on: bool,
 ) -> dict[str, Any]:
   """How long a new run will take, where that is known.
 
@@ -286,12 +290,13 @@ def foresee(
     schedule: Its schedule.
     mesh: Its devices.
     workdir: Its folder.
+    goes_on: Whether there is a checkpoint of it.
 
   Returns:
     What its plan.json has of it: {'wall_time': ...}, as before the first step
     where the run goes on; {} where it is not known.
   """
-  if any((workdir / 'checkpoints').glob('[0-9]*')):
+  if goes_on:
     try:
       known = files.read_json(workdir / 'plan.json').get('wall_time')
     except ConfigError:

@@ -30,7 +30,7 @@ _OPTIONS: dict[str, dict[str, str | int]] = {
   },
   # The compiler lays all convolutions out as NCDHW. With
   # xla_gpu_force_conv_nhwc=true all are NDHWC; an H100's memory and traffic are
-  # within 2 % of each other (SlowFast-R50 8x8; docs/speed.md). No time of
+  # 2 % apart (SlowFast-R50 8x8; docs/speed.md). No time of
   # either was measured, so the choice is the compiler's.
   'gpu': {},
 }

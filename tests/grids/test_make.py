@@ -413,6 +413,24 @@ def test_progressive_grids_share_the_epochs_and_scale_the_rate():
   assert s.lr_at_epoch(239) == pytest.approx(0.1)
 
 
+def test_the_first_step_of_a_phase_has_its_own_rate():
+  # Phase 2 ends at (0.1 + 0.2) * 30 = 9.000000000000002 epochs, and the 28,800
+  # clips until 9 are whole steps: phase 3 begins before that end.
+  s = smooth(
+    'constant',
+    'progressive',
+    progressive=((0.1, 0.5, 0.5), (0.2, 0.5, 0.5), (0.7, 1, 1)),
+    epochs=20,
+    epoch_factor=1.5,
+    num_train=3200,
+    batch=8,
+  )
+  start = s.phases[1].end_step
+  assert s.phases[1].end_epoch > s.epoch(start) == 9
+  assert s.lr(start - 1) == pytest.approx(8 * s.lr(start))
+  assert s.lr(start) == s.lr(s.total_steps - 1)
+
+
 def test_lists_are_as_good_as_tuples():
   lists = [list(row) for row in modes.LONG_FACTORS]
   assert make('both', long_factors=lists, lr_steps=[94, 154, 196]) == make(

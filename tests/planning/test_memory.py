@@ -1,5 +1,7 @@
 """The memory of a device: what programs take, and runs that do not fit."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from mgjax.data import stream
 from mgjax.errors import ConfigError
 from mgjax.grids.schedule import Grid
 from mgjax.planning import plan
-from mgjax.run import launch
+from mgjax.run import checkpoint, launch, loop
 from mgjax.setup import network
 from mgjax.step import compilation, step_cache, train_state, train_step
 
@@ -125,3 +127,26 @@ def test_a_training_that_does_not_fit_ends_before_it_reads_data(
   words = 'train .* needs .* MiB of each device, which has 1.0 MiB; train.micro'
   with pytest.raises(ConfigError, match=words):
     launch.train(tiny_config, tmp_path / 'run')
+
+
+def test_a_later_program_that_does_not_fit_costs_no_step(
+  tiny_config, tmp_path, monkeypatch
+):
+  original = loop.Training._program
+  tiny_config.train.device_memory_gib = 64.0
+  waits_s = [0.7]  # Of the first program.
+
+  def program(self, kind, grid):
+    if waits_s:
+      time.sleep(waits_s.pop())
+    if self.done == 3:
+      raise compilation.OutOfMemory(2**30, 2**20, grid)
+    return original(self, kind, grid)
+
+  monkeypatch.setattr(loop.Training, '_program', program)
+  with pytest.raises(compilation.OutOfMemory, match='needs 1.0 GiB'):
+    launch.train(tiny_config, tmp_path / 'run')
+  assert checkpoint.steps(tmp_path / 'run') == [3]
+  # The wait before the first batch is one for a program, too.
+  path = checkpoint.find(tmp_path / 'run', 'workdir')
+  assert checkpoint.read_record(path)['times']['compile_s'] >= 0.7

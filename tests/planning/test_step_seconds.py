@@ -6,6 +6,7 @@ import pytest
 from absl import flags
 
 from mgjax.cli import ConfigError
+from mgjax.config import fields
 from mgjax.grids.schedule import Grid
 from mgjax.planning import step_seconds
 
@@ -18,7 +19,9 @@ def seconds(*arguments):
   values = flags.FlagValues()
   step_seconds.define_flags(values)
   values(['', *arguments])
-  return step_seconds.step_seconds(values, GMACS, FULL, 'slow')
+  config = fields.base()
+  config.model.name = 'slow'
+  return step_seconds.step_seconds(values, GMACS, FULL, config)
 
 
 @pytest.mark.parametrize('argument', ['--step_ms=1000', '--gmacs_per_s=120'])
@@ -58,11 +61,20 @@ def test_step_times_of_another_network_are_refused(tmp_path):
   (tmp_path / 'metrics.jsonl').write_text(json.dumps(line) + '\n')
   (tmp_path / 'config.json').write_text(json.dumps(other))
   for place in (path, tmp_path):
-    with pytest.raises(ConfigError, match='of slowfast, not of slow'):
+    with pytest.raises(ConfigError, match="name='slowfast', not of 'slow'"):
       seconds(f'--workdir={place}')
-  same = json.dumps({'model': {'name': 'slow'}})
-  (tmp_path / 'config.json').write_text(same)
-  assert seconds(f'--workdir={tmp_path}')[SMALL] == 0.5
+  for model, train, words in (
+    ({'width': 9}, {}, r'model\.width=9, not of'),
+    ({}, {'micro_batches': 2}, r'train\.micro_batches=2, not of 1'),
+    ({'num_classes': 9, 'no_longer_there': 1}, {'remat': ''}, None),
+  ):
+    settings = {'model': {'name': 'slow', **model}, 'train': train}
+    (tmp_path / 'config.json').write_text(json.dumps(settings))
+    if words:
+      with pytest.raises(ConfigError, match=words):
+        seconds(f'--workdir={tmp_path}')
+    else:
+      assert seconds(f'--workdir={tmp_path}')[SMALL] == 0.5
 
 
 def test_nothing_tells_nothing():

@@ -272,6 +272,7 @@ def test_sources_that_cannot_be_used_are_named_and_the_others_labelled(
   [
     (['-'], '-: a stream is labelled piece by piece; give --every_s'),
     (['rtsp://host/x'], 'give --every_s'),
+    (['rtsp://me:secret@host/x'], 'rtsp://me:***@host/x: a stream is'),
     (['a.mp4', '--output=x'], '--output is for labels along a stream'),
     (['a.mp4', '--ema_alpha=1'], '--ema_alpha is for labels along a stream'),
     (['a.mp4', '--format=srt'], '--format=srt is for labels along a stream'),

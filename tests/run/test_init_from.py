@@ -60,6 +60,21 @@ def test_a_run_starts_from_the_weights_and_resumes_without_them(
   assert launch.train(config, tmp_path / 'run')['top1'] == summary['top1']
 
 
+def test_a_run_that_was_killed_in_its_first_checkpoint_starts_from_them(
+  config, tmp_path
+):
+  variables = initialised(config, tmp_path)
+  # What a kill leaves of a checkpoint that is being written.
+  half = tmp_path / 'run/checkpoints/2.orbax-checkpoint-tmp'
+  half.mkdir(parents=True)
+  (half / 'part').write_text('of it')
+  launch.train(config, tmp_path / 'run')
+  final = final_variables(config, tmp_path / 'run')
+  jax.tree.map(
+    np.testing.assert_array_equal, final['params'], variables['params']
+  )
+
+
 def test_imported_weights_can_be_evaluated(config, tmp_path):
   initialised(config, tmp_path)
   config.init_from = ''  # As in the folder of the weights.

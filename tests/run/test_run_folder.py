@@ -9,6 +9,7 @@ from mgjax.cli import ConfigError
 from mgjax.run import run_folder
 from mgjax.setup import run_settings
 from tests import speck
+from tests.run_state import of_classes
 
 LINE = '{"step": 1, "train_s": 0.5}\n'
 
@@ -49,7 +50,30 @@ def test_the_class_with_another_name_is_told(tmp_path):
   assert run_folder.other_labels(workdir, ('a', 'c')) == "1: 'b' -> 'c'"
   assert run_folder.other_labels(workdir, ('a',)) == "1: 'b' -> None"
   with pytest.raises(ConfigError, match="names of the classes, such as 1: 'b'"):
-    run_settings.check(config, workdir, False, ('a', 'c'))
+    run_settings.check(config, workdir, False, of_classes(('a', 'c')))
+
+
+def test_a_run_goes_on_with_the_videos_that_it_began_with(tmp_path):
+  config, workdir = speck.get_config(), epath.Path(tmp_path)
+  names = ('a', 'b')
+  run_settings.prepare(config, workdir, names)
+  old = of_classes(names, 10, manifest_sha256='x')
+  check = lambda videos, allow=False: run_settings.check(
+    config, workdir, allow, videos
+  )
+  assert check(old) == []  # A folder without a plan.
+  (workdir / 'plan.json').write_text('{}')
+  assert check(old) == []  # A plan of an earlier version.
+  plan = json.dumps({'videos': run_settings.data_of(old)})
+  (workdir / 'plan.json').write_text(plan)
+  assert check(old) == []
+  new = of_classes(names, 11, manifest_sha256='y')
+  with pytest.raises(ConfigError, match='the data set: videos: 10 -> 11'):
+    check(new)
+  assert check(new, allow=True) == [
+    'the data set: manifest_sha256: x -> y',
+    'the data set: videos: 10 -> 11',
+  ]
 
 
 def test_a_run_that_has_the_earlier_interval_of_evaluations_goes_on(tmp_path):
@@ -58,10 +82,10 @@ def test_a_run_that_has_the_earlier_interval_of_evaluations_goes_on(tmp_path):
   config.eval.every = 10.0
   run_settings.prepare(config, workdir, ['a'])
   config.eval.every = None
-  assert run_settings.check(config, workdir, False, ('a',)) == []
+  assert run_settings.check(config, workdir, False, of_classes(('a',))) == []
   config.eval.every = 3.0
   with pytest.raises(ConfigError, match='eval.every: 10.0 -> 3.0'):
-    run_settings.check(config, workdir, False, ('a',))
+    run_settings.check(config, workdir, False, of_classes(('a',)))
 
 
 def test_without_its_settings_nothing_is_taken_for_a_run(tmp_path):

@@ -60,7 +60,7 @@ def runs(tmp_path_factory, data_dir):
   resume.wait_for_step(process, killed, 5, 0)
   process.send_signal(signal.SIGKILL)
   process.communicate()
-  # The run has its table in its folder: nobody needs the file again.
+  # The run has the rows in its folder: the same in another form go on with it.
   (folder / 'table.json').write_text(json.dumps({'table': TABLE}))
   resume.finish(start(killed))
   return whole, killed

@@ -21,6 +21,7 @@ from mgjax.run.checkpoint_manager import Checkpoints, Keep
 from mgjax.setup import data as data_setup
 from mgjax.setup import network, run_checks, run_settings
 from mgjax.step import train_state
+from tests.run_state import of_classes
 
 DIGITS = 'configs/moving_digits.py:size=tiny'
 
@@ -92,10 +93,10 @@ def test_a_run_of_an_earlier_version_keeps_options_that_did_nothing(tmp_path):
   rules.validate(found)
   # The same command goes on with the run.
   again = moving_digits.get_config('model=slow,size=tiny')
-  assert run_settings.check(again, tmp_path, False, []) == []
+  assert run_settings.check(again, tmp_path, False, of_classes([])) == []
   again.model.width = 9
   with pytest.raises(ConfigError, match='model.width: 8 -> 9'):
-    run_settings.check(again, tmp_path, False, [])
+    run_settings.check(again, tmp_path, False, of_classes([]))
 
 
 @pytest.mark.parametrize('name', [None, 3])
@@ -112,7 +113,7 @@ def test_what_is_no_config_of_a_run_is_refused(tmp_path, section, name):
   with pytest.raises(ConfigError, match=words):
     saved.read_saved(tmp_path)
   with pytest.raises(ConfigError, match=words):
-    run_settings.check(config, tmp_path, False, [])
+    run_settings.check(config, tmp_path, False, of_classes([]))
 
 
 # What plan, train and evaluate refuse alike.

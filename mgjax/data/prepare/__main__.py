@@ -31,6 +31,7 @@ import sys
 from absl import flags
 
 from mgjax import cli
+from mgjax.data.prepare import flag_checks
 from mgjax.data.prepare.publishers import VIDEO_SETS
 
 
@@ -49,12 +50,7 @@ def define_flags(values: flags.FlagValues) -> None:
   flag('validation_fraction', float, 0.1, text, 0, 0.999)
   text = 'Encode all videos anew, at most this small; 0: store as is.'
   flag('short_side_px', int, 0, text)
-  flags.register_validator(
-    'short_side_px',
-    lambda side: side == 0 or (side >= 16 and side % 2 == 0),
-    'it must be 0 or an even number from 16',
-    flag_values=values,
-  )
+  flag_checks.check_short_side(values)
   flag('gop', int, 12, 'Frames from key frame to key frame.', 1)
   flag('crf', int, 20, "x264's quality; 0 is lossless.", 0, 51)
   text = "Frames per second of frame folders (the data set's, else 30)."

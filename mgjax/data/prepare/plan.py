@@ -136,6 +136,12 @@ def make_plan(settings: Settings) -> Plan:
   listing = list_files(settings.videos, leave_out=settings.out / name)
   everything = _read_annotations(settings, listing)
   annotations = _choose_classes(everything, settings)
+  for label in annotations.class_names:
+    if label != label.strip():
+      raise ConfigError(
+        f'--videos={settings.videos}: the class {label!r} begins or ends with '
+        'white space, which is not kept in names of classes; rename it'
+      )
   plan = Plan(
     name=data_name,
     folder=settings.out / name / config / layout.VERSION,
