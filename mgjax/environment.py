@@ -21,6 +21,7 @@ def describe() -> dict[str, Any]:
     'num_processes': jax.process_count(),
     'machine': platform.machine(),
     'cpu': cpu_name(),
+    'cpu_model': cpu_model(),
     'num_cpus': num_cpus(),
     'python': platform.python_version(),
     'jax': jax.__version__,
@@ -32,12 +33,32 @@ def describe() -> dict[str, Any]:
 
 def cpu_name() -> str:
   """The processor's name, where Linux says it."""
+  return _cpu_info().get('model name') or platform.processor()
+
+
+def cpu_model() -> str | None:
+  """Numbers of the processor, such as '25/17/1'; None: they are not told.
+
+  They are family, model and stepping. Machines of a cloud have names like
+  'AMD EPYC', which processors of several years share.
+  """
+  info = _cpu_info()
+  numbers = [info.get(name) for name in ('cpu family', 'model', 'stepping')]
+  return '/'.join(n for n in numbers if n) if all(numbers) else None
+
+
+def _cpu_info() -> dict[str, str]:
+  """What Linux says of the first core; {} elsewhere."""
   try:
-    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+    text = pathlib.Path('/proc/cpuinfo').read_text()
   except OSError:
-    return platform.processor()
-  names = [s.split(':')[1].strip() for s in lines if s.startswith('model name')]
-  return names[0] if names else platform.processor()
+    return {}
+  found = {}
+  for line in text.splitlines():
+    name, colon, value = line.partition(':')
+    if colon:
+      found.setdefault(name.strip(), value.strip())
+  return found
 
 
 def cpus() -> list[int]:

@@ -75,7 +75,7 @@ def compare(name: str, stored: list[dict], fresh: list[dict]) -> list[Line]:
     fresh: Those made anew, of the same form (see `load`); some.
   """
   entries = (*stored, *fresh)
-  same = len({record.machine_of(entry) for entry in entries}) == 1
+  same = record.are_of_one_machine(entries)
   same_data = len({entry['data']['fingerprint'] for entry in entries}) == 1
   # A training is a function of these: another result is another program.
   same_code = len({entry.get('package_tree') for entry in entries}) == 1

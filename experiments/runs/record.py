@@ -336,26 +336,32 @@ def test_of(entry: dict, records: pathlib.Path | None = None) -> dict | None:
   return files.read_json(path) if path.exists() else None
 
 
+_MACHINE = (
+  *('device', 'num_devices', 'num_processes', 'machine', 'num_cpus', 'cpu'),
+  *('cpu_model', 'python', 'jax', 'jaxlib'),
+)
+
+
 def machine_of(entry: dict) -> tuple:
   """What two loaded records must share for their times to be comparable."""
   environment = entry['summary']['environment']
-  keys = (
-    'device',
-    'num_devices',
-    'num_processes',
-    'machine',
-    'num_cpus',
-    'cpu',
-    'python',
-    'jax',
-    'jaxlib',
-  )
   # 'cpu' has been recorded since November 2026 only. The older records, those
   # of moving_digits and the first of frames_accuracy, are of one machine with
   # two cores, so None equals None here; cores and versions, which they have,
   # must still agree, and they never compare to a record that names its cpu.
-  # What else the machine was doing is in no record of a training.
-  return tuple(environment.get(key) for key in keys)
+  # Likewise 'cpu_model', since December 2026.
+  return tuple(environment.get(key) for key in _MACHINE)
+
+
+def are_of_one_machine(entries: Sequence[dict]) -> bool:
+  """Whether loaded records can be of one machine.
+
+  Unlike with `machine_of`, a record that has no 'cpu_model' may be of any.
+  """
+  place = _MACHINE.index('cpu_model')
+  machines = [list(machine_of(entry)) for entry in entries]
+  models = {machine.pop(place) for machine in machines}
+  return len(models - {None}) <= 1 and len(set(map(tuple, machines))) == 1
 
 
 def load_files(experiment: str) -> dict[str, dict]:

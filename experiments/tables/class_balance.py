@@ -13,13 +13,12 @@ from mgjax import stop_signal
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
 
-import math
 import statistics
 import sys
 
-from experiments import tabulate
+from experiments import intervals, tabulate
 from experiments.runs import generated, history, record
-from experiments.tables import measured
+from experiments.tables import by_seed, measured
 
 TABLE = 'class_balance'
 _RARE = 5  # Classes with the fewest training videos: 10 to 36.
@@ -41,15 +40,12 @@ def rare_classes() -> list[str]:
   return sorted(names, key=lambda n: labels.count(names.index(n)))[:_RARE]
 
 
-def _gain(values: list[float], base: list[float]) -> str:
-  """Difference of two means and its standard error."""
-  if len(values) < 2 or len(base) < 2:
-    return ''
-  error = math.sqrt(
-    sum(statistics.variance(v) / len(v) for v in (values, base))
-  )
-  difference = statistics.mean(values) - statistics.mean(base)
-  return f'{difference:+.1f} ± {error:.1f}'
+def _mean_class(name: str) -> dict[int, float]:
+  """Mean class accuracy of a run's records, by seed."""
+  return {
+    int(entry['name'].rpartition('-seed')[2]): entry['summary']['mean_class']
+    for entry in record.load(f'{name}-seed*')
+  }
 
 
 def make() -> list[tabulate.Table]:
@@ -58,16 +54,19 @@ def make() -> list[tabulate.Table]:
     entries = record.load(f'{run.name}-seed*')
     if not entries:
       continue
-    mean_class = [entry['summary']['mean_class'] for entry in entries]
-    base = [
-      entry['summary']['mean_class']
-      for entry in record.load(f'{run.baseline}-seed*')
-    ]
+    mean_class = _mean_class(run.name)
     rows.append(
       (
         run.row,
-        measured.spread(mean_class, 1),
-        _gain(mean_class, base) if run.name != run.baseline else '',
+        measured.spread(list(mean_class.values()), 1),
+        by_seed.paired(
+          intervals.of_paired_difference,
+          mean_class,
+          _mean_class(run.baseline),
+          1,
+        )
+        if run.name != run.baseline
+        else '',
         measured.spread([_rare_accuracy(entry) for entry in entries], 1),
         str(len(entries)),
         history.code_of(entries),
@@ -77,7 +76,7 @@ def make() -> list[tabulate.Table]:
   header = (
     'classes',
     'mean class accuracy, % [measured]',
-    'more than as they are ± standard error [measured]',
+    'more than as they are, 95 % interval [measured]',
     f'mean of the {_RARE} rarest, % [measured]',
     'seeds',
     'code',

@@ -1,7 +1,7 @@
 """What the records of runs say, and the tables of it."""
 
-import math
 import pathlib
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import ml_collections
 from matplotlib import ticker
 
-from experiments import tabulate
+from experiments import intervals, tabulate
 from experiments.runs import history, record
 from experiments.runs.run import Run
+from experiments.tables import by_seed
 
 
 class Result(NamedTuple):
@@ -30,6 +31,7 @@ class Result(NamedTuple):
     clip_gmacs: 1e9 multiply-adds of the forward pass of such a clip.
     conditions: Machines and commits that the seeds ran with.
     code: The commits, for a table.
+    seeds: Whose values the others are, in their order.
   """
 
   top1: tuple[float, ...]
@@ -43,6 +45,7 @@ class Result(NamedTuple):
   clip_gmacs: float
   conditions: frozenset[tuple]
   code: str
+  seeds: tuple[int, ...] = ()
 
   @property
   def mean(self) -> float:
@@ -87,7 +90,14 @@ def _read(entries: Sequence[dict]) -> Result:
       (*record.machine_of(entry), entry.get('commit')) for entry in entries
     ),
     code=history.code_of(entries),
+    seeds=tuple(map(_seed_of, entries)),
   )
+
+
+def _seed_of(entry: dict) -> int:
+  """That of a loaded record, from its config, or else from its name."""
+  found = re.search(r'\bseed=(\d+)', entry.get('config', ''))
+  return int(found[1] if found else entry['name'].rpartition('-seed')[2])
 
 
 def result(run: Run) -> Result | None:
@@ -164,23 +174,21 @@ def comparable(ours: Result, theirs: Result) -> bool:
 
 
 def speedup(ours: Result, baseline: Result) -> str:
-  """How many times longer the baseline trains, and the error of that.
+  """How many times longer the baseline trains, with an interval.
 
   Returns:
-    The ratio of mean seconds ± its standard error, '2.19 ± 0.05': the relative
-    standard errors of the two means, added in quadrature. The baseline's own
-    is '1.00'; '' where the two are not `comparable`.
+    The ratio of seconds over pairs of seeds with its 95 % interval, '2.19
+    [2.11, 2.27]'. The baseline's own is '1.00'; '' where the two are not
+    `comparable`, or share fewer than two seeds.
   """
   if not comparable(ours, baseline):
     return ''
   if ours is baseline:
     return '1.00'
-  ratio = baseline.mean_train_s / ours.mean_train_s
-  errors = [
-    statistics.stdev(run.train_s) / len(run.train_s) ** 0.5 / run.mean_train_s
-    for run in (ours, baseline)
-  ]
-  return f'{ratio:.2f} ± {ratio * math.hypot(*errors):.2f}'
+  theirs, own = (
+    dict(zip(run.seeds, run.train_s, strict=True)) for run in (baseline, ours)
+  )
+  return by_seed.paired(intervals.of_paired_ratio, theirs, own, 2)
 
 
 def speedup_of(
@@ -241,7 +249,7 @@ def table(name: str, runs: Sequence[Run]) -> tabulate.Table:
       'training, s [measured]',
       'compiling, s [measured]',
       'evaluating, s [measured]',
-      'speed-up ± standard error [measured]',
+      'speed-up, 95 % interval [measured]',
       'speed-up by MACs [computed]',
       'code',
       'record',

@@ -35,7 +35,7 @@ _COLUMNS = (
   'time ratio [published]',
   'source',
   'how sure',
-  'time ratio ± standard error [measured]',
+  'time ratio, 95 % interval [measured]',
   'record',
 )
 

@@ -81,6 +81,12 @@ def test_seconds_agree_within_a_tenth_on_one_machine_only():
   assert (of(entry(train_s=92.0)), of(entry(train_s=90.0))) == ('yes', 'no')
   other = {**MACHINE, 'cpu': 'another'}
   assert of(entry(train_s=300.0, environment=other)) == 'another machine'
+  # Older records do not tell the model.
+  model = lambda name: entry(environment={**MACHINE, 'cpu_model': name})
+  assert of(model('1')) == 'yes'
+  assert agreement([model('1')], [model('2')])['training, s'] == (
+    'another machine'
+  )
 
 
 def test_cpu_seconds_are_of_one_kind_on_both_sides():

@@ -1,6 +1,7 @@
 """The READMEs' tables are what schedules and records say."""
 
 import json
+import math
 
 import pytest
 
@@ -65,8 +66,12 @@ def test_a_table_shows_mean_deviation_and_speedup_by_hand(add_record):
   assert none[-4:] == ('1.00', '1.00', 'abc', 'digits/none-seed*')
   assert both[:2] == ('multigrid', '81.0 ± 1.4')
   assert both[5] == '25 ± 7'
-  # Standard errors of the means: 5 of 25 and 2 of 100; sqrt(0.2² + 0.02²).
-  assert both[-4:] == ('4.00 ± 0.80', '3.00', 'abc', 'digits/both-seed*')
+  # Log ratios of the pairs, and Student's 12.71 standard errors.
+  logs = [math.log(98 / 20), math.log(102 / 30)]
+  half = 12.706 * abs(logs[0] - logs[1]) / 2
+  ends = (math.exp(sum(logs) / 2 + sign * half) for sign in (0, -1, 1))
+  found = '{:.2f} [{:.2f}, {:.2f}]'.format(*ends)
+  assert both[-4:] == (found, '3.00', 'abc', 'digits/both-seed*')
 
 
 def test_every_run_is_compared_to_the_baseline_of_its_own_kind(add_record):
@@ -82,7 +87,7 @@ def test_every_run_is_compared_to_the_baseline_of_its_own_kind(add_record):
       add_record(f'x/{kind}-both-seed{seed}', top1=1.0, train_s=20.0)
   rows = measured.table('t', runs).rows
   assert [row[-4] for row in rows] == [
-    *('1.00', '5.00 ± 0.00', '1.00', '2.00 ± 0.00')
+    *('1.00', '5.00 [5.00, 5.00]', '1.00', '2.00 [2.00, 2.00]')
   ]
 
 
@@ -167,7 +172,7 @@ def test_times_of_one_seed_of_two_machines_or_of_two_commits_are_not_compared(
   assert speedups() == ['', '']
   add_record('digits/none-seed1', top1=70.0, train_s=100.0)
   add_record('digits/both-seed1', top1=80.0, train_s=20.0)
-  assert speedups() == ['1.00', '5.00 ± 0.00']
+  assert speedups() == ['1.00', '5.00 [5.00, 5.00]']
   add_record('digits/both-seed2', top1=80.0, train_s=20.0, **other)
   assert speedups() == ['1.00', '']
 
@@ -181,7 +186,7 @@ def test_records_without_a_processor_compare_where_all_else_agrees(
   old = {'cpu': None, 'num_cpus': 2, 'jax': '0.10.2'}
   for name in ('none-seed0', 'none-seed1', 'both-seed0', 'both-seed1'):
     add_record(f'digits/{name}', top1=1.0, train_s=20.0, **old)
-  assert measured.table('t', RUNS).rows[1][-4] == '1.00 ± 0.00'
+  assert measured.table('t', RUNS).rows[1][-4] == '1.00 [1.00, 1.00]'
   add_record('digits/both-seed2', top1=1.0, train_s=20.0, **{**old, **other})
   assert measured.table('t', RUNS).rows[1][-4] == ''
 

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from experiments import intervals
 from experiments.runs import recipes, record
 from experiments.tables import (
   activation_memory,
@@ -178,7 +179,7 @@ def test_iterations_multiply_adds_and_time_are_columns_of_their_own(
   assert row['time ratio [published]'] == '4.5'
   assert row['iteration ratio [computed]'] == '3.42'
   assert row['MAC ratio [computed]'] == '3.34'
-  assert row['time ratio ± standard error [measured]'] == row['record'] == ''
+  assert row['time ratio, 95 % interval [measured]'] == row['record'] == ''
 
 
 def test_the_loader_reads_what_an_independent_count_says():
@@ -339,9 +340,10 @@ def test_a_measured_speedup_is_one_of_several_seeds(records):
   records('k/both-0', f'{both},seed=0', train_s=24.0)
   assert found() == ('', '')
   records('k/both-1', f'{both},seed=1', train_s=26.0)
-  # Of the means: 10 / sqrt(3) of 100 and 1 of 25 are their standard errors.
+  # Of the pairs of seeds 0 and 1.
+  ratio = intervals.of_paired_ratio([90.0, 100.0], [24.0, 26.0])
   assert found() == (
-    '4.00 ± 0.28',
+    '{:.2f} [{:.2f}, {:.2f}]'.format(*ratio),
     'k/none-0, k/none-1, k/none-2, k/both-0, k/both-1',
   )
 
