@@ -24,7 +24,7 @@ import av
 from absl import flags
 
 from experiments import tabulate
-from experiments.runs import record
+from experiments.runs import history, record
 from mgjax import cli, environment
 
 EXPERIMENT = 'stream_speed'
@@ -115,18 +115,33 @@ def measure(scorer, path: pathlib.Path, size: str) -> dict:
   }
 
 
-def table(entries: list[dict]) -> str:
-  """Rates as Markdown."""
-  header = ('frames', 'frames per CPU second', 'times the rate of the video')
-  rows = [
-    (
-      f'{entry["size"]}, {_FPS} per second',
-      f'{entry["num_frames"] / entry["cpu_s"]:.0f}',
-      f'{entry["num_frames"] / entry["cpu_s"] / _FPS:.1f}',
-    )
-    for entry in entries
-  ]
-  return tabulate.markdown(tabulate.Table(EXPERIMENT, header, rows))
+def make() -> list[tabulate.Table]:
+  """Rates of the records there are."""
+  rows = []
+  for name, found in record.load_files(EXPERIMENT).items():
+    machine = found['environment']
+    cores = machine['num_cpus']
+    for entry in found['entries']:
+      times = lambda s, entry=entry: f'{entry["num_frames"] / s / _FPS:.1f}'
+      rows.append(
+        (
+          f'{entry["size"]}, {_FPS} frames per second',
+          times(entry['wall_s']),
+          times(entry['cpu_s']),
+          f'{cores} core{"s" * (cores > 1)} of {machine["cpu"]}',
+          history.code_of([found]),
+          f'{name}.json',
+        )
+      )
+  columns = (
+    'video',
+    'times its rate [measured]',
+    'the same, by CPU seconds [measured]',
+    'machine',
+    'code',
+    'record',
+  )
+  return [tabulate.Table(EXPERIMENT, columns, rows)]
 
 
 def main(args: flags.FlagValues) -> None:
@@ -150,7 +165,7 @@ def main(args: flags.FlagValues) -> None:
     environment=environment.describe(),
     entries=entries,
   )
-  print(table(entries))
+  print(*map(tabulate.markdown, make()), sep='\n\n')
 
 
 if __name__ == '__main__':

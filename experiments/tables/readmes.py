@@ -27,6 +27,7 @@ from experiments.bench import (
   own_videos,
   small_sets,
   step_time,
+  stream_speed,
 )
 from experiments.runs import catalogue, history, planned, record
 from experiments.tables import (
@@ -86,6 +87,7 @@ SCRIPTS = (
   compile_seconds,
   small_sets,
   own_videos,
+  stream_speed,
 )
 
 

@@ -364,3 +364,25 @@ def test_inputs_are_what_they_look_like(tmp_path):
   assert found.url == f'file:{tmp_path}/12:30.mp4'
   (found,) = inputs.inputs_of(['0'], 'avfoundation', None)
   assert (found.url, found.kind.value) == ('0', 'device')
+
+
+def test_standard_input_is_labelled_as_a_file_is(folder, tmp_path, capsys):
+  path = tmp_path / 'long.ts'
+  path.write_bytes(odd_videos.encode(range(77), format='mpegts'))
+  arguments = ('--every_frames=9', '--format=jsonl')
+  code, of_file = run(capsys, folder, path, *arguments)
+  assert code == 0, of_file.err
+  stdin = os.dup(0)
+  try:
+    with path.open('rb') as file:
+      os.dup2(file.fileno(), 0)
+      code, piped = run(capsys, folder, '-', *arguments)
+  finally:
+    os.dup2(stdin, 0)
+    os.close(stdin)
+  assert code == 0, piped.err
+  labels = lambda printed: [
+    {k: v for k, v in line.items() if k != 'file'}
+    for line in lines_of(printed.out)
+  ]
+  assert len(labels(piped)) > 3 and labels(piped) == labels(of_file)
