@@ -47,11 +47,13 @@ class Clip(NamedTuple):
     frames: Of a clip.
     side_px: Of its crop.
     has_batch_norm: Whether the network has batch norm.
+    in_segments: Whether its frames are one of each of equal parts of a video.
   """
 
   frames: int
   side_px: int
   has_batch_norm: bool
+  in_segments: bool = False
 
 
 def settings(
@@ -120,7 +122,16 @@ def _from_scratch(videos: Videos) -> list[Setting]:
   ]
 
 
-def _clip(videos: Videos, clip: Clip, flip: bool) -> list[Setting]:
+def _frames(videos: Videos, clip: Clip) -> list[Setting]:
+  if clip.in_segments:
+    return [
+      Setting(
+        'data.num_frames',
+        clip.frames,
+        f'A clip: a frame of each of {clip.frames} equal parts of the video, '
+        'as the weights have it.',
+      )
+    ]
   fps = round(float(np.median(videos.fps)), 2)
   # Of short videos, too, most of a clip is no repetition.
   seconds = float(np.quantile(videos.num_frames / videos.fps, 0.25))
@@ -135,6 +146,12 @@ def _clip(videos: Videos, clip: Clip, flip: bool) -> list[Setting]:
     ),
     Setting('data.stride_frames', stride),
     Setting('data.target_fps', fps),
+  ]
+
+
+def _clip(videos: Videos, clip: Clip, flip: bool) -> list[Setting]:
+  return [
+    *_frames(videos, clip),
     Setting(
       'data.crop_px',
       clip.side_px,
@@ -239,7 +256,12 @@ def _evaluation(
     Setting(
       'eval.num_views',
       2,
-      'A video is scored in two clips, from its beginning and its middle.',
+      'A video is scored in two clips, '
+      + (
+        'of different frames of each part.'
+        if clip.in_segments
+        else 'from its beginning and its middle.'
+      ),
     ),
     Setting('eval.num_crops', 1),
     Setting('eval.crop_px', clip.side_px),

@@ -328,6 +328,7 @@ def _clip_of(weights: pathlib.Path) -> choose.Clip:
     config.data.num_frames,
     config.data.crop_px,
     network_options.options_of(config.model.name).has_batch_norm,
+    in_segments=config.data.sampling == 'segments',
   )
 
 

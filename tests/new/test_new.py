@@ -428,3 +428,21 @@ def test_no_device_is_one_line(monkeypatch):
   monkeypatch.setenv('JAX_PLATFORMS', 'nonsense')
   with pytest.raises(ConfigError, match='^JAX finds no device for JAX_PLAT'):
     command._num_devices()
+
+
+def test_frames_of_segments_have_no_stride():
+  found = look.Videos(
+    *('v', {'a': {'train': 50, 'validation': 9}}),
+    *(np.array([90]), np.array([30.0]), np.array([240])),
+    1.0,
+  )
+  of = lambda **fields: {
+    s.field: s
+    for s in choose.settings(
+      found, flip=False, weights=choose.Clip(8, 64, True, **fields)
+    )
+  }
+  dense, segments = of(), of(in_segments=True)
+  assert set(dense) - set(segments) == {'data.stride_frames', 'data.target_fps'}
+  assert '8 equal parts' in segments['data.num_frames'].why
+  assert 'of each part' in segments['eval.num_views'].why
