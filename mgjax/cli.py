@@ -433,8 +433,7 @@ def _parse_with_config(
       '--config is missing; give --config=FILE.py or the name of a recipe: '
       f'{", ".join(config_file.recipes())}.'
     )
-  rules.check_fields(config)
-  rules.validate(config)
+  rules.check(config)
   return rest
 
 

@@ -69,8 +69,10 @@ def _find(path: str) -> str:
   if not path.isidentifier() or pathlib.Path(path).is_file():
     return path
   known = recipes()
-  if path in known:
+  if path in known:  # Also where a folder has its name.
     return str(known[path])
+  if pathlib.Path(path).exists():
+    return path
   raise ConfigError(
     f'--config={path}: there is neither a file nor a recipe of that name.'
     f'{did_you_mean(path, known)} The recipes are {", ".join(known)}.'

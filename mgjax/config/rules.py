@@ -12,12 +12,23 @@ from mgjax.errors import ConfigError
 
 __all__ = [
   'as_tuples',
+  'check',
   'check_fields',
   'hint',
   'listing',
   'unknown_field',
   'validate',
 ]
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Refuses a config with other fields than there are, or wrong values.
+
+  Raises:
+    ConfigError: Names the first of them.
+  """
+  check_fields(config)
+  validate(config)
 
 
 def check_fields(config: ml_collections.ConfigDict) -> None:

@@ -14,6 +14,7 @@ import jax
 from absl import flags
 
 from mgjax import environment
+from mgjax.config import saved
 from mgjax.data import read_ahead
 from mgjax.data.read_ahead import Workers
 from mgjax.data.stream import TrainStream
@@ -287,7 +288,7 @@ def main(values: flags.FlagValues) -> None:
   schedule = grids.schedule(config, len(source))
   full = grids.full_grid(config)
   gmacs = clip_costs.gmacs_per_clip(config, {full, *schedule.grids})
-  step_s = step_seconds.step_seconds(values, gmacs, full, config)
+  step_s = step_seconds.step_seconds(values, gmacs, full, saved.as_json(config))
   draws = dict.fromkeys(d for p in schedule.phases for d in draws_of(p))
   train_stream = data_setup.train_stream(config, schedule, source)
   rates = measure(train_stream, list(draws), num_clips=values.num_clips)

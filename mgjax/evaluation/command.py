@@ -10,7 +10,6 @@ from absl import flags
 from etils import epath
 
 from mgjax import files, stop_signal
-from mgjax.config import rules
 from mgjax.cpu import allocator
 from mgjax.data import sources
 from mgjax.data.eval_stream import EvalStream
@@ -59,9 +58,6 @@ def evaluate_checkpoint(
     ConfigError: There is no such checkpoint, or the settings cannot work.
     Stopped: There was a signal; what has been scored is kept.
   """
-  # A command has done so; who calls this from Python has not.
-  rules.check_fields(config)
-  rules.validate(config)
   peers = peers or Peers()
   workdir = epath.Path(workdir)
   config = data_setup.with_classes(config)

@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from mgjax import cli, files
+from mgjax.config import saved
 from mgjax.errors import ConfigError
 from mgjax.grids import GridSchedule
 from mgjax.planning import plan as plan_lib
@@ -150,7 +151,7 @@ def _plan(
   full = grids.full_grid(config)
   costs = dict(zip(schedule.grids, plan['gmacs_per_clip'], strict=True))
   costs[full] = plan['baseline']['gmacs'] / plan['baseline']['clips']
-  step_s = step_seconds.step_seconds(values, costs, full, config)
+  step_s = step_seconds.step_seconds(values, costs, full, saved.as_json(config))
   if step_s is not None:
     plan['time'] = plan_lib.training_time(schedule, plan, step_s)
   device_bytes = int(
@@ -196,7 +197,7 @@ def _budget(
     values,
     clip_costs.gmacs_per_clip(config, {full, *used}),
     full,
-    config,
+    saved.as_json(config),
   )
   if step_s is None:
     raise ConfigError(

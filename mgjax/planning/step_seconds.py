@@ -17,11 +17,9 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
 from absl import flags
 
 from mgjax import cli, files
-from mgjax.config import saved
 from mgjax.errors import ConfigError
 from mgjax.grids import Grid
 from mgjax.run import run_folder
@@ -47,7 +45,7 @@ def step_seconds(
   values: flags.FlagValues,
   gmacs_per_clip: Mapping[Grid, float],
   full: Grid,
-  config: ml_collections.ConfigDict,
+  settings: dict[str, Any],
 ) -> dict[Grid, float] | None:
   """Returns the seconds of a training step of each grid.
 
@@ -55,7 +53,7 @@ def step_seconds(
     values: Has the flags of `define_flags`.
     gmacs_per_clip: 1e9 multiply-adds of a forward pass, for each grid.
     full: The full grid, one of them.
-    config: The settings that are planned.
+    settings: Those that are planned, as config.json has them.
 
   Returns:
     Seconds by grid; None where none of the flags is given.
@@ -73,15 +71,14 @@ def step_seconds(
   known = {}
   if values.workdir is not None:
     theirs, known = _recorded(pathlib.Path(values.workdir))
-    ours = saved.as_json(config)
-    for section, name in _costly(ours):
+    for section, name in _costly(settings):
       there = theirs.get(section)
       if not isinstance(there, dict) or name not in there:
         continue  # Older files have fewer fields.
-      if there[name] != ours[section][name]:
+      if there[name] != settings[section][name]:
         raise ConfigError(
           f'--workdir={values.workdir} has the step times of {section}.{name}='
-          f'{there[name]!r}, not of {ours[section][name]!r}'
+          f'{there[name]!r}, not of {settings[section][name]!r}'
         )
     rates = [gmacs[g] / s for g, s in known.items() if g in gmacs]
     if not rates:

@@ -12,7 +12,6 @@ from etils import epath
 from ml_collections import config_flags
 
 from mgjax import files, stop_signal
-from mgjax.config import rules
 from mgjax.cpu import allocator
 from mgjax.errors import ConfigError
 from mgjax.hosts import parallel
@@ -59,9 +58,6 @@ def train(
     SystemExit: A signal stopped the run; a checkpoint has been written.
   """
   started = time.perf_counter()
-  # A command has done so; who calls this from Python has not.
-  rules.check_fields(config)
-  rules.validate(config)
   peers = peers or Peers()
   workdir = epath.Path(workdir)
   lock = run_lock.RunLock(workdir)

@@ -14,6 +14,7 @@ import jax
 import ml_collections
 from etils import epath
 
+from mgjax.config import rules
 from mgjax.data.eval_stream import EvalStream
 from mgjax.data.stream import TrainStream
 from mgjax.errors import ConfigError
@@ -155,6 +156,8 @@ def make_job(
   Raises:
     ConfigError: The run cannot work.
   """
+  # A command has done so; who calls `run_training` from Python has not.
+  rules.check(config)
   # In the order of what it costs: seconds of tracing, then data, then weights.
   config = grids.with_table(data.with_classes(config))
   mesh = parallel.make_mesh()

@@ -8,7 +8,7 @@ import ml_collections
 from etils import epath
 
 from mgjax import files
-from mgjax.config import fields, saved
+from mgjax.config import fields, rules, saved
 from mgjax.data.sources import Source
 from mgjax.errors import ConfigError
 from mgjax.run import run_folder
@@ -141,9 +141,11 @@ def check_evaluation(
     What differs, for eval.json: the evaluation's value by 'group.field'.
 
   Raises:
-    ConfigError: Other settings differ, and the message names them; or the
-      folder does not hold the settings of a run.
+    ConfigError: Some cannot work. Or other settings differ, and the message
+      names them; or the folder does not hold the settings of a run.
   """
+  # A command has done so; who calls `evaluate_checkpoint` from Python has not.
+  rules.check(config)
   workdir = epath.Path(workdir)
   if not (workdir / run_folder.CONFIG).exists():
     if allow_change:

@@ -6,7 +6,7 @@ import pytest
 from absl import flags
 
 from mgjax.cli import ConfigError
-from mgjax.config import fields
+from mgjax.config import fields, saved
 from mgjax.grids.schedule import Grid
 from mgjax.planning import step_seconds
 
@@ -21,7 +21,7 @@ def seconds(*arguments):
   values(['', *arguments])
   config = fields.base()
   config.model.name = 'slow'
-  return step_seconds.step_seconds(values, GMACS, FULL, config)
+  return step_seconds.step_seconds(values, GMACS, FULL, saved.as_json(config))
 
 
 @pytest.mark.parametrize('argument', ['--step_ms=1000', '--gmacs_per_s=120'])

@@ -7,6 +7,7 @@ import jax
 import pytest
 from etils import epath
 
+import mgjax
 from configs import moving_digits
 from mgjax import cli, evaluate, models, train
 from mgjax import plan as plan_flags
@@ -295,3 +296,24 @@ def test_the_softmax_loss_is_refused_for_videos_with_actions(tiny_config):
   )
   with pytest.raises(ConfigError, match="optim.loss='softmax'.*'sigmoid'"):
     run_checks.check_evaluation(config, data, 1)
+
+
+@pytest.mark.parametrize(
+  'section,name,value',
+  [
+    ('train', 'log_every_steps', 0),
+    ('optim', 'momentum', 1.5),
+    ('optim', 'name', 'adam'),
+    ('eval', 'short_side_px', -5),
+  ],
+)
+def test_settings_from_python_are_checked_as_those_of_a_command(
+  section, name, value, tmp_path
+):
+  config = moving_digits.get_config('model=slow,size=tiny')
+  config[section][name] = value
+  with pytest.raises(ConfigError, match=f'{section}.{name} is'):
+    mgjax.run_training(config, tmp_path / 'run')
+  with pytest.raises(ConfigError, match=f'{section}.{name} is'):
+    mgjax.evaluate_checkpoint(config, tmp_path / 'run', None)
+  assert not (tmp_path / 'run').exists()
