@@ -218,7 +218,6 @@ def measure(repeats: int, limit_s: float, jobs: int) -> dict[str, list]:
 def format_report(result: dict[str, Any]) -> str:
   """README.md of a record."""
   machine = result['machine']
-  load = result.get('load_average', machine.get('load'))
   return (
     '# After the death of a process\n\n'
     f'`{result["command"]}`, commit {result["commit"][:12]}: '
@@ -228,7 +227,7 @@ def format_report(result: dict[str, Any]) -> str:
     '*jax* has a time-out of 100 s by default.\n\n'
     f'{machine["cpu"]}, {machine["num_cpus"]} cores, Python '
     f'{machine["python"]}, JAX {machine["jax"]}; load average '
-    f'{load[0]:.1f}.\n\n'
+    f'{record.load_average_of(result)[0]:.1f}.\n\n'
     f'{tabulate.markdown(deaths_table(result))}\n\n'
     'An exchange of a value between all processes, in ms: median (least to '
     f'most) of the medians of {result["repeats"]} runs.\n\n'

@@ -407,7 +407,6 @@ def _per_second(row: dict, unit: str) -> tuple[str, ...]:
 def format_report(result: dict) -> str:
   """The Markdown page of a result."""
   machine, rows = result['machine'], result['grids']
-  load = result.get('load_average', machine.get('load'))
   ways = tuple(rows[0]['cpu_ms'])
   per_second = {
     unit: tabulate.Table(
@@ -448,8 +447,8 @@ def format_report(result: dict) -> str:
     '`mgjax.data.prepare` has made of them.',
     '',
     f'{machine["cpu"]}, {", ".join(versions)}; load average '
-    f'{load[0]:.1f} of {machine["num_cpus"]} CPUs (wall-clock times '
-    'suffer from it).',
+    f'{record.load_average_of(result)[0]:.1f} of {machine["num_cpus"]} CPUs '
+    '(wall-clock times suffer from it).',
     '',
     'Clips per second of CPU time:',
     '',
@@ -497,7 +496,6 @@ def make() -> list[tabulate.Table]:
   rows = []
   for name, result in _load().items():
     machine = result['machine']
-    cores = machine['num_cpus']
     for prepared in (False, True):
       # By reader: milliseconds at every grid, if it was timed.
       found = {
@@ -520,7 +518,7 @@ def make() -> list[tabulate.Table]:
             )
             for reader in _READERS[:-1]
           ),
-          f'{cores} core{"s" * (cores > 1)} of {machine["cpu"]}',
+          record.processor_text(machine),
           history.code_of([result]),
           # From docs/speed.md, where the table stands.
           f'[{name}](../experiments/records/{name}/README.md)',

@@ -400,7 +400,7 @@ class _Circumstances(NamedTuple):
 
 def _circumstances(entry: dict) -> _Circumstances:
   env, launches = entry['environment'], _launches(entry)
-  machine, keeps = f'{env["num_cpus"]} cores of {env["cpu"]}', None
+  machine, keeps = record.processor_text(env), None
   if entry['device'] == 'gpu':
     machine = env['device']
   else:

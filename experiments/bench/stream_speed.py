@@ -117,10 +117,17 @@ def measure(scorer, path: pathlib.Path, size: str) -> dict:
 
 def make() -> list[tabulate.Table]:
   """Rates of the records there are."""
+  return [table(record.load_files(EXPERIMENT))]
+
+
+def table(records: dict[str, dict]) -> tabulate.Table:
+  """Rates.
+
+  Args:
+    records: By their names.
+  """
   rows = []
-  for name, found in record.load_files(EXPERIMENT).items():
-    machine = found['environment']
-    cores = machine['num_cpus']
+  for name, found in records.items():
     for entry in found['entries']:
       times = lambda s, entry=entry: f'{entry["num_frames"] / s / _FPS:.1f}'
       rows.append(
@@ -128,7 +135,7 @@ def make() -> list[tabulate.Table]:
           f'{entry["size"]}, {_FPS} frames per second',
           times(entry['wall_s']),
           times(entry['cpu_s']),
-          f'{cores} core{"s" * (cores > 1)} of {machine["cpu"]}',
+          record.processor_text(found['environment']),
           history.code_of([found]),
           f'{name}.json',
         )
@@ -141,7 +148,7 @@ def make() -> list[tabulate.Table]:
     'code',
     'record',
   )
-  return [tabulate.Table(EXPERIMENT, columns, rows)]
+  return tabulate.Table(EXPERIMENT, columns, rows)
 
 
 def main(args: flags.FlagValues) -> None:
@@ -159,13 +166,13 @@ def main(args: flags.FlagValues) -> None:
       make_video(path, size, args.seconds)
       measure(scorer, path, size)  # What the first call sets up.
       entries.append(measure(scorer, path, size))
-  benchmark.write(
+  entry = benchmark.write(
     config=CONFIG,
     seconds=args.seconds,
     environment=environment.describe(),
     entries=entries,
   )
-  print(*map(tabulate.markdown, make()), sep='\n\n')
+  print(tabulate.markdown(table({args.name: entry})))
 
 
 if __name__ == '__main__':

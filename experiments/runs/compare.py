@@ -125,8 +125,8 @@ def _all(entries: list[dict], get: Callable) -> list | None:
   return None if None in values else values
 
 
-def _by_seed(entries: list[dict], get: Callable) -> dict[str, Any]:
-  return {entry['name'].rpartition('-seed')[2]: get(entry) for entry in entries}
+def _by_seed(entries: list[dict], get: Callable) -> dict[int, Any]:
+  return {record.seed_of(entry): get(entry) for entry in entries}
 
 
 def _top1(result: dict) -> tuple[float, int]:

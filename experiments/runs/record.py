@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -364,6 +365,23 @@ def are_of_one_machine(entries: Sequence[dict]) -> bool:
   return len(models - {None}) <= 1 and len(set(map(tuple, machines))) == 1
 
 
+def seed_of(entry: dict) -> int:
+  """The seed of a loaded record, from its config, or else from its name."""
+  found = re.search(r'\bseed=(\d+)', entry.get('config', ''))
+  return int(found[1] if found else entry['name'].rpartition('-seed')[2])
+
+
+def processor_text(machine: dict) -> str:
+  """What a table says of a machine that a record has: '2 cores of AMD EPYC'."""
+  cores = machine['num_cpus']
+  return f'{cores} core{"s" * (cores > 1)} of {machine["cpu"]}'
+
+
+def load_average_of(result: dict) -> list[float]:
+  """That of a benchmark's record; older ones have it with the machine."""
+  return result.get('load_average') or result['machine']['load']
+
+
 def load_files(experiment: str) -> dict[str, dict]:
   """Records that are one file each, EXPERIMENT/NAME.json, by name."""
   return {
@@ -433,6 +451,8 @@ def problems() -> list[str]:
 
 def _evaluation_problems(entry: dict) -> list[str]:
   """Says which evaluations of a record are not those of its training."""
+  from mgjax.evaluation import results  # Imports JAX, which others need not.
+
   summary, found = entry['summary'], []
   checks = [(_FILES[-1], {'step': summary['steps'], 'top1': summary['top1']})]
   if test := test_of(entry):
@@ -441,9 +461,8 @@ def _evaluation_problems(entry: dict) -> list[str]:
       found.append(f'{entry["name"]}/{_TEST}: its split is {split}')
   for name, wanted in checks:
     result = files.read_json(RECORDS / entry['name'] / name)
-    if bits := result.get('correct'):
-      # A video each, the first one the highest bit of the first digit.
-      right = sum(int(digit, 16).bit_count() for digit in bits)
+    if 'correct' in result:
+      right = results.correct_videos(result).sum()
       wanted = {'top1': 100 * right / result['num_scored'], **wanted}
     found += [
       f'{entry["name"]}/{name}: {field} is {result[field]}, not {value}'

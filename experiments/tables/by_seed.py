@@ -51,8 +51,7 @@ def train_s(summary: dict) -> float:
 def read(run: Run) -> Seeds | None:
   """Reads the records of a run; None while there are none."""
   entries = {
-    int(entry['name'].rpartition('-seed')[2]): entry
-    for entry in record.load(f'{run.name}-seed*')
+    record.seed_of(entry): entry for entry in record.load(f'{run.name}-seed*')
   }
   if not entries:
     return None
@@ -119,11 +118,49 @@ def paired(
   Returns:
     '-0.47 [-0.75, -0.18]'; '' where they share fewer than two seeds.
   """
+  found = of_pairs(compare, ours, theirs)
+  return text_of(found, digits) if found else ''
+
+
+def of_pairs(
+  compare: Callable[..., intervals.Interval],
+  ours: Mapping[int, float],
+  theirs: Mapping[int, float],
+) -> intervals.Interval | None:
+  """As `paired`, the numbers; None where they share fewer than two seeds."""
   seeds = sorted(ours.keys() & theirs.keys())
   if len(seeds) < 2:
-    return ''
-  pair = ([values[s] for s in seeds] for values in (ours, theirs))
-  return text_of(compare(*pair), digits)
+    return None
+  return compare(*([values[s] for s in seeds] for values in (ours, theirs)))
+
+
+# The first columns of tables of runs that are judged on test.
+ACCURACIES = (
+  'run',
+  'seeds',
+  'top-1 on validation, % [measured]',
+  'top-1 on test, % [measured]',
+  'test, minus the baseline [measured]',
+)
+
+
+def accuracies(run: Run, ours: Seeds, base: Seeds | None) -> tuple[str, ...]:
+  """The cells of those columns.
+
+  Args:
+    run: The run.
+    ours: Its records.
+    base: Those of its baseline; None: it has none, or is its own.
+  """
+  return (
+    run.row,
+    str(len(ours.validation)),
+    mean_text(ours.validation, 1),
+    mean_text(ours.test, 2),
+    paired(intervals.of_paired_difference, ours.test, base.test, 2)
+    if base
+    else '',
+  )
 
 
 def of_seeds(found: Seeds, seeds: Collection[int]) -> Seeds:

@@ -43,7 +43,7 @@ def rare_classes() -> list[str]:
 def _mean_class(name: str) -> dict[int, float]:
   """Mean class accuracy of a run's records, by seed."""
   return {
-    int(entry['name'].rpartition('-seed')[2]): entry['summary']['mean_class']
+    record.seed_of(entry): entry['summary']['mean_class']
     for entry in record.load(f'{name}-seed*')
   }
 

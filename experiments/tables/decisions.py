@@ -166,12 +166,7 @@ class Compared(NamedTuple):
       by_seed.of_one_machine(arm.train_s, self.both, self.none)
       for arm in (self.none, self.both)
     )
-    seeds = sorted(theirs.keys() & ours.keys())
-    if len(seeds) < 2:
-      return None
-    return intervals.of_paired_ratio(
-      [theirs[s] for s in seeds], [ours[s] for s in seeds]
-    )
+    return by_seed.of_pairs(intervals.of_paired_ratio, theirs, ours)
 
   def times_fewer_seconds(self) -> str:
     """That ratio, for a cell of a table."""

@@ -57,13 +57,7 @@ def table_of(name: str, runs: Sequence[Run]) -> tabulate.Table:
     ratio = intervals.of_paired_ratio
     rows.append(
       (
-        run.row,
-        str(len(ours.validation)),
-        by_seed.mean_text(ours.validation, 1),
-        by_seed.mean_text(ours.test, 2),
-        by_seed.paired(intervals.of_paired_difference, ours.test, base.test, 2)
-        if base
-        else '',
+        *by_seed.accuracies(run, ours, base),
         by_seed.mean_text(ours.train_s, 0),
         by_seed.mean_text(ours.cpu_s, 0),
         ', '.join(sorted(set(ours.cache))),
@@ -83,11 +77,7 @@ def table_of(name: str, runs: Sequence[Run]) -> tabulate.Table:
   return tabulate.Table(
     name,
     (
-      'run',
-      'seeds',
-      'top-1 on validation, % [measured]',
-      'top-1 on test, % [measured]',
-      'test, minus the baseline [measured]',
+      *by_seed.ACCURACIES,
       'training, s [measured]',
       'CPU, s [measured]',
       'programs',
@@ -100,12 +90,17 @@ def table_of(name: str, runs: Sequence[Run]) -> tabulate.Table:
   )
 
 
+def _warm_name(run: Run) -> str:
+  """The run of the front that a cold one repeats."""
+  return run.name.replace('front_cold/', 'front/')
+
+
 def cold_table() -> tabulate.Table:
   """What it adds to each arm to compile its programs."""
   found = by_seed.all_of([*judged.FRONT, *judged.FRONT_COLD])
   rows = []
   for run in judged.FRONT_COLD:
-    warm = found.get(run.name.replace('front_cold/', 'front/'))
+    warm = found.get(_warm_name(run))
     cold = found.get(run.name)
     if not warm or not cold:
       continue
@@ -152,21 +147,53 @@ def cold_table() -> tabulate.Table:
   )
 
 
+def _cold_adds() -> dict[str, float] | None:
+  """Seconds that cold programs add to a training, by arm, on average.
+
+  Returns:
+    None until both arms have records.
+  """
+  found = by_seed.all_of([*judged.FRONT, *judged.FRONT_COLD])
+  adds = {}
+  for run in judged.FRONT_COLD:
+    pair = found.get(run.name), found.get(_warm_name(run))
+    if not all(pair):
+      return None
+    cold, warm = (statistics.mean(one.train_s.values()) for one in pair)
+    adds[run.grid] = cold - warm
+  return adds
+
+
+def _with(
+  adds: Mapping[str, float], arm: str, found: by_seed.Seeds
+) -> by_seed.Seeds:
+  """Records of an arm whose trainings take so many seconds more."""
+  return found._replace(
+    train_s={seed: s + adds[arm] for seed, s in found.train_s.items()}
+  )
+
+
 def pairs_table() -> tabulate.Table:
   """Points of `both` minus points of `none`, seed by seed."""
   runs = {run.name: run for run in judged.FRONT}
-  rows = []
+  adds, rows = _cold_adds(), []
   for ours, theirs in _PAIRS:
     point, baseline = runs[f'front/{ours}'], runs[f'front/{theirs}']
     both, none = by_seed.read(point), by_seed.read(baseline)
     if both and none:
       pair = decisions.Compared(none, both, point, None)
+      cold = ''
+      if adds:
+        cold = pair._replace(
+          none=_with(adds, 'none', none), both=_with(adds, 'both', both)
+        ).times_fewer_seconds()
       rows.append(
         (
           point.row,
           baseline.row,
           pair.difference(),
           pair.times_fewer_seconds(),
+          cold,
           ', '.join(dict.fromkeys([both.code, none.code])),
         )
       )
@@ -177,6 +204,7 @@ def pairs_table() -> tabulate.Table:
       'minus',
       'top-1 on test, points [measured]',
       'times fewer seconds [measured]',
+      'the same, cold [measured]',
       'code',
     ),
     rows,
@@ -184,16 +212,13 @@ def pairs_table() -> tabulate.Table:
 
 
 def _after_the_same_seconds(
-  point: by_seed.Seeds,
-  baselines: Sequence[by_seed.Seeds],
-  adds: Sequence[float],
+  point: by_seed.Seeds, baselines: Sequence[by_seed.Seeds]
 ) -> str:
   """Test accuracy minus that of the baseline, interpolated seed by seed.
 
   Args:
     point: Of `both`.
     baselines: Of `none`, from the shortest.
-    adds: Seconds of programs that each training of `both` has, and of `none`.
 
   Returns:
     The mean with its interval; '' where a seed is shorter or longer than all
@@ -204,8 +229,8 @@ def _after_the_same_seconds(
     known = [b for b in baselines if seed in b.test and seed in b.train_s]
     if len(known) < len(baselines) or seed not in point.train_s:
       return ''
-    seconds = [b.train_s[seed] + adds[1] for b in known]
-    at = point.train_s[seed] + adds[0]
+    seconds = [b.train_s[seed] for b in known]
+    at = point.train_s[seed]
     if not seconds[0] <= at <= seconds[-1]:
       return ''
     theirs = np.interp(
@@ -219,31 +244,23 @@ def _after_the_same_seconds(
 
 def same_seconds_table() -> tabulate.Table:
   """Points of `both` beside the baseline after the same seconds."""
-  found = by_seed.all_of([*judged.FRONT, *judged.FRONT_COLD])
-  arms = {
-    arm: [
-      (run, found[run.name])
-      for run in judged.FRONT
-      if run.grid == arm and run.name in found
-    ]
-    for arm in judged.ARMS
-  }
-  cold = []
-  for run in sorted(judged.FRONT_COLD, key=lambda run: run.grid):  # both, none
-    pair = found.get(run.name), found.get(run.name.replace('_cold', ''))
-    if not all(pair):
-      break
-    ours, theirs = (statistics.mean(one.train_s.values()) for one in pair)
-    cold.append(ours - theirs)
-  baselines = [seeds for _, seeds in arms['none']]
+  found = by_seed.all_of(judged.FRONT)
+  adds = _cold_adds()
+  baselines = [
+    found[r.name] for r in judged.FRONT if r.grid == 'none' and r.name in found
+  ]
   rows = []
-  for run, point in arms['both'] if len(baselines) > 1 else []:
-    warm = _after_the_same_seconds(point, baselines, (0.0, 0.0))
-    with_cold = ''
-    if len(cold) == 2:
-      with_cold = _after_the_same_seconds(point, baselines, cold)
-    if warm or with_cold:
-      rows.append((run.row, warm, with_cold, point.code))
+  for run in judged.FRONT:
+    if run.grid != 'both' or run.name not in found or len(baselines) < 2:
+      continue
+    point = found[run.name]
+    warm, cold = _after_the_same_seconds(point, baselines), ''
+    if adds:
+      cold = _after_the_same_seconds(
+        _with(adds, 'both', point), [_with(adds, 'none', b) for b in baselines]
+      )
+    if warm or cold:
+      rows.append((run.row, warm, cold, point.code))
   return tabulate.Table(
     'front_same_seconds',
     (

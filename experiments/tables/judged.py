@@ -179,32 +179,13 @@ def claimed_table() -> tabulate.Table:
   for run in judged.CLAIMS:
     if run.name not in found:
       continue
-    ours, base = found[run.name], found.get(run.baseline)
+    ours = found[run.name]
+    base = found.get(run.baseline) if run.name != run.baseline else None
     rows.append(
-      (
-        run.row,
-        str(len(ours.validation)),
-        by_seed.mean_text(ours.validation, 1),
-        by_seed.mean_text(ours.test, 2),
-        by_seed.paired(intervals.of_paired_difference, ours.test, base.test, 2)
-        if base and run.name != run.baseline
-        else '',
-        ours.code,
-        f'{run.name}-seed*',
-      )
+      (*by_seed.accuracies(run, ours, base), ours.code, f'{run.name}-seed*')
     )
   return tabulate.Table(
-    'claimed',
-    (
-      'run',
-      'seeds',
-      'top-1 on validation, % [measured]',
-      'top-1 on test, % [measured]',
-      'test, minus the baseline [measured]',
-      'code',
-      'record',
-    ),
-    rows,
+    'claimed', (*by_seed.ACCURACIES, 'code', 'record'), rows
   )
 
 

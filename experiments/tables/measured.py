@@ -1,7 +1,6 @@
 """What the records of runs say, and the tables of it."""
 
 import pathlib
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -90,14 +89,8 @@ def _read(entries: Sequence[dict]) -> Result:
       (*record.machine_of(entry), entry.get('commit')) for entry in entries
     ),
     code=history.code_of(entries),
-    seeds=tuple(map(_seed_of, entries)),
+    seeds=tuple(map(record.seed_of, entries)),
   )
-
-
-def _seed_of(entry: dict) -> int:
-  """That of a loaded record, from its config, or else from its name."""
-  found = re.search(r'\bseed=(\d+)', entry.get('config', ''))
-  return int(found[1] if found else entry['name'].rpartition('-seed')[2])
 
 
 def result(run: Run) -> Result | None:

@@ -75,7 +75,7 @@ def test_points_are_compared_with_those_of_the_baseline(add):
   low, high = intervals.of_mean([0.1, 0.2, 0.3])[1:]
   assert row == (
     *('both, 3 x the epochs', 'none, 1.5 x the epochs'),
-    *(f'0.20 [{low:.2f}, {high:.2f}]', '2.00 [2.00, 2.00]', 'abcdef0'),
+    *(f'0.20 [{low:.2f}, {high:.2f}]', '2.00 [2.00, 2.00]', '', 'abcdef0'),
   )
 
 
@@ -101,6 +101,10 @@ def test_the_baseline_after_the_same_seconds_lies_between_its_lengths(add):
   for seed in range(3):
     add('front_cold/none-0.25', seed, 0.0, 60.0, 100.0)
     add('front_cold/both-0.75', seed, 0.0, 85.0, 299.0)
+  pairs = {row[:2]: row[4] for row in front.pairs_table().rows}
+  # 400 s warm and cold, over 200 and 400.
+  equal = ('both, 1 x the epochs', 'none, 1 x the epochs')
+  assert pairs[equal] == '1.00 [1.00, 1.00]'
   # 200 s more of `both`, at the length of the full baseline.
   first, second = front.same_seconds_table().rows
   assert first[:3] == ('both, 0.75 x the epochs', '', first[2])
