@@ -34,8 +34,8 @@ CONFIG = 'config.py'
 # Multigrid is chosen where it takes so much less than the baseline.
 _WORTH = 0.9
 # And where it has so many steps. Recorded runs from scratch with 601 steps are
-# not shown to be better than the baseline after the same time, those with 861
-# are (experiments/records/front).
+# not shown to be better than the baseline after the same time; those with 861
+# are, where their programs are in the cache (experiments/pages/judged.md).
 LEAST_MULTIGRID_STEPS = 800
 # The coarsest clips with which recorded runs learnt (README: When to use it).
 LEAST_FRAMES, LEAST_SIDE_PX = 4, 32
@@ -77,16 +77,21 @@ def main(values: flags.FlagValues, *arguments: str) -> None:
   videos = _prepare(values, folder, out)
   for line in videos.lines:
     print(line)
-  write(videos, out, flip=flip, weights=weights, minutes=values.measure_minutes)
+  commands = next_commands(out, has_maps=_has_maps(weights))
+  write(
+    videos,
+    out,
+    flip=flip,
+    weights=weights,
+    minutes=values.measure_minutes,
+    commands=commands,
+  )
   python = f'{cli.interpreter()} -m mgjax'
   print(
     f'Wrote {out / CONFIG}: {len((out / CONFIG).read_text().splitlines())} '
     'lines, to be read and changed.',
     'Next:',
-    *(
-      f'  {python}.{command}'
-      for command in next_commands(out, has_maps=_has_maps(weights))
-    ),
+    *(f'  {python}.{command}' for command in commands),
     sep='\n',
   )
 
@@ -263,6 +268,7 @@ def write(
   flip: bool,
   weights: pathlib.Path | None,
   minutes: float,
+  commands: Sequence[str],
 ) -> None:
   """Writes the config file, once its grid is chosen.
 
@@ -272,6 +278,7 @@ def write(
     flip: Whether half of the clips are mirrored.
     weights: Folder of the weights to start from.
     minutes: See `compare`.
+    commands: What follows, of `next_commands`.
   """
   start = _clip_of(weights) if weights else None
   num_devices = _num_devices()
@@ -283,7 +290,7 @@ def write(
     return program.text(
       chosen,
       name=videos.name,
-      commands=next_commands(out, has_maps=_has_maps(weights)),
+      commands=commands,
       found=videos.lines,
       # The file resolves its own path, too.
       weights=os.path.relpath(weights.resolve(), out.resolve())

@@ -133,8 +133,8 @@ def _check_same(peers: Peers, plan: dict, initial: dict) -> None:
     for what, value in first.items():
       if theirs[what] != value:
         raise ConfigError(
-          f'process {number} has other {what} than process 0: {theirs[what]}, '
-          f'not {value}; all need the same files'
+          f'process {number} has other {what} than process 0; all need the '
+          'same files'
         )
 
 

@@ -90,10 +90,11 @@ def changed_data(workdir: epath.Path, source: Source) -> list[str]:
     old = files.read_json(workdir / 'plan.json').get('videos')
   except ConfigError:
     return []  # A run's folder without its plan still goes on.
+  if not old:
+    return []
   return [
     f'the data set: {field}: {a} -> {b}'
-    for field, (a, b) in differences(old or {}, data_of(source)).items()
-    if old
+    for field, (a, b) in differences(old, data_of(source)).items()
   ]
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import numpy as np
 import pytest
 from etils import epath
 
@@ -16,11 +17,12 @@ from mgjax.config import fields as default
 from mgjax.config import network_options, rules, saved
 from mgjax.data import description
 from mgjax.evaluation import command as evaluation
+from mgjax.hosts.peers import Peers
 from mgjax.planning import command
 from mgjax.run import launch
 from mgjax.run.checkpoint_manager import Checkpoints, Keep
 from mgjax.setup import data as data_setup
-from mgjax.setup import network, run_checks, run_settings
+from mgjax.setup import job, network, run_checks, run_settings
 from mgjax.step import train_state
 from tests.run_state import of_classes
 
@@ -317,3 +319,36 @@ def test_settings_from_python_are_checked_as_those_of_a_command(
   with pytest.raises(ConfigError, match=f'{section}.{name} is'):
     mgjax.evaluate_checkpoint(config, tmp_path / 'run', None)
   assert not (tmp_path / 'run').exists()
+
+
+class Two(Peers):
+  """Process 0 of two, of which the other answers with other files."""
+
+  def __init__(self, **other):
+    super().__init__()
+    self.count, self._other = 2, other
+
+  def exchange(self, value):
+    return [value, value | self._other]
+
+
+@pytest.mark.parametrize(
+  'what', ['training videos', 'schedule', 'weights to start from']
+)
+def test_processes_need_the_same_files(what):
+  plan, weights = {'videos': {'videos': 3}}, {'params': {'w': np.ones(2)}}
+  job._check_same(Two(), plan, weights)  # All is the same.
+  with pytest.raises(ConfigError, match=f'process 1 has other {what} than'):
+    job._check_same(Two(**{what: 0}), plan, weights)
+
+
+def test_what_processes_compare_tells_their_files_apart():
+  sent = []
+  peers = Two()
+  peers.exchange = lambda value: sent.append(value) or [value, value]
+  for videos, gmacs, weight in ((3, 1, 1), (4, 1, 1), (3, 2, 1), (3, 1, 2)):
+    plan = {'videos': {'videos': videos}, 'total_gmacs': gmacs}
+    job._check_same(peers, plan, {'w': np.full(2, weight, np.float32)})
+  first, *others = sent
+  for other, what in zip(others, first, strict=True):
+    assert other[what] != first[what]
