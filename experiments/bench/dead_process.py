@@ -19,7 +19,8 @@ The others are at one of two things:
 Beside that it times the exchange of a value between all processes: ours, and by
 the service's `key_value_set`, `wait_at_barrier` and `key_value_dir_get`.
 
-The result goes to experiments/records/dead_process/.
+The result goes to experiments/records/dead_process/, or to that of --name: no
+record is replaced.
 """
 
 from mgjax import stop_signal
