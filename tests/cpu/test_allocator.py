@@ -8,8 +8,9 @@ import pytest
 
 from mgjax.cpu import allocator
 
-# Prints the page faults of a call that needs 108 MB of temporary arrays: the
-# fewest of several, as a thread that was idle so far meets fresh memory, too.
+# Prints the page faults of a call with 108 MB of temporary arrays and 36 MB of
+# packed operands: the fewest of several, as a thread that was idle so far meets
+# fresh memory, too.
 PROGRAM = """
 import resource, sys
 import jax
@@ -41,7 +42,9 @@ def page_faults(mode):
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='glibc only')
 def test_a_program_reuses_the_memory_of_its_last_call():
-  assert page_faults('keep') < page_faults('leave') / 100
+  # A thread of the pool may pack the operands. Then they, a quarter, are in its
+  # own heap, which `keep` cannot promise to hold.
+  assert page_faults('keep') < page_faults('leave') / 3
 
 
 @pytest.mark.parametrize(
