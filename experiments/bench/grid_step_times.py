@@ -20,7 +20,6 @@ all of its own; its deviation is that of the same ratio over turns.
 """
 
 from mgjax import stop_signal
-from mgjax.config import saved
 
 if __name__ == '__main__':
   stop_signal.install()  # Before anything that takes time is imported.
@@ -223,7 +222,7 @@ def described(flag: flags.Flag) -> dict[str, Any]:
   Args:
     flag: --config and the overrides that it was given.
   """
-  config = saved.as_json(flag.value)
+  config = settings.kept(flag.value)
   overrides = config_flags.get_override_values(flag)
   return {
     'config': config_flags.get_config_filename(flag),

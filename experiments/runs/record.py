@@ -490,7 +490,7 @@ def _config_problems(name: str, entry: dict, stored: dict) -> list[str]:
 
 def _is_known_config(entry: dict, stored: dict) -> bool:
   try:
-    config = saved.as_json(cli.read_config(entry['config'], entry['overrides']))
+    config = settings.kept(cli.read_config(entry['config'], entry['overrides']))
   except ConfigError:
     return False
   return settings.config_hash(stored) == entry['config_hash'] and _are_same(
@@ -507,7 +507,7 @@ def _are_same(config: dict, stored: dict) -> bool:
 
 def with_config(config: ml_collections.ConfigDict) -> list[dict]:
   """Records of a config, whatever their seed."""
-  wanted = {**saved.as_json(config), 'seed': 0}
+  wanted = {**settings.kept(config), 'seed': 0}
   found = []
   for entry in load('*'):
     stored = {**config_of(entry), 'seed': 0}

@@ -6,8 +6,19 @@ from typing import Any
 
 import ml_collections
 
+from mgjax.config import saved
 from mgjax.grids.schedule import GridSchedule
 from mgjax.setup import grids
+
+
+def kept(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """A config as the config.json of its run has it.
+
+  Raises:
+    ConfigError: Its schedule is a table that cannot be read.
+  """
+  # A run keeps the rows of its table, not the name of their file.
+  return saved.as_json(grids.with_table(config))
 
 
 def config_hash(config: dict[str, Any]) -> str:

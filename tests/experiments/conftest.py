@@ -8,7 +8,6 @@ from experiments import costs
 from experiments.runs import record, settings
 from experiments.tables import readmes
 from mgjax import cli
-from mgjax.config import saved
 
 
 @pytest.fixture(scope='session')
@@ -36,7 +35,7 @@ def records(monkeypatch, tmp_path):
   monkeypatch.setattr(record, 'RECORDS', tmp_path)
 
   def write(name, config, *, train_s=100.0, top1=50.0, change=None):
-    stored = saved.as_json(cli.read_config(config))
+    stored = settings.kept(cli.read_config(config))
     folder = tmp_path / name
     folder.mkdir(parents=True)
     entry = {

@@ -40,6 +40,23 @@ def test_a_record_of_a_known_config_and_data_set_is_trusted(records):
   assert record.problems() == []
 
 
+def test_a_run_keeps_the_rows_of_its_table(commands, workdir):
+  """And its record the name of the table's file."""
+  table = 'configs/schedules/fastdinov2.py:rates=run'
+  commands.config = DIGITS.replace('grid=none', 'grid=table')
+  commands.overrides = [f'--config.grid.table={table}']
+  arguments = {'workdir': workdir, 'overrides': commands.overrides}
+  record.run('digits/a', commands.config, **arguments)
+  stored = files.read_json(workdir / 'config.json')
+  assert [row['lr_scale'] for row in stored['grid']['table']] == ['none'] * 2
+  assert record.problems() == []
+  stored['grid']['table'][0]['batch'] += 1
+  kept = record.RECORDS / 'digits/a/config.json'
+  kept.write_text(json.dumps(stored))
+  (problem,) = record.problems()
+  assert 'digits/a: its config' in problem
+
+
 OVERRIDES = ['--config.optim.lr_steps=(4, 6)']  # A shell would split it.
 VERSION = {
   'commit': 'abc',
@@ -53,12 +70,14 @@ class Commands:
   """Stands for the commands of a run.
 
   Attributes:
+    config, overrides: What a training trains.
     ran: Their arguments.
     killed: The next one that is killed before its end; '': none.
   """
 
   def __init__(self, workdir):
     self._workdir = workdir
+    self.config, self.overrides = DIGITS, OVERRIDES
     self.ran = []
     self.killed = ''
 
@@ -69,7 +88,7 @@ class Commands:
       self.killed = ''
       return starts.Call(-9, 1.0, 0.5)
     if command[1] == 'mgjax.train':
-      config = saved.as_json(cli.read_config(DIGITS, OVERRIDES))
+      config = settings.kept(cli.read_config(self.config, self.overrides))
       for name in ('plan.json', 'metrics.jsonl'):
         (self._workdir / name).write_text('{}')
       (self._workdir / 'config.json').write_text(json.dumps(config))
