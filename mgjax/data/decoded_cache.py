@@ -42,7 +42,7 @@ from mgjax.data.views import Crop, View, converter, shrinks
 from mgjax.errors import ConfigError
 
 # Part of the names of files: another layout of them is another number.
-_LAYOUT = 1
+_LAYOUT = 2
 # The header is JSON and its CRC-32. Behind it a file has the CRC-32 of every
 # frame, then the frames.
 _HEADER_BYTES = 512
@@ -69,6 +69,7 @@ class _Kind:
     format: FFmpeg's name of the pixel format.
     colours: By name, of _COLOURS.
     how: What makes a frame upright.
+    is_interlaced: Whether it consists of two fields, which are resized apart.
   """
 
   width: int
@@ -76,6 +77,7 @@ class _Kind:
   format: str
   colours: dict[str, int]
   how: Orientation
+  is_interlaced: bool = False
 
   @classmethod
   def of(cls, frame: av.VideoFrame) -> '_Kind':
@@ -87,7 +89,7 @@ class _Kind:
     }
     return cls(
       *(frame.width, frame.height, frame.format.name, colours),
-      orientation(frame),
+      *(orientation(frame), frame.interlaced_frame),
     )
 
 
@@ -155,7 +157,7 @@ class _StoredVideo(FramesVideo):
       KeyError, ValueError: The file is damaged.
     """
     super().__init__(Form(*header['form']))
-    width, height, pixel_format, colours, how = header['kind']
+    width, height, pixel_format, colours, how, _ = header['kind']
     self.how = Orientation(*how)
     self._held = _Exchanged(
       _Kind(width, height, pixel_format, colours, self.how)
@@ -472,6 +474,8 @@ def _try(frame: av.VideoFrame, form: Form) -> tuple[_Kind, _Exchanged, bool]:
     _NotKept: It does not.
   """
   kind = _Kind.of(frame)
+  if kind.is_interlaced:
+    raise _NotKept('its frames are interlaced')
   if _frame_bytes(kind.width, kind.height, kind.format) is None:
     raise _NotKept(f'there are no frames of {kind.format} to fill')
   held = _Exchanged(kind)

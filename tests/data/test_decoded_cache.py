@@ -237,6 +237,26 @@ def test_frames_of_several_sizes_are_not_kept(tmp_path):
   assert opened(tmp_path, encoded, decode=pytest.fail) is None
 
 
+@pytest.mark.parametrize('parts', ['i', 'ip', 'pi'])
+def test_interlaced_frames_are_not_kept(parts, tmp_path):
+  """FFmpeg resizes their two fields apart, and held frames have no fields."""
+  encoded = b''.join(
+    odd_videos.encode(
+      range(8),
+      times=range(20 * number, 20 * number + 8),
+      format='mpegts',
+      codec='mpeg2video',
+      **({'flags': '+ildct+ilme'} if part == 'i' else {}),
+    )
+    for number, part in enumerate(parts)
+  )
+  with Video(encoded) as video:
+    # No other reason not to keep them.
+    assert len(set(video.pts)) == video.num_frames
+    video.frames(np.arange(video.num_frames), 48, 64)
+  assert opened(tmp_path, encoded) is None
+
+
 def test_a_damaged_video_raises_what_it_raised(cached):
   source = data_setup.source(cached, 'train')
   clips = make_stream(without_cache(cached), source)
