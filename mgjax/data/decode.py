@@ -461,12 +461,17 @@ class FramesVideo(Video):
     self, indices: np.ndarray, views: Sequence[View]
   ) -> list[np.ndarray]:
     convert = converter(views, self.height, self.width, self.how)
-    # Each once: a short video repeats frames.
-    found = {i: convert(self.frame(i)) for i in sorted(set(indices.tolist()))}
-    return [
-      np.stack([found[i][number] for i in indices.tolist()])
-      for number in range(len(views))
+    made = [
+      np.empty((len(indices), *view.crop[2:], 3), np.uint8) for view in views
     ]
+    # Each once: a short video repeats frames. And copied before the next one:
+    # what is made of an RGB frame may be a view of its pixels.
+    for index in np.unique(indices):
+      for out, pixels in zip(
+        made, convert(self.frame(int(index))), strict=True
+      ):
+        out[indices == index] = pixels
+    return made
 
 
 def main_stream(container: av.container.InputContainer) -> av.VideoStream:

@@ -48,10 +48,14 @@ _LAYOUT = 2
 _HEADER_BYTES = 512
 _CRC = np.dtype('<u4')
 # What the conversion to RGB reads of a frame besides its pixels. PyAV 18 does
-# not know the last one (`_try`).
+# not know the last one, where in a pixel its colours are (`_stays`).
 _COLOURS = ('colorspace', 'color_range', 'chroma_location')
+_KNOWS_ALL = all(hasattr(av.VideoFrame, name) for name in _COLOURS)
 # Share of the disk that stays free for what the run itself writes.
 _SPARE = 0.05
+# Every so many frames are compared with what they are made of, as they are
+# written. One does not do: where it is all black, others may differ.
+_COMPARED_FRAMES = 16
 _LOCK = 'lock'
 
 
@@ -97,6 +101,7 @@ class _Exchanged:
   """A frame of one kind whose pixels are exchanged."""
 
   def __init__(self, kind: _Kind):
+    self.kind = kind
     self.frame = av.VideoFrame(kind.width, kind.height, kind.format)
     for name, value in kind.colours.items():
       setattr(self.frame, name, value)
@@ -433,65 +438,89 @@ def _fill(file: IO[bytes], video: Video, room: int) -> None:
   form, pts = video.form, video.pts
   if len(set(pts)) < len(pts):
     raise _NotKept('several frames are shown at the same time')
-  first: tuple[_Kind, _Exchanged, bool] | None = None
+  held: _Exchanged | None = None
+  does_shrink = True
   crcs = np.zeros(len(pts), _CRC)
   start = _HEADER_BYTES + crcs.nbytes
 
   def take(index: int, frame: av.VideoFrame) -> None:
-    nonlocal first
-    first = first or _try(frame, form)
-    kind, held, _ = first
-    if _Kind.of(frame) != kind:
+    nonlocal held, does_shrink
+    kind = _Kind.of(frame)
+    held = held or _hold(kind)
+    if kind != held.kind:
       raise _NotKept('its frames are not all of one kind')
     if start + len(pts) * held.num_bytes > room:
       raise _NotKept('it has other frames than its header says')
     pixels = held.copy(frame)
+    if not index % _COMPARED_FRAMES:
+      does_shrink &= _stays(frame, held, form)
     crcs[index] = zlib.crc32(pixels)
     file.seek(start + index * len(pixels))
     file.write(pixels)
 
   video.each_frame(take)
-  assert first is not None  # A video without frames is damaged.
-  kind, _, does_shrink = first
+  assert held is not None  # A video without frames is damaged.
   header = {
     'room': room,
     'form': form,
-    'kind': dataclasses.astuple(kind),
+    'kind': dataclasses.astuple(held.kind),
     'shrinks': does_shrink,
   }
   _write_header(file, header)
   file.write(crcs.tobytes())
 
 
-def _try(frame: av.VideoFrame, form: Form) -> tuple[_Kind, _Exchanged, bool]:
-  """Tries whether a frame that is kept becomes the pixels that it becomes now.
-
-  Returns:
-    The kind of the frame, what holds frames of this kind, and whether they can
-    be shrunk, too: PyAV 18 does not tell where in a pixel its colours are.
+def _hold(kind: _Kind) -> _Exchanged:
+  """What holds frames of a kind.
 
   Raises:
-    _NotKept: It does not.
+    _NotKept: Nothing does.
   """
-  kind = _Kind.of(frame)
   if kind.is_interlaced:
     raise _NotKept('its frames are interlaced')
   if _frame_bytes(kind.width, kind.height, kind.format) is None:
     raise _NotKept(f'there are no frames of {kind.format} to fill')
-  held = _Exchanged(kind)
-  held.load(held.copy(frame))
+  if _format(kind).has_palette:
+    raise _NotKept('its frames have palettes')
+  return _Exchanged(kind)
+
+
+def _format(kind: _Kind) -> av.VideoFormat:
+  return av.VideoFormat(kind.format, kind.width, kind.height)
+
+
+def _stays(frame: av.VideoFrame, held: _Exchanged, form: Form) -> bool:
+  """Whether a frame that is held becomes the pixels that it becomes now.
+
+  Args:
+    frame: As the decoder gives it.
+    held: Has its pixels.
+    form: Of the video.
+
+  Returns:
+    Whether it does so where it is shrunk, too.
+
+  Raises:
+    _NotKept: Not even where it is not.
+  """
 
   def is_same(height: int, width: int) -> bool:
     view = View(height, width, Crop(0, 0, height, width))
     (now,), (kept,) = (
       converter([view], form.height, form.width, how)(given)
-      for given, how in ((frame, None), (held.frame, kind.how))
+      for given, how in ((frame, None), (held.frame, held.kind.how))
     )
     return np.array_equal(now, kept)
 
   if not is_same(form.height, form.width):
-    raise _NotKept(f'frames of {kind.format} do not stay what they are')
-  return (
-    *(kind, held),
-    is_same(max(1, form.height * 2 // 5), max(1, form.width * 2 // 5)),
+    raise _NotKept(f'frames of {held.kind.format} do not stay what they are')
+  parts = _format(held.kind).components
+  # If PyAV does not tell where in a pixel its colours are, frames of one colour
+  # would not show it.
+  may_shrink = _KNOWS_ALL or all(
+    (part.width, part.height) == (held.kind.width, held.kind.height)
+    for part in parts
+  )
+  return may_shrink and is_same(
+    max(1, form.height * 2 // 5), max(1, form.width * 2 // 5)
   )

@@ -3,6 +3,8 @@
 import dataclasses
 import fcntl
 import functools
+import io
+import itertools
 import os
 import pathlib
 import signal
@@ -196,9 +198,11 @@ def pixels(video, *sizes) -> list[np.ndarray]:
 
 
 CASES = list(odd_videos.cases())
+# Frames that are RGB already are not converted.
+RGB = [case for case in CASES if {'png', 'qtrle'} & set(case.name.split())]
 
 
-@pytest.mark.parametrize('case', CASES[::9], ids=lambda case: case.name)
+@pytest.mark.parametrize('case', CASES[::9] + RGB, ids=lambda case: case.name)
 def test_odd_videos_stay_what_they_are(case, tmp_path):
   try:
     encoded = case.make()
@@ -235,6 +239,46 @@ def test_frames_of_several_sizes_are_not_kept(tmp_path):
   assert opened(tmp_path, encoded) is None
   # Nor are they decoded as a whole again, to find that out.
   assert opened(tmp_path, encoded, decode=pytest.fail) is None
+
+
+@pytest.mark.parametrize(
+  'how',
+  [
+    {},
+    {'codec': 'mpeg2video', 'format': 'mpegts', 'flags': '+ildct+ilme'},
+  ],
+  ids=['h264', 'interlaced'],
+)
+def test_a_black_frame_is_not_taken_for_all(how, tmp_path):
+  is_first = itertools.chain([True], itertools.repeat(False))
+  shades = np.random.default_rng(0).integers(
+    0, 256, (*odd_videos.paint(0).shape[:2], 3), np.uint8
+  )
+  encoded = odd_videos.encode(
+    range(20), unturn=lambda _: shades * (not next(is_first)), **how
+  )
+  found = opened(tmp_path, encoded)
+  if found is not None:
+    sizes = (64, 96), (48, 72), (90, 70), (20, 30)
+    got, want = pixels(found, *sizes), pixels(Video(encoded), *sizes)
+    for one, other in zip(got, want, strict=True):
+      np.testing.assert_array_equal(one, other)
+
+
+def test_frames_with_palettes_are_not_kept(tmp_path):
+  buffer = io.BytesIO()
+  with av.open(buffer, 'w', format='mov') as out:
+    stream = out.add_stream('png', rate=25)
+    stream.width, stream.height, stream.pix_fmt = 96, 64, 'pal8'
+    for shade in range(4):
+      indices = np.full((64, 96), shade, np.uint8)
+      palette = np.full((256, 4), 50 * shade, np.uint8)
+      frame = av.VideoFrame.from_ndarray((indices, palette), 'pal8')
+      out.mux(stream.encode(frame))
+    out.mux(stream.encode(None))
+  with Video(buffer.getvalue()) as video:
+    assert video.stored_as[2] == 'pal8'
+  assert opened(tmp_path, buffer.getvalue()) is None
 
 
 @pytest.mark.parametrize('parts', ['i', 'ip', 'pi'])
