@@ -66,7 +66,7 @@ def scan(encoded: bytes) -> Scan:
     DecodeError: A frame is damaged, there is none, or the file is cut off.
   """
   refuse_cut_off(encoded)
-  shown, checksums = [], []
+  shown, looks = [], []
   with Video(encoded) as video:
     for frame in video.decode_all():
       if not shown:
@@ -74,7 +74,7 @@ def scan(encoded: bytes) -> Scan:
         sides = (frame.height, frame.width)
         height, width = sides[:: -1 if orientation(frame).turns % 2 else 1]
       shown.append(frame.pts)
-      checksums.append(checksum(frame))
+      looks.append(_look(frame))
     if not shown:
       raise DecodeError('no frame can be decoded')
     is_addressable = (
@@ -82,9 +82,7 @@ def scan(encoded: bytes) -> Scan:
       and all(a < b for a, b in itertools.pairwise(shown))
       # They differ in a file that was turned without being encoded anew.
       and (video.height, video.width) == (height, width)
-      and _is_found(
-        encoded, dict(zip(shown, checksums, strict=True)), video.groups
-      )
+      and _is_found(encoded, dict(zip(shown, looks, strict=True)), video.groups)
     )
     return Scan(
       num_frames=len(shown),
@@ -95,7 +93,7 @@ def scan(encoded: bytes) -> Scan:
       rotation_degrees=rotation,
       is_addressable=is_addressable,
       frames_md5=hashlib.md5(
-        b''.join(c.to_bytes(4, 'big') for c in checksums)
+        b''.join(crc.to_bytes(4, 'big') for crc, _ in looks)
       ).hexdigest(),
     )
 
@@ -138,21 +136,23 @@ def _missing_bytes(encoded: bytes) -> int:
 
 
 def _is_found(
-  encoded: bytes, checksums: dict[int, int], groups: Sequence[Sequence[int]]
+  encoded: bytes,
+  looks: dict[int, tuple[int, bool]],
+  groups: Sequence[Sequence[int]],
 ) -> bool:
   """Whether random access finds the frames of a decode from the start.
 
   Args:
     encoded: A video file.
-    checksums: Checksum of every frame, by time stamp.
+    looks: That of every frame, by time stamp.
     groups: Time stamps of the groups of pictures, see `Video.groups`.
   """
-  left = set(checksums)
+  left = set(looks)
   for wanted in _attempts(groups):
-    if not _finds(encoded, wanted & checksums.keys(), checksums, left):
+    if not _finds(encoded, wanted & looks.keys(), looks, left):
       return False
   # The frames that were skipped so far; those that were not are skipped now.
-  return _finds(encoded, set(left), checksums, left)
+  return _finds(encoded, set(left), looks, left)
 
 
 def _attempts(groups: Sequence[Sequence[int]]) -> Iterator[set[int]]:
@@ -185,14 +185,17 @@ def _attempts(groups: Sequence[Sequence[int]]) -> Iterator[set[int]]:
 
 
 def _finds(
-  encoded: bytes, wanted: set[int], checksums: dict[int, int], left: set[int]
+  encoded: bytes,
+  wanted: set[int],
+  looks: dict[int, tuple[int, bool]],
+  left: set[int],
 ) -> bool:
   """Whether random access finds wanted frames as a decode from the start has.
 
   Args:
     encoded: A video file.
     wanted: Time stamps of frames.
-    checksums: Checksum of every frame, by time stamp.
+    looks: That of every frame, by time stamp.
     left: Time stamps of frames that no random access has found yet. Those that
       this one finds are removed.
   """
@@ -208,7 +211,7 @@ def _finds(
         pts = frame.pts
         if pts in seen or not (pts in wanted or pts in left):
           continue
-        if checksum(frame) == checksums[pts]:
+        if _look(frame) == looks[pts]:
           seen.add(pts)
         elif pts in wanted:
           return False
@@ -216,6 +219,16 @@ def _finds(
       return False
   left -= seen
   return wanted <= seen
+
+
+def _look(frame: av.VideoFrame) -> tuple[int, bool]:
+  """What the pixels of a resized frame depend on: `checksum`, and if it is
+  interlaced, when its two fields are resized apart.
+
+  Of a frame that H.264 shows as two fields (as films on television), FFmpeg
+  says what the frame says that it decoded before.
+  """
+  return checksum(frame), frame.interlaced_frame
 
 
 def checksum(frame: av.VideoFrame) -> int:

@@ -8,6 +8,7 @@ import fractions
 import functools
 import io
 import os
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -157,6 +158,23 @@ TURNS = {
   'upside down': ((1, 0, 0, -1), lambda p: p[::-1]),
   'rows to columns': ((0, 1, 1, 0), lambda p: p.transpose(1, 0, 2)),
 }
+
+
+def telecined(numbers: Iterable[int] = range(48)) -> bytes:
+  """H.264 of which most frames are shown as two fields, as films are on TV.
+
+  FFmpeg takes such a frame for an interlaced one if it took the frame before
+  for one, or there was none.
+  """
+  params = 'pic-struct=1:keyint=24:bframes=0'
+  encoded = bytearray(encode(numbers, **{'x264-params': params}))
+  # SEI messages on the timing of a picture, whose first four bits say it.
+  found = list(re.finditer(rb'\x06\x01\x01\x04\x80', encoded))
+  assert len(found) == len(list(numbers))
+  for number, message in enumerate(found):
+    if number % 12 != 6:
+      encoded[message.start() + 3] = 0x32
+  return bytes(encoded)
 
 
 def without_index(avi: bytes) -> bytes:
@@ -515,6 +533,8 @@ def cases(count: int = 30) -> Iterator[Case]:
       lambda c=codec: without_start(ts(all_, codec=c, b=2_000_000)),
       range(first, count),
     )
+
+  yield made('H.264 in mp4, telecined', lambda: telecined(all_))
 
   # Several streams.
   yield made(

@@ -47,6 +47,21 @@ def test_every_frame_is_that_of_a_decode_from_the_start(case, tmp_path):
       np.testing.assert_array_equal(got, frames[indices])
 
 
+def test_fields_that_the_frames_before_decide_are_read_in_order():
+  """They are resized apart, where a frame is taken for interlaced."""
+  encoded = odd_videos.telecined()
+  found = scanning.scan(encoded)
+  assert not found.is_addressable
+  size = 20, 30
+  with Video(encoded, in_order=found.form) as video:
+    frames = video.frames(np.arange(48), *size)
+  for indices in choices(48):
+    with Video(encoded, in_order=found.form) as video:
+      np.testing.assert_array_equal(
+        video.frames(indices, *size), frames[indices]
+      )
+
+
 def hold_to_a_plain_decode(encoded, frames):
   """Compares pixels with those of PyAV alone, which does not turn them."""
   with av.open(io.BytesIO(encoded)) as container:
