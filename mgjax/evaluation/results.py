@@ -144,6 +144,20 @@ def _check_counts(scored: scoring.Scores, eval_stream: EvalStream) -> None:
     )
 
 
+def score(result: dict, *, evens_classes: bool) -> float:
+  """What decides which checkpoints are the best, in percent.
+
+  Args:
+    result: Of `evaluate`.
+    evens_classes: Whether the training evens out the frequencies of classes.
+  """
+  # Where videos have several labels, the likeliest one says little.
+  if 'map' in result:
+    return result['map']
+  # Top-1 is that of the frequent classes.
+  return result['mean_class' if evens_classes else 'top1']
+
+
 def describe(result: dict) -> str:
   """A result in words: 'top-1 50.00 %, ..., 64 of 64 videos scored'."""
   numbers = ', '.join(

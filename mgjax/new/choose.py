@@ -132,10 +132,12 @@ def _frames(videos: Videos, clip: Clip) -> list[Setting]:
         'as the weights have it.',
       )
     ]
-  fps = round(float(np.median(videos.fps)), 2)
+  rate = float(np.median(videos.fps))
+  fps = round(rate, 2)
   # Of short videos, too, most of a clip is no repetition.
   seconds = float(np.quantile(videos.num_frames / videos.fps, 0.25))
-  stride = max(1, int(min(seconds, _SPAN_S) * fps / clip.frames))
+  # 64 frames are four times 16, whatever the rate's last digit.
+  stride = max(1, int(min(seconds, _SPAN_S) * rate / clip.frames + 1e-6))
   return [
     Setting(
       'data.num_frames',

@@ -482,10 +482,10 @@ class Training:
     self._result = result
     total_s = time.perf_counter() - begin
     self.times.add_evaluation(total_s, waited_s, timed.data_s)
-    # What decides which checkpoints are the best. Where videos have several
-    # labels it is the mean average precision: the likeliest one says little.
     # Saved with the next checkpoint; until then a new launch evaluates again.
-    self._checkpoints.scores[step] = result.get('map', result['top1'])
+    balance = job.config.data.class_balance + job.config.optim.class_balance
+    score = results.score(result, evens_classes=balance > 0)
+    self._checkpoints.scores[step] = score
     self._log.write_evaluation(step, result)
     self._bar.say(
       f'step {step}, epoch {job.schedule.epoch(step):.1f}: '

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from mgjax.evaluation import accuracy
+from mgjax.evaluation import accuracy, results
 
 NAMES = ('a', 'b', 'c')
 
@@ -95,3 +95,10 @@ def test_numbers_need_no_jax():
     'import sys, mgjax.evaluation.accuracy; sys.exit("jax" in sys.modules)'
   )
   subprocess.run([sys.executable, '-c', program], check=True)
+
+
+def test_the_best_checkpoint_is_that_by_what_the_training_is_for():
+  result = {'top1': 60.0, 'mean_class': 40.0}
+  assert results.score(result, evens_classes=False) == 60.0
+  assert results.score(result, evens_classes=True) == 40.0
+  assert results.score({**result, 'map': 20.0}, evens_classes=False) == 20.0

@@ -108,9 +108,10 @@ def check_bad(num_bad: int, plan: Plan, settings: Settings) -> None:
     RunError: There are more; says how to accept them.
   """
   # A share of a small set is less than a file, and a file or two say nothing:
-  # there the number that a thousand videos may have counts, up to an eighth.
+  # there the number that a thousand videos may have counts, up to an eighth,
+  # or one.
   share, num_videos = settings.max_bad_fraction, plan.num_items
-  few = min(share * _BIG_SET, num_videos / 8)
+  few = min(share * _BIG_SET, max(1, num_videos / 8))
   if num_bad > max(share * num_videos, few):
     log = plan.folder / layout.PARTS / layout.QUARANTINED
     raise RunError(

@@ -389,6 +389,17 @@ def test_one_damaged_file_of_32_is_named_and_left_out(tmp_path, capsys):
   )
 
 
+def test_one_damaged_file_of_few_is_left_out(tmp_path, capsys):
+  wanted = folder_of(
+    tmp_path, *(f'{c}/{i}.mp4' for c in 'ab' for i in range(3))
+  )
+  (tmp_path / 'videos/b/1.mp4').write_bytes(b'no video')
+  assert run(wanted) == 0
+  assert 'damaged and left out: b/1.mp4: ' in capsys.readouterr().err
+  (tmp_path / 'videos/b/2.mp4').write_bytes(b'no video')
+  assert run([*wanted, '--name=two']) == 1
+
+
 def test_more_than_an_eighth_of_a_small_set_is_too_much(tmp_path, capsys):
   names = [f'a/{i}.mp4' for i in range(16)]
   wanted = folder_of(tmp_path, *names)
