@@ -30,15 +30,16 @@ import sys
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO, Any
+from typing import IO
 
 import av
 import numpy as np
 
 from mgjax import environment, files
+from mgjax.data import held_frame
 from mgjax.data.decode import DecodeError, Form, FramesVideo, Video
-from mgjax.data.orientation import Orientation, orientation
-from mgjax.data.views import Crop, View, converter, shrinks
+from mgjax.data.orientation import Orientation
+from mgjax.data.views import shrinks
 from mgjax.errors import ConfigError
 
 # Part of the names of files: another layout of them is another number.
@@ -47,98 +48,12 @@ _LAYOUT = 2
 # frame, then the frames.
 _HEADER_BYTES = 512
 _CRC = np.dtype('<u4')
-# What the conversion to RGB reads of a frame besides its pixels. PyAV 18 does
-# not know the last one, where in a pixel its colours are (`_stays`).
-_COLOURS = ('colorspace', 'color_range', 'chroma_location')
-_KNOWS_ALL = all(hasattr(av.VideoFrame, name) for name in _COLOURS)
 # Share of the disk that stays free for what the run itself writes.
 _SPARE = 0.05
 # Every so many frames are compared with what they are made of, as they are
 # written. One does not do: where it is all black, others may differ.
 _COMPARED_FRAMES = 16
 _LOCK = 'lock'
-
-
-class _NotKept(Exception):
-  """The frames of a video cannot be kept; says why."""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Kind:
-  """What all frames of a video have in common.
-
-  Attributes:
-    width: Of a frame before it is upright, in pixels.
-    height: Of it.
-    format: FFmpeg's name of the pixel format.
-    colours: By name, of _COLOURS.
-    how: What makes a frame upright.
-    is_interlaced: Whether it consists of two fields, which are resized apart.
-  """
-
-  width: int
-  height: int
-  format: str
-  colours: dict[str, int]
-  how: Orientation
-  is_interlaced: bool = False
-
-  @classmethod
-  def of(cls, frame: av.VideoFrame) -> '_Kind':
-    """That of a decoded frame."""
-    colours = {
-      name: int(getattr(frame, name))
-      for name in _COLOURS
-      if hasattr(frame, name)
-    }
-    return cls(
-      *(frame.width, frame.height, frame.format.name, colours),
-      *(orientation(frame), frame.interlaced_frame),
-    )
-
-
-class _Exchanged:
-  """A frame of one kind whose pixels are exchanged."""
-
-  def __init__(self, kind: _Kind):
-    self.kind = kind
-    self.frame = av.VideoFrame(kind.width, kind.height, kind.format)
-    for name, value in kind.colours.items():
-      setattr(self.frame, name, value)
-    self._planes = self.frame.planes
-    self.num_bytes = sum(plane.buffer_size for plane in self._planes)
-
-  def copy(self, frame: av.VideoFrame) -> bytes:
-    """Takes the pixels of a frame of its kind; returns them as bytes."""
-    for ours, theirs in zip(self._planes, frame.planes, strict=True):
-      to, rows = _rows(ours), _rows(theirs)
-      # A decoder's rows are padded to other lengths.
-      width = min(to.shape[1], rows.shape[1])
-      to[:, :width] = rows[:, :width]
-    return b''.join(map(bytes, self._planes))
-
-  def load(self, pixels: bytes) -> None:
-    """Takes the pixels that `copy` has returned."""
-    start, view = 0, memoryview(pixels)
-    for plane in self._planes:
-      plane.update(view[start : start + plane.buffer_size])
-      start += plane.buffer_size
-
-
-def _rows(plane: Any) -> np.ndarray:
-  """The rows of a plane, padding included; uint8 [height, line_size]."""
-  pixels = np.frombuffer(plane, np.uint8)
-  return pixels[: plane.height * plane.line_size].reshape(plane.height, -1)
-
-
-@functools.lru_cache
-def _frame_bytes(width: int, height: int, pixel_format: str) -> int | None:
-  """Bytes of a frame; None: there are no such frames here."""
-  try:
-    kind = _Kind(width, height, pixel_format, {}, Orientation(False, 0))
-    return _Exchanged(kind).num_bytes
-  except ValueError:
-    return None
 
 
 class _Damaged(Exception):
@@ -164,8 +79,8 @@ class _StoredVideo(FramesVideo):
     super().__init__(Form(*header['form']))
     width, height, pixel_format, colours, how, _ = header['kind']
     self.how = Orientation(*how)
-    self._held = _Exchanged(
-      _Kind(width, height, pixel_format, colours, self.how)
+    self._held = held_frame.HeldFrame(
+      held_frame.Kind(width, height, pixel_format, colours, self.how)
     )
     self._shrinks = header['shrinks']
     self._file, self._decode = file, decode
@@ -255,7 +170,7 @@ class DecodedCache:
         try:
           with decode() as video:
             _fill(file, video, room)
-        except (DecodeError, _NotKept) as error:
+        except (DecodeError, held_frame.NotKept) as error:
           # Not decoded as a whole again: what is asked for may be sound.
           file.truncate(0)
           _write_header(file, {'room': room, 'reason': str(error)[:60]})
@@ -347,7 +262,7 @@ def _room_of(path: pathlib.Path, encoded: bytes) -> int | None:
       stored, count = video.stored_as, video.num_frames
   except DecodeError:
     return None
-  size = stored and _frame_bytes(*stored)
+  size = stored and held_frame.frame_bytes(*stored)
   return size and _HEADER_BYTES + count * (_CRC.itemsize + size)
 
 
@@ -433,27 +348,27 @@ def _fill(file: IO[bytes], video: Video, room: int) -> None:
   Raises:
     DecodeError: One is damaged.
     OSError: The disk is full, or refuses it.
-    _NotKept: They are not of one kind, or they take more than `room` bytes.
+    NotKept: They are not of one kind, or they take more than `room` bytes.
   """
   form, pts = video.form, video.pts
   if len(set(pts)) < len(pts):
-    raise _NotKept('several frames are shown at the same time')
-  held: _Exchanged | None = None
+    raise held_frame.NotKept('several frames are shown at the same time')
+  held: held_frame.HeldFrame | None = None
   does_shrink = True
   crcs = np.zeros(len(pts), _CRC)
   start = _HEADER_BYTES + crcs.nbytes
 
   def take(index: int, frame: av.VideoFrame) -> None:
     nonlocal held, does_shrink
-    kind = _Kind.of(frame)
-    held = held or _hold(kind)
+    kind = held_frame.Kind.of(frame)
+    held = held or held_frame.hold(kind)
     if kind != held.kind:
-      raise _NotKept('its frames are not all of one kind')
+      raise held_frame.NotKept('its frames are not all of one kind')
     if start + len(pts) * held.num_bytes > room:
-      raise _NotKept('it has other frames than its header says')
+      raise held_frame.NotKept('it has other frames than its header says')
     pixels = held.copy(frame)
     if not index % _COMPARED_FRAMES:
-      does_shrink &= _stays(frame, held, form)
+      does_shrink &= held_frame.stays(frame, held, form)
     crcs[index] = zlib.crc32(pixels)
     file.seek(start + index * len(pixels))
     file.write(pixels)
@@ -468,59 +383,3 @@ def _fill(file: IO[bytes], video: Video, room: int) -> None:
   }
   _write_header(file, header)
   file.write(crcs.tobytes())
-
-
-def _hold(kind: _Kind) -> _Exchanged:
-  """What holds frames of a kind.
-
-  Raises:
-    _NotKept: Nothing does.
-  """
-  if kind.is_interlaced:
-    raise _NotKept('its frames are interlaced')
-  if _frame_bytes(kind.width, kind.height, kind.format) is None:
-    raise _NotKept(f'there are no frames of {kind.format} to fill')
-  if _format(kind).has_palette:
-    raise _NotKept('its frames have palettes')
-  return _Exchanged(kind)
-
-
-def _format(kind: _Kind) -> av.VideoFormat:
-  return av.VideoFormat(kind.format, kind.width, kind.height)
-
-
-def _stays(frame: av.VideoFrame, held: _Exchanged, form: Form) -> bool:
-  """Whether a frame that is held becomes the pixels that it becomes now.
-
-  Args:
-    frame: As the decoder gives it.
-    held: Has its pixels.
-    form: Of the video.
-
-  Returns:
-    Whether it does so where it is shrunk, too.
-
-  Raises:
-    _NotKept: Not even where it is not.
-  """
-
-  def is_same(height: int, width: int) -> bool:
-    view = View(height, width, Crop(0, 0, height, width))
-    (now,), (kept,) = (
-      converter([view], form.height, form.width, how)(given)
-      for given, how in ((frame, None), (held.frame, held.kind.how))
-    )
-    return np.array_equal(now, kept)
-
-  if not is_same(form.height, form.width):
-    raise _NotKept(f'frames of {held.kind.format} do not stay what they are')
-  parts = _format(held.kind).components
-  # If PyAV does not tell where in a pixel its colours are, frames of one colour
-  # would not show it.
-  may_shrink = _KNOWS_ALL or all(
-    (part.width, part.height) == (held.kind.width, held.kind.height)
-    for part in parts
-  )
-  return may_shrink and is_same(
-    max(1, form.height * 2 // 5), max(1, form.width * 2 // 5)
-  )

@@ -1,20 +1,14 @@
 """The command: prepares videos, looks at them, and writes a config file."""
 
 import collections
-import dataclasses
-import json
 import os
 import pathlib
 import re
 import shlex
-import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from absl import flags
 
@@ -26,19 +20,10 @@ from mgjax.data.prepare.plan import make_plan
 from mgjax.data.prepare.settings import Settings
 from mgjax.data.prepare.transcode import Encoding
 from mgjax.errors import ConfigError
-from mgjax.new import choose, look, program
-from mgjax.progress import duration
+from mgjax.new import choose, grid_choice, look, program
 from mgjax.run import run_folder
 
 CONFIG = 'config.py'
-# Multigrid is chosen where it takes so much less than the baseline.
-_WORTH = 0.9
-# And where it has so many steps. Recorded runs from scratch with 601 steps are
-# not shown to be better than the baseline after the same time; those with 861
-# are, where their programs are in the cache (experiments/pages/judged.md).
-LEAST_MULTIGRID_STEPS = 800
-# The coarsest clips with which recorded runs learnt (README: When to use it).
-LEAST_FRAMES, LEAST_SIDE_PX = 4, 32
 
 
 def main(values: flags.FlagValues, *arguments: str) -> None:
@@ -244,23 +229,6 @@ def _check_counts(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Chosen:
-  """A mode of the grid schedule.
-
-  Attributes:
-    mode: Its name.
-    why: Why it was chosen.
-  """
-
-  mode: str = 'none'
-  why: str = (
-    'The grid schedule: every step has the same grid. Nothing was measured '
-    'here, so multigrid was not compared; python -m mgjax.plan with this '
-    'config and --compile does it.'
-  )
-
-
 def write(
   videos: look.Videos,
   out: pathlib.Path,
@@ -277,8 +245,11 @@ def write(
     out: Its folder.
     flip: Whether half of the clips are mirrored.
     weights: Folder of the weights to start from.
-    minutes: See `compare`.
+    minutes: See `grid_choice.compare`.
     commands: What follows, of `next_commands`.
+
+  Raises:
+    ConfigError: The file is written, and does not work here.
   """
   start = _clip_of(weights) if weights else None
   num_devices = _num_devices()
@@ -286,7 +257,7 @@ def write(
     videos, flip=flip, weights=start, num_devices=num_devices
   )
 
-  def content(grid: Chosen) -> str:
+  def content(grid: grid_choice.Chosen) -> str:
     return program.text(
       chosen,
       name=videos.name,
@@ -310,10 +281,19 @@ def write(
     ) as file,
     stop.at_end(lambda _: os.unlink(file.name)),
   ):
-    file.write(content(Chosen()))
+    file.write(content(grid_choice.Chosen()))
     file.flush()
-    loses = multigrid_loses(chosen, finetunes=weights is not None)
-    grid = compare(file.name, minutes, num_devices, loses)
+    loses = grid_choice.multigrid_loses(chosen, finetunes=weights is not None)
+    # Its folder may have a colon, which ends a path in --config.
+    path = os.path.relpath(file.name)
+    try:
+      grid = grid_choice.compare(path, minutes, num_devices, loses)
+    except grid_choice.PlanError as error:
+      # The videos may have taken hours, and a setting may mend it.
+      files.write_text(out / CONFIG, content(grid_choice.Chosen()))
+      raise ConfigError(
+        f'{out / CONFIG} is written, and does not work here, {error}; change it'
+      ) from error
   print(grid.why)
   files.write_text(out / CONFIG, content(grid))
 
@@ -352,145 +332,3 @@ def _num_devices() -> int:
     said = found.stderr.strip().splitlines() or ['JAX finds no device']
     raise ConfigError(said[-1].partition('ConfigError: ')[2] or said[-1])
   return int(found.stdout)
-
-
-def multigrid_loses(
-  settings: Sequence[choose.Setting], *, finetunes: bool
-) -> str:
-  """Why multigrid is not expected to end as accurate; '' where it may.
-
-  It is the list of README's "When to use it", less what the wall time decides.
-
-  Args:
-    settings: Of the config.
-    finetunes: Whether it starts from weights, with the recipe's cosine.
-  """
-  value = {setting.field: setting.value for setting in settings}
-  if finetunes:
-    return 'with a rate that falls along a cosine the recorded runs lost by it'
-  # The coarsest grid has half the side and a quarter of the frames.
-  frames, side = value['data.num_frames'] // 4, value['data.crop_px'] // 2
-  if frames < LEAST_FRAMES or side < LEAST_SIDE_PX:
-    return (
-      f'its coarsest clips would have {frames} frames of {side} x {side} '
-      f'pixels, and the recorded runs lost by fewer than {LEAST_FRAMES} of '
-      f'{LEAST_SIDE_PX} x {LEAST_SIDE_PX}'
-    )
-  return ''
-
-
-def compare(
-  config: str, minutes: float, num_devices: int = 1, loses: str = ''
-) -> Chosen:
-  """Chooses the grid schedule by the wall time that is predicted.
-
-  Args:
-    config: Path of the config file.
-    minutes: What measuring may take: then it ends, and nothing is compared. 0:
-      what was measured before counts.
-    num_devices: Devices that share each batch.
-    loses: Why multigrid is not to be chosen however fast it is; '': it may be.
-  """
-  # In a process of its own: a compilation can be ended in no other way.
-  with (
-    stop_signal.listening() as stop,
-    tempfile.TemporaryDirectory() as folder,
-    stop.at_end(lambda _: shutil.rmtree(folder)),
-  ):
-    output = pathlib.Path(folder) / 'plan.json'
-    command = [
-      *(sys.executable, '-m', 'mgjax.plan', f'--config={config}'),
-      *('--format=json', f'--output={output}'),
-      f'--num_devices={num_devices}',
-    ]
-    if minutes:
-      print('Timing the steps of this network on this machine:', flush=True)
-      command.append('--compile')
-    try:
-      _run(command, 60 * minutes or None, stop)
-    except subprocess.TimeoutExpired:
-      return Chosen(
-        why='The grid schedule: every step has the same grid. Timing took '
-        f'longer than the {minutes:g} minutes of --measure_minutes, so '
-        'multigrid was not compared.'
-      )
-    except subprocess.CalledProcessError as error:
-      if error.returncode < 0:  # As for lack of memory; nothing is wrong here.
-        return Chosen(
-          why='The grid schedule: every step has the same grid. Timing was '
-          f'ended by {signal.Signals(-error.returncode).name}, so multigrid '
-          'was not compared.'
-        )
-      raise ConfigError(
-        'the config that was written does not work here, as the line above '
-        f'says (exit code {error.returncode})'
-      ) from error
-    return choose_grid(json.loads(output.read_text())['wall_time'], loses)
-
-
-def _run(
-  command: Sequence[str], timeout_s: float | None, stop: stop_signal.Listener
-) -> None:
-  """Runs a command, which does not outlive this process.
-
-  Raises:
-    subprocess.TimeoutExpired: It took longer; it is ended.
-    subprocess.CalledProcessError: It failed.
-  """
-  is_ending = threading.Event()
-
-  def end(number: int) -> None:
-    is_ending.set()
-    child.kill()
-
-  with subprocess.Popen(command) as child:
-    with stop.at_end(end):
-      try:
-        code = child.wait(timeout_s)
-      except BaseException:
-        child.kill()
-        raise
-      if is_ending.is_set():  # With this process: it is no failure.
-        threading.Event().wait()
-  if code:
-    raise subprocess.CalledProcessError(code, command)
-
-
-def choose_grid(wall_time: dict[str, Any] | None, loses: str = '') -> Chosen:
-  """Chooses a mode, and says why.
-
-  Args:
-    wall_time: That of a plan; None: nothing is known.
-    loses: As for `compare`.
-  """
-  if not wall_time or 'none' not in wall_time['modes']:
-    return Chosen()
-  seconds = {m: found['total_s'] for m, found in wall_time['modes'].items()}
-  steps = {m: found['steps'] for m, found in wall_time['modes'].items()}
-  long_enough = ['none'] + [
-    m
-    for m in seconds
-    if m != 'none' and steps[m] >= LEAST_MULTIGRID_STEPS and not loses
-  ]
-  fastest = min(long_enough, key=seconds.get)
-  mode = fastest if seconds[fastest] <= _WORTH * seconds['none'] else 'none'
-  verdict = f'multigrid pays here, as grid={mode}'
-  if mode == 'none':
-    verdict = 'multigrid does not pay here'
-    if loses:
-      verdict += f': {loses}'
-    elif len(long_enough) < len(seconds):
-      verdict += (
-        f': with fewer than {LEAST_MULTIGRID_STEPS} steps the recorded runs '
-        'are not shown to be better than without it after the same time'
-      )
-  listed = ', '.join(
-    f'{m} {duration(s)} ({steps[m]:,} steps)' for m, s in seconds.items()
-  )
-  return Chosen(
-    mode,
-    f'The grid schedule: {verdict}. Predicted wall time of the training on '
-    f'{wall_time["num_devices"]} x {wall_time["device"]}, compilation '
-    f'included: {listed}. Grids that were not measured count by their '
-    'multiply-adds, and as long to compile as those that were.',
-  )

@@ -16,7 +16,7 @@ import mgjax
 from mgjax import cli
 from mgjax.config import saved
 from mgjax.errors import ConfigError
-from mgjax.new import choose, command, look
+from mgjax.new import choose, command, grid_choice, look
 from mgjax.new.__main__ import define_flags
 from mgjax.recipes import transformers
 from mgjax.setup import data as data_setup
@@ -243,9 +243,20 @@ def modes(steps=800, **seconds):
   ],
 )
 def test_multigrid_is_chosen_where_it_is_a_tenth_faster(found, mode, words):
-  chosen = command.choose_grid(found)
+  chosen = grid_choice.choose_grid(found)
   assert chosen.mode == mode
   assert re.search(words, chosen.why)
+
+
+def test_the_folder_that_one_is_in_may_have_a_colon(
+  clips, made, tmp_path, monkeypatch
+):
+  (tmp_path / 'a:b').mkdir()
+  monkeypatch.chdir(tmp_path / 'a:b')
+  monkeypatch.setenv('PYTHONPATH', str(pathlib.Path(__file__).parents[2]))
+  shutil.copytree(made / 'data', 'mine/data')
+  assert run(clips, '--out=mine', '--noflip', '--measure_minutes=0') == 0
+  assert cli.read_config('mine/config.py').grid.mode == 'none'
 
 
 def test_what_was_measured_decides_and_is_said(
@@ -260,7 +271,7 @@ def test_what_was_measured_decides_and_is_said(
     with open(output.partition('=')[2], 'w') as file:
       json.dump(found, file)
 
-  monkeypatch.setattr(command, '_run', plan)
+  monkeypatch.setattr(grid_choice, '_run', plan)
   # These videos are small.
   out = prepared.with_name('small')
   shutil.copytree(prepared, out)
@@ -269,7 +280,7 @@ def test_what_was_measured_decides_and_is_said(
     capsys.readouterr().out
   )
   assert cli.read_config(str(out / 'config.py')).grid.mode == 'none'
-  monkeypatch.setattr(command, 'LEAST_SIDE_PX', 24)
+  monkeypatch.setattr(grid_choice, 'LEAST_SIDE_PX', 24)
   assert run(clips, f'--out={prepared}', '--noflip') == 0
   assert 'multigrid pays here' in capsys.readouterr().out
   assert cli.read_config(str(prepared / 'config.py')).grid.mode == 'both'
@@ -280,13 +291,13 @@ def test_multigrid_is_left_where_the_records_lost_by_it():
     choose.Setting('data.num_frames', frames),
     choose.Setting('data.crop_px', side),
   ]
-  loses = command.multigrid_loses
+  loses = grid_choice.multigrid_loses
   assert loses(clip(16, 64), finetunes=False) == ''
   assert '2 frames of 32 x 32' in loses(clip(8, 64), finetunes=False)
   assert '4 frames of 31 x 31' in loses(clip(16, 63), finetunes=False)
   why = loses(clip(16, 224), finetunes=True)
   assert 'cosine' in why
-  chosen = command.choose_grid(modes(none=600, both=300), why)
+  chosen = grid_choice.choose_grid(modes(none=600, both=300), why)
   assert chosen.mode == 'none' and why in chosen.why
 
 
@@ -307,29 +318,34 @@ def test_commands_that_follow_can_be_typed():
     (KeyboardInterrupt(), 130),
   ],
 )
-def test_measuring_may_end_early(error, code, clips, prepared, monkeypatch):
+def test_measuring_may_end_early(
+  error, code, clips, prepared, monkeypatch, capsys
+):
   def fail(*arguments):
     raise error
 
-  monkeypatch.setattr(command, '_run', fail)
+  monkeypatch.setattr(grid_choice, '_run', fail)
   assert run(clips, f'--out={prepared}', '--noflip') == code
   config = prepared / 'config.py'
-  assert config.exists() == (code == 0)
+  assert config.exists() == (code != 130)
   assert {path.name for path in prepared.iterdir()} <= {'config.py', 'data'}
   if code == 0:
     said = ' '.join(config.read_text().replace('#', '').split())
     assert 'took longer than' in said or 'was ended by SIGKILL' in said
+  elif code == 2:
+    said = capsys.readouterr().err
+    assert f'{config} is written, and does not work here' in said
 
 
 MEASURING = """
 import os, pathlib, sys
 from mgjax import stop_signal
 stop_signal.install()
-from mgjax.new import command
+from mgjax.new import grid_choice
 code = 'import time; print(1, flush=True); time.sleep(99)'
 child = [sys.executable, '-c', code]
 with stop_signal.listening() as stop:
-  command._run(child, None, stop)
+  grid_choice._run(child, None, stop)
 """
 
 
@@ -389,6 +405,8 @@ def test_long_videos_have_clips_of_two_seconds_and_short_ones_of_their_own():
   assert stride(900, 30) == (16, 4)
   assert stride(900, 60) == (16, 8)
   assert stride(40, 30) == (16, 2)
+  for rate in (30, 30000 / 1001, 60000 / 1001):
+    assert [stride(n, rate)[1] for n in (32, 47, 48)] == [2, 2, 3]
   assert stride(12, 30) == (8, 1)
 
 
