@@ -191,7 +191,7 @@ def make_job(
     parts.train_stream.source,
   )
   plan = planning.make_plan(config, parts.schedule, num_devices=mesh.size)
-  plan['videos'] = run_settings.data_of(parts.train_stream.source)
+  plan['videos'] = run_settings.data_of(config, parts.train_stream.source)
   # All have looked before the first one writes.
   _check_same(peers, plan, initial)
   if peers.is_first:  # Last: what is refused is refused in one line.

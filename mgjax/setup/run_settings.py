@@ -1,6 +1,7 @@
 """A run's settings against those of its folder and of its other processes."""
 
 import json
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,7 +52,7 @@ def check(
   changed = changed_fields(old, new)
   if other := run_folder.other_labels(workdir, source.label_names):
     changed.append(f'the names of the classes, such as {other}')
-  changed += changed_data(workdir, source)
+  changed += changed_data(workdir, config, source)
   if changed and not allow_change:
     raise ConfigError(
       f'--workdir={workdir} holds a run with other settings: '
@@ -64,26 +65,37 @@ def check(
   return changed
 
 
-def data_of(source: Source) -> dict[str, Any]:
+def data_of(
+  config: ml_collections.ConfigDict, source: Source
+) -> dict[str, Any]:
   """What plan.json has of the training videos, to know them again.
 
   Args:
+    config: The run's.
     source: The videos; of the user's own, or of a prepared data set, which has
       a version, copies and perhaps a manifest.
   """
-  return {
+  found = {
     'videos': len(source),
     'version': source.folder.name if source.folder else None,
     'manifest_sha256': source.manifest_sha256,
     'copies': len(source.copies.copies) if source.copies else 0,
   }
+  evens_classes = config.data.class_balance or config.optim.class_balance
+  if evens_classes and not source.manifest_sha256:
+    # Those of all videos decide each clip, and a damaged video's is not known.
+    found['labels_crc32'] = zlib.crc32(source.labels().tobytes())
+  return found
 
 
-def changed_data(workdir: epath.Path, source: Source) -> list[str]:
+def changed_data(
+  workdir: epath.Path, config: ml_collections.ConfigDict, source: Source
+) -> list[str]:
   """What is another in the training videos than when a run began.
 
   Args:
-    workdir: Of the run; those of earlier versions do not tell.
+    workdir: Of the run; those of earlier versions tell less, or nothing.
+    config: The new run's.
     source: The videos.
   """
   try:
@@ -92,9 +104,11 @@ def changed_data(workdir: epath.Path, source: Source) -> list[str]:
     return []  # A run's folder without its plan still goes on.
   if not old:
     return []
+  found = data_of(config, source)
+  new = {field: found.get(field) for field in old}
   return [
     f'the data set: {field}: {a} -> {b}'
-    for field, (a, b) in differences(old, data_of(source)).items()
+    for field, (a, b) in differences(old, new).items()
   ]
 
 

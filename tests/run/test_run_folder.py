@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from etils import epath
 
@@ -64,7 +65,7 @@ def test_a_run_goes_on_with_the_videos_that_it_began_with(tmp_path):
   assert check(old) == []  # A folder without a plan.
   (workdir / 'plan.json').write_text('{}')
   assert check(old) == []  # A plan of an earlier version.
-  plan = json.dumps({'videos': run_settings.data_of(old)})
+  plan = json.dumps({'videos': run_settings.data_of(config, old)})
   (workdir / 'plan.json').write_text(plan)
   assert check(old) == []
   new = of_classes(names, 11, manifest_sha256='y')
@@ -74,6 +75,24 @@ def test_a_run_goes_on_with_the_videos_that_it_began_with(tmp_path):
     'the data set: manifest_sha256: x -> y',
     'the data set: videos: 10 -> 11',
   ]
+
+
+def test_a_run_with_evened_out_classes_goes_on_with_the_labels_it_began_with(
+  tmp_path,
+):
+  config, workdir = speck.get_config(), epath.Path(tmp_path)
+  config.data.class_balance = 1.0
+  source = of_classes(('a', 'b'), 4)
+  labels = np.array([0, 1, 1, 0])
+  source.labels = lambda: labels
+  run_settings.prepare(config, workdir, ('a', 'b'))
+  plan = json.dumps({'videos': run_settings.data_of(config, source)})
+  (workdir / 'plan.json').write_text(plan)
+  check = lambda: run_settings.check(config, workdir, False, source)
+  assert check() == []
+  labels[2] = -1  # Its record is damaged.
+  with pytest.raises(ConfigError, match='the data set: labels_crc32: .* -> '):
+    check()
 
 
 def test_a_run_that_has_the_earlier_interval_of_evaluations_goes_on(tmp_path):
