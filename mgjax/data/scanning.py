@@ -222,11 +222,11 @@ def _finds(
 
 
 def _look(frame: av.VideoFrame) -> tuple[int, bool]:
-  """What the pixels of a resized frame depend on: `checksum`, and if it is
-  interlaced, when its two fields are resized apart.
+  """`checksum` of a frame, and whether it is interlaced.
 
-  Of a frame that H.264 shows as two fields (as films on television), FFmpeg
-  says what the frame says that it decoded before.
+  FFmpeg resizes the two fields of an interlaced frame apart. Where H.264 shows
+  a whole picture as two fields, as films on television, FFmpeg calls it
+  interlaced if it called the picture so that it decoded before.
   """
   return checksum(frame), frame.interlaced_frame
 

@@ -8,6 +8,7 @@ any number of timed labels per video (Charades) has 'actions' in place of
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
@@ -138,7 +139,7 @@ class Source:
   def labels(self) -> np.ndarray:
     """The class of every example, of a source without actions.
 
-    A manifest tells them at once; without one, every example is read.
+    A manifest tells them at once; without one, every example is read, once.
 
     Returns:
       int64 [N]; -1 where the example is damaged.
@@ -146,6 +147,10 @@ class Source:
     Raises:
       RunError: The disk cannot be read.
     """
+    return self._labels
+
+  @functools.cached_property
+  def _labels(self) -> np.ndarray:
     if self.manifest_sha256:
       number = {name: k for k, name in enumerate(self.label_names)}
       lines = copies_lib.read_manifest(self.folder, self.split)

@@ -28,6 +28,7 @@ from mgjax.run import (
 from mgjax.run.checkpoint_manager import Checkpoints
 from mgjax.run.clock import Marks, Times
 from mgjax.setup import augmentation, evaluation, grids, run_settings
+from mgjax.setup import data as data_setup
 from mgjax.setup import programs as programs_setup
 from mgjax.setup.job import Job
 from mgjax.step import compilation, programs, train_state
@@ -483,9 +484,9 @@ class Training:
     total_s = time.perf_counter() - begin
     self.times.add_evaluation(total_s, waited_s, timed.data_s)
     # Saved with the next checkpoint; until then a new launch evaluates again.
-    balance = job.config.data.class_balance + job.config.optim.class_balance
-    score = results.score(result, evens_classes=balance > 0)
-    self._checkpoints.scores[step] = score
+    self._checkpoints.scores[step] = results.score(
+      result, evens_classes=data_setup.evens_classes(job.config)
+    )
     self._log.write_evaluation(step, result)
     self._bar.say(
       f'step {step}, epoch {job.schedule.epoch(step):.1f}: '

@@ -267,6 +267,11 @@ def train_stream(
   )
 
 
+def evens_classes(config: ml_collections.ConfigDict) -> bool:
+  """Whether a training evens out how much its classes count."""
+  return bool(config.data.class_balance or config.optim.class_balance)
+
+
 def class_weights(
   config: ml_collections.ConfigDict, training: Source | None = None
 ) -> Sequence[float] | None:

@@ -13,6 +13,7 @@ from mgjax.config import fields, rules, saved
 from mgjax.data.sources import Source
 from mgjax.errors import ConfigError
 from mgjax.run import run_folder
+from mgjax.setup import data as data_setup
 
 # How a machine runs a training: no result depends on it.
 _MACHINE_FIELDS = (
@@ -81,8 +82,7 @@ def data_of(
     'manifest_sha256': source.manifest_sha256,
     'copies': len(source.copies.copies) if source.copies else 0,
   }
-  evens_classes = config.data.class_balance or config.optim.class_balance
-  if evens_classes and not source.manifest_sha256:
+  if data_setup.evens_classes(config) and not source.manifest_sha256:
     # Those of all videos decide each clip, and a damaged video's is not known.
     found['labels_crc32'] = zlib.crc32(source.labels().tobytes())
   return found

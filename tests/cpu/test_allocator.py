@@ -8,9 +8,8 @@ import pytest
 
 from mgjax.cpu import allocator
 
-# Prints the page faults of a call with 108 MB of temporary arrays and 36 MB of
-# packed operands: the fewest of several, as a thread that was idle so far meets
-# fresh memory, too.
+# Prints the page faults of a call that needs 108 MB of temporary arrays: the
+# fewest of several, as a thread that was idle so far meets fresh memory, too.
 PROGRAM = """
 import resource, sys
 import jax
@@ -42,9 +41,10 @@ def page_faults(mode):
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='glibc only')
 def test_a_program_reuses_the_memory_of_its_last_call():
-  # A thread of the pool may pack the operands. Then they, a quarter, are in its
-  # own heap, which `keep` cannot promise to hold.
-  assert page_faults('keep') < page_faults('leave') / 3
+  # The fewest of several processes, too: in one of many, a thread of the pool
+  # had 36 MB of its own at every call, which `keep` does not promise to hold.
+  kept = min(page_faults('keep') for _ in range(3))
+  assert kept < page_faults('leave') / 100
 
 
 @pytest.mark.parametrize(
